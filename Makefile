@@ -1,0 +1,45 @@
+# `make run` and `make test` do all their set-up; everything else is for working on the project.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check unit bench train docs clean help
+
+help:            ## this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: .venv/run.stamp  ## evaluate tonight's run: fetch, shard, predict, publish
+	$(BIN)/mnist-pipeline run
+
+test: check unit  ## format, lint, types and all tests
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: .venv/dev.stamp
+	$(BIN)/pytest -n auto --dist loadgroup
+
+bench: .venv/dev.stamp  ## the figures in README and docs
+	$(BIN)/python -m benchmarks.batch_rows
+
+train: .venv/run.stamp  ## train the weights that ship with the package again
+	$(BIN)/mnist-pipeline train --direct --out mnist_pipeline/weights/mnist.safetensors
+
+docs: .venv/dev.stamp  ## write the data dictionary anew
+	$(BIN)/python -m docs.dictionary
+
+clean:           ## remove the environment and all caches, not the outputs
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ .venv/run.stamp
