@@ -1,0 +1,108 @@
+"""IDX bytes <-> arrays of unsigned bytes. Reads no files: callers hand in bytes.
+
+Format (Y. LeCun, "The MNIST database", section "The IDX file format"): two zero bytes, a type
+code (0x08 = unsigned byte), the number of dimensions, one big-endian uint32 per dimension, then
+the values in C order with nothing after them.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.errors import IdxFormatError
+
+UNSIGNED_BYTE = 0x08
+PREFIX_BYTES = 4
+# A header of MNIST's own files is 16 bytes (images) or 8 (labels); 255 dimensions is the format's limit.
+MAX_HEADER_BYTES = PREFIX_BYTES + 4 * 255
+
+
+@dataclass(frozen=True)
+class IdxHeader:
+    """Shape of an IDX array of unsigned bytes and where its values start."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def header_bytes(self) -> int:
+        return PREFIX_BYTES + 4 * len(self.shape)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size in bytes of the whole file that this header promises."""
+        return self.header_bytes + math.prod(self.shape)
+
+
+def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
+    """Read the header at the start of an IDX file.
+
+    Args:
+        data: the first bytes of the file, at least `4 + 4 * dimensions` of them.
+        name: what to call the file in an error.
+        dimensions: the number of dimensions expected, 3 for images and 1 for labels.
+
+    Raises:
+        IdxFormatError: the bytes are too few, have another magic number, type or dimension count.
+    """
+    if len(data) < PREFIX_BYTES + 4 * dimensions:
+        raise IdxFormatError(
+            f"{name}: expected an IDX header of {PREFIX_BYTES + 4 * dimensions} bytes, got {len(data)} bytes; "
+            "the file is truncated: delete it and fetch it again"
+        )
+    zeros, code, rank = struct.unpack(">HBB", data[:PREFIX_BYTES])
+    if zeros != 0:
+        raise IdxFormatError(
+            f"{name}: expected an IDX file, which starts with bytes 00 00, got {_preview(data)}; "
+            "this is some other kind of file: check where it comes from"
+        )
+    if code != UNSIGNED_BYTE:
+        raise IdxFormatError(
+            f"{name}: expected IDX type 0x08 (unsigned byte), got 0x{code:02x}; only uint8 data sets are read"
+        )
+    if rank != dimensions:
+        raise IdxFormatError(f"{name}: expected {dimensions} dimension(s), got {rank}; are images and labels swapped?")
+    return IdxHeader(struct.unpack(f">{rank}I", data[PREFIX_BYTES : PREFIX_BYTES + 4 * rank]))
+
+
+def check_size(header: IdxHeader, size_bytes: int, name: str) -> None:
+    """Raise IdxFormatError unless a file of `size_bytes` bytes is exactly what its header promises."""
+    if size_bytes != header.file_bytes:
+        kind = "truncated" if size_bytes < header.file_bytes else "oversized"
+        raise IdxFormatError(
+            f"{name}: expected {header.file_bytes} bytes for shape {header.shape}, got {size_bytes}; "
+            f"the file is {kind}: delete it and fetch it again"
+        )
+
+
+def decode(data: bytes, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """Decode a whole IDX file.
+
+    Returns:
+        Read-only uint8 array of the header's shape, a view of `data`.
+
+    Raises:
+        IdxFormatError: as `parse_header`, or the size is not what the header promises.
+    """
+    header = parse_header(data, name, dimensions)
+    check_size(header, len(data), name)
+    try:
+        return np.frombuffer(data, np.uint8, offset=header.header_bytes).reshape(header.shape)
+    except ValueError as error:  # no values, but dimensions beyond what an array may have
+        raise IdxFormatError(
+            f"{name}: expected an array's shape, got {header.shape}; delete it and fetch it again"
+        ) from error
+
+
+def encode(array: NDArray[np.uint8]) -> bytes:
+    """Encode an array of uint8, of any shape, as a whole IDX file."""
+    if array.dtype != np.uint8:
+        raise TypeError(f"expected a uint8 array, got {array.dtype}")
+    prefix = struct.pack(f">HBB{array.ndim}I", 0, UNSIGNED_BYTE, array.ndim, *array.shape)
+    return prefix + np.ascontiguousarray(array).tobytes()
+
+
+def _preview(data: bytes) -> str:
+    return repr(bytes(data[:16]))[1:]

@@ -1,0 +1,49 @@
+"""What happens to an image before the network sees it: normalise, flatten; and one-hot labels."""
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.errors import LabelError
+
+T = TypeVar("T", bound=np.generic)
+
+SIDE = 28
+PIXELS = SIDE * SIDE
+DIGITS = 10
+
+# Part of every shard's and run's identity: change it whenever `normalise` or `flatten` changes a bit.
+TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
+
+
+def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale pixel values by 1/255.
+
+    Args:
+        images: uint8, any shape, 0..255.
+
+    Returns:
+        float32, same shape, 0..1: the float32 quotient, as in the book's `load_mnist`.
+    """
+    scaled = images.astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
+
+
+def flatten(images: NDArray[T]) -> NDArray[T]:
+    """Lay each image out row by row: `[N, 28, 28]` (or `[N, 1, 28, 28]`) -> `[N, 784]`, a view."""
+    return images.reshape(-1, PIXELS)
+
+
+def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Labels as unit rows: `[N]` of 0..9 -> `[N, 10]` float64, 1.0 in the label's column.
+
+    Raises:
+        LabelError: a label is not a digit.
+    """
+    if labels.size and labels.max() >= DIGITS:
+        raise LabelError(f"labels: expected digits 0-9, got {labels.max()}; mend the labels")
+    rows = np.zeros((labels.size, DIGITS))
+    rows[np.arange(labels.size), labels] = 1
+    return rows

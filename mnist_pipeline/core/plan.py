@@ -1,0 +1,84 @@
+"""Cutting N rows into shards, batches and groups of shards. Nothing here looks at what exists on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, order=True)
+class RowRange:
+    """Rows `start` (included) to `stop` (excluded)."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.start < self.stop, f"empty or negative row range {self.start}..{self.stop}"
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One planned shard: its place in the order, how many there are, and the rows it holds."""
+
+    index: int
+    count: int
+    range: RowRange
+
+    @property
+    def file_name(self) -> str:
+        return f"part-{self.index:05d}.parquet"
+
+    def __str__(self) -> str:
+        return f"shard {self.index + 1} of {self.count}"
+
+
+@dataclass(frozen=True)
+class ShardGroup:
+    """Consecutive shards that one task works on; never none."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.range.rows for shard in self.shards)
+
+    def __str__(self) -> str:
+        first, last = self.shards[0], self.shards[-1]
+        return str(first) if first == last else f"shards {first.index + 1}-{last.index + 1} of {first.count}"
+
+
+def cut(rows: int, size: int) -> tuple[RowRange, ...]:
+    """Cover rows 0..`rows` by ranges of `size` rows, in order; the last may be shorter, none is empty."""
+    if rows < 0 or size < 1:
+        raise ValueError(f"expected rows >= 0 and size >= 1, got rows={rows}, size={size}")
+    return tuple(RowRange(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def plan_shards(rows: int, shard_rows: int) -> tuple[Shard, ...]:
+    """Cut a data set of `rows` images into shards of `shard_rows` images."""
+    ranges = cut(rows, shard_rows)
+    return tuple(Shard(index, len(ranges), piece) for index, piece in enumerate(ranges))
+
+
+def plan_groups(rows: int, shard_rows: int, most: int) -> tuple[ShardGroup, ...]:
+    """Share the shards of a data set out to at most `most` tasks, in order."""
+    return tuple(ShardGroup(shards) for shards in group(plan_shards(rows, shard_rows), most))
+
+
+def group(items: Sequence[T], most: int) -> tuple[tuple[T, ...], ...]:
+    """Split `items`, in order, into at most `most` runs whose lengths differ by at most one.
+
+    This bounds the number of tasks of a run whatever the size of its data set.
+    """
+    if most < 1:
+        raise ValueError(f"expected most >= 1, got {most}")
+    groups = min(most, len(items))
+    edges = [len(items) * k // groups for k in range(groups + 1)] if groups else [0]
+    return tuple(tuple(items[a:b]) for a, b in pairwise(edges))

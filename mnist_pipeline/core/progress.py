@@ -1,0 +1,10 @@
+"""How long work tells of itself: a function the caller gives, called with what, done and total."""
+
+from collections.abc import Callable
+
+# (what is being done, units done so far, units in all); called from any thread.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""

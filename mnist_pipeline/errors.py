@@ -1,0 +1,95 @@
+"""The exceptions of the project, split by what the person who meets one can do.
+
+    PipelineError                      everything below; carries the command's exit code
+    ├── SettingsError        (2)       fix the flag, the variable or the config file
+    ├── DataError            (3)       the input is refused: mend or replace it
+    │   ├── IdxFormatError               not an IDX file of the form we read
+    │   ├── LabelError                   labels do not fit the images or the digits
+    │   ├── ChecksumError                right name, wrong bytes
+    │   └── ImagesError                  images of a shape or range the network cannot take
+    ├── WeightsError         (3)       the weights file is refused: give another one
+    ├── SourceError          (4)       no source answered: retry later, or give --data-dir
+    ├── OutputsError         (5)       the outputs folder cannot be used as it is
+    │   ├── RunNotFoundError             no published run answers to that name
+    │   ├── AmbiguousRunError            several published runs do
+    │   ├── RunConflictError             the same run was published with other predictions
+    │   └── DamagedError                 a published file or shard is not what was written
+    └── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
+
+Imports nothing of ours. Every class also derives from the builtin that fits, so that plain
+`except ValueError` or `except LookupError` keeps working for people who call the package.
+"""
+
+
+class PipelineError(Exception):
+    """Base of all errors that are not our own bugs."""
+
+    exit_code = 1
+
+
+class SettingsError(PipelineError, ValueError):
+    """A flag, environment variable or config key is unknown or out of range."""
+
+    exit_code = 2
+
+
+class DataError(PipelineError, ValueError):
+    """Input data is refused; nothing was written from it."""
+
+    exit_code = 3
+
+
+class IdxFormatError(DataError):
+    """Bytes are not an IDX file of unsigned bytes with the expected dimensions."""
+
+
+class LabelError(DataError):
+    """Labels do not match the images in number, or are not digits 0-9."""
+
+
+class ChecksumError(DataError):
+    """A file has not the size or sha256 that is pinned for it."""
+
+
+class ImagesError(DataError):
+    """Images have a shape, dtype or range that the network cannot take."""
+
+
+class WeightsError(PipelineError, ValueError):
+    """A weights file or a set of tensors is not exactly a 784-50-100-10 network."""
+
+    exit_code = 3
+
+
+class SourceError(PipelineError, OSError):
+    """No source could deliver the raw files; trying again later may help."""
+
+    exit_code = 4
+
+
+class OutputsError(PipelineError, OSError):
+    """The outputs folder cannot be written or read as needed."""
+
+    exit_code = 5
+
+
+class RunNotFoundError(OutputsError, LookupError):
+    """No published run answers to the given name or date."""
+
+
+class AmbiguousRunError(OutputsError, LookupError):
+    """More than one published run answers to the given date."""
+
+
+class RunConflictError(OutputsError):
+    """A run_id is already published with different predictions."""
+
+
+class DamagedError(OutputsError):
+    """A published file or shard is missing, altered, or not readable."""
+
+
+class NumericalError(PipelineError, ArithmeticError):
+    """Probabilities are not finite."""
+
+    exit_code = 6

@@ -1,0 +1,267 @@
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.network import SHAPES, Network, Workspace, forward, predict
+from mnist_pipeline.errors import ImagesError, NumericalError, WeightsError
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def tensors(seed: int = 0, gain: float = 2.0) -> dict[str, NDArray[np.float32]]:
+    """Random weights that leave the network unsure, so that a mistake shows in the probabilities."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: (gain * rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
+
+
+def images(seed: int, rows: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((rows, 784), np.float32)
+
+
+def with_b3(values: list[float]) -> Network:
+    """A network whose probabilities depend on nothing but its last biases."""
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    return Network(zeros | {"b3": np.array(values, np.float32)})
+
+
+def book_predict(network: Mapping[str, NDArray[Any]], x: NDArray[Any]) -> NDArray[np.float64]:
+    """The judge: the formulas of the book in float64, one image at a time, nothing shared with the package."""
+
+    def sigmoid(a: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(1 / (1 + np.exp(-a)))
+
+    w = {name: np.array(tensor, np.float64) for name, tensor in network.items()}
+    z1 = sigmoid(np.dot(np.array(x, np.float64), w["W1"]) + w["b1"])
+    z2 = sigmoid(np.dot(z1, w["W2"]) + w["b2"])
+    a3 = np.dot(z2, w["W3"]) + w["b3"]
+    return np.asarray(np.exp(a3 - a3.max()) / np.exp(a3 - a3.max()).sum())
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.integers(1, 20))
+def test_predict_equals_the_book(seed: int, rows: int) -> None:
+    network, batch = Network(tensors(seed)), images(seed, rows)
+    expected = np.array([book_predict(network, image) for image in batch])
+    assert np.abs(predict(network, batch) - expected).max() < 2e-6
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.integers(1, 40), st.integers(1, 50))
+def test_any_batch_size_gives_the_same_digits_and_probabilities(seed: int, rows: int, batch_rows: int) -> None:
+    network, everything = Network(tensors(seed)), images(seed, rows)
+    whole = predict(network, everything)
+    workspace = Workspace(batch_rows)
+    batched = np.full((10, rows), np.nan, np.float32)
+    for start in range(0, rows, batch_rows):
+        batch = everything[start : start + batch_rows]
+        forward(network, batch, workspace, out=batched[:, start : start + batch_rows])
+    second, best = np.sort(whole, axis=1)[:, -2:].T
+    clear = best - second > 1e-5
+    assert np.abs(batched.T - whole).max() < 2e-6
+    assert np.array_equal(batched.argmax(axis=0)[clear], whole.argmax(axis=1)[clear])
+
+
+def test_a_single_image_gives_ten_probabilities() -> None:
+    network, batch = Network(tensors()), images(0, 3)
+    assert predict(network, batch[1]).shape == (10,)
+    assert predict(network, batch[1]) == pytest.approx(predict(network, batch)[1], abs=2e-6)
+
+
+def test_a_batch_gives_a_row_of_float32_per_image() -> None:
+    probabilities = predict(Network(tensors()), images(0, 5))
+    assert probabilities.shape == (5, 10)
+    assert probabilities.dtype == np.float32
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(5), abs=1e-6)
+    assert (probabilities > 0).all()
+
+
+def test_no_images_give_no_rows() -> None:
+    assert predict(Network(tensors()), np.zeros((0, 784))).shape == (0, 10)
+
+
+def test_plain_dictionaries_and_lists_are_accepted() -> None:
+    batch = images(0, 2)
+    assert np.array_equal(predict(tensors(), batch.tolist()), predict(Network(tensors()), batch))
+
+
+def test_the_images_are_not_changed() -> None:
+    batch = images(0, 4)
+    predict(Network(tensors()), batch)
+    assert np.array_equal(batch, images(0, 4))
+
+
+def test_a_workspace_may_be_larger_than_the_batch_and_used_again() -> None:
+    network, workspace = Network(tensors()), Workspace(64)
+    first, second = np.empty((10, 5), np.float32), np.empty((10, 5), np.float32)
+    forward(network, images(0, 5), workspace, out=first)
+    forward(network, images(1, 64), workspace, out=np.empty((10, 64), np.float32))
+    forward(network, images(0, 5), workspace, out=second)
+    assert np.array_equal(first, second)
+    assert np.abs(first.T - predict(network, images(0, 5))).max() < 2e-6
+
+
+@settings(deadline=None, max_examples=20)
+@given(seeds, st.sampled_from([1.0, 1e3, 1e10, 1e30]), st.sampled_from([1.0, 255.0]))
+def test_huge_weights_and_unscaled_images_saturate_without_a_warning(seed: int, gain: float, brightest: float) -> None:
+    # A RuntimeWarning is an error in this test suite.
+    probabilities = predict(Network(tensors(seed, gain)), images(seed, 8) * np.float32(brightest))
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-5)
+
+
+def test_saturated_layers_are_exact() -> None:
+    network = tensors()
+    network["b1"][:] = [1e30, -1e30] * 25
+    assert predict(Network(network), images(0, 1))[0] == pytest.approx(book_hidden_at(network, 1.0, 0.0), abs=2e-6)
+
+
+def book_hidden_at(network: Mapping[str, NDArray[np.float32]], even: float, odd: float) -> NDArray[np.float64]:
+    """The judge when the first hidden layer is fixed at two alternating values."""
+    z1 = np.tile([even, odd], 25)
+    z2 = 1 / (1 + np.exp(-(z1 @ network["W2"] + network["b2"])))
+    a3 = z2 @ network["W3"] + network["b3"]
+    return np.asarray(np.exp(a3) / np.exp(a3).sum())
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_missing_pixel_in_a_batch_is_a_numerical_error_that_counts_the_images(rows: int) -> None:
+    batch = images(0, rows)
+    batch[0, 300] = np.nan
+    message = f"1 of {rows} images: expected finite probabilities, got NaN or infinity; check the images"
+    with pytest.raises(NumericalError, match=re.escape(message)):
+        forward(Network(tensors()), batch, Workspace(rows), out=np.empty((10, rows), np.float32))
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf, 1e300])
+def test_predict_refuses_a_pixel_that_is_not_a_finite_float32(pixel: float) -> None:
+    batch = images(0, 2).astype(np.float64)
+    batch[1, 300] = pixel
+    with pytest.raises(NumericalError, match="x: expected finite pixels, got 1 NaN or infinite"):
+        predict(Network(tensors()), batch)
+
+
+def test_networks_of_the_same_tensors_are_equal_and_others_are_not() -> None:
+    other = tensors()
+    other["b3"][9] += 1
+    assert Network(tensors()) == Network(tensors())
+    assert Network(tensors()) != Network(other)
+    assert Network(tensors()) != "a network"
+
+
+def test_a_pickled_network_comes_back_equal_and_read_only() -> None:
+    copy = pickle.loads(pickle.dumps(Network(tensors())))
+    assert copy == Network(tensors())
+    assert not copy["W1"].flags.writeable
+
+
+def test_weights_that_overflow_in_the_last_layer_are_a_numerical_error_and_no_warning() -> None:
+    network = tensors()
+    network["W3"][:] = 3e38
+    with pytest.raises(NumericalError, match="2 of 2 images: expected finite probabilities"):
+        predict(Network(network), images(0, 2))
+
+
+@pytest.mark.parametrize("shape", [(), (783,), (28, 28), (1, 28, 28), (2, 1, 784), (784, 1), (0,)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    message = f"x: expected shape (784,) or (B, 784), got {shape}; flatten each image to 784 pixels"
+    with pytest.raises(ImagesError, match=re.escape(message)):
+        predict(Network(tensors()), np.zeros(shape))
+
+
+@given(st.sets(st.integers(0, 9), min_size=1))
+@settings(deadline=None, max_examples=30)
+def test_ties_go_to_the_lowest_digit(best: set[int]) -> None:
+    network = with_b3([1.0 if digit in best else 0.0 for digit in range(10)])
+    probabilities = predict(network, images(0, 3))
+    assert len(set(probabilities[0, sorted(best)].tolist())) == 1
+    assert probabilities.argmax(axis=1).tolist() == [min(best)] * 3
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-30, 30, width=32), min_size=10, max_size=10))
+def test_probabilities_are_the_softmax_of_the_last_biases(b3: list[float]) -> None:
+    exact = np.exp(np.array(b3) - max(b3))
+    assert predict(with_b3(b3), images(0, 1))[0] == pytest.approx(exact / exact.sum(), abs=1e-6)
+
+
+def test_a_network_is_a_mapping_of_the_six_names() -> None:
+    network = Network(tensors())
+    assert isinstance(network, Mapping)
+    assert list(network) == ["W1", "b1", "W2", "b2", "W3", "b3"]
+    assert len(network) == 6
+    assert {name: network[name].shape for name in network} == SHAPES
+    assert repr(network) == "Network(784-50-100-10, float32)"
+    with pytest.raises(KeyError, match="W4"):
+        network["W4"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_network_is_read_only(name: str) -> None:
+    network: Any = Network(tensors())
+    with pytest.raises(ValueError, match="read-only"):
+        network[name][...] = 0
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        network[name] = np.zeros(SHAPES[name], np.float32)
+
+
+def test_a_network_keeps_its_values_when_the_given_tensors_change() -> None:
+    given_tensors = tensors()
+    network = Network(given_tensors)
+    for tensor in given_tensors.values():
+        tensor[...] = 7
+    assert all(np.array_equal(network[name], tensor) for name, tensor in tensors().items())
+
+
+def test_tensors_in_another_memory_order_make_the_same_network() -> None:
+    network = Network({name: np.asfortranarray(tensor) for name, tensor in tensors().items()})
+    assert all(network[name].flags.c_contiguous for name in network)
+    assert np.array_equal(predict(network, images(0, 4)), predict(Network(tensors()), images(0, 4)))
+
+
+def test_everything_wrong_with_weights_is_listed_at_once() -> None:
+    bad: dict[str, NDArray[Any]] = dict(tensors())
+    del bad["b1"], bad["b2"]
+    bad["W4"] = bad["extra"] = np.zeros(3, np.float32)
+    bad["W1"] = bad["W1"].T
+    bad["W2"] = bad["W2"].astype(np.float64)
+    bad["W3"][0, :3] = [np.nan, np.inf, -np.inf]
+    bad["b3"] = np.zeros(9, np.int32)
+    with pytest.raises(WeightsError) as caught:
+        Network(bad)
+    assert str(caught.value) == (
+        "weights are not a 784-50-100-10 network: missing b1, b2; unexpected W4, extra; "
+        "W1: expected shape (784, 50), got (50, 784); W2: expected float32, got float64; "
+        "W3: expected finite values, got 3 NaN or infinite; b3: expected shape (10,), got (9,); "
+        "b3: expected float32, got int32; give another weights file"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", "i4", ">f4" if np.little_endian else "<f4"])
+def test_another_dtype_is_refused(dtype: str) -> None:
+    wrong = {name: tensor.astype(dtype) for name, tensor in tensors().items()}
+    message = f"W1: expected float32, got {np.dtype(dtype)}"
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        Network(wrong)
+
+
+def test_no_tensors_at_all_are_refused() -> None:
+    with pytest.raises(WeightsError, match="missing W1, W2, W3, b1, b2, b3;"):
+        Network({})
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(sorted(SHAPES)), seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_one_bad_value_anywhere_is_refused(name: str, seed: int, value: float) -> None:
+    bad = tensors()
+    bad[name].flat[seed % bad[name].size] = value
+    with pytest.raises(WeightsError, match=f"{name}: expected finite values, got 1 NaN or infinite"):
+        Network(bad)
