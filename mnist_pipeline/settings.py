@@ -1,0 +1,148 @@
+"""Typed settings, and the only reader of `config/` and of the environment.
+
+Later layers win: `config/*.toml` of the project, a file given with --config, environment
+variables MNIST_PIPELINE_*, flags. Unknown keys are refused in every layer.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.storage.catalog import NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
+
+ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _user_cache() -> Path:
+    return Path(platformdirs.user_cache_dir("mnist-pipeline"))
+
+
+class Settings(BaseSettings):
+    """Everything a run can be told. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    dataset: str = Field(pattern=NAME_PATTERN, description="data set to evaluate")
+    split: str = Field(pattern=SPLIT_PATTERN, description="split of the data set")
+    run_date: date = Field(
+        default_factory=lambda: datetime.now(UTC).date(), description="UTC calendar date the run stands for"
+    )
+    weights: Folder | None = Field(default=None, description="weights file; the shipped ones if left out")
+    data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
+    cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
+    outputs: Folder = Field(description="folder of shards, runs and history")
+    batch_rows: int = Field(ge=1, le=100_000, description="images per forward pass")
+    shard_rows: int = Field(ge=1, le=100_000, description="images per Parquet file")
+    workers: int = Field(default_factory=_cores, ge=1, le=256, description="threads at work at once")
+    max_tasks: int = Field(ge=1, le=1000, description="most tasks per stage of one run")
+    datasets: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Dataset] = Field(description="the data sets we know")
+
+    def described_dataset(self) -> Dataset:
+        """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
+
+        Raises:
+            SettingsError: no entry and no folder, or the entry has no such split.
+        """
+        entry = self.datasets.get(self.dataset)
+        if entry is None and self.data_dir is None:
+            raise SettingsError(
+                f"dataset {self.dataset!r}: expected one of {', '.join(sorted(self.datasets))}; "
+                "add an entry under [datasets] in a config file, or give its folder with --data-dir"
+            )
+        entry = entry or unlisted(self.dataset)
+        if self.split not in entry.splits:
+            raise SettingsError(
+                f"split {self.split!r}: expected one of {', '.join(sorted(entry.splits))} for data set {self.dataset!r}"
+            )
+        return entry
+
+
+def project_folder(name: str) -> Path:
+    """The folder `config` or `flows`: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / name, package.parent / name
+    return inside if inside.is_dir() else beside
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Read all layers into one `Settings`.
+
+    Args:
+        config: a TOML file laid over the project's own; it may hold any subset of the keys.
+        flags: fields given by the caller; None means not given.
+
+    Raises:
+        SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range.
+    """
+    files = sorted(project_folder("config").glob("*.toml")) + ([config] if config else [])
+    tables = [_read_toml(path) for path in files]
+    given = {name: value for name, value in flags.items() if value is not None}
+    _refuse_unknown_variables(os.environ)
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            layers = [InitSettingsSource(settings_cls, table) for table in reversed(tables)]
+            return (init_settings, env_settings, *layers)
+
+    try:
+        settings = Layered(**given)
+        return Settings.model_construct(settings.model_fields_set, **dict(settings))
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"config file {path}: cannot be read ({error}); check the path given") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"config file {path}: not valid TOML ({error}); correct that line") from error
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    for variable in sorted(environment):
+        field = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and field not in Settings.model_fields:
+            raise SettingsError(f"environment variable {variable}: no such setting{_nearest(field)}; unset it")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        where = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: no such setting{_nearest(where)}; take it out or correct its name")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: expected a value, got none")
+        else:
+            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+    return "settings refused: " + "; ".join(lines)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

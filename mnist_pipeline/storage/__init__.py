@@ -1,0 +1,1 @@
+"""Bytes <-> disk: raw files, weights, shards, published runs. Takes values, never the settings object."""

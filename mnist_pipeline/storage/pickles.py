@@ -1,0 +1,256 @@
+"""A pickled dictionary of float32 arrays -> those arrays, by reading opcodes; nothing is imported, called or unpickled.
+
+Read: what Python 3's `pickle.dumps({"W1": array, ...}, protocol)` writes in protocols 2 to 5 for little-endian
+float32 arrays of NumPy 1 or 2; the book's sample_weight.pkl is protocol 3. Refused, even where a real unpickler would
+agree: every other opcode, global, call, dtype and state, protocols 0 and 1, Python 2, out-of-band buffers.
+
+Format: the standard library's pickletools; the calls and states are those of ndarray's and dtype's `__reduce__`. An
+Unpickler with a list of allowed globals would not do: NumPy's own three, called with other arguments, are enough to
+crash the process or to allocate 100 GiB. Here a global is a mere symbol, and a call is accepted only in the whole
+shape that NumPy writes.
+"""
+
+import io
+import math
+import pickletools
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.errors import WeightsError
+
+PROTOCOLS = range(2, 6)
+# Six arrays take about 230 opcodes. An opcode adds at most one value to the stack and one to the memo, so this also
+# bounds both of them.
+MAX_OPCODES = 1000
+MAX_DIMENSIONS = 32  # NumPy 1's limit
+ADVICE = "a pickle is read only if it is a plain dictionary of float32 arrays: save the weights as .safetensors or .npz"
+
+
+class _Symbol(Enum):
+    RECONSTRUCT = auto()
+    BUFFER = auto()
+    NDARRAY = auto()
+    DTYPE = auto()
+    ENCODE = auto()
+
+
+_SYMBOLS = {
+    ("numpy.core.multiarray", "_reconstruct"): _Symbol.RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _Symbol.RECONSTRUCT,
+    ("numpy.core.numeric", "_frombuffer"): _Symbol.BUFFER,  # protocol 5
+    ("numpy._core.numeric", "_frombuffer"): _Symbol.BUFFER,
+    ("numpy", "ndarray"): _Symbol.NDARRAY,
+    ("numpy", "dtype"): _Symbol.DTYPE,
+    ("_codecs", "encode"): _Symbol.ENCODE,  # protocol 2 has no opcode for bytes: it writes text to be encoded as latin1
+}
+
+
+# Compared by identity (eq=False): the patterns below must never meet an `==` that looks inside.
+@dataclass(eq=False)
+class _Dtype:
+    """Float32, of unknown byte order until its state has come."""
+
+    built: bool = False
+
+
+@dataclass(eq=False)
+class _Array:
+    """An array, empty until its state has come."""
+
+    values: NDArray[np.float32] | None = None
+
+
+def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """Read the arrays of a pickled dictionary.
+
+    Args:
+        data: the whole pickle, with nothing after it.
+
+    Returns:
+        The dictionary, whatever its names and shapes; the arrays are float32 views of pieces of the pickle.
+
+    Raises:
+        WeightsError: the pickle holds anything else. The message does not know the file's name: the caller adds it.
+    """
+    try:
+        return _walk(data)
+    except WeightsError:
+        raise
+    except Exception as error:  # hostile bytes: pickletools and an empty stack or memo raise whatever they like
+        raise WeightsError(f"expected a complete pickle, got {error!r:.200}; {ADVICE}") from error
+
+
+def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order: bool) -> NDArray[np.float32]:
+    """Give little-endian float32 bytes a shape, if they are exactly as many as it needs.
+
+    Raises:
+        WeightsError: `shape` is not made of positive integers, or needs more or fewer bytes.
+    """
+    if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and length > 0 for length in shape):
+        got = f"{len(shape)} dimension(s) that are not"
+        raise WeightsError(f"expected a shape of positive integers, got {got}; give another weights file")
+    if len(data) != (size_bytes := 4 * math.prod(shape)):
+        expected = f"{size_bytes} bytes for shape {shape}"
+        raise WeightsError(f"expected {expected}, got {len(data)} bytes; give another weights file")
+    values = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran_order else "C")
+    return values.astype(np.float32, copy=False)  # copies on big-endian machines only
+
+
+def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:
+    machine = _Machine(encodable_bytes=len(data))
+    stream = io.BytesIO(data)  # a length that promises more than there is makes it no longer
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if count == MAX_OPCODES:
+            raise _refusal(f"at most {MAX_OPCODES} opcodes", "more")
+        if (opcode.name == "PROTO") != (count == 0):
+            raise _refusal("the protocol first and once", f"opcode {opcode.name} as number {count + 1}")
+        if opcode.name != "STOP":
+            machine.step(opcode.name, argument)
+    if rest := stream.read():
+        raise _refusal("nothing after the pickle", f"{len(rest)} more bytes")
+    return machine.result()
+
+
+@dataclass
+class _Machine:
+    """The unpickler's stack and memo, for values that cannot do anything."""
+
+    encodable_bytes: int  # text that may still become bytes
+    stack: list[object] = field(default_factory=list)  # values since the last mark
+    outer: list[list[object]] = field(default_factory=list)  # values before it, mark by mark
+    memo: dict[int, object] = field(default_factory=dict)
+
+    def step(self, name: str, argument: Any) -> None:
+        # Longer than other functions because it is a table: a case per opcode, each a line or two.
+        stack = self.stack
+        match name:
+            case "PROTO":
+                if argument not in PROTOCOLS:
+                    raise _refusal("pickle protocol 2 to 5", f"{argument}")
+            case "FRAME":  # a hint for buffering
+                pass
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2":
+                stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                stack.append(argument)
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(name == "NEWTRUE")
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [stack.pop() for _ in range(int(name[-1]))]
+                stack.append(tuple(reversed(items)))
+            case "MARK":
+                self.outer.append(stack)
+                self.stack = []
+            case "TUPLE":
+                items = self.since_mark()
+                self.stack.append(tuple(items))
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _set_items(stack[-1], [key, value])
+            case "SETITEMS":
+                items = self.since_mark()
+                _set_items(self.stack[-1], items)
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(_symbol(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(_symbol(module, attribute))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(value := _reduce(function, arguments))
+                # Text is written once and encoded once. One text encoded 200 times would be a bomb.
+                self.encodable_bytes -= len(value) if isinstance(value, bytes) else 0
+                if self.encodable_bytes < 0:
+                    raise _refusal("each text encoded once", "one encoded again")
+            case "BUILD":
+                state = stack.pop()
+                _build(stack[-1], state)
+            case _:
+                raise _refusal("only the opcodes of a dictionary of arrays", f"opcode {name}")
+
+    def since_mark(self) -> list[object]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def result(self) -> dict[str, NDArray[np.float32]]:
+        match self.outer, self.stack:
+            case [], [dict() as arrays]:
+                return arrays
+        raise _refusal("a dictionary and nothing else", f"{len(self.stack)} value(s) within {len(self.outer)} mark(s)")
+
+
+# A file can name one tuple thousands of times inside itself, so no message below prints a value it has not measured:
+# text is cut short, and of anything else only the type is told.
+
+
+def _symbol(module: object, attribute: object) -> _Symbol:
+    if isinstance(module, str) and isinstance(attribute, str) and (module, attribute) in _SYMBOLS:
+        return _SYMBOLS[module, attribute]
+    raise _refusal("no global but NumPy's", f"{_told(module)} {_told(attribute)}, which was not looked up")
+
+
+def _reduce(function: object, arguments: object) -> object:
+    match function, arguments:
+        case _Symbol.RECONSTRUCT, (_Symbol.NDARRAY, (0,), b"b"):
+            return _Array()
+        case _Symbol.DTYPE, ("f4", 0, 1):  # also False, True: they are equal
+            return _Dtype()
+        case _Symbol.ENCODE, (str() as text, "latin1"):
+            return text.encode("latin1")
+        case _Symbol.BUFFER, (bytes() | bytearray() as raw, _Dtype(built=True), tuple() as shape, "C" | "F" as order):
+            return _Array(float32_array(raw, shape, order == "F"))
+        case _Symbol.DTYPE, (code, *_):
+            raise _refusal("dtype 'f4' (float32)", f"dtype {_told(code)}")
+    raise _refusal("only calls that make a float32 array", f"a call of {_told(function)} with other arguments")
+
+
+def _build(target: object, state: object) -> None:
+    match target, state:
+        case _Dtype(built=False) as dtype, (3, "<", None, None, None, -1, -1, 0):
+            dtype.built = True
+        case _Array(values=None) as array, (1, tuple() as shape, _Dtype(built=True), 0 | 1 as fortran, bytes() as raw):
+            array.values = float32_array(raw, shape, bool(fortran))
+        case _Dtype(), (_, ">", *_):
+            raise _refusal("little-endian float32", "big-endian")
+        case _:
+            raise _refusal("the state of a float32 array", f"another state for {_told(target)}")
+
+
+def _set_items(target: object, items: list[object]) -> None:
+    if not isinstance(target, dict):
+        raise _refusal("a dictionary", _told(target))
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if not isinstance(key, str) or not isinstance(value, _Array) or value.values is None:
+            raise _refusal("names with arrays", f"{_told(key)} with {_told(value)}")
+        if key in target:
+            raise _refusal("each name once", f"{_told(key)} twice")
+        target[key] = value.values
+
+
+def _told(value: object) -> str:
+    match value:
+        case str():
+            return repr(value[:60])
+        case _Symbol():
+            return value.name.lower()
+    return type(value).__name__.strip("_").lower()
+
+
+def _refusal(expected: str, got: str) -> WeightsError:
+    return WeightsError(f"expected {expected}, got {got}; {ADVICE}")

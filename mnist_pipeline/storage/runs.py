@@ -1,0 +1,236 @@
+"""Published runs: commit one, list them, find one, verify one, read its tables. A run never changes once visible."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+
+from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.files import FileRecord, outputs_errors, record, replace_file, sync_folder
+from mnist_pipeline.storage.manifest import Manifest, RunName
+from mnist_pipeline.storage.staging import STAGING, Stage
+
+RUNS = "runs"
+MANIFEST = "manifest.json"
+SMALL_TABLES = {table.name: table for table in (tables.SUMMARY, tables.CONFUSION)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published run on disk."""
+
+    folder: Path
+    name: RunName
+
+    def manifest(self) -> Manifest:
+        """Read and check the manifest.
+
+        Raises:
+            DamagedError: it is missing or altered, or belongs to another run.
+        """
+        path = self.folder / MANIFEST
+        try:
+            manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path}: expected a manifest, got no file; the run is not whole") from error
+        if manifest.run_id != self.name.run_id or manifest.identity.run_id != self.name.run_id:
+            raise DamagedError(f"{path}: expected the manifest of {self.name.run_id}, got {manifest.run_id}'s")
+        return manifest
+
+    def read(self, table: tables.Table, columns: list[str] | None = None) -> pa.Table:
+        """A whole table of the run, each file's bytes checked against the manifest before they are parsed.
+
+        Raises:
+            DamagedError: a file is missing or altered.
+        """
+        wanted = [file for file in self.manifest().files if _table_of(file) == table.name]
+        return pa.concat_tables(
+            [
+                tables.decode(table, read_checked(self.folder, file), str(self.folder / file.path), columns)
+                for file in wanted
+            ]
+        )
+
+    def problems(self) -> list[str]:
+        """Everything about the run that is not as its manifest says; empty if it verifies."""
+        try:
+            manifest = self.manifest()
+        except DamagedError as error:
+            return [str(error)]
+        found = []
+        for file in manifest.files:
+            try:
+                read_checked(self.folder, file)
+            except DamagedError as error:
+                found.append(str(error))
+        present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+        extra = present - {MANIFEST} - {file.path for file in manifest.files}
+        return found + [f"{self.folder / path}: expected no such file" for path in sorted(extra)]
+
+
+def read_checked(folder: Path, file: FileRecord) -> bytes:
+    """The bytes of a file, if they are what its record says.
+
+    Raises:
+        DamagedError: missing, unreadable, or other bytes.
+    """
+    path = folder / file.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(
+            f"{path}: expected {file.size_bytes} bytes, got no readable file ({error.strerror})"
+        ) from error
+    if problem := file.problem_with(data):
+        raise DamagedError(f"{path}: {problem}; the file was altered after it was published")
+    return data
+
+
+def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
+    """Write one of a run's small tables into its staging folder."""
+    encoded = tables.encode(table, data)
+    name = f"{table.name}.parquet"
+    with outputs_errors(f"cannot write {stage.run / name}"):
+        replace_file(stage.run / name, encoded, scratch=stage.parts.records)
+    return record(name, data.num_rows, encoded)
+
+
+def commit(outputs: Path, stage: Stage, manifest: Manifest) -> bool:
+    """Publish what is staged by one rename, or recognise that it is published already.
+
+    Args:
+        outputs: the outputs folder.
+        stage: holds exactly the files that the manifest lists.
+        manifest: of the run to be.
+
+    Returns:
+        True if the run became visible now, False if the same run was there before.
+
+    Raises:
+        RunConflictError: the run is published with other image ids or predictions.
+        DamagedError: a staged file, or the published run of that name, is not as recorded.
+        OutputsError: the folder cannot be written.
+    """
+    target = outputs / RUNS / manifest.run_id
+    _check_staged(stage, manifest)
+    if target.exists():
+        _require_agreement(target, stage, manifest)
+        return False
+    with outputs_errors(f"cannot publish {target}"):
+        replace_file(stage.run / MANIFEST, manifest.to_bytes(), scratch=stage.parts.records)
+        _sync(stage, manifest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.run.rename(target)
+        except OSError:
+            # The rename refuses a folder that exists, and may have happened although it reported an error.
+            if not target.exists():
+                raise
+            if stage.run.exists():
+                _require_agreement(target, stage, manifest)
+                return False
+        sync_folder(target.parent)
+    return True
+
+
+def list_runs(outputs: Path) -> list[Run]:
+    """All published runs by run_date, then run_id. Folders that are not named like a run are passed over."""
+    folder = outputs / RUNS
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [Run(path, name) for path in entries if (name := RunName.parse(path.name)) and path.is_dir()]
+    return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
+
+
+def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
+    """The run that `which` means.
+
+    Args:
+        outputs: the outputs folder.
+        which: a run_id, a run_date, or "latest": the newest by (run_date, published_at).
+        dataset: data set meant by a date or "latest".
+        split: split meant by a date or "latest".
+
+    Raises:
+        RunNotFoundError: there is none.
+        AmbiguousRunError: the date has several; they are listed.
+        DamagedError: "latest" has to compare manifests and one is damaged.
+    """
+    runs = list_runs(outputs)
+    if exact := [run for run in runs if run.name.run_id == which]:
+        return exact[0]
+    ours = [run for run in runs if (run.name.dataset, run.name.split) == (dataset, split)]
+    if which == "latest":
+        newest = [run for run in ours if run.name.run_date == ours[-1].name.run_date]
+        if newest:
+            return newest[0] if len(newest) == 1 else max(newest, key=lambda run: run.manifest().published_at)
+    else:
+        dated = [run for run in ours if str(run.name.run_date) == str(which)]
+        if len(dated) > 1:
+            candidates = "".join(f"\n  {run.name.run_id}" for run in dated)
+            raise AmbiguousRunError(
+                f"run {which}: expected one run of {dataset}/{split}, got several; name one:{candidates}"
+            )
+        if dated:
+            return dated[0]
+    known = f"the newest are {', '.join(run.name.run_id for run in ours[-3:])}" if ours else "there are none yet"
+    raise RunNotFoundError(
+        f"run {which!r}: expected a published run of {dataset}/{split} in {outputs}, got none; {known}; "
+        "publish one with `mnist-pipeline run`"
+    )
+
+
+def _table_of(file: FileRecord) -> str:
+    return file.path.split("/")[0].removesuffix(".parquet")
+
+
+def _check_staged(stage: Stage, manifest: Manifest) -> None:
+    planned = {file.path for file in manifest.files}
+    present = {path.relative_to(stage.run).as_posix() for path in stage.run.rglob("*") if path.is_file()}
+    if planned != present - {MANIFEST}:
+        raise DamagedError(
+            f"{stage.run}: expected exactly the planned files, missing {sorted(planned - present)}, "
+            f"unexpected {sorted(present - planned - {MANIFEST})}; run again"
+        )
+    for file in manifest.files:
+        read_checked(stage.run, file)
+
+
+def _sync(stage: Stage, manifest: Manifest) -> None:
+    # Each file was synced when it was written; the folders make their names last.
+    for folder in {(stage.run / file.path).parent for file in manifest.files} | {stage.run}:
+        sync_folder(folder)
+
+
+def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:
+    name = RunName.parse(manifest.run_id)
+    assert name is not None, f"{manifest.run_id} is not a run_id"
+    run = Run(target, name)
+    if problems := run.problems():
+        raise DamagedError(
+            f"run {manifest.run_id} is published but damaged: {'; '.join(problems)}; "
+            f"move {target} away and run again to publish it anew"
+        )
+    columns = ["image_id", "prediction"]
+    for file in manifest.files:
+        if _table_of(file) != tables.PREDICTIONS.name:
+            continue
+        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, file), file.path, columns)
+        published = tables.decode(tables.PREDICTIONS, (target / file.path).read_bytes(), file.path, columns)
+        if not staged.equals(published):
+            kept = _set_aside(stage, manifest.run_id)
+            raise RunConflictError(
+                f"run {manifest.run_id} is published with other predictions: expected {target / file.path} "
+                f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
+                "so something in the stack has changed: compare the versions in the two manifests"
+            )
+
+
+def _set_aside(stage: Stage, run_id: str) -> Path:
+    for number in range(1, 1000):
+        kept = stage.folder.parent / f"conflict-{run_id}-{number}"
+        if not kept.exists():
+            stage.run.rename(kept)
+            return kept
+    raise AssertionError(f"{STAGING} holds a thousand conflicts of {run_id}")

@@ -1,0 +1,137 @@
+"""Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import PIXELS, TRANSFORM_VERSION, flatten, normalise
+from mnist_pipeline.core.plan import Shard
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.canonical import canonical_sha256
+from mnist_pipeline.storage.pieces import Piece, Pieces
+from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
+
+
+@dataclass(frozen=True)
+class ShardLabels:
+    """Which images a shard holds.
+
+    Attributes:
+        image_ids: `[n]` int64, positions in the IDX file.
+        labels: `[n]` int8 in 0..9, or None if the data set has none.
+    """
+
+    image_ids: NDArray[np.int64]
+    labels: NDArray[np.int8] | None
+
+
+def shard_set(outputs: Path, raw: RawSplit, shard_rows: int) -> Pieces:
+    """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
+    key = canonical_sha256(
+        {
+            "images_sha256": raw.images.sha256,
+            "labels_sha256": raw.labels and raw.labels.sha256,
+            "transform_version": TRANSFORM_VERSION,
+            "schema_version": tables.SCHEMA_VERSION,
+            "shard_rows": shard_rows,
+        }
+    )
+    root = outputs / "shards" / f"{raw.dataset}-{raw.split}-{key[:12]}"
+    return Pieces(folder=root / "images", records=root / "records")
+
+
+def write_shard(raw: RawSplit, shard: Shard, pieces: Pieces) -> Piece:
+    """Normalise and flatten one shard's images and put them in place as one Parquet file.
+
+    Raises:
+        IdxFormatError: the IDX file was cut short since it was verified.
+        OutputsError: the file cannot be written.
+    """
+    rows = shard.range.rows
+    pixels = flatten(normalise(read_images(raw, shard.range))).astype("<f4", copy=False)
+    labels = read_labels(raw, shard.range)
+    columns = {
+        "image_id": np.arange(shard.range.start, shard.range.stop, dtype=np.int64),
+        "label": pa.nulls(rows, pa.int8()) if labels is None else labels.astype(np.int8),
+        "pixels": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(tables.PIXEL_BYTES), rows, [None, pa.py_buffer(pixels)]
+        ),
+    }
+    data = tables.encode(tables.IMAGES, tables.build(tables.IMAGES, columns), tables.SHARD_ROW_GROUP)
+    return pieces.finish(shard.file_name, rows, data, notes={})
+
+
+def open_shard(pieces: Pieces, shard: Shard) -> pq.ParquetFile:
+    """Open a shard for reading, its page checksums verified on the way.
+
+    Raises:
+        DamagedError: the file is missing, not Parquet, or does not hold the planned number of rows.
+    """
+    path = pieces.folder / shard.file_name
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(
+            f"{shard} ({path}): expected a Parquet file, got {error}; run again to rebuild it"
+        ) from error
+    if file.metadata.num_rows != shard.range.rows:
+        raise DamagedError(
+            f"{shard} ({path}): expected {shard.range.rows} rows, got {file.metadata.num_rows}; run again to rebuild it"
+        )
+    return file
+
+
+def read_shard_labels(file: pq.ParquetFile) -> ShardLabels:
+    """Image ids and labels of a whole shard."""
+    content = file.read(columns=["image_id", "label"], use_threads=False)
+    labels = content["label"]
+    return ShardLabels(
+        image_ids=content["image_id"].to_numpy(),
+        labels=None if labels.null_count else labels.to_numpy(),
+    )
+
+
+def read_batches(file: pq.ParquetFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
+    """Pixels of a shard, `[B, 784]` float32 in 0..1, B = `batch_rows` but for a shorter last batch.
+
+    Batches are views of what Parquet decoded wherever a batch does not straddle two row groups.
+    """
+    groups = (
+        file.read_row_group(index, columns=["pixels"], use_threads=False)["pixels"]
+        for index in range(file.metadata.num_row_groups)
+    )
+    return _rebatch((_as_matrix(chunk) for column in groups for chunk in column.chunks), batch_rows)
+
+
+def _as_matrix(chunk: pa.FixedSizeBinaryArray) -> NDArray[np.float32]:
+    values = np.frombuffer(
+        chunk.buffers()[1], "<f4", count=len(chunk) * PIXELS, offset=chunk.offset * tables.PIXEL_BYTES
+    )
+    return values.reshape(-1, PIXELS)
+
+
+def _rebatch(blocks: Iterable[NDArray[np.float32]], batch_rows: int) -> Iterator[NDArray[np.float32]]:
+    held: list[NDArray[np.float32]] = []
+    held_rows = 0
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            piece = block[start : start + batch_rows - held_rows]
+            start += len(piece)
+            held.append(piece)
+            held_rows += len(piece)
+            if held_rows == batch_rows:
+                yield _joined(held)
+                held, held_rows = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

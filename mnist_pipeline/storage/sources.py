@@ -1,0 +1,156 @@
+"""Sources -> verified IDX files in the cache. The first source that answers serves; every byte is checked.
+
+Order: a local folder if one is given, the cache, then the data set's own sources. A source that fails is
+not asked for the remaining files, so that a machine without one of them loses one timeout, not many.
+"""
+
+import gzip
+import hashlib
+import logging
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError
+from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source
+from mnist_pipeline.storage.files import outputs_errors, replace_file, sha256_file
+from mnist_pipeline.storage.raw import RawFile
+from mnist_pipeline.storage.remotes import Refused, decompress, deliver
+
+logger = logging.getLogger(__name__)
+
+# An unpinned file of one's own may be this large once decompressed: seven million images.
+UNPINNED_LIMIT_BYTES = 6 << 30
+
+
+def fetch_files(
+    name: str,
+    dataset: Dataset,
+    files: Sequence[IdxFile],
+    cache: Path,
+    data_dir: Path | None,
+    progress: Progress,
+) -> dict[str, RawFile | None]:
+    """Bring each file to a verified place on disk.
+
+    Args:
+        name: the data set's name, its folder in the cache.
+        dataset: where its files can come from.
+        files: the files wanted.
+        cache: folder of verified files; created if need be.
+        data_dir: a local folder to ask first, or None.
+        progress: told of long downloads, in bytes.
+
+    Returns:
+        For each file name its verified file; None for an unpinned file that `data_dir` does not hold.
+
+    Raises:
+        ChecksumError: a file in `data_dir` is not what is pinned under its name.
+        SourceError: no source could deliver a pinned file.
+    """
+    ready: dict[str, RawFile | None] = {}
+    folder = cache / name
+    if data_dir is not None:
+        ready |= _from_folder(data_dir, files, folder)
+    for file in files:
+        if file.name not in ready and (kept := _from_cache(folder / file.name, file)):
+            ready[file.name] = kept
+    missing = [file for file in files if file.name not in ready]
+    if missing:
+        ready |= _from_sources(name, dataset.sources, missing, folder, progress)
+    return ready
+
+
+def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path) -> dict[str, RawFile | None]:
+    if not data_dir.is_dir():
+        raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
+    found: dict[str, RawFile | None] = {}
+    for file in files:
+        plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
+        if plain.is_file():
+            found[file.name] = _verified(plain, file)
+        elif packed.is_file():
+            found[file.name] = _unpack(packed, file, folder)
+        elif file.sha256 is None:
+            found[file.name] = None
+    return found
+
+
+def _verified(path: Path, file: IdxFile) -> RawFile:
+    size_bytes, sha256 = path.stat().st_size, sha256_file(path)
+    if problem := _problem(file, size_bytes, sha256):
+        raise ChecksumError(
+            f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
+        )
+    return RawFile(path, sha256)
+
+
+def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
+    if file.size_bytes not in (None, size_bytes):
+        return f"expected {file.size_bytes} bytes, got {size_bytes}"
+    if file.sha256 not in (None, sha256):
+        return f"expected sha256 {file.sha256}, got {sha256}"
+    return None
+
+
+def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
+    """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
+        unfinished = Path(scratch) / file.name
+        try:
+            with gzip.open(packed) as stream, unfinished.open("wb") as target:
+                for piece in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
+                    target.write(piece)
+        except (Refused, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{packed}: expected {file.name} gzipped, got a damaged file ({error}); replace it"
+            ) from error
+        try:
+            verified = _verified(unfinished, file)
+        except ChecksumError as error:
+            raise ChecksumError(f"{packed}: once decompressed, {error}") from error
+        place = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
+        unfinished.replace(place)
+    return RawFile(place, verified.sha256)
+
+
+def _from_cache(path: Path, file: IdxFile) -> RawFile | None:
+    if file.sha256 is None or not path.is_file():
+        return None
+    try:
+        return _verified(path, file)
+    except ChecksumError as error:
+        logger.warning("cached file is damaged and will be fetched again: %s", error)
+        return None
+
+
+def _from_sources(
+    name: str, sources: Sequence[Source], missing: list[IdxFile], folder: Path, progress: Progress
+) -> dict[str, RawFile | None]:
+    refusals: list[str] = []
+    ready: dict[str, RawFile | None] = {}
+    for source in sources:
+        wanted = [file for file in missing if file.name not in ready]
+        if not wanted:
+            break
+        logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
+        try:
+            for file, data in deliver(source, wanted, progress):
+                if problem := _problem(file, len(data), sha256 := hashlib.sha256(data).hexdigest()):
+                    raise Refused(f"{file.name}: {problem}")
+                with outputs_errors(f"cannot write the cache {folder}"):
+                    replace_file(folder / file.name, data)
+                ready[file.name] = RawFile(folder / file.name, sha256)
+        except Refused as refusal:
+            logger.info("%s did not serve: %s", source, refusal)
+            refusals.append(f"{source}: {refusal}")
+    if still := [file.name for file in missing if file.name not in ready]:
+        asked = "".join(f"\n  {refusal}" for refusal in refusals) or " it has no sources"
+        raise SourceError(
+            f"data set {name}: expected a source for {', '.join(still)}, got none:{asked}\n"
+            "try again later, or give a folder that holds the IDX files with --data-dir"
+        )
+    return ready

@@ -1,0 +1,97 @@
+"""Where one attempt at a run gathers its files before they are published. One live owner at a time.
+
+The first attempt of a run works in `.staging/<run_id>` and leaves it behind if it is killed, for the next
+attempt to take over. An attempt that finds it in use works in a folder of its own, so that nobody waits and
+nobody writes into another's files. Ownership is a lock held by the process: it dies with it.
+"""
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_pipeline.storage.files import outputs_errors
+from mnist_pipeline.storage.pieces import Pieces
+
+STAGING = ".staging"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The folder of one attempt: `run` becomes the published directory, `records` stays behind."""
+
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def parts(self) -> Pieces:
+        return Pieces(folder=self.run / "predictions", records=self.folder / "records")
+
+
+@contextmanager
+def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
+    """Own a staging folder for the length of the block.
+
+    It is removed when the block succeeds. When the block fails or the process is killed, the run's first
+    folder stays for the next attempt; a private one goes.
+
+    Raises:
+        OutputsError: the outputs folder cannot be written.
+    """
+    root = outputs / STAGING
+    with outputs_errors(f"cannot prepare {root}"):
+        root.mkdir(parents=True, exist_ok=True)
+        shared = _try_lock(root / f"{run_id}.lock")
+        name = run_id if shared is not None else f"{run_id}.{uuid.uuid4().hex[:8]}"
+        stage = Stage(root / name)
+        stage.parts.folder.mkdir(parents=True, exist_ok=True)
+        stage.parts.records.mkdir(parents=True, exist_ok=True)
+    done = False
+    try:
+        yield stage
+        done = True
+    finally:
+        if done or shared is None:
+            shutil.rmtree(stage.folder, ignore_errors=True)
+        if shared is not None:
+            _unlock(root / f"{run_id}.lock", shared)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` for the length of the block, waiting for it if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while (handle := _try_lock(path, wait=True)) is None:
+        pass
+    try:
+        yield
+    finally:
+        _unlock(path, handle)
+
+
+def _try_lock(path: Path, wait: bool = False) -> int | None:
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The last owner may have removed the file between our open and our lock: then we hold nothing.
+        if os.path.samestat(path.stat(), os.fstat(handle)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _unlock(path: Path, handle: int) -> None:
+    path.unlink(missing_ok=True)
+    os.close(handle)
