@@ -1,0 +1,69 @@
+"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish.
+
+Says what runs in which order and how wide; does no arithmetic and touches no file.
+"""
+
+from datetime import date
+from pathlib import Path
+
+from prefect import flow
+
+from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.orchestration.runners import over_groups
+from mnist_pipeline.settings import load_settings
+from mnist_pipeline.stages import Published, Timings
+from mnist_pipeline.storage.staging import claim_stage
+
+
+@flow(name="mnist-evaluation", persist_result=False)
+def evaluate(
+    dataset: str | None = None,
+    split: str | None = None,
+    run_date: date | None = None,
+    weights: Path | None = None,
+    batch_rows: int | None = None,
+    shard_rows: int | None = None,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    cache: Path | None = None,
+    outputs: Path | None = None,
+    config: Path | None = None,
+) -> Published:
+    """Evaluate a network on one split of a data set and publish the run.
+
+    Args:
+        dataset: data set to evaluate. Whatever is left out comes from config and environment.
+        split: split of the data set.
+        run_date: UTC calendar date the run stands for; today's if left out.
+        weights: weights file; the shipped ones if left out.
+        batch_rows: images per forward pass.
+        shard_rows: images per Parquet file.
+        workers: threads at work at once.
+        data_dir: folder with IDX files, asked before any other source.
+        cache: folder of the verified raw files.
+        outputs: folder of shards, runs and history.
+        config: TOML file laid over the project's own configuration.
+    """
+    settings = load_settings(
+        config,
+        dataset=dataset,
+        split=split,
+        run_date=run_date,
+        weights=weights,
+        batch_rows=batch_rows,
+        shard_rows=shard_rows,
+        workers=workers,
+        data_dir=data_dir,
+        cache=cache,
+        outputs=outputs,
+    )
+    timings = Timings()
+    with timings.stage("fetch"):
+        raw = tasks.fetch(settings)
+    plan = tasks.make_plan(settings, raw)
+    with claim_stage(plan.outputs, plan.run_id) as stage:
+        with timings.stage("shard"):
+            over_groups(plan, tasks.build_shards)
+        with timings.stage("predict"):
+            predicted = over_groups(plan, tasks.predict_shards, stage=stage)
+        return tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)

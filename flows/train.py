@@ -1,0 +1,40 @@
+"""The flow mnist-training: fetch -> fit -> score. Says what runs in which order; does no arithmetic."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.settings import load_settings
+from mnist_pipeline.trainer import TEST, TRAIN, Trained
+
+
+@flow(name="mnist-training", persist_result=False)
+def train(
+    dataset: str | None = None,
+    epochs: int = Recipe.epochs,
+    seed: int = Recipe.seed,
+    target: Path | None = None,
+    data_dir: Path | None = None,
+    cache: Path | None = None,
+    outputs: Path | None = None,
+    config: Path | None = None,
+) -> Trained:
+    """Train a network on the train split, score it on the test split, write weights and model card.
+
+    Args:
+        dataset: data set to train on. Whatever is left out comes from config and environment.
+        epochs: passes over all images.
+        seed: of the first weights, the order of the images and their shifts.
+        target: the .safetensors file to write; named after its content in the outputs folder if left out.
+        data_dir: folder with IDX files, asked before any other source.
+        cache: folder of the verified raw files.
+        outputs: folder of the weights if no target is given.
+        config: TOML file laid over the project's own configuration.
+    """
+    given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    raw = tasks.fetch(load_settings(config, split=TRAIN, **given))
+    settings = load_settings(config, split=TEST, **given)
+    fitted = tasks.fit_weights(raw, Recipe(epochs=epochs, seed=seed), settings.outputs, target)
+    return tasks.score_weights(fitted, tasks.fetch(settings))

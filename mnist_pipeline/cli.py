@@ -1,0 +1,334 @@
+"""The console command: parse, call, print. Everything it does can be done from Python as well."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.errors import DamagedError, PipelineError
+
+EXIT_CODES = """Exit codes:
+
+0  done
+
+1  a bug of ours
+
+2  a flag, variable or config file is wrong
+
+3  the data or the weights are refused
+
+4  no source could be reached
+
+5  the outputs folder or a run is not as needed
+
+6  the arithmetic gave NaN or infinity
+
+130  interrupted"""
+
+app = typer.Typer(
+    help="Nightly batch inference and evaluation of handwritten digits.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config.", show_default="mnist")]
+Split = Annotated[str | None, typer.Option(help="Split of the data set.", show_default="test")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl.", show_default="the shipped ones"),
+]
+RunDate = Annotated[
+    str | None, typer.Option(help="UTC date the run stands for, YYYY-MM-DD.", show_default="today", metavar="DATE")
+]
+BatchRows = Annotated[int | None, typer.Option(help="Images per forward pass.", show_default="from config")]
+ShardRows = Annotated[int | None, typer.Option(help="Images per Parquet file.", show_default="from config")]
+Workers = Annotated[int | None, typer.Option(help="Threads at work at once.", show_default="cores")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder with IDX files, asked before any other source.", show_default=False)
+]
+Cache = Annotated[Path | None, typer.Option(help="Folder of the verified raw files.", show_default="user's cache")]
+Outputs = Annotated[Path | None, typer.Option(help="Folder of shards, runs and history.", show_default="outputs")]
+Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
+Direct = Annotated[bool, typer.Option("--direct", help="Run the same stages in this process, without Prefect.")]
+WhichRun = Annotated[str, typer.Argument(help="A run_id, a run date, or latest.")]
+
+
+@app.callback()
+def _global(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")] = False,
+) -> None:
+    ctx.obj = debug
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Split = None,
+    weights: Weights = None,
+    run_date: RunDate = None,
+    batch_rows: BatchRows = None,
+    shard_rows: ShardRows = None,
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Evaluate a network on a data set and publish the run."""
+    from mnist_pipeline.report import terminal
+
+    given = {
+        "dataset": dataset,
+        "split": split,
+        "weights": weights,
+        "run_date": run_date,
+        "batch_rows": batch_rows,
+        "shard_rows": shard_rows,
+        "workers": workers,
+        "data_dir": data_dir,
+        "cache": cache,
+        "outputs": outputs,
+    }
+    settings = _settings(config, **given)  # before any engine starts, so that a mistake costs no wait
+    if direct:
+        from mnist_pipeline import stages
+
+        with _progress(ctx.obj) as progress:
+            published = stages.evaluate(settings, progress)
+    else:
+        published = _run_flow("evaluate", ctx.obj, config=config, **given)
+    out.print()
+    if published.new:
+        out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
+    else:
+        out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
+    out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled))
+    out.print(terminal.digits_table(published.scores))
+    out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images.", show_default="120")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="1")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", help="The .safetensors file to write.", show_default="outputs/weights/<sha256>"),
+    ] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Train the network on the train split and write weights and model card."""
+    from mnist_pipeline import trainer
+    from mnist_pipeline.core.training import Recipe
+    from mnist_pipeline.report import terminal
+
+    given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
+    settings = _settings(config, **given)
+    if direct:
+        with _progress(ctx.obj) as progress:
+            trained = trainer.train(settings, Recipe(**chosen), target, progress)
+    else:
+        trained = _run_flow("train", ctx.obj, config=config, target=target, **chosen, **given)
+    out.print()
+    out.print(f"on the test split: {terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)}")
+    out.print(f"weights: {terminal.path_line(trained.path)}", soft_wrap=True)
+    out.print(f"model card: {terminal.path_line(trained.card)}", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    ctx: typer.Context, dataset: Dataset = None, data_dir: DataDir = None, cache: Cache = None, config: Config = None
+) -> None:
+    """Bring the raw files of a data set to the cache, or verify those that are there."""
+    from mnist_pipeline import stages
+
+    settings = _settings(config, dataset=dataset, data_dir=data_dir, cache=cache)
+    for split in settings.described_dataset().splits:
+        with _progress(ctx.obj) as progress:
+            raw = stages.fetch(settings.model_copy(update={"split": split}), progress)
+        for file in filter(None, (raw.images, raw.labels)):
+            out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
+
+
+@app.command()
+def images(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Split = None,
+    weights: Weights = None,
+    start: Annotated[int, typer.Option(min=0, help="First image looked at.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=400, help="Most images shown.")] = 10,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Save as .png, .svg or .pdf instead.", show_default=False)] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="as fits")] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    config: Config = None,
+) -> None:
+    """Show a grid of digits with label and prediction."""
+    from mnist_pipeline import gallery
+    from mnist_pipeline.report import grid, terminal
+
+    settings = _settings(config, dataset=dataset, split=split, weights=weights, data_dir=data_dir, cache=cache)
+    with _progress(ctx.obj) as progress:
+        shown = gallery.pick(settings, start, count, wrong, progress)
+    if not shown:
+        out.print("no such images: every one from there on is right" if wrong else "no images from there on")
+        return
+    pixels, captions = [picture.pixels for picture in shown], [picture.caption for picture in shown]
+    if save is None:
+        out.print(terminal.digits_grid(pixels, captions, columns or terminal.columns_that_fit(out.width)))
+    else:
+        grid.save_grid(save, pixels, captions, columns or min(len(shown), 10))
+        out.print(f"{len(shown)} images saved to {save}", soft_wrap=True)
+
+
+@app.command("runs")
+def list_published(outputs: Outputs = None, config: Config = None) -> None:
+    """List the published runs."""
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage.runs import list_runs
+
+    settings = _settings(config, outputs=outputs)
+    rows = []
+    for item in list_runs(settings.outputs):
+        try:
+            manifest = item.manifest()
+        except DamagedError:
+            rows.append((item.name.run_id, "damaged", "-", "-"))
+            continue
+        when = f"{manifest.published_at:%Y-%m-%d %H:%M:%S}"
+        rows.append((item.name.run_id, f"{manifest.totals.images:,}", terminal.percent(manifest.totals.accuracy), when))
+    if rows:
+        out.print(terminal.runs_table(rows))
+    else:
+        out.print(f"no runs in {settings.outputs} yet: publish one with `mnist-pipeline run`", soft_wrap=True)
+
+
+@app.command()
+def show(
+    which: WhichRun = "latest",
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+) -> None:
+    """Show the per-digit table of a published run."""
+    from dataclasses import fields
+
+    from mnist_pipeline.core.tally import DigitScore
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage import tables
+    from mnist_pipeline.storage.runs import find_run
+
+    settings = _settings(config, dataset=dataset, split=split, outputs=outputs)
+    found = find_run(settings.outputs, which, settings.dataset, settings.split)
+    summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
+    manifest = found.manifest()
+    out.print(f"run {found.name.run_id}", style="bold", soft_wrap=True)
+    out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled))
+    out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
+    out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
+    out.print(f"files: {terminal.path_line(found.folder)}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    which: Annotated[
+        str | None, typer.Argument(help="A run_id, a run date, or latest.", show_default="all runs")
+    ] = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+) -> None:
+    """Check every byte of published runs against their manifests."""
+    from mnist_pipeline.storage.runs import find_run, list_runs
+
+    settings = _settings(config, dataset=dataset, split=split, outputs=outputs)
+    if which is None:
+        chosen = list_runs(settings.outputs)
+    else:
+        chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
+    damaged = 0
+    for item in chosen:
+        problems = item.problems()
+        damaged += bool(problems)
+        out.print(f"{item.name.run_id}: {'damaged' if problems else 'verified'}", soft_wrap=True)
+        for problem in problems:
+            out.print(f"  {problem}", style="red", soft_wrap=True)
+    if damaged:
+        raise DamagedError(
+            f"{damaged} of {len(chosen)} runs are damaged; move them out of {settings.outputs / 'runs'} "
+            "and run their nights again with --run-date"
+        )
+    out.print(f"{len(chosen)} runs verified")
+
+
+def main() -> None:
+    """Run the command; errors of ours become one message and their exit code, with a traceback if asked for."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except PipelineError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _settings(config: Path | None, **given: Any) -> Any:
+    from mnist_pipeline.settings import load_settings
+
+    return load_settings(config, **given)
+
+
+@contextmanager
+def _progress(debug: bool) -> Iterator[Progress]:
+    from mnist_pipeline.report.progress import bars, log_lines
+
+    level = logging.DEBUG if debug else logging.WARNING if err.is_terminal else logging.INFO
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logger = logging.getLogger("mnist_pipeline")
+    logger.setLevel(level)
+    if err.is_terminal:
+        with bars(err) as progress:
+            yield progress
+    else:
+        yield log_lines(logger)
+
+
+def _run_flow(name: str, debug: bool, **parameters: Any) -> Any:
+    """Load a flow as a Prefect worker would, by path, and run it here."""
+    from mnist_pipeline.orchestration.environment import prepare_environment
+    from mnist_pipeline.settings import project_folder
+
+    prepare_environment()
+    from prefect.flows import Flow, load_flow_from_entrypoint
+
+    from mnist_pipeline.orchestration.terminal import share_terminal
+
+    share_terminal(tracebacks=debug)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    return flow(**parameters)

@@ -1,0 +1,70 @@
+"""Picks images to look at, with what the network makes of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import flatten, normalise
+from mnist_pipeline.core.network import predict
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.stages import SHIPPED_WEIGHTS, fetch
+from mnist_pipeline.storage.raw import read_images, read_labels
+from mnist_pipeline.storage.weights import load_weights
+
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image `[28, 28]` uint8, its label if it has one, and the network's prediction."""
+
+    image_id: int
+    pixels: NDArray[np.uint8]
+    label: int | None
+    prediction: int
+    confidence: float
+
+    @property
+    def caption(self) -> str:
+        """For example `#247 4 -> 6 (81 %)`: image_id, label, prediction if another, confidence."""
+        seen = f"{self.prediction} ({self.confidence:.0%})"
+        return (
+            f"#{self.image_id} {seen}"
+            if self.label in (None, self.prediction)
+            else f"#{self.image_id} {self.label} -> {seen}"
+        )
+
+
+def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Progress = silent) -> list[Picture]:
+    """At most `count` images from `start` on, in order; with `wrong` only those whose prediction is not the label.
+
+    Raises:
+        PipelineError: whatever fetching or the weights file refuses.
+    """
+    pictures = _pictures(settings, start, progress)
+    if wrong:
+        pictures = (picture for picture in pictures if picture.label not in (None, picture.prediction))
+    return list(islice(pictures, count))
+
+
+def _pictures(settings: Settings, start: int, progress: Progress) -> Iterator[Picture]:
+    raw = fetch(settings, progress)
+    network = load_weights(settings.weights or SHIPPED_WEIGHTS)
+    for first in range(start, raw.rows, ROWS_AT_A_TIME):
+        rows = RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows))
+        images, labels = read_images(raw, rows), read_labels(raw, rows)
+        probabilities = predict(network, flatten(normalise(images)))
+        for position, image in enumerate(images):
+            prediction = int(probabilities[position].argmax())
+            yield Picture(
+                image_id=rows.start + position,
+                pixels=image,
+                label=None if labels is None else int(labels[position]),
+                prediction=prediction,
+                confidence=float(probabilities[position, prediction]),
+            )

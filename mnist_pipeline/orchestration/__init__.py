@@ -1,0 +1,1 @@
+"""Prefect round the stages: the only folder of the package that imports it."""

@@ -1,0 +1,86 @@
+"""The stages as Prefect tasks: names and retries, nothing else.
+
+Results are neither cached nor persisted: what may be reused lies in the outputs folder and is verified there.
+Only fetching is retried, and only when no source answered; nothing else heals by trying again.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from mnist_pipeline import stages, trainer
+from mnist_pipeline.core.plan import ShardGroup
+from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.errors import SourceError
+from mnist_pipeline.report.progress import log_lines
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.stages import Plan, Published, Sharded, Timings
+from mnist_pipeline.storage.pieces import Piece
+from mnist_pipeline.storage.raw import RawSplit
+from mnist_pipeline.storage.staging import Stage
+from mnist_pipeline.trainer import Fitted, Trained
+
+logger = logging.getLogger(__name__)
+
+FETCH_RETRIES = 2
+FETCH_BACKOFF_SECONDS = 5
+
+
+def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed fetch is worth another try: only if no source answered."""
+    return isinstance(state.result(raise_on_failure=False), SourceError)
+
+
+@task(
+    task_run_name="fetch {settings.dataset}/{settings.split}",
+    retries=FETCH_RETRIES,
+    retry_delay_seconds=exponential_backoff(FETCH_BACKOFF_SECONDS),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=can_heal,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def fetch(settings: Settings) -> RawSplit:
+    """Bring the raw files to disk, verified."""
+    return stages.fetch(settings, log_lines(logger))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def make_plan(settings: Settings, raw: RawSplit) -> Plan:
+    """Fix the run's identity and its pieces."""
+    return stages.make_plan(settings, raw)
+
+
+@task(task_run_name="build {group}", cache_policy=NO_CACHE, persist_result=False)
+def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
+    """Normalise and flatten images into Parquet shards."""
+    return stages.build_shards(plan, group)
+
+
+@task(task_run_name="predict {group}", cache_policy=NO_CACHE, persist_result=False)
+def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
+    """Classify the images of some shards in batches."""
+    return stages.predict_shards(plan, stage, group)
+
+
+@task(task_run_name="publish {plan.run_id}", cache_policy=NO_CACHE, persist_result=False)
+def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
+    """Publish predictions, summary and manifest all at once."""
+    return stages.publish(plan, stage, pieces, timings, engine="prefect")
+
+
+@task(task_run_name="fit {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
+def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None) -> Fitted:
+    """Train the network and write its weights."""
+    return trainer.fit_weights(raw, recipe, outputs, target, log_lines(logger))
+
+
+@task(task_run_name="score on {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
+def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
+    """Score the weights on a split they have not seen and write their model card."""
+    return trainer.score_weights(fitted, raw)

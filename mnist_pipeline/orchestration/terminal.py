@@ -1,0 +1,28 @@
+"""What a person sees on the terminal while a flow runs in it."""
+
+import logging
+
+from prefect.logging.configuration import setup_logging
+
+from mnist_pipeline.errors import PipelineError
+
+
+def share_terminal(tracebacks: bool) -> None:
+    """Print our own loggers' lines in Prefect's form, and refusals without their tracebacks.
+
+    Prefect logs the traceback of whatever a task raises. Ours say all there is to say in their message, which
+    the line "Finished in state Failed" repeats. What is sent to the server keeps everything.
+
+    Args:
+        tracebacks: keep them.
+    """
+    setup_logging()  # Prefect would do it when the flow starts, too late to add to it
+    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
+    for handler in consoles:
+        logging.getLogger("mnist_pipeline").addHandler(handler)
+        if not tracebacks:
+            handler.addFilter(_is_no_refusal)
+
+
+def _is_no_refusal(entry: logging.LogRecord) -> bool:
+    return not (entry.exc_info and isinstance(entry.exc_info[1], PipelineError))

@@ -1,0 +1,62 @@
+"""The model card that lies beside a weights file, as Markdown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.tally import Tally
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a model card. Accuracies are 0..1, the loss is in nats per image."""
+
+    file_name: str
+    sha256: str
+    trained_on: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    loss: float
+    training_accuracy: float
+    seconds: float
+    tested_on: Mapping[str, str]
+    tally: Tally
+    versions: Mapping[str, str]
+
+
+def render_card(card: Card) -> str:
+    """The card as a Markdown page."""
+    interval = wilson(card.tally.correct, card.tally.labelled)
+    result = "no labels, not scored"
+    if interval is not None:
+        result = (
+            f"**{card.tally.correct / card.tally.labelled:.2%}** ({card.tally.correct} of {card.tally.labelled}), "
+            f"95 % Wilson interval {interval.low:.2%} to {interval.high:.2%}"
+        )
+    sections = {
+        "Network": {
+            "form": "784-50-100-10, sigmoid, sigmoid, softmax, float32",
+            "file": f"`{card.file_name}`",
+            "sha256": f"`{card.sha256}`",
+        },
+        "Training": {
+            **card.trained_on,
+            **{name.replace("_", " "): value for name, value in card.recipe.items()},
+            "optimiser": "Adam, cosine schedule, decoupled weight decay, random shifts",
+            "last epoch": f"loss {card.loss:.4f}, accuracy {card.training_accuracy:.2%} on shifted images",
+            "time": f"{card.seconds:.0f} s on one core",
+        },
+        "Test": {**card.tested_on, "accuracy": result, "looked at": "once, after the weights were written"},
+        "Versions": card.versions,
+    }
+    lines = [f"# Model card: {card.file_name}", "", "Written by `mnist-pipeline train` together with the weights."]
+    for title, facts in sections.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in facts.items()),
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,44 @@
+"""A grid of digits as a picture file, drawn by matplotlib."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.errors import OutputsError, SettingsError
+
+CELL_INCHES = 1.15
+
+
+def save_grid(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], columns: int) -> None:
+    """Draw images with their captions and save them in the format of the file's suffix.
+
+    Args:
+        path: a file matplotlib can write: .png, .svg, .pdf.
+        images: n arrays `[28, 28]` uint8, 0..255.
+        captions: n lines of text.
+        columns: images in a row.
+
+    Raises:
+        SettingsError: the suffix names no format.
+        OutputsError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(columns * CELL_INCHES, rows * CELL_INCHES * 1.35), layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise SettingsError(f"picture {path}: expected a suffix among {', '.join(sorted(known))}; choose another name")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, image, caption in zip(figure.axes, images, captions, strict=False):
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(caption.replace(" ", "\n", 1), fontsize=8)  # image_id above the rest
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OutputsError(f"picture {path}: cannot be written ({error.strerror}); choose another place") from error

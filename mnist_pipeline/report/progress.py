@@ -1,0 +1,49 @@
+"""Two ways to tell of progress: bars on a terminal, a line now and then in a log."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from mnist_pipeline.core import progress as core
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def log_lines(logger: logging.Logger) -> core.Progress:
+    """A progress function that logs the end of each piece of work, and before it a line every few seconds."""
+    spoken: dict[str, float] = {}
+    guard = Lock()
+
+    def tell(what: str, done: int, total: int) -> None:
+        # "training, loss 0.1": what comes before the comma names the work, the rest is news of it.
+        work, now = what.partition(",")[0], time.monotonic()
+        with guard:
+            due = now - spoken.setdefault(work, now) >= SECONDS_BETWEEN_LINES
+            if due or done == total:
+                spoken[work] = now
+                logger.info("%s: %s of %s", what, f"{done:,}", f"{total:,}")
+
+    return tell
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[core.Progress]:
+    """A progress function that draws a bar for each piece of work while the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    started: dict[str, TaskID] = {}
+    guard = Lock()
+    with Progress(*columns, console=console) as drawn:
+
+        def tell(what: str, done: int, total: int) -> None:
+            work = what.partition(",")[0]
+            with guard:
+                if work not in started:
+                    started[work] = drawn.add_task(what, total=total)
+                drawn.update(started[work], description=what, completed=done, total=total)
+
+        yield tell

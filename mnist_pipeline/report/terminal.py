@@ -1,0 +1,106 @@
+"""What the command prints: rich tables and digits drawn in half blocks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mnist_pipeline.core.images import SIDE
+from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.tally import DigitScore
+
+CELL_GAP = 2
+INK = 96  # pixels at least this bright are drawn
+BLOCKS = " ▄▀█"
+
+
+def percent(share: float | None) -> str:
+    """A share 0..1 as a percentage with two decimals; a dash for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def accuracy_line(correct: int, labelled: int) -> str:
+    """Overall accuracy with its 95 % Wilson interval, in one line."""
+    interval = wilson(correct, labelled)
+    if interval is None:
+        return "no labels: predictions without accuracy"
+    return (
+        f"accuracy {percent(correct / labelled)} ({correct:,} of {labelled:,}), "
+        f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
+    )
+
+
+def digits_table(scores: Sequence[DigitScore]) -> Table:
+    """The per-digit table, 80 characters wide at the most."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    headings = (
+        "digit",
+        "images",
+        "correct",
+        "accuracy",
+        "95 % interval",
+        "precision",
+        "f1",
+        "mean\nconf.",
+        "taken\nfor",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for score in scores:
+        low, high = score.accuracy_low, score.accuracy_high
+        wrong = score.top_wrong_prediction
+        table.add_row(
+            str(score.digit),
+            f"{score.images:,}",
+            f"{score.correct:,}",
+            percent(score.accuracy),
+            "-" if low is None or high is None else f"{100 * low:.2f}-{100 * high:.2f}",
+            percent(score.precision),
+            "-" if score.f1 is None else f"{score.f1:.3f}",
+            "-" if score.mean_confidence is None else f"{score.mean_confidence:.3f}",
+            "-" if wrong is None else f"{wrong} ({score.top_wrong_count:,}x)",
+        )
+    return table
+
+
+def runs_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """Published runs: run_id, images, accuracy, time of publication."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("published at (UTC)", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def digit_blocks(image: NDArray[np.uint8]) -> Text:
+    """One image `[28, 28]` uint8 as 14 lines of half blocks, two pixels a character, in the terminal's own colours."""
+    ink = image >= INK
+    rows = zip(ink[0::2], ink[1::2], strict=True)
+    return Text("\n".join("".join(BLOCKS[2 * top + bottom] for top, bottom in zip(*row, strict=True)) for row in rows))
+
+
+def columns_that_fit(width: int) -> int:
+    """How many drawn digits fit side by side on a terminal `width` characters wide."""
+    return max(1, width // (SIDE + CELL_GAP))
+
+
+def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], columns: int) -> Table:
+    """Images `[28, 28]` uint8 with their captions, `columns` in a row."""
+    grid = Table.grid(padding=(0, CELL_GAP))
+    cells = [Group(Text(caption), digit_blocks(image)) for image, caption in zip(images, captions, strict=True)]
+    for start in range(0, len(cells), columns):
+        grid.add_row(*cells[start : start + columns])
+    return grid
+
+
+def path_line(path: Path) -> str:
+    """A path as a person would type it: relative where it lies below the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,344 @@
+"""The whole pipeline as plain functions: fetch -> shards -> predictions -> publish. Knows no Prefect.
+
+`evaluate` runs them in order in this process. The flow in `flows/evaluate.py` chains the same functions as
+tasks. Between them travel paths, ranges, hashes and counts, never arrays.
+"""
+
+import functools
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from mnist_pipeline.core.images import DIGITS, TRANSFORM_VERSION
+from mnist_pipeline.core.network import Network, Workspace, forward
+from mnist_pipeline.core.plan import Shard, ShardGroup, plan_groups
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.errors import DataError, NumericalError
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.storage import parts, runs, shards, sources, tables, views
+from mnist_pipeline.storage.files import outputs_errors, replace_file
+from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
+from mnist_pipeline.storage.pieces import Piece, Pieces
+from mnist_pipeline.storage.raw import RawSplit, open_split
+from mnist_pipeline.storage.staging import Stage, claim_stage
+from mnist_pipeline.storage.weights import encode_weights, load_weights
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Engine = Literal["direct", "prefect"]
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "mnist.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run decided in full before its work begins: who it is, where its pieces lie, how they are shared out."""
+
+    identity: Identity
+    raw: RawSplit
+    outputs: Path
+    shard_set: Pieces
+    weights: Path
+    workers: int
+    max_tasks: int
+
+    @property
+    def run_id(self) -> str:
+        return self.identity.run_id
+
+    @property
+    def groups(self) -> tuple[ShardGroup, ...]:
+        """The shards as tasks share them. Not stored: a plan travels with every task, and must stay small."""
+        return plan_groups(self.identity.images, self.identity.shard_rows, self.max_tasks)
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """How many shards of a group were built, and how many were there already and verified."""
+
+    built: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a run came to. `new` is False if it had been published before, with the same predictions."""
+
+    run_id: str
+    folder: Path
+    new: bool
+    totals: Totals
+    scores: tuple[DigitScore, ...]
+
+
+@dataclass
+class Timings:
+    """Wall seconds of each stage, in the order they ran, and when the first began."""
+
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begun, 4)
+
+
+def evaluate(settings: Settings, progress: Progress = silent) -> Published:
+    """Run the whole pipeline in this process, shards spread over `settings.workers` threads.
+
+    Raises:
+        PipelineError: whatever a stage refuses; nothing new is visible then.
+    """
+    timings = Timings()
+    with timings.stage("fetch"):
+        raw = fetch(settings, progress)
+    plan = make_plan(settings, raw)
+    with claim_stage(plan.outputs, plan.run_id) as stage:
+        with timings.stage("shard"):
+            _over_groups(plan, "shards", functools.partial(build_shards, plan), progress)
+        with timings.stage("predict"):
+            pieces = _over_groups(plan, "predictions", functools.partial(predict_shards, plan, stage), progress)
+        return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
+
+
+def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
+    """Bring the raw files of the data set and split to disk, verified.
+
+    Raises:
+        SettingsError: no such data set, split or folder.
+        DataError: a local file is not what it should be, or images and labels do not belong together.
+        SourceError: no source answered.
+    """
+    dataset = settings.described_dataset()
+    files = dataset.splits[settings.split]
+    ready = sources.fetch_files(settings.dataset, dataset, files.files, settings.cache, settings.data_dir, progress)
+    images = ready[files.images.name]
+    if images is None:
+        raise DataError(
+            f"{settings.data_dir}: expected {files.images.name} or {files.images.name}.gz, got neither; "
+            "name the file so, or describe the data set in a config file"
+        )
+    labels = ready[files.labels.name] if files.labels else None
+    raw = open_split(settings.dataset, settings.split, images, labels)
+    logger.info("%s/%s: %d images%s", raw.dataset, raw.split, raw.rows, "" if raw.labels else ", no labels")
+    return raw
+
+
+def make_plan(settings: Settings, raw: RawSplit) -> Plan:
+    """Decide the run: read the weights, archive them, and fix its identity and its pieces.
+
+    Raises:
+        WeightsError: the weights are refused.
+        OutputsError: the outputs folder cannot be written.
+    """
+    network = load_weights(settings.weights or SHIPPED_WEIGHTS)
+    archived = _archive(network, settings.outputs / "weights")
+    identity = Identity(
+        run_date=settings.run_date,
+        dataset=raw.dataset,
+        split=raw.split,
+        images=raw.rows,
+        images_sha256=raw.images.sha256,
+        labels_sha256=raw.labels.sha256 if raw.labels else None,
+        weights_sha256=archived.stem,
+        transform_version=TRANSFORM_VERSION,
+        schema_version=tables.SCHEMA_VERSION,
+        batch_rows=settings.batch_rows,
+        shard_rows=settings.shard_rows,
+    )
+    return Plan(
+        identity=identity,
+        raw=raw,
+        outputs=settings.outputs,
+        shard_set=shards.shard_set(settings.outputs, raw, settings.shard_rows),
+        weights=archived,
+        workers=settings.workers,
+        max_tasks=settings.max_tasks,
+    )
+
+
+def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
+    """Make sure the shards of a group exist and verify; build those that do not.
+
+    Raises:
+        OutputsError: a shard cannot be written.
+    """
+    missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
+    for shard in missing:
+        shards.write_shard(plan.raw, shard, plan.shard_set)
+        logger.debug("%s built", shard)
+    return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
+
+
+def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
+    """Classify the images of a group of shards, or take over parts that an earlier attempt of this run finished.
+
+    Raises:
+        DamagedError: a shard is not as it was written.
+        NumericalError: a probability is NaN or infinite.
+        OutputsError: a part cannot be written.
+    """
+    one_blas_thread()
+    network = load_weights(plan.weights)
+    workspace = Workspace(plan.identity.batch_rows)
+    made_with = versions()
+    pieces = []
+    for shard in group.shards:
+        piece = parts.finished_part(stage.parts, shard, made_with)
+        if piece is None:
+            images, probabilities = _classify(plan, shard, network, workspace)
+            piece = parts.write_part(
+                stage.parts, shard, plan.run_id, plan.identity.run_date, images, probabilities, made_with
+            )
+        else:
+            logger.info("%s was finished by an earlier attempt", shard)
+        pieces.append(piece)
+    return pieces
+
+
+def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings, engine: Engine) -> Published:
+    """Check that every planned part is there, add summary, confusion and manifest, and publish all at once.
+
+    Args:
+        plan: the run.
+        stage: where its parts lie.
+        pieces: its parts in shard order.
+        timings: of the stages before; "publish" is counted up to the commit.
+        engine: what ran the stages, for the manifest.
+
+    Raises:
+        RunConflictError: the same run is published with other predictions.
+        DamagedError: a part is missing or altered.
+        OutputsError: the outputs folder cannot be written.
+    """
+    begun = time.perf_counter()
+    expected = [shard.file_name for group in plan.groups for shard in group.shards]
+    assert [Path(piece.file.path).name for piece in pieces] == expected, "parts are not the planned ones in order"
+    tally = parts.tally_of(pieces)
+    scores = tally.scores()
+    totals = Totals(images=tally.images, labelled=tally.labelled, correct=tally.correct, accuracy=tally.accuracy)
+    assert totals.images == plan.identity.images, f"{totals.images} of {plan.identity.images} images counted"
+    files = [
+        *(piece.file for piece in pieces),
+        runs.stage_table(stage, tables.SUMMARY, _summary(plan.identity, scores)),
+        runs.stage_table(stage, tables.CONFUSION, _confusion(tally)),
+    ]
+    manifest = Manifest(
+        schema_version=tables.SCHEMA_VERSION,
+        run_id=plan.run_id,
+        fingerprint=plan.identity.fingerprint,
+        identity=plan.identity,
+        totals=totals,
+        versions=versions(),
+        engine=engine,
+        workers=plan.workers,
+        evaluated_at=timings.started_at,
+        published_at=datetime.now(UTC),
+        timings_seconds={**timings.seconds, "publish": round(time.perf_counter() - begun, 4)},
+        files=tuple(files),
+    )
+    new = runs.commit(plan.outputs, stage, manifest)
+    views.update_views(plan.outputs)
+    logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
+    return Published(plan.run_id, plan.outputs / runs.RUNS / plan.run_id, new, totals, scores)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything whose change may change a bit of the predictions or of their files."""
+    return {
+        "mnist-pipeline": version("mnist-pipeline"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }
+
+
+@functools.cache
+def one_blas_thread() -> None:
+    """Keep BLAS from starting threads of its own, for the rest of the process.
+
+    Shards are the unit of parallelism: a BLAS with threads would fight over the cores, and its last bits would
+    depend on how many it found. Set for good, because restoring it in one thread would undo another's.
+    """
+    threadpool_limits(1, user_api="blas")
+
+
+def _archive(network: Network, folder: Path) -> Path:
+    """Keep the tensors under the name of their hash, so that any run can be computed again."""
+    data = encode_weights(network)
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+    with outputs_errors(f"cannot archive the weights in {folder}"):
+        if not path.is_file() or path.read_bytes() != data:
+            replace_file(path, data)
+    return path
+
+
+def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
+    file = shards.open_shard(plan.shard_set, shard)
+    images = shards.read_shard_labels(file)
+    probabilities = np.empty((DIGITS, shard.range.rows), np.float32)
+    done = 0
+    try:
+        for batch in shards.read_batches(file, workspace.batch_rows):
+            forward(network, batch, workspace, out=probabilities[:, done : done + len(batch)])
+            done += len(batch)
+    except NumericalError as error:
+        raise NumericalError(f"{shard}: {error}") from error
+    assert done == shard.range.rows, f"{shard}: {done} of {shard.range.rows} images classified"
+    return images, probabilities
+
+
+def _over_groups(plan: Plan, what: str, function: Callable[[ShardGroup], T], progress: Progress) -> list[T]:
+    """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
+    total, done = plan.raw.rows, 0
+    with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
+        futures = {pool.submit(function, group): group for group in plan.groups}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += futures[future].rows
+                progress(what, done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def _summary(identity: Identity, scores: Sequence[DigitScore]) -> pa.Table:
+    rows = [asdict(score) for score in scores]
+    return tables.build(
+        tables.SUMMARY,
+        {
+            "run_id": tables.constant(identity.run_id, tables.RUN_ID, len(rows)),
+            "run_date": tables.constant(identity.run_date, tables.RUN_DATE, len(rows)),
+            "dataset": [identity.dataset] * len(rows),
+            "split": [identity.split] * len(rows),
+            **{name: [row[name] for row in rows] for name in rows[0]},
+        },
+    )
+
+
+def _confusion(tally: Tally) -> pa.Table:
+    cells: list[tuple[int | None, int, int]]
+    cells = [(label, digit, int(tally.confusion[label, digit])) for label in range(DIGITS) for digit in range(DIGITS)]
+    if tally.unlabelled.any():
+        cells += [(None, digit, int(tally.unlabelled[digit])) for digit in range(DIGITS)]
+    labels, predictions, counts = zip(*cells, strict=True)
+    return tables.build(tables.CONFUSION, {"label": labels, "prediction": predictions, "count": counts})
