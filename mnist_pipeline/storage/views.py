@@ -1,16 +1,19 @@
 """What is derived from the published runs and may be replaced at any time: history.parquet and latest.json."""
 
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.files import outputs_errors, replace_file
-from mnist_pipeline.storage.runs import Run, find_run, list_runs
+from mnist_pipeline.storage.manifest import Manifest
+from mnist_pipeline.storage.runs import Run, list_runs
 from mnist_pipeline.storage.staging import STAGING, lock
 
 HISTORY = "history.parquet"
@@ -26,29 +29,43 @@ def update_views(outputs: Path) -> None:
         OutputsError: a view cannot be written; the runs themselves are not touched.
     """
     with outputs_errors(f"cannot update the history in {outputs}"), lock(outputs / STAGING / "views.lock"):
-        runs = list_runs(outputs)
+        manifests = dict(_manifests(outputs))
         scratch = outputs / STAGING
-        history = tables.encode(tables.HISTORY, read_history(outputs, runs))
-        replace_file(outputs / HISTORY, history, scratch)
-        replace_file(outputs / LATEST, json.dumps(_latest(outputs, runs), indent=2).encode() + b"\n", scratch)
+        replace_file(outputs / HISTORY, tables.encode(tables.HISTORY, _history(outputs, manifests)), scratch)
+        replace_file(outputs / LATEST, json.dumps(_latest(manifests), indent=2).encode() + b"\n", scratch)
 
 
-def read_history(outputs: Path, runs: Iterable[Run] | None = None) -> pa.Table:
+def read_history(outputs: Path) -> pa.Table:
     """One row per run and digit of the published runs, by run_date and run_id.
 
-    Rows are taken from history.parquet where it has them (runs never change), from the run itself where not;
-    a run that does not verify is left out until it does.
+    Rows are taken from history.parquet where it has them, from the run itself where not. A run that has to be
+    read and does not verify is left out until it does.
     """
-    runs = list(list_runs(outputs) if runs is None else runs)
+    return _history(outputs, dict(_manifests(outputs)))
+
+
+def _manifests(outputs: Path) -> Iterator[tuple[Run, Manifest]]:
+    for run in list_runs(outputs):
+        try:
+            yield run, run.manifest()
+        except DamagedError:
+            continue  # one damaged run must not keep all others out of the views; `verify` tells of it
+
+
+def _history(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
     known = _stored_history(outputs / HISTORY)
+    # By time of publication too: a run that was moved away and made again has the same run_id.
+    places: dict[tuple[str, datetime], list[int]] = defaultdict(list)
+    for place, key in enumerate(zip(known["run_id"].to_pylist(), known["published_at"].to_pylist(), strict=True)):
+        places[key].append(place)
     rows = [tables.HISTORY.schema.empty_table()]
-    stored = set(known["run_id"].unique().to_pylist())
-    for run in runs:
-        if run.name.run_id in stored:
-            rows.append(known.filter(pc.equal(known["run_id"], run.name.run_id)))
-        else:
-            rows.extend(_rows_of(run))
-    return pa.concat_tables(rows).unify_dictionaries().combine_chunks().cast(tables.HISTORY.schema)
+    for run, manifest in manifests.items():
+        stored = places[run.name.run_id, manifest.published_at]
+        rows += [known.take(stored)] if len(stored) == DIGITS else _rows_of(run, manifest)
+    merged = pa.concat_tables(rows)
+    # Through plain strings, so that the dictionary names the runs of these rows and no others.
+    names = merged["run_id"].cast(pa.string())
+    return merged.set_column(0, "run_id", names).combine_chunks().cast(tables.HISTORY.schema)
 
 
 def _stored_history(path: Path) -> pa.Table:
@@ -58,18 +75,20 @@ def _stored_history(path: Path) -> pa.Table:
         return tables.HISTORY.schema.empty_table()
 
 
-def _rows_of(run: Run) -> list[pa.Table]:
+def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
     try:
-        summary, published_at = run.read(tables.SUMMARY), run.manifest().published_at
+        summary = run.read(tables.SUMMARY)
     except DamagedError:
         return []
-    column = tables.constant(published_at, tables.HISTORY.schema.field("published_at").type, summary.num_rows)
+    published_at = tables.HISTORY.schema.field("published_at").type
+    column = tables.constant(manifest.published_at, published_at, summary.num_rows)
     return [summary.append_column("published_at", column).cast(tables.HISTORY.schema)]
 
 
-def _latest(outputs: Path, runs: list[Run]) -> dict[str, dict[str, str]]:
+def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:
+    """The newest run of each data set and split, by (run_date, published_at), as `runs.find_run` has it."""
     pointer = {}
-    for dataset, split in sorted({(run.name.dataset, run.name.split) for run in runs}):
-        name = find_run(outputs, "latest", dataset, split).name
-        pointer[f"{dataset}/{split}"] = {"run_id": name.run_id, "run_date": str(name.run_date)}
-    return pointer
+    for run, _ in sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at)):
+        name = run.name
+        pointer[f"{name.dataset}/{name.split}"] = {"run_id": name.run_id, "run_date": str(name.run_date)}
+    return dict(sorted(pointer.items()))

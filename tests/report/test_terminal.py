@@ -1,0 +1,148 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.report import terminal
+
+
+def printed(what: RenderableType, width: int = 200) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(what)
+    return file.getvalue()
+
+
+def scores_of(confusion: list[list[int]]) -> tuple[DigitScore, ...]:
+    matrix = np.array(confusion, np.int64)
+    return Tally(matrix, np.zeros(10, np.int64), 0.999 * matrix.sum(axis=1)).scores()
+
+
+# The table of digits
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(0, 99_999), st.floats(0, 1))
+def test_the_table_of_digits_is_at_most_80_wide(seed: int, most: int, share: float) -> None:
+    # Up to 999,999 images of a digit, some of the hundred cells empty.
+    random = np.random.default_rng(seed)
+    confusion = random.integers(0, most, (10, 10), endpoint=True) * (random.random((10, 10)) < share)
+    lines = printed(terminal.digits_table(scores_of(confusion.tolist()))).splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_widest_table_fits_80_columns_and_nothing_is_cut() -> None:
+    # Six-digit counts everywhere, every digit all right or all wrong.
+    right = [[999_999 if row == column else 0 for column in range(10)] for row in range(10)]
+    wrong = [[999_999 if column == (row + 1) % 10 else 0 for column in range(10)] for row in range(10)]
+    for confusion in (right, wrong):
+        table = terminal.digits_table(scores_of(confusion))
+        wide, fitting = printed(table), printed(table, 80)
+        assert [line.rstrip() for line in fitting.splitlines()] == [line.rstrip() for line in wide.splitlines()]
+        assert "…" not in fitting
+        assert "999,999" in fitting
+    assert "(999,999x)" in printed(terminal.digits_table(scores_of(wrong)), 80)
+
+
+def test_the_table_has_a_line_for_each_digit_in_order() -> None:
+    lines = printed(terminal.digits_table(scores_of([[1] * 10] * 10))).splitlines()
+    assert [int(line.split()[0]) for line in lines[-10:]] == list(range(10))
+
+
+def test_every_cell_of_a_digit() -> None:
+    score = DigitScore(3, 1010, 998, 980, 0.97029, 0.958, 0.9791, 0.98196, 0.97610, 0.9444, 8, 12)
+    line = printed(terminal.digits_table([score])).splitlines()[-1].split()
+    assert line == [
+        *("3", "1,010", "980"),
+        *("97.03", "%"),
+        "95.80-97.91",
+        *("98.20", "%"),
+        *("0.976", "0.944"),
+        *("8", "(12x)"),
+    ]
+
+
+def test_what_cannot_be_known_is_a_dash_and_never_none_or_nan() -> None:
+    (unknown, *_) = Tally.empty().scores()
+    text = printed(terminal.digits_table([unknown]))
+    assert text.splitlines()[-1].split() == ["0", "0", "0", "-", "-", "-", "-", "-", "-"]
+    assert "None" not in text
+    assert "nan" not in text
+
+
+# Single lines
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "-"), (0.0, "0.00 %"), (1.0, "100.00 %"), (0.98186, "98.19 %"), (0.5, "50.00 %")]
+)
+def test_a_share_is_a_percentage_with_two_decimals(share: float | None, text: str) -> None:
+    assert terminal.percent(share) == text
+
+
+def test_the_line_of_accuracy_has_its_interval() -> None:
+    interval = wilson(9818, 10_000)
+    assert interval is not None
+    assert terminal.accuracy_line(9818, 10_000) == (
+        f"accuracy 98.18 % (9,818 of 10,000), 95 % interval {100 * interval.low:.2f} % to {100 * interval.high:.2f} %"
+    )
+
+
+def test_without_labels_there_is_no_accuracy_to_tell() -> None:
+    assert terminal.accuracy_line(0, 0) == "no labels: predictions without accuracy"
+
+
+def test_a_path_is_told_from_the_current_folder_where_it_is_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert terminal.path_line(tmp_path / "outputs" / "x") == "outputs/x"
+    assert terminal.path_line(tmp_path.parent / "x") == str(tmp_path.parent / "x")
+
+
+def test_the_list_of_runs_has_a_line_for_each_and_its_long_names_whole() -> None:
+    long = "2026-01-31-" + "a" * 64 + "-test-0123456789ab"
+    rows = [(long, "10,000", "98.18 %", "2026-02-01 02:30:00"), ("other", "5", "-", "-")]
+    text = printed(terminal.runs_table(rows), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    names = [line.split("  ")[0].strip() for line in text.splitlines()]
+    assert long in "".join(names)
+    assert "2026-02-01 02:30:00" in text
+
+
+# Digits
+
+
+def test_a_digit_is_drawn_in_half_blocks_two_rows_to_a_line() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[0, 0] = image[1, 1] = image[2, 2] = image[3, 2] = 255
+    image[27, 27] = terminal.INK
+    image[26, 27] = terminal.INK - 1
+    lines = terminal.digit_blocks(image).plain.split("\n")
+    assert [len(line) for line in lines] == [28] * 14
+    assert lines[0].rstrip() == "▀▄"
+    assert lines[1].rstrip() == "  █"
+    assert lines[13] == " " * 27 + "▄"
+
+
+@given(st.integers(0, 400))
+def test_as_many_digits_stand_side_by_side_as_fit(width: int) -> None:
+    columns = terminal.columns_that_fit(width)
+    assert columns >= 1
+    assert columns * 30 <= max(width, 30) < (columns + 1) * 30
+
+
+@pytest.mark.parametrize(("number", "columns"), [(1, 1), (2, 2), (5, 2), (4, 6)])
+def test_a_grid_shows_every_image_under_its_caption(number: int, columns: int) -> None:
+    images = [np.full((28, 28), 255 if index % 2 else 0, np.uint8) for index in range(number)]
+    captions = [f"#{index}" for index in range(number)]
+    lines = printed(terminal.digits_grid(images, captions, columns), 30 * columns).splitlines()
+    found = [line.split() for line in lines if "#" in line]
+    assert found == [captions[start : start + columns] for start in range(0, number, columns)]
+    assert sum(line.count("█") for line in lines) == 28 * 14 * (number // 2)
+    assert max(map(len, lines)) <= 30 * columns

