@@ -5,13 +5,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.errors import DamagedError, PipelineError
+
+if TYPE_CHECKING:
+    from mnist_pipeline.settings import Settings
 
 EXIT_CODES = """Exit codes:
 
@@ -31,7 +35,25 @@ EXIT_CODES = """Exit codes:
 
 130  interrupted"""
 
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class _Command(TyperGroup):
+    """Turns errors of ours into one message and their exit code; with --debug they keep their traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            if ctx.obj:
+                raise
+            err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+
+
 app = typer.Typer(
+    cls=_Command,
     help="Nightly batch inference and evaluation of handwritten digits.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -39,8 +61,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config.", show_default="mnist")]
 Split = Annotated[str | None, typer.Option(help="Split of the data set.", show_default="test")]
@@ -103,7 +123,8 @@ def run(
         "cache": cache,
         "outputs": outputs,
     }
-    settings = _settings(config, **given)  # before any engine starts, so that a mistake costs no wait
+    settings = _settings(config, **given)
+    settings.described_dataset()  # before any engine starts, so that a mistake costs no wait
     if direct:
         from mnist_pipeline import stages
 
@@ -286,19 +307,7 @@ def verify(
     out.print(f"{len(chosen)} runs verified")
 
 
-def main() -> None:
-    """Run the command; errors of ours become one message and their exit code, with a traceback if asked for."""
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except PipelineError as error:
-        if debug:
-            raise
-        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-
-
-def _settings(config: Path | None, **given: Any) -> Any:
+def _settings(config: Path | None, **given: Any) -> "Settings":
     from mnist_pipeline.settings import load_settings
 
     return load_settings(config, **given)
@@ -306,16 +315,17 @@ def _settings(config: Path | None, **given: Any) -> Any:
 
 @contextmanager
 def _progress(debug: bool) -> Iterator[Progress]:
-    from mnist_pipeline.report.progress import bars, log_lines
+    """On a terminal bars, with warnings above them; in a log plain lines."""
+    from mnist_pipeline.report.progress import bars, log_lines, through_console
 
-    level = logging.DEBUG if debug else logging.WARNING if err.is_terminal else logging.INFO
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logger = logging.getLogger("mnist_pipeline")
-    logger.setLevel(level)
     if err.is_terminal:
+        logging.basicConfig(level=logging.WARNING, handlers=[through_console(err)], format="%(message)s")
         with bars(err) as progress:
             yield progress
     else:
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+        logger.setLevel(logging.DEBUG if debug else logging.INFO)
         yield log_lines(logger)
 
 

@@ -32,7 +32,7 @@ class Picture:
     @property
     def caption(self) -> str:
         """For example `#247 4 -> 6 (81 %)`: image_id, label, prediction if another, confidence."""
-        seen = f"{self.prediction} ({self.confidence:.0%})"
+        seen = f"{self.prediction} ({100 * self.confidence:.0f} %)"
         return (
             f"#{self.image_id} {seen}"
             if self.label in (None, self.prediction)

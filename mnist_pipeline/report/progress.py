@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mnist_pipeline.core import progress as core
@@ -29,6 +30,11 @@ def log_lines(logger: logging.Logger) -> core.Progress:
                 logger.info("%s: %s of %s", what, f"{done:,}", f"{total:,}")
 
     return tell
+
+
+def through_console(console: Console) -> logging.Handler:
+    """A log handler that prints above the bars of the same console instead of through them."""
+    return RichHandler(console=console, show_time=False, show_path=False, markup=False)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def accuracy_line(correct: int, labelled: int) -> str:
 
 
 def digits_table(scores: Sequence[DigitScore]) -> Table:
-    """The per-digit table, 80 characters wide at the most."""
+    """The per-digit table, at most 80 characters wide up to 999,999 images of a digit."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     headings = (
         "digit",

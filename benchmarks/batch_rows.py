@@ -1,0 +1,84 @@
+"""Images per second by the size of a batch, on one core: what batching pays, and which default is best.
+
+Run it with `make bench`. Three columns: the book's loop calling `predict`, our in-place `forward` on images in
+memory, and `forward` on images decoded from a Parquet shard, which is what a run does. Each figure is the best of
+three passes over the same 10,000 images; compare within one table, not between machines or days.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline import init_network, predict, stages
+from mnist_pipeline.core.images import DIGITS, flatten, normalise
+from mnist_pipeline.core.network import Network, Workspace, forward
+from mnist_pipeline.core.plan import RowRange, Shard, cut
+from mnist_pipeline.settings import load_settings
+from mnist_pipeline.storage import shards
+from mnist_pipeline.storage.pieces import Pieces
+from mnist_pipeline.storage.raw import RawSplit, read_images
+
+BATCHES = (1, 10, 100, 1000, 1024, 2048, 10_000)
+PASSES = 3
+
+
+def main() -> None:
+    """Measure and print the table as Markdown."""
+    stages.one_blas_thread()
+    raw = stages.fetch(load_settings(dataset="mnist", split="test"))
+    network = init_network()
+    images = flatten(normalise(read_images(raw, RowRange(0, raw.rows))))
+    print("| images per batch | `predict`, images/s | x batch 1 | `forward` in place | from a shard |")
+    print("|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        shard, pieces = _shard(raw, Path(folder))
+        alone = 0.0
+        for batch in BATCHES:
+            book = _rate(raw.rows, partial(_book, network, images, batch))
+            alone = alone or book
+            in_place = _rate(raw.rows, partial(_in_place, network, images, batch))
+            decoded = _rate(raw.rows, partial(_from_shard, network, pieces, shard, batch))
+            print(f"| {batch:,} | {book:,.0f} | {book / alone:.1f} | {in_place:,.0f} | {decoded:,.0f} |")
+
+
+def _rate(rows: int, work: Callable[[], None]) -> float:
+    seconds = []
+    for _ in range(PASSES):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return rows / min(seconds)
+
+
+def _book(network: Network, images: NDArray[np.float32], batch: int) -> None:
+    for start in range(0, len(images), batch):
+        np.argmax(predict(network, images[start : start + batch]), axis=1)
+
+
+def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None:
+    workspace, out = Workspace(batch), np.empty((DIGITS, len(images)), np.float32)
+    for rows in cut(len(images), batch):
+        forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
+
+
+def _from_shard(network: Network, pieces: Pieces, shard: Shard, batch: int) -> None:
+    workspace, out, done = Workspace(batch), np.empty((DIGITS, shard.range.rows), np.float32), 0
+    for pixels in shards.read_batches(shards.open_shard(pieces, shard), batch):
+        forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
+        done += len(pixels)
+
+
+def _shard(raw: RawSplit, folder: Path) -> tuple[Shard, Pieces]:
+    shard = Shard(0, 1, RowRange(0, raw.rows))
+    pieces = shards.shard_set(folder, raw, raw.rows)
+    shards.write_shard(raw, shard, pieces)
+    return shard, pieces
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The docs say what the code does: commands parse, Python examples compile, the dictionary is current."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from docs.dictionary import PAGE, render
+from mnist_pipeline.cli import EXIT_CODES, app
+from mnist_pipeline.errors import PipelineError
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        yield from re.findall(r"`(mnist-pipeline [^`]*)`", text)
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+            yield from re.findall(r"^(mnist-pipeline .*?)(?:\s+#.*)?$", block, re.M)
+
+
+def python_blocks() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)):
+            yield f"{page.name}-{number}", block
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_every_command_in_the_docs_is_understood(command: str) -> None:
+    words = [word for word in shlex.split(command)[1:] if not word.startswith("[")]
+    words = [word for word in words if word not in ("--debug", "COMMAND")]
+    group = typer.main.get_command(app)
+    if not words:
+        return
+    name, *rest = words
+    subcommand = group.commands[name]  # type: ignore[attr-defined]
+    subcommand.make_context(name, rest, resilient_parsing=False)
+
+
+@pytest.mark.parametrize(("name", "code"), [pytest.param(*block, id=block[0]) for block in python_blocks()])
+def test_every_python_example_compiles(name: str, code: str) -> None:
+    compile(code, name, "exec")
+
+
+def test_the_data_dictionary_is_what_the_schemas_declare() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render(), "run `make docs`"
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_exit_code_of_ours_is_documented() -> None:
+    def codes(error: type[PipelineError]) -> Iterator[int]:
+        yield error.exit_code
+        for child in error.__subclasses__():
+            yield from codes(child)
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for code in set(codes(PipelineError)):
+        assert re.search(rf"^\| {code} \|", readme, re.M)
+        assert re.search(rf"^{code}  ", EXIT_CODES, re.M)
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    for name in ("run", "train", "fetch", "images", "runs", "show", "verify", "Exit codes"):
+        assert name in shown
