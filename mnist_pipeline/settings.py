@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -30,6 +30,19 @@ ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
+def _calendar_date(value: object) -> object:
+    # Pydantic alone would take "0" for a timestamp and the night for 1970-01-01.
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError("expected a calendar date, YYYY-MM-DD") from error
+
+
+RunDate = Annotated[date, BeforeValidator(_calendar_date)]
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -41,11 +54,11 @@ def _user_cache() -> Path:
 class Settings(BaseSettings):
     """Everything a run can be told. Build it with `load_settings`."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     dataset: str = Field(pattern=NAME_PATTERN, description="data set to evaluate")
     split: str = Field(pattern=SPLIT_PATTERN, description="split of the data set")
-    run_date: date = Field(
+    run_date: RunDate = Field(
         default_factory=lambda: datetime.now(UTC).date(), description="UTC calendar date the run stands for"
     )
     weights: Folder | None = Field(default=None, description="weights file; the shipped ones if left out")
@@ -150,10 +163,11 @@ def _explain(error: ValidationError) -> str:
             lines.append(f"{where}: no such setting{nearest}; take it out or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
-        elif isinstance(problem["input"], dict | list) or where.endswith(".url"):
-            lines.append(f"{where}: {problem['msg']}")  # what a source's address holds may be a password
         else:
-            lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+            message = problem["msg"].removeprefix("Value error, ")
+            # What a source's address holds may be a password.
+            shown = not isinstance(problem["input"], dict | list) and not where.endswith(".url")
+            lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
 
 

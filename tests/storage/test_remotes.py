@@ -62,6 +62,12 @@ def test_a_pinned_gzip_is_accepted_and_another_is_not(site: StartSite, tmp_path:
     fetch(tmp_path, mirror.source, files=(file.model_copy(update={"gzip_sha256": sha256(PACKED[f"{LABELS}.gz"])}),))
 
 
+def test_the_gzip_is_asked_for_as_it_lies_there_not_unpacked_on_the_way(site: StartSite, tmp_path: Path) -> None:
+    home = site()
+    fetch(tmp_path, home.source)
+    assert home.encodings == ["identity", "identity"]
+
+
 def test_a_redirect_is_followed(site: StartSite, tmp_path: Path) -> None:
     there = site()
     moved = {name: Answer(status=302, headers={"Location": f"http://{there.place}/{name}"}) for name in PACKED}
