@@ -34,7 +34,7 @@ def train(
         config: TOML file laid over the project's own configuration.
     """
     given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
-    raw = tasks.fetch(load_settings(config, split=TRAIN, **given))
-    settings = load_settings(config, split=TEST, **given)
-    fitted = tasks.fit_weights(raw, Recipe(epochs=epochs, seed=seed), settings.outputs, target)
-    return tasks.score_weights(fitted, tasks.fetch(settings))
+    settings = {split: load_settings(config, split=split, **given) for split in (TRAIN, TEST)}
+    raw, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
+    fitted = tasks.fit_weights(raw, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)
+    return tasks.score_weights(fitted, unseen)

@@ -27,7 +27,7 @@ from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import Shard, ShardGroup, plan_groups
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.errors import DataError, NumericalError
+from mnist_pipeline.errors import DamagedError, DataError, NumericalError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import parts, runs, shards, sources, tables, views
 from mnist_pipeline.storage.files import outputs_errors, replace_file
@@ -35,7 +35,7 @@ from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.raw import RawSplit, open_split
 from mnist_pipeline.storage.staging import Stage, claim_stage
-from mnist_pipeline.storage.weights import encode_weights, load_weights
+from mnist_pipeline.storage.weights import encode_weights, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -191,12 +191,14 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
     """Classify the images of a group of shards, or take over parts that an earlier attempt of this run finished.
 
     Raises:
-        DamagedError: a shard is not as it was written.
+        DamagedError: a shard or the archived weights are not as they were written.
         NumericalError: a probability is NaN or infinite.
         OutputsError: a part cannot be written.
     """
     one_blas_thread()
     network = load_weights(plan.weights)
+    if weights_sha256(network) != plan.identity.weights_sha256:
+        raise DamagedError(f"{plan.weights}: expected the weights its name says, got others; run again to restore them")
     workspace = Workspace(plan.identity.batch_rows)
     made_with = versions()
     pieces = []

@@ -1,6 +1,7 @@
 """Training as plain functions: fit on one split, then score on another and write the model card.
 
-The weights are on disk before the test split is read.
+Both splits are fetched first, so that nothing missing is found out late; the test split is read for the first time
+when the weights are on disk.
 """
 
 import time
@@ -60,9 +61,8 @@ def train(settings: Settings, recipe: Recipe, target: Path | None = None, progre
     Raises:
         PipelineError: whatever a stage refuses.
     """
-    raw = fetch(settings.model_copy(update={"split": TRAIN}), progress)
-    fitted = fit_weights(raw, recipe, settings.outputs, target, progress)
-    return score_weights(fitted, fetch(settings.model_copy(update={"split": TEST}), progress))
+    raw, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
+    return score_weights(fit_weights(raw, recipe, settings.outputs, target, progress), unseen)
 
 
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None, progress: Progress) -> Fitted:

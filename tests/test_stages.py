@@ -527,3 +527,15 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next_with_the_same_bytes(tm
         assert len(pd.read_parquet(outputs / "history.parquet")) == 10
         # A kill may leave an unfinished file, under a name that begins with a dot and outside of every table.
         assert [name for name in left_over(outputs) if not name.startswith(".")] == []
+
+
+def test_archived_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    plan = stages.make_plan(settings, stages.fetch(settings))
+    stages.build_shards(plan, plan.groups[0])
+    plan.weights.write_bytes(encode_weights(random_network(1)))
+    with (
+        claim_stage(plan.outputs, plan.run_id) as stage,
+        pytest.raises(DamagedError, match="expected the weights its name says, got others"),
+    ):
+        stages.predict_shards(plan, stage, plan.groups[0])

@@ -215,9 +215,11 @@ def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None =
         content = file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"{name}: expected a {table.name} table, got a damaged file ({error})") from error
-    if not found.equals(table.schema):
+    version = (found.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
+    if not found.equals(table.schema) or version != SCHEMA_VERSION:
         raise DamagedError(
-            f"{name}: expected the columns of {table.name}, schema version {SCHEMA_VERSION}, got {found.names}; "
+            f"{name}: expected the columns of {table.name}, schema version {SCHEMA_VERSION}, "
+            f"got {found.names}, version {version}; "
             "was it written by another version of this package?"
         )
     return content

@@ -363,3 +363,13 @@ def test_a_column_of_another_type_name_or_nullability_is_refused(name: str, fiel
     pq.write_table(written.set_column(index, field, written[name].cast(field.type)), sink)
     with pytest.raises(DamagedError, match="x: expected the columns of confusion"):
         tables.decode(CONFUSION, bytes(sink.getvalue()), "x")
+
+
+def test_the_same_columns_of_another_schema_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", "0")
+    data = tables.encode(SUMMARY, sample(SUMMARY))
+    monkeypatch.undo()
+    with pytest.raises(
+        DamagedError, match=r"schema version 1, got \['run_id'.*\], version 0; was it written by another"
+    ):
+        tables.decode(SUMMARY, data, "x")
