@@ -21,7 +21,7 @@ check: .venv/dev.stamp
 unit: .venv/dev.stamp
 	$(BIN)/pytest -n auto --dist loadgroup
 
-bench: .venv/dev.stamp  ## the figures in README and docs
+bench: .venv/dev.stamp  ## images per second by batch size, as in docs/book.md
 	$(BIN)/python -m benchmarks.batch_rows
 
 train: .venv/run.stamp  ## train the weights that ship with the package again

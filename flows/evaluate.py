@@ -3,14 +3,13 @@
 Says what runs in which order and how wide; does no arithmetic and touches no file.
 """
 
-from datetime import date
 from pathlib import Path
 
 from prefect import flow
 
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.runners import over_groups
-from mnist_pipeline.settings import load_settings
+from mnist_pipeline.settings import RunDate, load_settings
 from mnist_pipeline.stages import Published, Timings
 from mnist_pipeline.storage.staging import claim_stage
 
@@ -19,7 +18,7 @@ from mnist_pipeline.storage.staging import claim_stage
 def evaluate(
     dataset: str | None = None,
     split: str | None = None,
-    run_date: date | None = None,
+    run_date: RunDate | None = None,
     weights: Path | None = None,
     batch_rows: int | None = None,
     shard_rows: int | None = None,

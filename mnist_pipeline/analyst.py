@@ -1,9 +1,10 @@
-"""Published runs as pandas frames, every file checked against its run's manifest before it is parsed."""
+"""Published runs as pandas frames. Files of a run are checked against its manifest before they are parsed."""
 
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.runs import find_run
@@ -35,10 +36,13 @@ def load_run(
         The whole table; `frame.attrs["run_id"]` says which run it is of.
 
     Raises:
+        SettingsError: no such table.
         RunNotFoundError: no such run.
         AmbiguousRunError: the date has several runs; they are listed.
         DamagedError: a file is missing or altered.
     """
+    if table not in TABLES:
+        raise SettingsError(f"table {table!r}: expected one of {', '.join(TABLES)}; correct its name")
     found = find_run(_outputs(outputs), run, dataset, split)
     frame: pd.DataFrame = found.read(TABLES[table]).to_pandas()
     frame.attrs["run_id"] = found.name.run_id
@@ -46,7 +50,10 @@ def load_run(
 
 
 def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
-    """One row per run and digit over all published runs that verify, by run_date and run_id.
+    """One row per run and digit over all published runs, by run_date and run_id.
+
+    Several data sets and splits stand in it: filter on `dataset` and `split`. Runs that history.parquet does not
+    know yet are read themselves, and checked.
 
     Args:
         outputs: the outputs folder; the configured one if left out.

@@ -1,7 +1,10 @@
 """The console command: parse, call, print. Everything it does can be done from Python as well."""
 
+import importlib.metadata
 import logging
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import DamagedError, PipelineError
+from mnist_pipeline.errors import DamagedError, EngineError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
@@ -27,29 +30,34 @@ EXIT_CODES = """Exit codes:
 
 3  the data or the weights are refused
 
-4  no source could be reached
+4  no source of the data, or no Prefect server, could be reached
 
 5  the outputs folder or a run is not as needed
 
 6  the arithmetic gave NaN or infinity
 
-130  interrupted"""
+130, 143  interrupted, terminated: nothing half-done is visible"""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 class _Command(TyperGroup):
-    """Turns errors of ours into one message and their exit code; with --debug they keep their traceback."""
+    """Turns errors of ours into one message and their exit code; with --debug the traceback comes first."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
+        # Terminated, leave as after Ctrl-C: staging is given up, and a server that Prefect started is stopped.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             return super().invoke(ctx)
         except PipelineError as error:
             if ctx.obj:
-                raise
-            err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+                traceback.print_exc()
+            err.print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            err.print("interrupted: nothing new is visible; the same command goes on from what is finished")
+            raise typer.Exit(128 + signal.SIGINT) from None
 
 
 app = typer.Typer(
@@ -62,32 +70,46 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config.", show_default="mnist")]
-Split = Annotated[str | None, typer.Option(help="Split of the data set.", show_default="test")]
+Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config (mnist).", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="Split of the data set (test).", show_default=False)]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl.", show_default="the shipped ones"),
+    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl (the shipped ones).", show_default=False),
 ]
 RunDate = Annotated[
-    str | None, typer.Option(help="UTC date the run stands for, YYYY-MM-DD.", show_default="today", metavar="DATE")
+    str | None, typer.Option(help="UTC date the run stands for, YYYY-MM-DD (today).", show_default=False)
 ]
-BatchRows = Annotated[int | None, typer.Option(help="Images per forward pass.", show_default="from config")]
-ShardRows = Annotated[int | None, typer.Option(help="Images per Parquet file.", show_default="from config")]
-Workers = Annotated[int | None, typer.Option(help="Threads at work at once.", show_default="cores")]
+BatchRows = Annotated[int | None, typer.Option(help="Images per forward pass (as in the config).", show_default=False)]
+ShardRows = Annotated[int | None, typer.Option(help="Images per Parquet file (as in the config).", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="Threads at work at once (one a core).", show_default=False)]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with IDX files, asked before any other source.", show_default=False)
 ]
-Cache = Annotated[Path | None, typer.Option(help="Folder of the verified raw files.", show_default="user's cache")]
-Outputs = Annotated[Path | None, typer.Option(help="Folder of shards, runs and history.", show_default="outputs")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder of the verified raw files (the user's cache).", show_default=False)
+]
+Outputs = Annotated[
+    Path | None, typer.Option(help="Folder of shards, runs and history (outputs, here).", show_default=False)
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same stages in this process, without Prefect.")]
-WhichRun = Annotated[str, typer.Argument(help="A run_id, a run date, or latest.")]
+WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(importlib.metadata.version("mnist-pipeline"))
+        raise typer.Exit
 
 
 @app.callback()
 def _global(
     ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")] = False,
+    version: Annotated[  # noqa: ARG001  seen to by its callback
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
 ) -> None:
     ctx.obj = debug
 
@@ -137,7 +159,7 @@ def run(
         out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
     else:
         out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
-    out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled))
+    out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table(published.scores))
     out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
 
@@ -146,11 +168,13 @@ def run(
 def train(
     ctx: typer.Context,
     dataset: Dataset = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images.", show_default="120")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="1")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
     target: Annotated[
         Path | None,
-        typer.Option("--out", help="The .safetensors file to write.", show_default="outputs/weights/<sha256>"),
+        typer.Option(
+            "--out", help="The .safetensors file to write (in outputs/weights, named by content).", show_default=False
+        ),
     ] = None,
     data_dir: DataDir = None,
     cache: Cache = None,
@@ -166,28 +190,35 @@ def train(
     given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     settings = _settings(config, **given)
+    trainer.check_target(target)
     if direct:
         with _progress(ctx.obj) as progress:
             trained = trainer.train(settings, Recipe(**chosen), target, progress)
     else:
         trained = _run_flow("train", ctx.obj, config=config, target=target, **chosen, **given)
     out.print()
-    out.print(f"on the test split: {terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)}")
+    line = terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)
+    out.print(f"on the test split: {line}", soft_wrap=True)
     out.print(f"weights: {terminal.path_line(trained.path)}", soft_wrap=True)
     out.print(f"model card: {terminal.path_line(trained.card)}", soft_wrap=True)
 
 
 @app.command()
 def fetch(
-    ctx: typer.Context, dataset: Dataset = None, data_dir: DataDir = None, cache: Cache = None, config: Config = None
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set (all).", show_default=False)] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    config: Config = None,
 ) -> None:
     """Bring the raw files of a data set to the cache, or verify those that are there."""
     from mnist_pipeline import stages
 
     settings = _settings(config, dataset=dataset, data_dir=data_dir, cache=cache)
-    for split in settings.described_dataset().splits:
+    for each in [split] if split else settings.described_dataset().splits:
         with _progress(ctx.obj) as progress:
-            raw = stages.fetch(settings.model_copy(update={"split": split}), progress)
+            raw = stages.fetch(settings.model_copy(update={"split": each}), progress)
         for file in filter(None, (raw.images, raw.labels)):
             out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
 
@@ -202,7 +233,9 @@ def images(
     count: Annotated[int, typer.Option(min=1, max=400, help="Most images shown.")] = 10,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
     save: Annotated[Path | None, typer.Option(help="Save as .png, .svg or .pdf instead.", show_default=False)] = None,
-    columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="as fits")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     config: Config = None,
@@ -215,14 +248,15 @@ def images(
     with _progress(ctx.obj) as progress:
         shown = gallery.pick(settings, start, count, wrong, progress)
     if not shown:
-        out.print("no such images: every one from there on is right" if wrong else "no images from there on")
+        out.print("every image from there on is right" if wrong else "no images from there on")
         return
     pixels, captions = [picture.pixels for picture in shown], [picture.caption for picture in shown]
     if save is None:
         out.print(terminal.digits_grid(pixels, captions, columns or terminal.columns_that_fit(out.width)))
     else:
-        grid.save_grid(save, pixels, captions, columns or min(len(shown), 10))
-        out.print(f"{len(shown)} images saved to {save}", soft_wrap=True)
+        title = f"{settings.dataset}/{settings.split}: #image_id, label -> prediction if another, confidence"
+        grid.save_grid(save, title, pixels, captions, columns or min(len(shown), 10))
+        out.print(f"saved to {save}: {len(shown)} of at most {count} images", soft_wrap=True)
 
 
 @app.command("runs")
@@ -237,10 +271,12 @@ def list_published(outputs: Outputs = None, config: Config = None) -> None:
         try:
             manifest = item.manifest()
         except DamagedError:
-            rows.append((item.name.run_id, "damaged", "-", "-"))
+            rows.append((item.name.run_id, "damaged", "-", "-", "-"))
             continue
-        when = f"{manifest.published_at:%Y-%m-%d %H:%M:%S}"
-        rows.append((item.name.run_id, f"{manifest.totals.images:,}", terminal.percent(manifest.totals.accuracy), when))
+        totals, weights = manifest.totals, manifest.identity.weights_sha256
+        when = f"{manifest.published_at:%Y-%m-%d %H:%M}"
+        rows.append((item.name.run_id, f"{totals.images:,}", terminal.percent(totals.accuracy), weights[:8], when))
+    rows.sort(key=lambda row: (row[0][:10], row[-1]))  # by run date, then by time of publication
     if rows:
         out.print(terminal.runs_table(rows))
     else:
@@ -268,7 +304,7 @@ def show(
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
     manifest = found.manifest()
     out.print(f"run {found.name.run_id}", style="bold", soft_wrap=True)
-    out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled))
+    out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.folder)}", soft_wrap=True)
@@ -277,7 +313,7 @@ def show(
 @app.command()
 def verify(
     which: Annotated[
-        str | None, typer.Argument(help="A run_id, a run date, or latest.", show_default="all runs")
+        str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
     ] = None,
     dataset: Dataset = None,
     split: Split = None,
@@ -292,6 +328,8 @@ def verify(
         chosen = list_runs(settings.outputs)
     else:
         chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
+    if not chosen:
+        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     damaged = 0
     for item in chosen:
         problems = item.problems()
@@ -301,10 +339,10 @@ def verify(
             out.print(f"  {problem}", style="red", soft_wrap=True)
     if damaged:
         raise DamagedError(
-            f"{damaged} of {len(chosen)} runs are damaged; move them out of {settings.outputs / 'runs'} "
+            f"runs damaged: {damaged} of {len(chosen)}; move them out of {settings.outputs / 'runs'} "
             "and run their nights again with --run-date"
         )
-    out.print(f"{len(chosen)} runs verified")
+    out.print(f"runs verified: {len(chosen)}")
 
 
 def _settings(config: Path | None, **given: Any) -> "Settings":
@@ -319,13 +357,14 @@ def _progress(debug: bool) -> Iterator[Progress]:
     from mnist_pipeline.report.progress import bars, log_lines, through_console
 
     logger = logging.getLogger("mnist_pipeline")
+    quiet = logging.WARNING if err.is_terminal else logging.INFO
+    logger.setLevel(logging.DEBUG if debug else quiet)
     if err.is_terminal:
         logging.basicConfig(level=logging.WARNING, handlers=[through_console(err)], format="%(message)s")
         with bars(err) as progress:
             yield progress
     else:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-        logger.setLevel(logging.DEBUG if debug else logging.INFO)
         yield log_lines(logger)
 
 
@@ -335,10 +374,32 @@ def _run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from mnist_pipeline.settings import project_folder
 
     prepare_environment()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
+    from prefect.settings import PREFECT_API_URL
 
     from mnist_pipeline.orchestration.terminal import share_terminal
 
-    share_terminal(tracebacks=debug)
+    if PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            if problem := client.api_healthcheck():
+                raise EngineError(
+                    f"Prefect server {PREFECT_API_URL.value()}: expected an answer, got {problem}; start it, unset "
+                    "PREFECT_API_URL to have a temporary one started, or run with --direct"
+                )
+    share_terminal(debug)
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
-    return flow(**parameters)
+    try:
+        return flow(**parameters)
+    except Exception as error:
+        # While a flow runs, Prefect turns SIGTERM into an exception, which may surface as the cause of another.
+        if any(isinstance(cause, TerminationSignal) for cause in _causes(error)):
+            sys.exit(128 + signal.SIGTERM)
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -9,6 +9,7 @@
     │   └── ImagesError                  images of a shape or range the network cannot take
     ├── WeightsError         (3)       the weights file is refused: give another one
     ├── SourceError          (4)       no source answered: retry later, or give --data-dir
+    ├── EngineError          (4)       no Prefect server answered: start it, or run with --direct
     ├── OutputsError         (5)       the outputs folder cannot be used as it is
     │   ├── RunNotFoundError             no published run answers to that name
     │   ├── AmbiguousRunError            several published runs do
@@ -63,6 +64,12 @@ class WeightsError(PipelineError, ValueError):
 
 class SourceError(PipelineError, OSError):
     """No source could deliver the raw files; trying again later may help."""
+
+    exit_code = 4
+
+
+class EngineError(PipelineError, ConnectionError):
+    """The Prefect server in force does not answer."""
 
     exit_code = 4
 

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import flatten, normalise
-from mnist_pipeline.core.network import predict
+from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.errors import LabelError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import SHIPPED_WEIGHTS, fetch
-from mnist_pipeline.storage.raw import read_images, read_labels
+from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
 from mnist_pipeline.storage.weights import load_weights
 
 ROWS_AT_A_TIME = 1000
@@ -44,17 +45,19 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
     """At most `count` images from `start` on, in order; with `wrong` only those whose prediction is not the label.
 
     Raises:
+        LabelError: `wrong` of images without labels.
         PipelineError: whatever fetching or the weights file refuses.
     """
-    pictures = _pictures(settings, start, progress)
+    raw = fetch(settings, progress)
+    if wrong and raw.labels is None:
+        raise LabelError(f"{raw.dataset}/{raw.split}: expected labels, got none; without them nothing can be wrong")
+    pictures = _pictures(raw, load_weights(settings.weights or SHIPPED_WEIGHTS), start)
     if wrong:
-        pictures = (picture for picture in pictures if picture.label not in (None, picture.prediction))
+        pictures = (picture for picture in pictures if picture.label != picture.prediction)
     return list(islice(pictures, count))
 
 
-def _pictures(settings: Settings, start: int, progress: Progress) -> Iterator[Picture]:
-    raw = fetch(settings, progress)
-    network = load_weights(settings.weights or SHIPPED_WEIGHTS)
+def _pictures(raw: RawSplit, network: Network, start: int) -> Iterator[Picture]:
     for first in range(start, raw.rows, ROWS_AT_A_TIME):
         rows = RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows))
         images, labels = read_images(raw, rows), read_labels(raw, rows)

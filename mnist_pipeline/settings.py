@@ -32,15 +32,26 @@ Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute(
 
 def _calendar_date(value: object) -> object:
     # Pydantic alone would take "0" for a timestamp and the night for 1970-01-01.
-    if not isinstance(value, str):
+    if isinstance(value, date):
         return value
     try:
-        return date.fromisoformat(value)
+        return date.fromisoformat(str(value))
     except ValueError as error:
         raise ValueError("expected a calendar date, YYYY-MM-DD") from error
 
 
-RunDate = Annotated[date, BeforeValidator(_calendar_date)]
+def _has_begun(value: date) -> date:
+    # A run of a night to come would be "the latest" until that night.
+    if value > _today():
+        raise ValueError(f"expected a date that has begun in UTC, where today is {_today()}")
+    return value
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+RunDate = Annotated[date, BeforeValidator(_calendar_date), AfterValidator(_has_begun)]
 
 
 def _cores() -> int:
@@ -58,9 +69,7 @@ class Settings(BaseSettings):
 
     dataset: str = Field(pattern=NAME_PATTERN, description="data set to evaluate")
     split: str = Field(pattern=SPLIT_PATTERN, description="split of the data set")
-    run_date: RunDate = Field(
-        default_factory=lambda: datetime.now(UTC).date(), description="UTC calendar date the run stands for"
-    )
+    run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
     weights: Folder | None = Field(default=None, description="weights file; the shipped ones if left out")
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
@@ -164,7 +173,7 @@ def _explain(error: ValidationError) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected a value")
             # What a source's address holds may be a password.
             shown = not isinstance(problem["input"], dict | list) and not where.endswith(".url")
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))

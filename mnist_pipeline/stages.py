@@ -20,17 +20,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mnist_pipeline.core.images import DIGITS, TRANSFORM_VERSION
 from mnist_pipeline.core.network import Network, Workspace, forward
-from mnist_pipeline.core.plan import Shard, ShardGroup, plan_groups
+from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, plan_groups
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.errors import DamagedError, DataError, NumericalError
+from mnist_pipeline.errors import DamagedError, DataError, NumericalError, SettingsError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import parts, runs, shards, sources, tables, views
-from mnist_pipeline.storage.files import outputs_errors, replace_file
+from mnist_pipeline.storage.files import outputs_errors, replace_file, sync_folder
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.raw import RawSplit, open_split
@@ -137,7 +137,7 @@ def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
         )
     labels = ready[files.labels.name] if files.labels else None
     raw = open_split(settings.dataset, settings.split, images, labels)
-    logger.info("%s/%s: %d images%s", raw.dataset, raw.split, raw.rows, "" if raw.labels else ", no labels")
+    logger.info("%s/%s: %s images%s", raw.dataset, raw.split, f"{raw.rows:,}", "" if raw.labels else ", no labels")
     return raw
 
 
@@ -145,9 +145,15 @@ def make_plan(settings: Settings, raw: RawSplit) -> Plan:
     """Decide the run: read the weights, archive them, and fix its identity and its pieces.
 
     Raises:
+        SettingsError: so many shards that their names run out.
         WeightsError: the weights are refused.
         OutputsError: the outputs folder cannot be written.
     """
+    if raw.rows > MOST_SHARDS * settings.shard_rows:
+        raise SettingsError(
+            f"shard_rows {settings.shard_rows}: expected at most {MOST_SHARDS} shards for {raw.rows} images; "
+            "give more rows a shard"
+        )
     network = load_weights(settings.weights or SHIPPED_WEIGHTS)
     archived = _archive(network, settings.outputs / "weights")
     identity = Identity(
@@ -178,6 +184,7 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
     """Make sure the shards of a group exist and verify; build those that do not.
 
     Raises:
+        DataError: a raw file is gone or was changed since it was verified.
         OutputsError: a shard cannot be written.
     """
     missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
@@ -262,13 +269,21 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     return Published(plan.run_id, plan.outputs / runs.RUNS / plan.run_id, new, totals, scores)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of everything whose change may change a bit of the predictions or of their files."""
+    """Versions of what may change a bit of the predictions or of their files: code, libraries, BLAS kernels."""
+    blas = "; ".join(
+        f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    )
     return {
         "mnist-pipeline": version("mnist-pipeline"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
+        "blas": blas,
+        "machine": platform.machine(),
     }
 
 
@@ -289,6 +304,7 @@ def _archive(network: Network, folder: Path) -> Path:
     with outputs_errors(f"cannot archive the weights in {folder}"):
         if not path.is_file() or path.read_bytes() != data:
             replace_file(path, data)
+            sync_folder(folder)
     return path
 
 

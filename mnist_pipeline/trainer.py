@@ -18,6 +18,7 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.report.card import Card, render_card
+from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import fetch, one_blas_thread, versions
 from mnist_pipeline.storage.files import outputs_errors, replace_file
@@ -61,8 +62,15 @@ def train(settings: Settings, recipe: Recipe, target: Path | None = None, progre
     Raises:
         PipelineError: whatever a stage refuses.
     """
+    check_target(target)
     raw, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
     return score_weights(fit_weights(raw, recipe, settings.outputs, target, progress), unseen)
+
+
+def check_target(target: Path | None) -> None:
+    """Raise SettingsError unless `target` is None or names a .safetensors file."""
+    if target is not None and target.suffix != ".safetensors":
+        raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
 
 
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None, progress: Progress) -> Fitted:
@@ -74,8 +82,7 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | Non
         NumericalError: training diverged.
         OutputsError: the weights cannot be written.
     """
-    if target is not None and target.suffix != ".safetensors":
-        raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
+    check_target(target)
     one_blas_thread()
     rows = RowRange(0, raw.rows)
     images, labels = read_images(raw, rows), read_labels(raw, rows)
@@ -85,7 +92,7 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | Non
 
     def on_epoch(report: EpochReport) -> None:
         reports.append(report)
-        what = f"training, loss {report.loss:.4f}, accuracy {report.accuracy:.2%}"
+        what = f"training, loss {report.loss:.4f}, accuracy {percent(report.accuracy)}"
         progress(what, report.epoch, report.epochs)
 
     begun = time.perf_counter()
@@ -143,7 +150,7 @@ def score(network: Network, raw: RawSplit) -> Tally:
 
 def _describe(raw: RawSplit) -> dict[str, str]:
     return {
-        "data set": f"{raw.dataset}/{raw.split}, {raw.rows} images",
+        "data set": f"{raw.dataset}/{raw.split}, {raw.rows:,} images",
         "images sha256": raw.images.sha256,
         "labels sha256": raw.labels.sha256 if raw.labels else "no labels",
     }

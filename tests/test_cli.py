@@ -1,5 +1,6 @@
 """The command as a person meets it, on small data and without Prefect."""
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def test_show_runs_and_verify_speak_of_what_was_published(home: Path) -> None:
     verified = command("verify")
     assert verified.exit_code == 0
     assert f"{folder.name}: verified" in verified.stdout
-    assert "1 runs verified" in verified.stdout
+    assert "runs verified: 1" in verified.stdout
 
 
 def test_verify_names_a_damaged_file_and_fails(home: Path) -> None:
@@ -89,7 +90,7 @@ def test_verify_names_a_damaged_file_and_fails(home: Path) -> None:
         result = command(*words)
         assert result.exit_code == 5
         assert "part-00002.parquet" in result.stdout
-        assert "1 of 1 runs are damaged" in result.stderr
+        assert "runs damaged: 1 of 1" in result.stderr
 
 
 def test_runs_marks_a_run_whose_manifest_is_damaged(home: Path) -> None:
@@ -103,7 +104,10 @@ def test_an_empty_outputs_folder_says_what_to_do(home: Path) -> None:
     assert "publish one with `mnist-pipeline run`" in command("runs").stdout
     result = command("show")
     assert result.exit_code == 5
-    assert "there are none yet" in result.stderr
+    assert "what is there: nothing yet" in result.stderr
+    nothing = command("verify")
+    assert nothing.exit_code == 5
+    assert "expected published runs, got none" in nothing.stderr
 
 
 def test_images_draws_digits_in_the_terminal(home: Path) -> None:
@@ -192,9 +196,49 @@ def test_an_unknown_variable_or_flag_is_refused_with_what_was_meant(
     assert "did you mean batch_rows?" in result.stderr
 
 
-def test_debug_keeps_the_traceback(home: Path) -> None:
-    result = command("--debug", "run", "--direct", "--weights", "nowhere.npz")
-    assert type(result.exception).__name__ == "WeightsError"
+def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(home: Path) -> None:
+    words = ["--debug", "run", "--direct", "--weights", "nowhere.npz"]
+    done = subprocess.run([sys.executable, "-m", "mnist_pipeline", *words], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "error: " in done.stderr
+
+
+def test_paths_are_printed_as_they_are(home: Path) -> None:
+    result = run("--outputs", "out[b]x[/b]")
+    assert result.exit_code == 0, result.output
+    assert "files: out[b]x[/b]/runs/" in result.stdout
+
+
+def test_images_without_labels_are_predicted_and_counted_and_none_is_wrong(home: Path) -> None:
+    make_split(home / "unlabelled", 25, labelled=False)
+    result = run("--data-dir", "unlabelled")
+    assert result.exit_code == 0, result.output
+    assert "no labels: predictions without accuracy" in result.stdout
+    counts = [line.split() for line in result.stdout.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in counts] == list("0123456789")
+    assert sum(int(row[1]) for row in counts) == 25
+    assert command("images", "--data-dir", "unlabelled", "--wrong").exit_code == 3
+
+
+def test_a_night_to_come_is_refused(home: Path) -> None:
+    result = command("run", "--direct", "--run-date", "2999-01-01")
+    assert result.exit_code == 2
+    assert "run_date: expected a date that has begun in UTC, where today is " in result.stderr
+
+
+def test_a_folder_without_the_described_files_is_warned_of(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (home / "empty").mkdir()
+    unreachable = home / "unreachable.toml"
+    unreachable.write_text('[[datasets.mnist.sources]]\nkind = "web"\nurl = "http://127.0.0.1:9/mnist/"\n')
+    result = run("--dataset", "mnist", "--data-dir", "empty", "--config", str(unreachable))
+    assert result.exit_code == 4
+    assert "empty holds no t10k-images-idx3-ubyte; asking the other sources" in caplog.text
+    assert "expected a source for t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, got none" in result.stderr
+
+
+def test_version_is_the_packages() -> None:
+    assert command("--version").stdout.strip() == importlib.metadata.version("mnist-pipeline")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -206,13 +250,15 @@ def test_an_interrupted_run_leaves_nothing_visible(home: Path, stop: signal.Sign
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if "20000 images" in line:
+        if "20,000 images" in line:
             break
     process.send_signal(stop)
-    rest = process.communicate(timeout=30)[0]
-    assert process.returncode == (130 if stop is signal.SIGINT else -signal.SIGTERM), rest
+    rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + stop, rest
     assert published(home) == []
-    assert "Traceback" not in (rest or "")
+    assert "Traceback" not in rest
+    if stop is signal.SIGINT:
+        assert "interrupted: nothing new is visible" in rest
 
 
 def test_python_m_is_the_same_command(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -181,3 +182,34 @@ def test_an_installed_wheel_runs_in_an_empty_folder_on_a_server_that_prefect_sta
 def test_only_a_source_that_did_not_answer_is_worth_another_try(error: Exception, heals: bool) -> None:
     nothing: Any = None
     assert can_heal(nothing, nothing, Failed(data=error)) is heals
+
+
+def test_a_server_that_does_not_answer_is_one_message(environment: dict[str, str], tmp_path: Path) -> None:
+    done = _command(tmp_path, environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "run")
+    assert done.returncode == 4
+    assert "error: Prefect server http://127.0.0.1:9/api: expected an answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminated_run_takes_the_server_that_prefect_started_with_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    make_split(tmp_path / "large", 30_000)
+    slow = {"MNIST_PIPELINE_DATA_DIR": "large", "MNIST_PIPELINE_BATCH_ROWS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_pipeline", "run"],
+        cwd=tmp_path,
+        env=environment | slow,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "30,000 images" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    # A server left behind would hold this pipe open, and the wait would run out.
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM, rest
+    assert "Stopping temporary server" in rest
+    assert not (tmp_path / "outputs" / "runs").exists()

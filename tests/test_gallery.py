@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mnist_pipeline import gallery
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import predict
-from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.errors import LabelError, WeightsError
 from mnist_pipeline.gallery import Picture, pick
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.raw import read_images
@@ -66,7 +66,8 @@ def test_wrong_pictures_are_those_whose_prediction_is_not_the_label(start: int, 
 def test_without_labels_no_picture_is_wrong(tmp_path: Path, toy: Settings) -> None:
     make_split(tmp_path / "unlabelled", ROWS, labelled=False)
     unlabelled = toy.model_copy(update={"data_dir": tmp_path / "unlabelled"})
-    assert pick(unlabelled, 0, 5, wrong=True) == []
+    with pytest.raises(LabelError, match="toy/test: expected labels, got none; without them nothing can be wrong"):
+        pick(unlabelled, 0, 5, wrong=True)
     assert [picture.label for picture in pick(unlabelled, 0, 5, wrong=False)] == [None] * 5
 
 

@@ -31,7 +31,15 @@ from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.runs import Run, find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
 from mnist_pipeline.storage.weights import encode_weights, weights_sha256
-from tests.builders import labels_name, make_split, random_images, random_labels, random_network, small_settings
+from tests.builders import (
+    images_name,
+    labels_name,
+    make_split,
+    random_images,
+    random_labels,
+    random_network,
+    small_settings,
+)
 from tests.published import flip_bit, hashes, left_over, snapshot
 
 PROJECT = Path(__file__).parents[1]
@@ -539,3 +547,31 @@ def test_archived_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: P
         pytest.raises(DamagedError, match="expected the weights its name says, got others"),
     ):
         stages.predict_shards(plan, stage, plan.groups[0])
+
+
+def test_a_file_changed_between_fetch_and_shards_cannot_poison_the_shards_of_later_nights(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    path = tmp_path / "data" / images_name()
+    good = path.read_bytes()
+    undisturbed = stages.evaluate(settings.model_copy(update={"outputs": tmp_path / "undisturbed"}))
+
+    plan = stages.make_plan(settings, stages.fetch(settings))
+    path.write_bytes(good[:16] + bytes(len(good) - 16))
+    with pytest.raises(DataError, match="expected the file that was verified, got one changed since"):
+        stages.build_shards(plan, plan.groups[0])
+    path.write_bytes(good)
+
+    published = stages.evaluate(settings)
+    assert hashes(published.folder / "predictions") == hashes(undisturbed.folder / "predictions")
+
+
+def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "MOST_SHARDS", 2)
+    with pytest.raises(SettingsError, match="shard_rows 10: expected at most 2 shards for 25 images"):
+        stages.evaluate(small_settings(tmp_path))
+
+
+def test_what_computed_is_recorded_down_to_the_blas_kernel() -> None:
+    versions = stages.versions()
+    assert {"mnist-pipeline", "python", "numpy", "pyarrow", "blas", "machine"} == versions.keys()
+    assert all(versions.values())

@@ -69,7 +69,9 @@ def test_the_card_tells_how_the_weights_came_to_be(toy: Settings, tmp_path: Path
         assert facts[name.replace("_", " ")] == str(value)
     for name, value in versions().items():
         assert facts[name] == value
-    assert facts["accuracy"].startswith(f"**{trained.tally.correct / TEST_ROWS:.2%}** ({trained.tally.correct} of 25)")
+    assert facts["accuracy"].startswith(
+        f"**{100 * trained.tally.correct / TEST_ROWS:.2f} %** ({trained.tally.correct} of 25)"
+    )
     assert "| data set | toy/train, 30 images |" in card
     assert "| data set | toy/test, 25 images |" in card
     raw = fetch(toy)
@@ -82,7 +84,7 @@ def test_progress_is_told_after_each_epoch(toy: Settings) -> None:
     told: list[tuple[str, int, int]] = []
     train(toy, RECIPE, progress=lambda *news: told.append(news))
     assert [(done, total) for _, done, total in told] == [(1, 2), (2, 2)]
-    assert all(re.fullmatch(r"training, loss \d\.\d{4}, accuracy \d+\.\d\d%", what) for what, _, _ in told)
+    assert all(re.fullmatch(r"training, loss \d\.\d{4}, accuracy \d+\.\d\d %", what) for what, _, _ in told)
 
 
 def test_without_test_labels_the_card_says_that_nothing_was_scored(toy: Settings, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
     if len(data) < PREFIX_BYTES + 4 * dimensions:
         raise IdxFormatError(
             f"{name}: expected an IDX header of {PREFIX_BYTES + 4 * dimensions} bytes, got {len(data)} bytes; "
-            "the file is truncated: delete it and fetch it again"
+            "the file is truncated: replace it"
         )
     zeros, code, rank = struct.unpack(">HBB", data[:PREFIX_BYTES])
     if zeros != 0:
@@ -73,7 +73,7 @@ def check_size(header: IdxHeader, size_bytes: int, name: str) -> None:
         kind = "truncated" if size_bytes < header.file_bytes else "oversized"
         raise IdxFormatError(
             f"{name}: expected {header.file_bytes} bytes for shape {header.shape}, got {size_bytes}; "
-            f"the file is {kind}: delete it and fetch it again"
+            f"the file is {kind}: replace it"
         )
 
 
@@ -91,9 +91,7 @@ def decode(data: bytes, name: str, dimensions: int) -> NDArray[np.uint8]:
     try:
         return np.frombuffer(data, np.uint8, offset=header.header_bytes).reshape(header.shape)
     except ValueError as error:  # no values, but dimensions beyond what an array may have
-        raise IdxFormatError(
-            f"{name}: expected an array's shape, got {header.shape}; delete it and fetch it again"
-        ) from error
+        raise IdxFormatError(f"{name}: expected an array's shape, got {header.shape}; replace the file") from error
 
 
 def encode(array: NDArray[np.uint8]) -> bytes:

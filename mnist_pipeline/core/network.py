@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, PIXELS
 from mnist_pipeline.errors import ImagesError, NumericalError, WeightsError
@@ -76,7 +76,7 @@ class Workspace:
         self.hidden_2 = np.empty((batch_rows, HIDDEN_2), np.float32)
 
 
-def predict(network: Mapping[str, NDArray[np.float32]], x: ArrayLike) -> NDArray[np.float32]:
+def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDArray[np.float32]:
     """Probabilities of the ten digits, as the book's `predict`.
 
     Args:

@@ -7,6 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Five digits name a shard; with more of them a folder would no longer list in image order.
+MOST_SHARDS = 100_000
+
 
 @dataclass(frozen=True, order=True)
 class RowRange:
@@ -64,6 +67,7 @@ def cut(rows: int, size: int) -> tuple[RowRange, ...]:
 def plan_shards(rows: int, shard_rows: int) -> tuple[Shard, ...]:
     """Cut a data set of `rows` images into shards of `shard_rows` images."""
     ranges = cut(rows, shard_rows)
+    assert len(ranges) <= MOST_SHARDS, f"{len(ranges)} shards: their names would not sort in order"
     return tuple(Shard(index, len(ranges), piece) for index, piece in enumerate(ranges))
 
 

@@ -50,7 +50,7 @@ def fetch(settings: Settings) -> RawSplit:
     return stages.fetch(settings, log_lines(logger))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
 def make_plan(settings: Settings, raw: RawSplit) -> Plan:
     """Fix the run's identity and its pieces."""
     return stages.make_plan(settings, raw)

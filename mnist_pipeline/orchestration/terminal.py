@@ -7,18 +7,18 @@ from prefect.logging.configuration import setup_logging
 from mnist_pipeline.errors import PipelineError
 
 
-def share_terminal(tracebacks: bool) -> None:
+def share_terminal(debug: bool) -> None:
     """Let our own loggers' lines through, and print refusals without their tracebacks.
 
     Prefect logs the traceback of whatever a task raises. Ours say all there is to say in their message, which
     the line "Finished in state Failed" repeats. What is sent to the server keeps everything.
 
     Args:
-        tracebacks: keep them.
+        debug: keep the tracebacks, and let debug lines through as well.
     """
     setup_logging()  # Prefect would do it when the flow starts, too late to add to it
-    logging.getLogger("mnist_pipeline").setLevel(logging.INFO)
-    if not tracebacks:
+    logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_no_refusal)
 

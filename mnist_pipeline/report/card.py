@@ -6,6 +6,7 @@ from typing import Any
 
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.report.terminal import percent
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ def render_card(card: Card) -> str:
     result = "no labels, not scored"
     if interval is not None:
         result = (
-            f"**{card.tally.correct / card.tally.labelled:.2%}** ({card.tally.correct} of {card.tally.labelled}), "
-            f"95 % Wilson interval {interval.low:.2%} to {interval.high:.2%}"
+            f"**{percent(card.tally.accuracy)}** ({card.tally.correct:,} of {card.tally.labelled:,}), "
+            f"95 % Wilson interval {percent(interval.low)} to {percent(interval.high)}"
         )
     sections = {
         "Network": {
@@ -43,7 +44,7 @@ def render_card(card: Card) -> str:
             **card.trained_on,
             **{name.replace("_", " "): value for name, value in card.recipe.items()},
             "optimiser": "Adam, cosine schedule, decoupled weight decay, random shifts",
-            "last epoch": f"loss {card.loss:.4f}, accuracy {card.training_accuracy:.2%} on shifted images",
+            "last epoch": f"loss {card.loss:.4f}, accuracy {percent(card.training_accuracy)} on shifted images",
             "time": f"{card.seconds:.0f} s on one core",
         },
         "Test": {**card.tested_on, "accuracy": result, "looked at": "once, after the weights were written"},

@@ -12,11 +12,14 @@ from mnist_pipeline.errors import OutputsError, SettingsError
 CELL_INCHES = 1.15
 
 
-def save_grid(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], columns: int) -> None:
+def save_grid(
+    path: Path, title: str, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], columns: int
+) -> None:
     """Draw images with their captions and save them in the format of the file's suffix.
 
     Args:
         path: a file matplotlib can write: .png, .svg, .pdf.
+        title: a line above them all.
         images: n arrays `[28, 28]` uint8, 0..255.
         captions: n lines of text.
         columns: images in a row.
@@ -28,7 +31,8 @@ def save_grid(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequenc
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(columns * CELL_INCHES, rows * CELL_INCHES * 1.35), layout="constrained")
+    figure = Figure(figsize=(columns * CELL_INCHES, rows * CELL_INCHES * 1.3 + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=9)
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise SettingsError(f"picture {path}: expected a suffix among {', '.join(sorted(known))}; choose another name")
@@ -36,7 +40,7 @@ def save_grid(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequenc
         axes.set_axis_off()
     for axes, image, caption in zip(figure.axes, images, captions, strict=False):
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(caption.replace(" ", "\n", 1), fontsize=8)  # image_id above the rest
+        axes.set_title(caption.replace(" ", "\n", 1), fontsize=8, pad=2)  # image_id above the rest
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

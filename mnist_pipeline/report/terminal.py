@@ -36,6 +36,20 @@ def accuracy_line(correct: int, labelled: int) -> str:
 
 
 def digits_table(scores: Sequence[DigitScore]) -> Table:
+    """The per-digit table: scores against the labels, or without any label how often each digit was predicted."""
+    return _scores_table(scores) if any(score.images for score in scores) else _predicted_table(scores)
+
+
+def _predicted_table(scores: Sequence[DigitScore]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading in ("digit", "predicted"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for score in scores:
+        table.add_row(str(score.digit), f"{score.predicted:,}")
+    return table
+
+
+def _scores_table(scores: Sequence[DigitScore]) -> Table:
     """The per-digit table, at most 80 characters wide up to 999,999 images of a digit."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     headings = (
@@ -68,13 +82,14 @@ def digits_table(scores: Sequence[DigitScore]) -> Table:
     return table
 
 
-def runs_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """Published runs: run_id, images, accuracy, time of publication."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def runs_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """Published runs: run_id, images, accuracy, start of the weights' sha256, time of publication."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("published at (UTC)", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("published (UTC)", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

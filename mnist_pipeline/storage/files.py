@@ -34,12 +34,6 @@ def record(path: str, rows: int, data: bytes) -> FileRecord:
     return FileRecord(path, rows, len(data), hashlib.sha256(data).hexdigest())
 
 
-def sha256_file(path: Path) -> str:
-    """Sha256 in hex of a whole file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def outputs_errors(doing: str) -> Iterator[None]:
     """Turn an operating-system error into an OutputsError that says what was being done."""

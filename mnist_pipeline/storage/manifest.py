@@ -81,7 +81,12 @@ class Totals(_Values):
 
 
 class Manifest(_Values):
-    """What a published run consists of and how it came to be. Paths are relative to the run's directory."""
+    """What a published run consists of and how it came to be. Paths are relative to the run's directory.
+
+    A field that a later version adds is passed over here; one added here needs a default for the runs before.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     schema_version: str
     run_id: str
@@ -99,8 +104,7 @@ class Manifest(_Values):
     def to_bytes(self) -> bytes:
         """The manifest as a JSON file that carries the sha256 of its own canonical content."""
         content = self.model_dump(mode="json")
-        document = {**content, "manifest_sha256": _checksum(content)}
-        return (json.dumps(document, indent=2) + "\n").encode()
+        return _render({**content, "manifest_sha256": _checksum(content)})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Self:
@@ -111,16 +115,25 @@ class Manifest(_Values):
         """
         try:
             document = json.loads(data)
-            document.pop("manifest_sha256")
-            manifest = cls.model_validate(document)
-            # Writing it again must give the same bytes: this covers the checksum and every space.
-            written = manifest.to_bytes()
+            unaltered = _render(document) == data
+            unaltered &= document.pop("manifest_sha256") == _checksum(document)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else error
-            raise DamagedError(f"{name}: expected a run's manifest, got a damaged file ({reason})") from error
-        if written != data:
+            raise DamagedError(f"{name}: expected a run's manifest, got a damaged file ({error})") from error
+        if not unaltered:
             raise DamagedError(f"{name}: expected the manifest as it was written, got altered bytes")
-        return manifest
+        # From here on the bytes are what was written, by whatever version of this package.
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise DamagedError(
+                f"{name}: expected a manifest this version can read, got one of schema version "
+                f"{document.get('schema_version')} ({error.error_count()} fields differ); "
+                "read it with the version of mnist-pipeline that it names"
+            ) from error
+
+
+def _render(document: object) -> bytes:
+    return (json.dumps(document, indent=2) + "\n").encode()
 
 
 def _checksum(content: Mapping[str, object]) -> str:

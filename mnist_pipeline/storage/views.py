@@ -1,6 +1,7 @@
 """What is derived from the published runs and may be replaced at any time: history.parquet and latest.json."""
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,6 +16,8 @@ from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.runs import Run, list_runs
 from mnist_pipeline.storage.staging import STAGING, lock
+
+logger = logging.getLogger(__name__)
 
 HISTORY = "history.parquet"
 LATEST = "latest.json"
@@ -48,8 +51,8 @@ def _manifests(outputs: Path) -> Iterator[tuple[Run, Manifest]]:
     for run in list_runs(outputs):
         try:
             yield run, run.manifest()
-        except DamagedError:
-            continue  # one damaged run must not keep all others out of the views; `verify` tells of it
+        except DamagedError as error:  # one run must not keep all others out of the views
+            logger.warning("left out of history and latest: %s", error)
 
 
 def _history(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
@@ -78,7 +81,8 @@ def _stored_history(path: Path) -> pa.Table:
 def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
     try:
         summary = run.read(tables.SUMMARY)
-    except DamagedError:
+    except DamagedError as error:
+        logger.warning("left out of the history: %s", error)
         return []
     published_at = tables.HISTORY.schema.field("published_at").type
     column = tables.constant(manifest.published_at, published_at, summary.num_rows)

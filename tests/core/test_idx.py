@@ -56,7 +56,7 @@ def test_truncated_header_is_refused(size: int) -> None:
 
 @pytest.mark.parametrize("size", [16, 17, len(GOOD) - 1])
 def test_truncated_body_is_refused(size: int) -> None:
-    message = f"images.idx: expected 40 bytes for shape (2, 3, 4), got {size}; the file is truncated: delete it"
+    message = f"images.idx: expected 40 bytes for shape (2, 3, 4), got {size}; the file is truncated: replace it"
     with pytest.raises(IdxFormatError, match=re.escape(message)):
         decode(GOOD[:size], "images.idx", 3)
 

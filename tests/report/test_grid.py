@@ -19,7 +19,7 @@ def pictures(number: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf", ".PNG"])
 def test_a_grid_is_saved_in_the_format_of_its_suffix(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "new folder" / f"grid{suffix}"
-    save_grid(path, *pictures(3), columns=2)
+    save_grid(path, "title", *pictures(3), columns=2)
     assert path.read_bytes().startswith(MAGIC[suffix.lower()])
 
 
@@ -29,7 +29,7 @@ def test_a_grid_is_saved_in_the_format_of_its_suffix(suffix: str, tmp_path: Path
 def test_every_image_has_its_place_row_by_row(
     number: int, columns: int, across: int, down: int, tmp_path: Path
 ) -> None:
-    save_grid(tmp_path / "grid.png", *pictures(number), columns=columns)
+    save_grid(tmp_path / "grid.png", "title", *pictures(number), columns=columns)
     picture = matplotlib.image.imread(tmp_path / "grid.png")[:, :, :3].mean(axis=2)
     height, width = (size // pieces for size, pieces in zip(picture.shape, (down, across), strict=True))
     black = [
@@ -41,7 +41,7 @@ def test_every_image_has_its_place_row_by_row(
 
 
 def test_captions_are_beside_their_images(tmp_path: Path) -> None:
-    save_grid(tmp_path / "grid.svg", *pictures(2), columns=2)
+    save_grid(tmp_path / "grid.svg", "title", *pictures(2), columns=2)
     text = (tmp_path / "grid.svg").read_text()
     assert "<!-- #0 -->" in text
     assert "<!-- 4 -&gt; 6 (81 %) -->" in text
@@ -50,14 +50,14 @@ def test_captions_are_beside_their_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["grid", "grid.doc", "grid.png.txt"])
 def test_a_suffix_that_names_no_format_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{name}: expected a suffix among .*pdf.*png.*svg.*; choose another name"):
-        save_grid(tmp_path / name, *pictures(1), columns=1)
+        save_grid(tmp_path / name, "title", *pictures(1), columns=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_an_outputs_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputsError, match=r"grid\.png: cannot be written \(.*\); choose another place"):
-        save_grid(tmp_path / "file" / "grid.png", *pictures(1), columns=1)
+        save_grid(tmp_path / "file" / "grid.png", "title", *pictures(1), columns=1)
     (tmp_path / "grid.png").mkdir()
     with pytest.raises(OutputsError, match=r"grid\.png: cannot be written \(Is a directory\)"):
-        save_grid(tmp_path / "grid.png", *pictures(1), columns=1)
+        save_grid(tmp_path / "grid.png", "title", *pictures(1), columns=1)

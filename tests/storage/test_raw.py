@@ -1,4 +1,6 @@
+import os
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
-from mnist_pipeline.storage.raw import RawFile, RawSplit, open_split, read_images, read_labels
+from mnist_pipeline.storage.raw import RawFile, RawSplit, open_split, read_images, read_labels, verified_file
 from tests.builders import images_name, labels_name, make_split, random_images, random_labels
 
 ROWS = 23
@@ -22,7 +24,7 @@ EVERYTHING = RowRange(0, ROWS)
 
 def write(path: Path, content: bytes | NDArray[np.uint8]) -> RawFile:
     path.write_bytes(content if isinstance(content, bytes) else idx.encode(content))
-    return RawFile(path, "0" * 64)
+    return verified_file(path)
 
 
 def opened(
@@ -46,7 +48,7 @@ def test_a_split_is_opened_and_read(raw: RawSplit) -> None:
 
 def test_a_file_is_read_as_its_whole_content_decodes(tmp_path: Path) -> None:
     make_split(tmp_path, 5, seed=3, split="train")
-    files = [RawFile(tmp_path / name("train"), "0" * 64) for name in (images_name, labels_name)]
+    files = [verified_file(tmp_path / name("train")) for name in (images_name, labels_name)]
     raw = open_split("toy", "train", *files)
     whole = idx.decode(files[0].path.read_bytes(), "x", 3)
     np.testing.assert_array_equal(read_images(raw, RowRange(0, 5)), whole, strict=True)
@@ -147,6 +149,9 @@ def test_a_label_over_9_is_refused_and_the_first_named(where: int, label: int, t
         opened(tmp_path, labels=labels)
 
 
+CHANGED = "expected the file that was verified, got one changed since; run again to verify it anew"
+
+
 @pytest.mark.parametrize("lost", [1, 784, 20 * 784])
 def test_a_file_cut_short_after_it_was_verified_is_refused(lost: int, tmp_path: Path) -> None:
     raw = opened(tmp_path)
@@ -154,12 +159,37 @@ def test_a_file_cut_short_after_it_was_verified_is_refused(lost: int, tmp_path: 
     with raw.images.path.open("r+b") as file:
         file.truncate(16 + ROWS * 784 - lost)
     raw.labels.path.write_bytes(raw.labels.path.read_bytes()[:-1])
-    message = (
-        f"images: expected 784 bytes from byte {16 + 22 * 784} on, got {max(784 - lost, 0)}; the file was cut short"
-    )
-    with pytest.raises(IdxFormatError, match=message):
+    with pytest.raises(DataError, match=f"images: {CHANGED}"):
         read_images(raw, RowRange(22, 23))
-    with pytest.raises(
-        IdxFormatError, match="labels: expected 23 bytes from byte 8 on, got 22; the file was cut short"
-    ):
+    with pytest.raises(DataError, match=f"labels: {CHANGED}"):
         read_labels(raw, EVERYTHING)
+
+
+def test_a_file_of_the_same_size_written_after_it_was_verified_is_refused(tmp_path: Path) -> None:
+    raw = opened(tmp_path)
+    assert raw.labels is not None
+    for file in (raw.images, raw.labels):
+        file.path.write_bytes(file.path.read_bytes())
+        os.utime(file.path, ns=(0, file.stamp[1] + 1))
+    with pytest.raises(DataError, match=f"images: {CHANGED}"):
+        read_images(raw, RowRange(0, 1))
+    with pytest.raises(DataError, match=f"labels: {CHANGED}"):
+        read_labels(raw, EVERYTHING)
+
+
+def test_a_file_put_in_the_place_of_a_verified_one_is_refused(tmp_path: Path) -> None:
+    raw = opened(tmp_path)
+    other = tmp_path / "other"
+    shutil.copy2(raw.images.path, other)
+    other.replace(raw.images.path)
+    with pytest.raises(DataError, match=f"images: {CHANGED}"):
+        read_images(raw, RowRange(0, 1))
+
+
+def test_a_file_that_is_gone_or_cannot_be_read_is_said(tmp_path: Path) -> None:
+    raw = opened(tmp_path)
+    raw.images.path.unlink()
+    with pytest.raises(DataError, match="images: expected a readable file, got No such file"):
+        read_images(raw, RowRange(0, 1))
+    with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got Is a directory"):
+        verified_file(tmp_path)

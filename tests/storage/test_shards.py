@@ -1,4 +1,3 @@
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 from mnist_pipeline.core import idx, images
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import Shard, plan_shards
-from mnist_pipeline.errors import DamagedError, IdxFormatError, OutputsError
+from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.storage import shards, tables
 from mnist_pipeline.storage.pieces import Pieces
-from mnist_pipeline.storage.raw import RawFile, RawSplit, open_split
+from mnist_pipeline.storage.raw import RawFile, RawSplit, open_split, verified_file
 from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set, write_shard
 from tests.builders import random_images, random_labels
 
@@ -40,7 +39,7 @@ def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[
         data = idx.encode(array)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-        return RawFile(folder / name, hashlib.sha256(data).hexdigest())
+        return verified_file(folder / name)
 
     return open_split("toy", "test", written("images", pixels), None if labels is None else written("labels", labels))
 
@@ -117,13 +116,13 @@ def test_images_without_labels_have_null_labels(tmp_path: Path) -> None:
     assert str(pd.read_parquet(pieces.folder)["label"].dtype) == "Int8"
 
 
-def test_a_raw_file_cut_short_after_it_was_verified_gives_no_shard(tmp_path: Path) -> None:
+def test_a_raw_file_changed_after_it_was_verified_gives_no_shard(tmp_path: Path) -> None:
     raw = raw_split(tmp_path)
     pieces = shard_set(tmp_path / "outputs", raw, SHARD_ROWS)
+    write_shard(raw, PLAN[1], pieces)
     with raw.images.path.open("r+b") as file:
         file.truncate(16 + 22 * PIXELS)
-    write_shard(raw, PLAN[1], pieces)
-    with pytest.raises(IdxFormatError, match=r"images: expected 2352 bytes .*, got 1568; the file was cut short"):
+    with pytest.raises(DataError, match="images: expected the file that was verified, got one changed since"):
         write_shard(raw, PLAN[2], pieces)
     assert [path.name for path in pieces.folder.iterdir()] == [PLAN[1].file_name]
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("scratch_is_left_empty")
 
 def test_files_are_fetched_verified_and_kept(site: StartSite, tmp_path: Path) -> None:
     ready = fetch(tmp_path, site().source)
-    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name])) for name in CONTENT}
+    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
 
 
@@ -162,14 +162,14 @@ def make_packed(folder: Path, changes: dict[str, bytes] | None = None) -> None:
 def test_plain_files_are_used_where_they_lie(files: tuple[IdxFile, ...], tmp_path: Path) -> None:
     make_split(tmp_path / "mine", 5)
     ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
-    assert ready == {name: RawFile(tmp_path / "mine" / name, sha256(CONTENT[name])) for name in CONTENT}
+    assert ready == {name: RawFile(tmp_path / "mine" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert not (tmp_path / "cache").exists()
 
 
 def test_gzipped_files_are_unpacked_into_the_cache(tmp_path: Path) -> None:
     make_packed(tmp_path / "mine")
     ready = fetch(tmp_path, data_dir=tmp_path / "mine")
-    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name])) for name in CONTENT}
+    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(PACKED)
 
@@ -178,7 +178,7 @@ def test_a_plain_file_goes_before_a_gzipped_one(tmp_path: Path) -> None:
     make_packed(tmp_path / "mine", {f"{IMAGES}.gz": b"not even looked at"})
     (tmp_path / "mine" / IMAGES).write_bytes(CONTENT[IMAGES])
     ready = fetch(tmp_path, data_dir=tmp_path / "mine")
-    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]))
+    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
 
 
 def test_gzipped_files_of_unknown_bytes_are_named_after_their_content(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_an_unpinned_file_that_the_folder_lacks_is_none(tmp_path: Path) -> None:
     files = unlisted_dataset("mine").splits["test"].files
     ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
     assert ready[LABELS] is None
-    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]))
+    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
 
 
 def test_an_unpinned_file_in_the_cache_is_not_believed(tmp_path: Path) -> None:

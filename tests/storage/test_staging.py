@@ -249,3 +249,27 @@ def test_taking_and_refusing_locks_leaves_no_file_open(tmp_path: Path) -> None:
         with claim_stage(tmp_path, RUN_ID), claim_stage(tmp_path, RUN_ID), lock(tmp_path / "x.lock"):
             pass
     assert len(list(handles.iterdir())) == before
+
+
+def test_private_folders_of_killed_attempts_are_swept_up_by_the_next_owner(tmp_path: Path) -> None:
+    with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as owner:
+        assert says(owner) == RUN_ID
+        with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as second:
+            private = says(second)
+            assert private.startswith(f"{RUN_ID}.")
+    assert private in inside(tmp_path)
+    with claim_stage(tmp_path, RUN_ID) as stage:
+        assert stage.folder.name == RUN_ID
+        assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
+
+
+def test_private_folders_in_use_are_left_alone(tmp_path: Path) -> None:
+    with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as owner:
+        assert says(owner) == RUN_ID
+        with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as second:
+            private = says(second)
+            let_go(owner)
+            with claim_stage(tmp_path, RUN_ID) as stage:
+                assert stage.folder.name == RUN_ID
+                assert private in inside(tmp_path)
+            assert (tmp_path / ".staging" / private / "run" / "work").read_text() == "theirs"

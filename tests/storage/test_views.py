@@ -249,3 +249,12 @@ def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path:
         "shards",
         "weights",
     ]
+
+
+def test_a_run_that_is_left_out_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = publish_run(tmp_path, identity("2026-01-30"))
+    (run.folder / "summary.parquet").unlink()
+    (tmp_path / "history.parquet").unlink()
+    assert read_history(tmp_path).num_rows == 0
+    assert "left out of the history" in caplog.text
+    assert "summary.parquet" in caplog.text
