@@ -8,21 +8,22 @@ from pathlib import Path
 from prefect import flow
 
 from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.orchestration.night import evaluation_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups
-from mnist_pipeline.settings import RunDate, load_settings
+from mnist_pipeline.settings import DatasetName, Rows, RunDate, SplitName, Workers, load_settings
 from mnist_pipeline.stages import Published, Timings
 from mnist_pipeline.storage.staging import claim_stage
 
 
-@flow(name="mnist-evaluation", persist_result=False)
+@flow(name="mnist-evaluation", flow_run_name=evaluation_name, persist_result=False)
 def evaluate(
-    dataset: str | None = None,
-    split: str | None = None,
+    dataset: DatasetName | None = None,
+    split: SplitName | None = None,
     run_date: RunDate | None = None,
     weights: Path | None = None,
-    batch_rows: int | None = None,
-    shard_rows: int | None = None,
-    workers: int | None = None,
+    batch_rows: Rows | None = None,
+    shard_rows: Rows | None = None,
+    workers: Workers | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
     outputs: Path | None = None,
@@ -33,7 +34,7 @@ def evaluate(
     Args:
         dataset: data set to evaluate. Whatever is left out comes from config and environment.
         split: split of the data set.
-        run_date: UTC calendar date the run stands for; today's if left out.
+        run_date: UTC calendar date the run stands for; the date of the scheduled start if left out.
         weights: weights file; the shipped ones if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
@@ -47,7 +48,7 @@ def evaluate(
         config,
         dataset=dataset,
         split=split,
-        run_date=run_date,
+        run_date=run_date or logical_date(),
         weights=weights,
         batch_rows=batch_rows,
         shard_rows=shard_rows,

@@ -1,20 +1,25 @@
 """The flow mnist-training: fetch -> fit -> score. Says what runs in which order; does no arithmetic."""
 
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
+from pydantic import Field
 
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.settings import load_settings
+from mnist_pipeline.settings import DatasetName, load_settings
 from mnist_pipeline.trainer import TEST, TRAIN, Trained
 
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Seed = Annotated[int, Field(ge=0)]
 
-@flow(name="mnist-training", persist_result=False)
+
+@flow(name="mnist-training", flow_run_name="train for {epochs} epochs, seed {seed}", persist_result=False)
 def train(
-    dataset: str | None = None,
-    epochs: int = Recipe.epochs,
-    seed: int = Recipe.seed,
+    dataset: DatasetName | None = None,
+    epochs: Epochs = Recipe.epochs,
+    seed: Seed = Recipe.seed,
     target: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,

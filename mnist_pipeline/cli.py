@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import DamagedError, EngineError, PipelineError, RunNotFoundError
+from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError, SettingsError
 
 if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
@@ -153,7 +154,8 @@ def run(
         with _progress(ctx.obj) as progress:
             published = stages.evaluate(settings, progress)
     else:
-        published = _run_flow("evaluate", ctx.obj, config=config, **given)
+        # The night is resolved here, once: what the environment or a config file say of it counts too.
+        published = _run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
     out.print()
     if published.new:
         out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
@@ -162,6 +164,42 @@ def run(
     out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table(published.scores))
     out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
+
+
+@app.command()
+def backfill(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Option("--from", help="First night, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Option("--to", help="Last night, YYYY-MM-DD.")],
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Evaluate the nights of a range that have no published run; published ones are left alone.
+
+    Without --direct one run of the deployment mnist-evaluation/backfill is started for each missing night.
+    """
+    from mnist_pipeline.storage.runs import missing_nights
+
+    given = {"dataset": dataset, "split": split, "outputs": outputs}
+    start, settings = (_settings(config, run_date=night, **given) for night in (first, last))
+    if start.run_date > settings.run_date:
+        raise SettingsError(f"--from {first}: expected a night up to --to {last}, got a later one; swap the two")
+    nights = missing_nights(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
+    if not nights:
+        out.print("no night is missing: nothing to do")
+    for night in nights:
+        if direct:
+            from mnist_pipeline import stages
+
+            with _progress(ctx.obj) as progress:
+                published = stages.evaluate(settings.model_copy(update={"run_date": night}), progress)
+            out.print(f"published run {published.run_id}", soft_wrap=True)
+        else:
+            name = _start_backfill(settings, night)
+            out.print(f"started: {name}", soft_wrap=True)
 
 
 @app.command()
@@ -368,26 +406,34 @@ def _progress(debug: bool) -> Iterator[Progress]:
         yield log_lines(logger)
 
 
-def _run_flow(name: str, debug: bool, **parameters: Any) -> Any:
-    """Load a flow as a Prefect worker would, by path, and run it here."""
+def _prepare_engine() -> None:
+    """Import Prefect with our defaults, and make sure that the server in force answers."""
     from mnist_pipeline.orchestration.environment import prepare_environment
-    from mnist_pipeline.settings import project_folder
 
     prepare_environment()
-    from prefect.client.orchestration import get_client
+    from mnist_pipeline.orchestration.server import require_server
+
+    require_server()
+
+
+def _start_backfill(settings: "Settings", night: date) -> str:
+    _prepare_engine()
+    from mnist_pipeline.orchestration.server import start_run
+
+    parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(night)}
+    return start_run("mnist-evaluation/backfill", parameters)
+
+
+def _run_flow(name: str, debug: bool, **parameters: Any) -> Any:
+    """Load a flow as a Prefect worker would, by path, and run it here."""
+    from mnist_pipeline.settings import project_folder
+
+    _prepare_engine()
     from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
-    from prefect.settings import PREFECT_API_URL
 
     from mnist_pipeline.orchestration.terminal import share_terminal
 
-    if PREFECT_API_URL.value():
-        with get_client(sync_client=True) as client:
-            if problem := client.api_healthcheck():
-                raise EngineError(
-                    f"Prefect server {PREFECT_API_URL.value()}: expected an answer, got {problem}; start it, unset "
-                    "PREFECT_API_URL to have a temporary one started, or run with --direct"
-                )
     share_terminal(debug)
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
     try:

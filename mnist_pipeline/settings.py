@@ -51,7 +51,18 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-RunDate = Annotated[date, BeforeValidator(_calendar_date), AfterValidator(_has_begun)]
+# What a setting may be; the flows' parameters are of the same types.
+DatasetName = Annotated[str, Field(pattern=NAME_PATTERN)]
+SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
+Rows = Annotated[int, Field(ge=1, le=100_000)]
+Workers = Annotated[int, Field(ge=1, le=256)]
+# The pattern is for Prefect's server, which checks parameters by their schema and passes over its format.
+RunDate = Annotated[
+    date,
+    BeforeValidator(_calendar_date),
+    AfterValidator(_has_begun),
+    Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"}),
+]
 
 
 def _cores() -> int:
@@ -67,18 +78,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
-    dataset: str = Field(pattern=NAME_PATTERN, description="data set to evaluate")
-    split: str = Field(pattern=SPLIT_PATTERN, description="split of the data set")
+    dataset: DatasetName = Field(description="data set to evaluate")
+    split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
     weights: Folder | None = Field(default=None, description="weights file; the shipped ones if left out")
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
     outputs: Folder = Field(description="folder of shards, runs and history")
-    batch_rows: int = Field(ge=1, le=100_000, description="images per forward pass")
-    shard_rows: int = Field(ge=1, le=100_000, description="images per Parquet file")
-    workers: int = Field(default_factory=_cores, ge=1, le=256, description="threads at work at once")
+    batch_rows: Rows = Field(description="images per forward pass")
+    shard_rows: Rows = Field(description="images per Parquet file")
+    workers: Workers = Field(default_factory=_cores, description="threads at work at once")
     max_tasks: int = Field(ge=1, le=1000, description="most tasks per stage of one run")
-    datasets: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Dataset] = Field(description="the data sets we know")
+    datasets: dict[DatasetName, Dataset] = Field(description="the data sets we know")
 
     def described_dataset(self) -> Dataset:
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -79,11 +79,23 @@ class Sharded:
 class Published:
     """What a run came to. `new` is False if it had been published before, with the same predictions."""
 
-    run_id: str
+    identity: Identity
     folder: Path
     new: bool
-    totals: Totals
-    scores: tuple[DigitScore, ...]
+    tally: Tally
+
+    @property
+    def run_id(self) -> str:
+        return self.identity.run_id
+
+    @property
+    def totals(self) -> Totals:
+        tally = self.tally
+        return Totals(images=tally.images, labelled=tally.labelled, correct=tally.correct, accuracy=tally.accuracy)
+
+    @property
+    def scores(self) -> tuple[DigitScore, ...]:
+        return self.tally.scores()
 
 
 @dataclass
@@ -241,12 +253,11 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     expected = [shard.file_name for group in plan.groups for shard in group.shards]
     assert [Path(piece.file.path).name for piece in pieces] == expected, "parts are not the planned ones in order"
     tally = parts.tally_of(pieces)
-    scores = tally.scores()
-    totals = Totals(images=tally.images, labelled=tally.labelled, correct=tally.correct, accuracy=tally.accuracy)
-    assert totals.images == plan.identity.images, f"{totals.images} of {plan.identity.images} images counted"
+    assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
+    result = Published(plan.identity, plan.outputs / runs.RUNS / plan.run_id, new=True, tally=tally)
     files = [
         *(piece.file for piece in pieces),
-        runs.stage_table(stage, tables.SUMMARY, _summary(plan.identity, scores)),
+        runs.stage_table(stage, tables.SUMMARY, _summary(plan.identity, result.scores)),
         runs.stage_table(stage, tables.CONFUSION, _confusion(tally)),
     ]
     manifest = Manifest(
@@ -254,7 +265,7 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
         run_id=plan.run_id,
         fingerprint=plan.identity.fingerprint,
         identity=plan.identity,
-        totals=totals,
+        totals=result.totals,
         versions=versions(),
         engine=engine,
         workers=plan.workers,
@@ -266,7 +277,7 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     new = runs.commit(plan.outputs, stage, manifest)
     views.update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
-    return Published(plan.run_id, plan.outputs / runs.RUNS / plan.run_id, new, totals, scores)
+    return replace(result, new=new)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The command as a person meets it, on small data and without Prefect."""
 
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder whose settings point at a small data set beside it."""
     make_split(tmp_path / "data", 35)
     make_split(tmp_path / "data", 35, seed=7, split="train")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -266,3 +269,29 @@ def test_python_m_is_the_same_command(home: Path) -> None:
         [sys.executable, "-m", "mnist_pipeline", "--help"], capture_output=True, text=True, check=True
     )
     assert "Usage:" in done.stdout
+
+
+def test_backfill_evaluates_the_missing_nights_and_only_those(home: Path) -> None:
+    run()
+    (kept,) = published(home)
+    before = kept.stat().st_mtime_ns
+    result = command("backfill", "--from", "2026-01-29", "--to", "2026-02-01", "--direct")
+    assert result.exit_code == 0, result.output
+    assert [path.name[:10] for path in published(home)] == ["2026-01-29", "2026-01-30", "2026-01-31", "2026-02-01"]
+    assert kept.stat().st_mtime_ns == before
+    again = command("backfill", "--from", "2026-01-29", "--to", "2026-02-01", "--direct")
+    assert "no night is missing: nothing to do" in again.stdout
+    assert json.loads((home / "outputs" / "latest.json").read_text())["toy/test"]["run_date"] == "2026-02-01"
+
+
+def test_backfill_refuses_a_range_that_ends_before_it_begins(home: Path) -> None:
+    result = command("backfill", "--from", "2026-02-01", "--to", "2026-01-29", "--direct")
+    assert result.exit_code == 2
+    assert "--from 2026-02-01: expected a night up to --to 2026-01-29" in result.stderr
+
+
+def test_backfill_without_a_server_says_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["backfill", "--from", "2026-01-29", "--to", "2026-01-29"]
+    done = subprocess.run([sys.executable, "-m", "mnist_pipeline", *words], capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "expected a Prefect server at PREFECT_API_URL, got none set; set it, or run with --direct" in done.stderr

@@ -1,12 +1,9 @@
 """The flows in real processes: on a real server on loopback, and on the temporary one that Prefect starts itself."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +13,14 @@ import pytest
 from prefect.states import Failed
 
 from mnist_pipeline.errors import SourceError, WeightsError
-from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.tasks import can_heal
 from tests.builders import make_split
+from tests.engine import START_SECONDS, clean_environment, running_server
 
 # One worker of pytest-xdist runs all of these: a server each would cost more than it saves.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
 RUN_DATE = "2026-01-31"
-START_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, str]:
-    """Variables of a person who has never used Prefect here."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MNIST_"))}
-    return inherited | {
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+    return clean_environment(tmp_path_factory.mktemp("prefect")) | {
         "MNIST_PIPELINE_DATASET": "toy",
         "MNIST_PIPELINE_DATA_DIR": str(data),
         "MNIST_PIPELINE_SHARD_ROWS": "10",
@@ -50,44 +43,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
 
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str]) -> Iterator[str]:
-    """The address of a Prefect server of our own on loopback, ended afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    process = subprocess.Popen(
-        command, env=environment | PREFECT_DEFAULTS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}/api"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _healthy(address):
-            assert process.poll() is None, "the server ended while starting"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
+    with running_server(environment) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _healthy(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def _task_run_names(address: str) -> list[str]:

@@ -17,6 +17,7 @@ from mnist_pipeline import stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import SourceError
+from mnist_pipeline.orchestration.artifacts import show_published
 from mnist_pipeline.report.progress import log_lines
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan, Published, Sharded, Timings
@@ -26,6 +27,9 @@ from mnist_pipeline.storage.staging import Stage
 from mnist_pipeline.trainer import Fitted, Trained
 
 logger = logging.getLogger(__name__)
+# Prefect forwards the lines that our loggers let through (PREFECT_LOGGING_EXTRA_LOGGERS); how many is ours to say.
+if (_ours := logging.getLogger("mnist_pipeline")).level == logging.NOTSET:
+    _ours.setLevel(logging.INFO)
 
 FETCH_RETRIES = 2
 FETCH_BACKOFF_SECONDS = 5
@@ -70,8 +74,14 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
 
 @task(task_run_name="publish {plan.run_id}", cache_policy=NO_CACHE, persist_result=False)
 def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
-    """Publish predictions, summary and manifest all at once."""
-    return stages.publish(plan, stage, pieces, timings, engine="prefect")
+    """Publish predictions, summary and manifest all at once, and show them in the UI."""
+    published = stages.publish(plan, stage, pieces, timings, engine="prefect")
+    try:
+        show_published(published)
+    except Exception:
+        # The run is published. That a view of it is missing in the UI is no reason to call the night failed.
+        logger.warning("the artifacts of %s could not be created", published.run_id, exc_info=True)
+    return published
 
 
 @task(task_run_name="fit {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -147,6 +147,13 @@ def list_runs(outputs: Path) -> list[Run]:
     entries = folder.iterdir() if folder.is_dir() else ()
     found = [Run(path, name) for path in entries if (name := RunName.parse(path.name)) and path.is_dir()]
     return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
+
+
+def missing_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> list[date]:
+    """The dates from `first` to `last`, both included, for which no run of the data set and split is published."""
+    there = {run.name.run_date for run in list_runs(outputs) if (run.name.dataset, run.name.split) == (dataset, split)}
+    nights = (first + timedelta(days=days) for days in range((last - first).days + 1))
+    return [night for night in nights if night not in there]
 
 
 def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:

@@ -1,0 +1,27 @@
+"""Which night a flow run stands for, and what to call it."""
+
+from datetime import UTC, date, datetime
+
+from prefect import runtime
+
+from mnist_pipeline.errors import PipelineError
+from mnist_pipeline.settings import load_settings
+
+
+def logical_date() -> date:
+    """UTC calendar date of the scheduled start of the flow run in progress.
+
+    The server sets it once, when it creates the run: a late or retried run keeps its night.
+    """
+    start: datetime = runtime.flow_run.scheduled_start_time
+    return start.astimezone(UTC).date()
+
+
+def evaluation_name() -> str:
+    """For example `evaluate mnist/test 2026-11-23`."""
+    given = runtime.flow_run.parameters
+    try:
+        settings = load_settings(given.get("config"), dataset=given.get("dataset"), split=given.get("split"))
+    except PipelineError:
+        return "evaluate"  # the run itself will say what is wrong
+    return f"evaluate {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"

@@ -1,0 +1,105 @@
+"""prefect.yaml and prefect.toml, checked without a server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.exceptions import ParameterTypeError
+from prefect.flows import Flow, load_flow_from_entrypoint
+
+ROOT = Path(__file__).parents[1]
+PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PROJECT["deployments"]}
+
+
+def flow_of(name: str) -> Flow[..., Any]:
+    return load_flow_from_entrypoint(f"{ROOT}/{DEPLOYMENTS[name]['entrypoint']}")
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_every_deployment_names_a_flow_and_parameters_it_takes(name: str) -> None:
+    flow = flow_of(name)
+    flow.validate_parameters(DEPLOYMENTS[name]["parameters"])
+    assert flow.name == ("mnist-training" if name == "training" else "mnist-evaluation")
+    assert DEPLOYMENTS[name]["work_pool"]["name"] == "mnist"
+
+
+def test_there_are_a_nightly_an_adhoc_a_backfill_and_a_training_deployment() -> None:
+    assert set(DEPLOYMENTS) == {"nightly", "adhoc", "backfill", "training"}
+
+
+def test_only_the_nightly_has_a_schedule_and_it_is_in_utc_and_active() -> None:
+    schedules = {name: entry["schedules"] for name, entry in DEPLOYMENTS.items()}
+    (nightly,) = schedules.pop("nightly")
+    assert nightly == {"cron": "30 2 * * *", "timezone": "UTC", "active": True}
+    assert list(schedules.values()) == [[], [], []]
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_outputs_do_not_depend_on_where_the_worker_was_started(name: str) -> None:
+    variables = DEPLOYMENTS[name]["work_pool"]["job_variables"]["env"]
+    assert variables["MNIST_PIPELINE_OUTPUTS"] == "{{ $PWD }}/outputs"
+    assert variables["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    (step,) = PROJECT["pull"]
+    assert step == {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_rows": 0},
+        {"batch_rows": 100_001},
+        {"workers": 0},
+        {"split": "test-1"},
+        {"dataset": "../mnist"},
+        {"run_date": "yesterday"},
+        {"run_date": 0},
+        {"run_date": "2999-01-01"},
+        {"spilt": "train"},
+    ],
+    ids=str,
+)
+def test_unknown_and_out_of_range_parameters_are_refused_before_a_run(given: dict[str, Any]) -> None:
+    with pytest.raises((ParameterTypeError, TypeError)):
+        flow_of("adhoc").validate_parameters(given)
+
+
+def test_parameters_come_as_text_from_the_command_line_and_are_taken() -> None:
+    given = {"split": "train", "batch_rows": "100", "run_date": "2026-01-31", "workers": "2"}
+    assert flow_of("adhoc").validate_parameters(given)["batch_rows"] == 100
+
+
+def test_every_parameter_has_a_description_and_bounds_in_the_form() -> None:
+    schema = flow_of("adhoc").parameters
+    assert all(entry.get("description") for entry in schema.properties.values())
+    (rows, _) = schema.properties["batch_rows"]["anyOf"]
+    assert (rows["minimum"], rows["maximum"]) == (1, 100_000)
+
+
+def test_prefect_reads_our_settings_from_the_projects_folder(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    code = """
+import json
+from prefect.settings import get_current_settings
+settings = get_current_settings()
+server, logs = settings.server, settings.logging
+print(json.dumps([
+    server.analytics_enabled, server.ephemeral.startup_timeout_seconds, server.concurrency.lease_storage,
+    logs.extra_loggers, logs.to_api.when_missing_flow,
+]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=variables | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    filesystem = "prefect.server.concurrency.lease_storage.filesystem"
+    assert json.loads(done.stdout) == [False, 120, filesystem, ["mnist_pipeline"], "ignore"]

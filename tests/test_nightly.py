@@ -1,0 +1,168 @@
+"""A night as the platform engineers have it: a real server, a real worker, the deployments of prefect.yaml."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import make_split
+from tests.engine import clean_environment, running_server, running_worker, wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+
+ROOT = Path(__file__).parents[1]
+DATE = "2026-01-31"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is deployed, so that its outputs are not ours."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("prefect.yaml", "prefect.toml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    make_split(folder / "data", 95)
+    return folder
+
+
+class Night:
+    """The project deployed on a server with a worker, and a terminal in its folder."""
+
+    def __init__(self, project: Path, environment: dict[str, str], server: str) -> None:
+        self.project, self.environment, self.server = project, environment, server
+
+    def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._run(sys.executable, "-m", "prefect", "--no-prompt", *words)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._run(sys.executable, "-m", "mnist_pipeline", *words)
+
+    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.server}/{path}",
+            data=None if question is None else json.dumps(question).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def flow_runs(self, **deployment: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("flow_runs/filter", {"deployments": deployment} if deployment else {})
+        return found
+
+    def runs(self) -> list[str]:
+        return sorted(path.name for path in (self.project / "outputs" / "runs").glob("*"))
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=self.project, env=self.environment, capture_output=True, text=True, timeout=180
+        )
+
+
+@pytest.fixture(scope="module")
+def night(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    environment = clean_environment(tmp_path_factory.mktemp("prefect")) | {
+        "PWD": str(project),
+        "MNIST_PIPELINE_DATASET": "toy",
+        "MNIST_PIPELINE_DATA_DIR": str(project / "data"),
+        "MNIST_PIPELINE_SHARD_ROWS": "10",
+        "MNIST_PIPELINE_MAX_TASKS": "4",
+    }
+    with running_server(environment) as server:
+        environment["PREFECT_API_URL"] = server
+        night = Night(project, environment, server)
+        for words in (["work-pool", "create", "mnist", "--type", "process"], ["deploy", "--all"]):
+            done = night.prefect(*words)
+            assert done.returncode == 0, done.stdout + done.stderr
+        with running_worker(environment, "mnist"):
+            yield night
+
+
+def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: Night) -> None:
+    def starts() -> list[datetime]:
+        found = night.flow_runs(name={"any_": ["nightly"]})
+        return sorted(datetime.fromisoformat(run["expected_start_time"]) for run in found)
+
+    wait_until(lambda: len(starts()) >= 3, what="scheduled runs")
+    assert all(start.astimezone(UTC).strftime("%H:%M") == "02:30" for start in starts())
+    assert datetime.now(UTC) < starts()[0] < datetime.now(UTC) + timedelta(days=1)
+
+
+def test_a_run_by_hand_publishes_what_the_stages_publish_and_shows_it(night: Night, tmp_path: Path) -> None:
+    parameters = ["--param", f"run_date={DATE}", "--param", "batch_rows=100"]
+    done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (name,) = night.runs()
+    direct = night.command(
+        "run", "--direct", "--run-date", DATE, "--batch-rows", "100", "--outputs", str(tmp_path / "direct")
+    )
+    assert direct.returncode == 0, direct.stderr
+
+    def tables(outputs: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(outputs)): path.read_bytes() for path in (outputs / "runs").rglob("*.parquet")}
+
+    assert tables(night.project / "outputs") == tables(tmp_path / "direct")
+    manifest = json.loads((night.project / "outputs" / "runs" / name / "manifest.json").read_text())
+    assert manifest["engine"] == "prefect"
+    (run,) = night.flow_runs(name={"any_": ["adhoc"]})
+    assert run["name"] == f"evaluate toy/test {DATE}"
+    assert {"mnist", "adhoc"} <= set(run["tags"])
+    artifacts = night.ask("artifacts/filter", {})
+    assert sorted({found["key"] for found in artifacts}) == [
+        "toy-test-confusion",
+        "toy-test-digits",
+        "toy-test-summary",
+    ]
+    (summary,) = [found for found in artifacts if found["key"] == "toy-test-summary"]
+    assert manifest["identity"]["weights_sha256"] in summary["data"]
+    assert name in summary["data"]
+
+    def own_lines() -> list[str]:
+        question = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+        return [line["message"] for line in night.ask("logs/filter", question) if "mnist_pipeline" in line["name"]]
+
+    wait_until(lambda: any("published" in line for line in own_lines()), what="lines of our loggers", seconds=20)
+
+
+def test_a_bad_parameter_is_refused_before_any_run_exists(night: Night) -> None:
+    before = len(night.flow_runs())
+    for parameter in ("batch_rows=0", "spilt=train", "run_date=yesterday"):
+        done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", "--param", parameter)
+        assert done.returncode == 1, done.stdout + done.stderr
+    assert len(night.flow_runs()) == before
+
+
+def test_a_run_that_fails_ends_with_1_and_publishes_nothing(night: Night) -> None:
+    before = night.runs()
+    done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", "--param", "weights=/nowhere.npz", "--watch")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert night.runs() == before
+
+
+def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: Night) -> None:
+    words = ["backfill", "--from", "2026-01-30", "--to", "2026-02-01"]
+    outputs = ["--outputs", str(night.project / "outputs")]
+    before = {name: (night.project / "outputs" / "runs" / name).stat().st_mtime_ns for name in night.runs()}
+    done = night.command(*words, *outputs)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["2026-01-30", "2026-02-01"]
+    wait_until(lambda: len(night.runs()) == 3, what="back-filled runs")
+    assert [name[:10] for name in night.runs()] == ["2026-01-30", "2026-01-31", "2026-02-01"]
+    for name, changed in before.items():
+        assert (night.project / "outputs" / "runs" / name).stat().st_mtime_ns == changed
+    assert "no night is missing" in night.command(*words, *outputs).stdout
+
+
+def test_a_run_that_is_late_stands_for_the_night_it_was_scheduled_for(night: Night) -> None:
+    (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+    scheduled = "2026-01-15T02:30:00Z"
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": scheduled}}
+    night.ask(f"deployments/{deployment['id']}/create_flow_run", {"state": state})
+    wait_until(lambda: any(name.startswith("2026-01-15-toy-test-") for name in night.runs()), what="the late night")
