@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(environment: Mapping[str, str], port: int | None = None) -> Iterator[str]:
+def running_server(environment: dict[str, str], port: int | None = None) -> Iterator[str]:
     """A Prefect server of its own: yields its API address once it is healthy, and ends it.
 
     Args:
@@ -62,10 +62,11 @@ def running_server(environment: Mapping[str, str], port: int | None = None) -> I
 
 
 @contextmanager
-def running_worker(environment: Mapping[str, str], pool: str, name: str = "test") -> Iterator[subprocess.Popen[bytes]]:
+def running_worker(environment: dict[str, str], pool: str, name: str = "test") -> Iterator[subprocess.Popen[bytes]]:
     """A process worker that polls `pool` every second: yields its process once it has reported, and ends it.
 
-    The process leads a group of its own: os.killpg(process.pid, SIGKILL) takes the runs it started with it.
+    Its runs are ended with it. Each of them leads a session of its own, out of reach of signals to the worker's
+    group: `kill_with_runs` takes them all.
 
     Args:
         environment: needs PREFECT_HOME, where `worker-NAME.log` lies, and PREFECT_API_URL.
@@ -77,7 +78,36 @@ def running_worker(environment: Mapping[str, str], pool: str, name: str = "test"
     words = ["--no-prompt", "worker", "start", "--pool", pool, "--type", "process", "--name", name]
     with _prefect(words, {**WORKER_SETTINGS, **PREFECT_DEFAULTS, **environment}, log.name) as process:
         wait_until(lambda: b"started!" in log.read_bytes()[before:], process, f"worker {name}")
-        yield process
+        try:
+            yield process
+        finally:
+            runs = descendants(process.pid)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=END_SECONDS)
+            _kill(runs)
+
+
+def kill_with_runs(worker: subprocess.Popen[bytes]) -> None:
+    """Take a worker and all runs it has started away at once, as a power cut would."""
+    _kill([worker.pid, *descendants(worker.pid)])
+    worker.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that `pid` has started, and those that they have."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
+    found = [pid]
+    for known in found:  # grows while it is walked
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(
@@ -105,12 +135,12 @@ def healthy(address: str) -> bool:
 
 
 @contextmanager
-def _prefect(words: list[str], environment: Mapping[str, str], log: str) -> Iterator[subprocess.Popen[bytes]]:
+def _prefect(words: list[str], environment: dict[str, str], log: str) -> Iterator[subprocess.Popen[bytes]]:
     """`prefect WORDS` in a process group of its own, its output appended to `log` in the home."""
     command = [sys.executable, "-m", "prefect", *words]
     with (Path(environment["PREFECT_HOME"]) / log).open("ab") as lines:
         process = subprocess.Popen(
-            command, env=dict(environment), stdout=lines, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=environment, stdout=lines, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         yield process
@@ -119,7 +149,5 @@ def _prefect(words: list[str], environment: Mapping[str, str], log: str) -> Iter
         try:
             process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # the group is this process's own
             process.wait()
-        with suppress(ProcessLookupError):  # what it may have left behind; the group is ours alone
-            os.killpg(process.pid, signal.SIGKILL)
