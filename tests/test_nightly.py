@@ -1,9 +1,7 @@
 """A night as the platform engineers have it: a real server, a real worker, the deployments of prefect.yaml."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -17,7 +15,7 @@ import pytest
 
 from mnist_pipeline.storage.staging import claim_stage
 from tests.builders import make_split
-from tests.engine import clean_environment, running_server, running_worker, wait_until
+from tests.engine import clean_environment, kill_with_runs, running_server, running_worker, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
 
@@ -94,11 +92,19 @@ def night(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with running_server(environment) as server:
         environment["PREFECT_API_URL"] = server
         night = Night(project, environment, server)
-        for words in (["work-pool", "create", "mnist", "--type", "process"], ["deploy", "--all"]):
-            done = night.prefect(*words)
-            assert done.returncode == 0, done.stdout + done.stderr
+        done = night.command("setup")
+        assert done.returncode == 0, done.stdout + done.stderr
         with running_worker(environment, "mnist") as night.worker:
             yield night
+
+
+def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Night) -> None:
+    again = night.command("setup")
+    assert again.returncode == 0, again.stderr
+    states = [line.split()[0] for line in again.stdout.splitlines() if "  " in line]
+    assert states == ["unchanged"] * 7  # a pool, four deployments, two automations
+    outputs = ["--outputs", str(night.project / "outputs")]
+    wait_until(lambda: night.command("doctor", *outputs).returncode == 0, what="doctor")
 
 
 def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: Night) -> None:
@@ -231,8 +237,7 @@ def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Night, large
 def test_a_run_killed_with_its_worker_is_finished_by_the_next_run_of_its_night(night: Night, large: str) -> None:
     start(night, "2026-01-03", large)
     wait_until(lambda: len(parts_of(night, "2026-01-03")) > 20, what="parts of the run to be killed")
-    os.killpg(night.worker.pid, signal.SIGKILL)
-    night.worker.wait()
+    kill_with_runs(night.worker)
     finished = {path: path.stat().st_mtime_ns for path in parts_of(night, "2026-01-03")}
     assert not [name for name in night.runs() if name.startswith("2026-01-03")]
     with running_worker(night.environment, "mnist", "second"):

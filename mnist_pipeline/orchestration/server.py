@@ -41,6 +41,6 @@ def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
     except ObjectNotFound as error:
         raise EngineError(
             f"deployment {deployment}: expected it on {PREFECT_API_URL.value()}, got none; "
-            "create it with `prefect deploy --all` in the project's folder, or run with --direct"
+            "create it with `mnist-pipeline setup` in the project's folder, or run with --direct"
         ) from error
     return f"{deployment} {parameters.get('run_date', '')} ({started.id})"

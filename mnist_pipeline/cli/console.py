@@ -1,0 +1,113 @@
+"""The command itself: its two streams, how errors end it, and what every part of it needs."""
+
+import importlib.metadata
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from mnist_pipeline.settings import Settings
+
+EXIT_CODES = """Exit codes:
+
+0  done
+
+1  a bug of ours
+
+2  a flag, variable or config file is wrong
+
+3  the data or the weights are refused
+
+4  no source of the data, or no Prefect server, could be reached
+
+5  the outputs folder or a run is not as needed
+
+6  the arithmetic gave NaN or infinity
+
+130, 143  interrupted, terminated: nothing half-done is visible"""
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+class _Command(TyperGroup):
+    """Turns errors of ours into one message and their exit code; with --debug the traceback comes first."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
+        # Terminated, leave as after Ctrl-C: staging is given up, and a server that Prefect started is stopped.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            if ctx.obj:
+                traceback.print_exc()
+            err.print(f"error: {error}", style="red", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            err.print("interrupted: nothing new is visible; the same command goes on from what is finished")
+            raise typer.Exit(128 + signal.SIGINT) from None
+
+
+app = typer.Typer(
+    cls=_Command,
+    help="Nightly batch inference and evaluation of handwritten digits.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(importlib.metadata.version("mnist-pipeline"))
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")] = False,
+    version: Annotated[  # noqa: ARG001  seen to by its callback
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    ctx.obj = debug
+
+
+def load(config: Path | None, **given: Any) -> "Settings":
+    """The settings of this call, all layers read."""
+    from mnist_pipeline.settings import load_settings
+
+    return load_settings(config, **given)
+
+
+@contextmanager
+def progress_for(debug: bool) -> Iterator[Progress]:
+    """On a terminal bars, with warnings above them; in a log plain lines."""
+    from mnist_pipeline.report.progress import bars, log_lines, through_console
+
+    logger = logging.getLogger("mnist_pipeline")
+    quiet = logging.WARNING if err.is_terminal else logging.INFO
+    logger.setLevel(logging.DEBUG if debug else quiet)
+    if err.is_terminal:
+        logging.basicConfig(level=logging.WARNING, handlers=[through_console(err)], format="%(message)s")
+        with bars(err) as progress:
+            yield progress
+    else:
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+        yield log_lines(logger)

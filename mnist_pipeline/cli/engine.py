@@ -1,0 +1,56 @@
+"""From the command to Prefect: import it with our defaults, run a flow here, start one on the server."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnist_pipeline.settings import Settings
+
+
+def prepare_engine() -> None:
+    """Import Prefect with our defaults, and make sure that the server in force answers."""
+    from mnist_pipeline.orchestration.environment import prepare_environment
+
+    prepare_environment()
+    from mnist_pipeline.orchestration.server import require_server
+
+    require_server()
+
+
+def start_backfill(settings: "Settings", night: date) -> str:
+    """Start a run of the backfill deployment for one night; its name."""
+    prepare_engine()
+    from mnist_pipeline.orchestration.server import start_run
+
+    parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(night)}
+    return start_run("mnist-evaluation/backfill", parameters)
+
+
+def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
+    """Load a flow as a Prefect worker would, by path, and run it here."""
+    from mnist_pipeline.settings import project_folder
+
+    prepare_engine()
+    from prefect.exceptions import TerminationSignal
+    from prefect.flows import Flow, load_flow_from_entrypoint
+
+    from mnist_pipeline.orchestration.terminal import share_terminal
+
+    share_terminal(debug)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    try:
+        return flow(**parameters)
+    except Exception as error:
+        # While a flow runs, Prefect turns SIGTERM into an exception, which may surface as the cause of another.
+        if any(isinstance(cause, TerminationSignal) for cause in _causes(error)):
+            sys.exit(128 + signal.SIGTERM)
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,110 @@
+"""The commands that evaluate: run and backfill."""
+
+from typing import Annotated
+
+import typer
+
+from mnist_pipeline.cli.console import app, load, out, progress_for
+from mnist_pipeline.cli.engine import run_flow, start_backfill
+from mnist_pipeline.cli.options import (
+    BatchRows,
+    Cache,
+    Config,
+    DataDir,
+    Dataset,
+    Direct,
+    Outputs,
+    RunDate,
+    ShardRows,
+    Split,
+    Weights,
+    Workers,
+)
+from mnist_pipeline.errors import SettingsError
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Split = None,
+    weights: Weights = None,
+    run_date: RunDate = None,
+    batch_rows: BatchRows = None,
+    shard_rows: ShardRows = None,
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Evaluate a network on a data set and publish the run."""
+    from mnist_pipeline.report import terminal
+
+    given = {
+        "dataset": dataset,
+        "split": split,
+        "weights": weights,
+        "run_date": run_date,
+        "batch_rows": batch_rows,
+        "shard_rows": shard_rows,
+        "workers": workers,
+        "data_dir": data_dir,
+        "cache": cache,
+        "outputs": outputs,
+    }
+    settings = load(config, **given)
+    settings.described_dataset()  # before any engine starts, so that a mistake costs no wait
+    if direct:
+        from mnist_pipeline import stages
+
+        with progress_for(ctx.obj) as progress:
+            published = stages.evaluate(settings, progress)
+    else:
+        # The night is resolved here, once: what the environment or a config file say of it counts too.
+        published = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
+    out.print()
+    if published.new:
+        out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
+    else:
+        out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
+    out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)
+    out.print(terminal.digits_table(published.scores))
+    out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
+
+
+@app.command()
+def backfill(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Option("--from", help="First night, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Option("--to", help="Last night, YYYY-MM-DD.")],
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Evaluate the nights of a range that have no published run; published ones are left alone.
+
+    Without --direct one run of the deployment mnist-evaluation/backfill is started for each missing night.
+    """
+    from mnist_pipeline.storage.runs import missing_nights
+
+    given = {"dataset": dataset, "split": split, "outputs": outputs}
+    start, settings = (load(config, run_date=night, **given) for night in (first, last))
+    if start.run_date > settings.run_date:
+        raise SettingsError(f"--from {first}: expected a night up to --to {last}, got a later one; swap the two")
+    nights = missing_nights(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
+    if not nights:
+        out.print("no night is missing: nothing to do")
+    for night in nights:
+        if direct:
+            from mnist_pipeline import stages
+
+            with progress_for(ctx.obj) as progress:
+                published = stages.evaluate(settings.model_copy(update={"run_date": night}), progress)
+            out.print(f"published run {published.run_id}", soft_wrap=True)
+        else:
+            name = start_backfill(settings, night)
+            out.print(f"started: {name}", soft_wrap=True)

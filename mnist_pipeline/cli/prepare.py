@@ -1,0 +1,105 @@
+"""The commands around data and weights: fetch, images, train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnist_pipeline.cli.console import app, load, out, progress_for
+from mnist_pipeline.cli.engine import run_flow
+from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Direct, Outputs, Split, Weights
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The .safetensors file to write (in outputs/weights, named by content).", show_default=False
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    outputs: Outputs = None,
+    config: Config = None,
+    direct: Direct = False,
+) -> None:
+    """Train the network on the train split and write weights and model card."""
+    from mnist_pipeline import trainer
+    from mnist_pipeline.core.training import Recipe
+    from mnist_pipeline.report import terminal
+
+    given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
+    settings = load(config, **given)
+    trainer.check_target(target)
+    if direct:
+        with progress_for(ctx.obj) as progress:
+            trained = trainer.train(settings, Recipe(**chosen), target, progress)
+    else:
+        trained = run_flow("train", ctx.obj, config=config, target=target, **chosen, **given)
+    out.print()
+    line = terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)
+    out.print(f"on the test split: {line}", soft_wrap=True)
+    out.print(f"weights: {terminal.path_line(trained.path)}", soft_wrap=True)
+    out.print(f"model card: {terminal.path_line(trained.card)}", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set (all).", show_default=False)] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    config: Config = None,
+) -> None:
+    """Bring the raw files of a data set to the cache, or verify those that are there."""
+    from mnist_pipeline import stages
+
+    settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
+    for each in [split] if split else settings.described_dataset().splits:
+        with progress_for(ctx.obj) as progress:
+            raw = stages.fetch(settings.model_copy(update={"split": each}), progress)
+        for file in filter(None, (raw.images, raw.labels)):
+            out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
+
+
+@app.command()
+def images(
+    ctx: typer.Context,
+    dataset: Dataset = None,
+    split: Split = None,
+    weights: Weights = None,
+    start: Annotated[int, typer.Option(min=0, help="First image looked at.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=400, help="Most images shown.")] = 10,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Save as .png, .svg or .pdf instead.", show_default=False)] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    config: Config = None,
+) -> None:
+    """Show a grid of digits with label and prediction."""
+    from mnist_pipeline import gallery
+    from mnist_pipeline.report import grid, terminal
+
+    settings = load(config, dataset=dataset, split=split, weights=weights, data_dir=data_dir, cache=cache)
+    with progress_for(ctx.obj) as progress:
+        shown = gallery.pick(settings, start, count, wrong, progress)
+    if not shown:
+        out.print("every image from there on is right" if wrong else "no images from there on")
+        return
+    pixels, captions = [picture.pixels for picture in shown], [picture.caption for picture in shown]
+    if save is None:
+        out.print(terminal.digits_grid(pixels, captions, columns or terminal.columns_that_fit(out.width)))
+    else:
+        title = f"{settings.dataset}/{settings.split}: #image_id, label -> prediction if another, confidence"
+        grid.save_grid(save, title, pixels, captions, columns or min(len(shown), 10))
+        out.print(f"saved to {save}: {len(shown)} of at most {count} images", soft_wrap=True)

@@ -1,0 +1,95 @@
+"""The commands that look at published runs: runs, show, verify."""
+
+from typing import Annotated
+
+import typer
+
+from mnist_pipeline.cli.console import app, load, out
+from mnist_pipeline.cli.options import Config, Dataset, Outputs, Split, WhichRun
+from mnist_pipeline.errors import DamagedError, RunNotFoundError
+
+
+@app.command("runs")
+def list_published(outputs: Outputs = None, config: Config = None) -> None:
+    """List the published runs."""
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage.runs import list_runs
+
+    settings = load(config, outputs=outputs)
+    rows = []
+    for item in list_runs(settings.outputs):
+        try:
+            manifest = item.manifest()
+        except DamagedError:
+            rows.append((item.name.run_id, "damaged", "-", "-", "-"))
+            continue
+        totals, weights = manifest.totals, manifest.identity.weights_sha256
+        when = f"{manifest.published_at:%Y-%m-%d %H:%M}"
+        rows.append((item.name.run_id, f"{totals.images:,}", terminal.percent(totals.accuracy), weights[:8], when))
+    rows.sort(key=lambda row: (row[0][:10], row[-1]))  # by run date, then by time of publication
+    if rows:
+        out.print(terminal.runs_table(rows))
+    else:
+        out.print(f"no runs in {settings.outputs} yet: publish one with `mnist-pipeline run`", soft_wrap=True)
+
+
+@app.command()
+def show(
+    which: WhichRun = "latest",
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+) -> None:
+    """Show the per-digit table of a published run."""
+    from dataclasses import fields
+
+    from mnist_pipeline.core.tally import DigitScore
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage import tables
+    from mnist_pipeline.storage.runs import find_run
+
+    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    found = find_run(settings.outputs, which, settings.dataset, settings.split)
+    summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
+    manifest = found.manifest()
+    out.print(f"run {found.name.run_id}", style="bold", soft_wrap=True)
+    out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
+    out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
+    out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
+    out.print(f"files: {terminal.path_line(found.folder)}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    which: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
+    ] = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    outputs: Outputs = None,
+    config: Config = None,
+) -> None:
+    """Check every byte of published runs against their manifests."""
+    from mnist_pipeline.storage.runs import find_run, list_runs
+
+    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    if which is None:
+        chosen = list_runs(settings.outputs)
+    else:
+        chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
+    if not chosen:
+        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
+    damaged = 0
+    for item in chosen:
+        problems = item.problems()
+        damaged += bool(problems)
+        out.print(f"{item.name.run_id}: {'damaged' if problems else 'verified'}", soft_wrap=True)
+        for problem in problems:
+            out.print(f"  {problem}", style="red", soft_wrap=True)
+    if damaged:
+        raise DamagedError(
+            f"runs damaged: {damaged} of {len(chosen)}; move them out of {settings.outputs / 'runs'} "
+            "and run their nights again with --run-date"
+        )
+    out.print(f"runs verified: {len(chosen)}")

@@ -1,0 +1,345 @@
+"""prefect.yaml -> work pool, deployments and automations on the server in force; done twice, it changes nothing.
+
+Starts no server and no worker, and removes no deployment: one that left prefect.yaml stays until
+`prefect deployment delete`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.callables import parameter_schema
+
+from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
+
+POOL = "mnist"
+POOL_TYPE = "process"
+LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens when told nothing else
+
+FAILED_AUTOMATION = "mnist: run failed or crashed"
+LOST_AUTOMATION = "mnist: run lost its heartbeat"
+# A run's heart beats every 180 seconds unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise: three beats and a
+# minute. The 90 seconds of Prefect's own example would declare every run dead that takes longer.
+HEARTBEAT_LOST = timedelta(minutes=10)
+_ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.mnist"}
+
+# What we can compare with the server. An entry of prefect.yaml with other keys is deployed anew each time.
+_COMPARED = {
+    "name", "entrypoint", "description", "tags", "parameters", "schedules", "concurrency_limit", "paused",
+    "work_pool", "pull",
+}  # fmt: skip
+_SCHEDULE_OPTIONS = {"active", "parameters", "slug"}  # the other keys of a schedule say when
+_VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing on the server, and what set-up did to it."""
+
+    what: str
+    state: Literal["created", "updated", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One deployment as prefect.yaml wants it. `full_name` is FLOW/NAME, as Prefect's own commands take it."""
+
+    full_name: str
+    name: str
+    values: Mapping[str, Any]
+    schema: Mapping[str, Any]
+    flow_description: str | None
+
+    @property
+    def schedules(self) -> list[dict[str, Any]]:
+        return list(self.values.get("schedules") or [])
+
+    def differences(self, found: DeploymentResponse) -> list[str]:
+        """The names of what on the server is not as prefect.yaml wants it."""
+        limit = self.values.get("concurrency_limit")
+        limit = {"limit": limit} if isinstance(limit, int) else limit or {}
+        pool = self.values.get("work_pool") or {}
+        slots, options = found.global_concurrency_limit, found.concurrency_options
+        pairs = {
+            "entrypoint": (self.values["entrypoint"], found.entrypoint),
+            "description": (self.values.get("description") or self.flow_description, found.description),
+            "tags": (sorted(self.values.get("tags") or []), sorted(found.tags)),
+            "parameters": (self.values.get("parameters") or {}, found.parameters),
+            "parameter schema": (self.schema, found.parameter_openapi_schema),
+            "pull steps": (self.values.get("pull") or [], found.pull_steps or []),
+            "work pool": (pool.get("name"), found.work_pool_name),
+            "job variables": (pool.get("job_variables") or {}, found.job_variables),
+            "paused": (bool(self.values.get("paused")), found.paused),
+            "concurrency limit": (limit.get("limit"), slots.limit if slots else None),
+            "collision strategy": (limit.get("collision_strategy"), options and options.collision_strategy.value),
+        }
+        differing = [what for what, (wanted, got) in pairs.items() if wanted != got]
+        differing += [] if _same_schedules(self.schedules, found.schedules) else ["schedules"]
+        return differing + sorted(set(self.values) - _COMPARED)
+
+
+def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timedelta = HEARTBEAT_LOST) -> list[Change]:
+    """Bring work pool, deployments and automations to what prefect.yaml and this module say.
+
+    Args:
+        project: folder with prefect.yaml; the flows are run from it.
+        notify_block: TYPE/NAME of the notification block to tell of failed runs; None keeps what is there.
+        heartbeat_lost: how long a run may give no sign of life before it is marked crashed.
+
+    Returns:
+        One change for each thing, in the order they were looked at.
+
+    Raises:
+        SettingsError: prefect.yaml cannot be used, the pool is of another type, or the block does not exist.
+        EngineError: the server does not answer.
+    """
+    entries = read_entries(project)
+    with server_in_force() as client:
+        block = _find_block(client, notify_block) if notify_block else None
+        changes = [_set_up_pool(client), *_set_up_deployments(client, project, entries)]
+        notify: list[ActionTypes] = [block] if block else [DoNothing()]
+        changes.append(_set_up_automation(client, _on_failure(notify), keep_actions=block is None))
+        changes.append(_set_up_automation(client, _on_lost_heartbeat(heartbeat_lost), keep_actions=False))
+        return changes
+
+
+@contextmanager
+def server_in_force() -> Iterator[SyncPrefectClient]:
+    """A client of the server PREFECT_API_URL names, or of the one on this machine if it names none.
+
+    Raises:
+        EngineError: it does not answer. None is started.
+    """
+    address = PREFECT_API_URL.value() or LOCAL_SERVER
+    with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
+        if problem := client.api_healthcheck():
+            raise EngineError(
+                f"Prefect server {address}: expected an answer, got {problem}; start one with `prefect server start`"
+            )
+        yield client
+
+
+def read_entries(project: Path) -> list[Entry]:
+    """The deployments of `project`/prefect.yaml, `{{ $NAME }}` replaced as `prefect deploy` would there.
+
+    Raises:
+        SettingsError: there is no such file, it is not of the expected form, or a flow in it cannot be loaded.
+    """
+    path = project.absolute() / "prefect.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _fill_in(document, os.environ | {"PWD": str(path.parent)})
+        return [_entry(path.parent, values.get("pull"), entry) for entry in values["deployments"]]
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}); go to the folder of the project, or copy its prefect.yaml here"
+        ) from error
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{path}: expected deployments, got {error!r}; correct the file") from error
+
+
+def find_deployment(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | None:
+    """The deployment of that name on the server, or None."""
+    try:
+        return client.read_deployment_by_name(full_name)
+    except ObjectNotFound:
+        return None
+
+
+def _entry(project: Path, pull: object, values: dict[str, Any]) -> Entry:
+    entrypoint, name = values["entrypoint"], values["name"]
+    try:
+        flow: Flow[..., Any] = load_flow_from_entrypoint(str(project / entrypoint))
+    except Exception as error:  # whatever a module may raise while it is imported
+        raise SettingsError(
+            f"{project / 'prefect.yaml'}: deployment {name}: cannot load {entrypoint} ({error!r}); correct it"
+        ) from error
+    schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
+    return Entry(f"{flow.name}/{name}", name, {"pull": pull, **values}, schema, flow.description)
+
+
+def _fill_in(value: Any, variables: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _fill_in(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_in(item, variables) for item in value]
+    return _VARIABLE.sub(lambda found: variables.get(found[1], ""), value) if isinstance(value, str) else value
+
+
+def _same_schedules(wanted: Sequence[Mapping[str, Any]], found: Sequence[DeploymentSchedule]) -> bool:
+    def same(want: Mapping[str, Any], got: DeploymentSchedule) -> bool:
+        when = got.schedule.model_dump(mode="json")
+        return (
+            (want.get("active") is not False) == got.active
+            and (want.get("parameters") or {}) == got.parameters
+            and want.get("slug") == got.slug
+            and all(when.get(key) == value for key, value in want.items() if key not in _SCHEDULE_OPTIONS)
+        )
+
+    return len(wanted) == len(found) and all(any(same(want, got) for got in found) for want in wanted)
+
+
+def _set_up_pool(client: SyncPrefectClient) -> Change:
+    what = f"work pool {POOL}"
+    try:
+        found = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type=POOL_TYPE))
+        return Change(what, "created")
+    if found.type != POOL_TYPE:
+        raise SettingsError(
+            f"{what}: expected type {POOL_TYPE}, got {found.type}; delete it with `prefect work-pool delete {POOL}`, "
+            "or deploy to it with `prefect deploy --all` alone"
+        )
+    return Change(what, "unchanged")
+
+
+def _set_up_deployments(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> list[Change]:
+    before = {entry.name: find_deployment(client, entry.full_name) for entry in entries}
+    stale = [entry for entry in entries if (found := before[entry.name]) is None or entry.differences(found)]
+    if stale:
+        _deploy(project, [entry.name for entry in stale])
+    for entry in stale:
+        _take_away_leftovers(client, entry)
+    names = {entry.name for entry in stale}
+    return [
+        Change(
+            f"deployment {entry.full_name}",
+            "unchanged" if entry.name not in names else "updated" if before[entry.name] else "created",
+        )
+        for entry in entries
+    ]
+
+
+def _take_away_leftovers(client: SyncPrefectClient, entry: Entry) -> None:
+    """What `prefect deploy` leaves on the server though prefect.yaml does not have it: schedules, and a pause."""
+    found = client.read_deployment_by_name(entry.full_name)
+    if not entry.schedules:
+        for schedule in found.schedules:
+            client.delete_deployment_schedule(found.id, schedule.id)
+    if found.paused and not entry.values.get("paused"):
+        client.resume_deployment(found.id)
+
+
+def _deploy(project: Path, names: Sequence[str]) -> None:
+    """Prefect's own command in a process of its own, so that prefect.yaml means what it means to Prefect."""
+    words = [word for name in names for word in ("--name", name)]
+    variables = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PWD": str(project.absolute())}
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
+        cwd=project,
+        env=PREFECT_DEFAULTS | os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = " ".join((done.stdout + done.stderr).split())[-1000:]
+        raise SettingsError(
+            f"{project / 'prefect.yaml'}: expected `prefect deploy` to take {', '.join(names)}, got: {said}; "
+            "correct the file"
+        )
+
+
+def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotification:
+    slug, _, name = notify_block.partition("/")
+    known = "see those there are with `prefect block ls`, or make one in the UI under Blocks"
+    if not slug or not name:
+        raise SettingsError(
+            f"notification block {notify_block!r}: expected TYPE/NAME, as in slack-webhook/team; {known}"
+        )
+    try:
+        found = client.read_block_document_by_name(name, slug, include_secrets=False)
+    except ObjectNotFound as error:
+        raise SettingsError(f"notification block {notify_block!r}: no such block on the server; {known}") from error
+    if found.block_schema is None or "notify" not in found.block_schema.capabilities:
+        raise SettingsError(f"notification block {notify_block!r}: it cannot notify anybody; {known}")
+    return SendNotification(
+        block_document_id=found.id,
+        subject="{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n\nRun: {{ flow_run|ui_url }}\nNext: mnist-pipeline doctor",
+    )
+
+
+def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
+    return AutomationCore(
+        name=FAILED_AUTOMATION,
+        description="Tells of every run tagged mnist that failed or crashed. Kept by `mnist-pipeline setup`.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OUR_RUNS,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=actions,
+    )
+
+
+def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
+    """As in Prefect's guide to zombie flows: after a heartbeat, neither another one nor an end."""
+    return AutomationCore(
+        name=LOST_AUTOMATION,
+        description="Marks runs tagged mnist as crashed when their process is gone. Kept by `mnist-pipeline setup`.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT} | _ENDED,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OUR_RUNS,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=lost,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name=None,  # that of the state
+                force=False,
+                state=StateType.CRASHED,
+                message=f"No heartbeat for {lost.total_seconds():.0f} seconds: its process is gone.",
+            )
+        ],
+    )
+
+
+def _set_up_automation(client: SyncPrefectClient, wanted: AutomationCore, keep_actions: bool) -> Change:
+    """Create or mend the automation of that name, and remove others of the same name.
+
+    Whether it is enabled is left as it is found, so that a person can silence it in the UI.
+    """
+    what = f"automation {wanted.name!r}"
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(wanted)
+        return Change(what, "created")
+    kept, *others = found
+    for other in others:
+        client.delete_automation(other.id)
+    wanted.enabled = kept.enabled
+    if keep_actions:
+        wanted.actions = kept.actions
+    same = (kept.description, kept.trigger, kept.actions) == (wanted.description, wanted.trigger, wanted.actions)
+    if not same:
+        client.update_automation(kept.id, wanted)
+    return Change(what, "unchanged" if same and not others else "updated")

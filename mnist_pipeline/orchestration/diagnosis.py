@@ -1,0 +1,304 @@
+"""What a night needs, looked at one thing after the other: each finding says what was found and what to do.
+
+Changes nothing, except that it writes a file in the outputs folder and removes it. Raises nothing: whatever goes
+wrong while looking is a finding too.
+"""
+
+import importlib.metadata
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from mnist_pipeline.errors import DataError, EngineError, PipelineError
+from mnist_pipeline.orchestration.deployments import (
+    LOCAL_SERVER,
+    POOL,
+    POOL_TYPE,
+    Entry,
+    find_deployment,
+    read_entries,
+    server_in_force,
+)
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.storage.files import replace_file
+from mnist_pipeline.storage.raw import verified_file
+from mnist_pipeline.storage.staging import STAGING
+
+SET_UP = "mnist-pipeline setup"
+# A night of MNIST's test split publishes half a megabyte and shares 4 MB of shards with the other nights: years of
+# room for it, and enough for one night of some million images.
+LEAST_FREE_BYTES = 1 << 30
+# What Prefect's server goes by when it calls a worker offline.
+MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
+# Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
+PINNED = {"prefect", "fastapi", "sqlalchemy"}
+HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `advice` names the next command, and is empty where nothing need be done."""
+
+    what: str
+    healthy: bool
+    found: str
+    advice: str = ""
+
+
+def diagnose(settings: Settings, project: Path) -> list[Finding]:
+    """Look at versions, server, pool, worker, deployments, schedule, slots, disk, outputs and cache.
+
+    Args:
+        settings: whose outputs and cache are looked at.
+        project: folder with prefect.yaml.
+
+    Returns:
+        Findings in the order in which they are best mended.
+    """
+    return [
+        *_guarded("versions here", _versions),
+        *_server(project),
+        *_guarded("disk", lambda: _disk(settings.outputs)),
+        *_guarded("outputs", lambda: _writable(settings.outputs)),
+        *_guarded("cache", lambda: _cache(settings)),
+    ]
+
+
+def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """The findings of one look; an error ends the look and is a finding itself."""
+    findings = []
+    try:
+        for finding in look():
+            findings.append(finding)  # one by one: those before an error are kept
+    except PipelineError as error:
+        findings.append(Finding(what, False, str(error), "mend what this says, then `mnist-pipeline doctor`"))
+    except Exception as error:  # a doctor that falls ill helps nobody
+        advice = "`mnist-pipeline doctor` again; if it stays, look at the log of the Prefect server"
+        findings.append(Finding(what, False, f"could not look: {error!r}", advice))
+    return findings
+
+
+def _versions() -> Iterator[Finding]:
+    for requirement in map(Requirement, importlib.metadata.requires("mnist-pipeline") or []):
+        if requirement.name in PINNED and not requirement.marker:
+            installed = importlib.metadata.version(requirement.name)
+            fits = requirement.specifier.contains(installed, prereleases=True)
+            advice = "" if fits else f"`python -m pip install '{requirement}'`, then restart server and worker"
+            yield Finding(f"{requirement.name} here", fits, f"{installed}, allowed {requirement.specifier}", advice)
+
+
+def _server(project: Path) -> list[Finding]:
+    named = PREFECT_API_URL.value()
+    name_it = f"`prefect config set PREFECT_API_URL={LOCAL_SERVER}`"
+    try:
+        with server_in_force() as client:
+            if named:
+                reached = Finding("server", True, f"{named} answers")
+            else:
+                reached = Finding("server", False, f"{LOCAL_SERVER} answers, but PREFECT_API_URL is not set", name_it)
+            return [
+                reached,
+                *_guarded("server version", lambda: _server_version(client)),
+                *_guarded("work pool", lambda: _pool(client)),
+                *_guarded("worker", lambda: _worker(client)),
+                *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
+            ]
+    except EngineError:
+        found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
+        advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
+        later = ("server version", "work pool", "worker", "deployments", "schedules", "concurrency slots")
+        unseen = [Finding(what, False, "not checked: needs the server", "first start the server") for what in later]
+        return [Finding("server", False, found, advice), *unseen]
+
+
+def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:
+    theirs, ours = Version(client.api_version()), Version(client.client_version())
+    same = theirs.release[:2] == ours.release[:2]
+    advice = "" if same else f"`python -m pip install prefect=={ours}` on the server's machine, then restart the server"
+    yield Finding("server version", same, f"{theirs}, here {ours}", advice)
+
+
+def _pool(client: SyncPrefectClient) -> Iterator[Finding]:
+    what = f"work pool {POOL}"
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        yield Finding(what, False, "absent", f"`{SET_UP}`")
+        return
+    if pool.type != POOL_TYPE:
+        yield Finding(what, False, f"of type {pool.type}", f"`prefect work-pool delete {POOL}`, then `{SET_UP}`")
+    elif pool.is_paused:
+        yield Finding(what, False, "paused", f"`prefect work-pool resume {POOL}`")
+    else:
+        yield Finding(what, True, "ready")
+
+
+def _worker(client: SyncPrefectClient) -> Iterator[Finding]:
+    start = f"`prefect worker start --pool {POOL}`"
+    try:
+        client.read_work_pool(POOL)  # asked for the workers of no pool, the client fails in another way
+        workers = client.read_workers_for_work_pool(POOL)
+    except ObjectNotFound:
+        yield Finding("worker", False, "none: it has no pool", f"`{SET_UP}`, then {start}")
+        return
+    seen = {worker.name: worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time}
+    now = datetime.now(UTC)
+    polling = sorted(
+        worker.name
+        for worker in workers
+        if worker.name in seen
+        and now - seen[worker.name]
+        <= MISSED_HEARTBEATS * timedelta(seconds=worker.heartbeat_interval_seconds or HEARTBEAT_SECONDS)
+    )
+    if polling:
+        yield Finding("worker", True, f"polling: {', '.join(polling)}")
+    else:
+        last = (
+            f"none polls; the last was seen {max(seen.values()):%Y-%m-%d %H:%M:%S} UTC" if seen else "none ever polled"
+        )
+        yield Finding("worker", False, last, start)
+
+
+def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
+    for entry in entries:
+        what = f"deployment {entry.full_name}"
+        found = find_deployment(client, entry.full_name)
+        if found is None:
+            yield Finding(what, False, "absent", f"`{SET_UP}`")
+            continue
+        differences = entry.differences(found)
+        if differences:
+            yield Finding(what, False, f"not as in prefect.yaml: {', '.join(differences)}", f"`{SET_UP}`")
+        else:
+            yield Finding(what, True, "as in prefect.yaml")
+        if any(schedule.get("active") is not False for schedule in entry.schedules):
+            yield _schedule(client, entry, found)
+        if found.global_concurrency_limit:
+            yield _slots(client, entry, found)
+
+
+def _schedule(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -> Finding:
+    """Whether the server's schedule service plans runs: the one failure that shows nowhere else."""
+    what = f"schedule of {entry.full_name}"
+    if not any(schedule.active for schedule in found.schedules):
+        return Finding(what, False, "no active schedule on the server", f"`{SET_UP}`")
+    upcoming = _runs(client, found, (StateType.SCHEDULED,), after=datetime.now(UTC))
+    if upcoming:
+        first = upcoming[0].expected_start_time
+        return Finding(
+            what, True, f"next run {first.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if first else "next run planned"
+        )
+    return Finding(
+        what,
+        False,
+        "no run is planned though the schedule is active",
+        "right after set-up or a server start wait a minute, then `mnist-pipeline doctor`; if it stays, the server's "
+        "schedule service does not work: look at its log, `python -m pip install 'sqlalchemy[asyncio]>=2.0,<2.1'` on "
+        "its machine and restart it",
+    )
+
+
+def _slots(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -> Finding:
+    what = f"concurrency slots of {entry.full_name}"
+    holders = _runs(client, found, HOLDS_SLOT)
+    again = find_deployment(client, entry.full_name)  # read after the runs: one may have ended in between
+    limit = again.global_concurrency_limit if again else None
+    if limit is None or not limit.active_slots:
+        return Finding(what, True, "free")
+    if holders:
+        return Finding(what, True, f"held by {', '.join(sorted(run.name for run in holders))}")
+    return Finding(
+        what,
+        False,
+        f"{limit.active_slots} of {limit.limit} taken, but no run is at work: the next run would wait for ever",
+        f"`prefect gcl update '{limit.name}' --active-slots 0`",
+    )
+
+
+def _runs(
+    client: SyncPrefectClient, found: DeploymentResponse, states: Sequence[StateType], after: datetime | None = None
+) -> list[FlowRun]:
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": after}),
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        limit=5,
+    )
+
+
+def _disk(outputs: Path) -> Iterator[Finding]:
+    there = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    enough = free >= LEAST_FREE_BYTES
+    found = f"{free / (1 << 30):.1f} GiB free for {outputs}"
+    advice = f"make room: `du -sh {outputs}/*` shows what takes it; at least {LEAST_FREE_BYTES >> 30} GiB are wanted"
+    yield Finding("disk", enough, found, "" if enough else advice)
+
+
+def _writable(outputs: Path) -> Iterator[Finding]:
+    """Really write, because permissions, quotas and read-only mounts show nowhere else; leave no trace."""
+    staging = outputs / STAGING
+    made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
+    probe = staging / f"doctor-{uuid.uuid4().hex}"
+    try:
+        replace_file(probe, b"written by mnist-pipeline doctor")
+        probe.unlink()
+        yield Finding("outputs", True, f"{outputs} can be written")
+    except OSError as error:
+        advice = (
+            f"`ls -ld {outputs}`: give this user the right to write there, or name another with MNIST_PIPELINE_OUTPUTS"
+        )
+        yield Finding("outputs", False, f"{error.filename or outputs}: {error.strerror or error}", advice)
+    finally:
+        with suppress(OSError):  # another run may be using them by now
+            for folder in made:
+                folder.rmdir()
+
+
+def _cache(settings: Settings) -> Iterator[Finding]:
+    what = f"cache of {settings.dataset}/{settings.split}"
+    dataset = settings.described_dataset()
+    files = dataset.splits[settings.split].files
+    folder = settings.cache / settings.dataset
+    kept = [file for file in files if file.sha256 and (folder / file.name).is_file()]
+    damaged = []
+    for file in kept:
+        try:
+            if verified_file(folder / file.name).sha256 != file.sha256:
+                damaged.append(f"{folder / file.name} has not the sha256 that is pinned")
+        except DataError as error:
+            damaged.append(str(error))
+    if damaged:
+        again = f"`mnist-pipeline fetch --dataset {settings.dataset} --split {settings.split}` fetches it again"
+        yield Finding(what, False, "; ".join(damaged), again)
+    elif settings.data_dir:
+        yield Finding(what, True, f"not needed where {settings.data_dir} holds the files")
+    elif len(kept) == len(files):
+        yield Finding(what, True, f"{len(kept)} files verified in {folder}")
+    else:
+        absent = ", ".join(file.name for file in files if file not in kept)
+        yield Finding(what, True, f"{absent} will be fetched by the next run")

@@ -1,0 +1,336 @@
+"""Set-up and diagnosis against a real server and a real worker, each of its own on loopback."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import FlowRun
+from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Crashed
+from pydantic import SecretStr
+
+from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.orchestration import deployments, diagnosis
+from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
+from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
+from mnist_pipeline.settings import Settings, load_settings
+from tests.builders import images_name, make_split
+from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+
+PROJECT = Path(__file__).parents[1]
+NIGHTLY = "mnist-evaluation/nightly"
+DEPLOYMENTS = {NIGHTLY, "mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return clean_environment(tmp_path_factory.mktemp("prefect"))
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str]) -> Iterator[str]:
+    with running_server(environment) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what set-up reads, so that a test may change it."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(PROJECT / "flows", folder / "flows")
+    shutil.copy(PROJECT / "prefect.yaml", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def person(environment: dict[str, str], server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process, and those it starts, as those of a person whose PREFECT_API_URL is the server's address."""
+    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+    with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: Path(environment["PREFECT_HOME"])}):
+        yield
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with deployments.server_in_force() as client:
+        yield client
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(None, outputs=tmp_path / "outputs", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def look(settings: Settings, project: Path) -> Callable[[], dict[str, Finding]]:
+    return lambda: {finding.what: finding for finding in diagnose(settings, project)}
+
+
+def _states(changes: list[deployments.Change]) -> set[str]:
+    return {change.state for change in changes}
+
+
+def _server_state(client: SyncPrefectClient) -> dict[str, Any]:
+    """Everything set-up looks after, with its ids and the time of its last change."""
+    found: dict[str, Any] = {name: client.read_deployment_by_name(name).model_dump() for name in DEPLOYMENTS}
+    for deployment in found.values():
+        del deployment["last_polled"], deployment["status"]
+    automations = {item.name: item.model_dump() for item in client.read_automations()}
+    return found | automations | {"pool": client.read_work_pool(POOL).id}
+
+
+def _scheduled(client: SyncPrefectClient) -> list[FlowRun]:
+    runs: list[FlowRun] = client.read_flow_runs()
+    return [run for run in runs if run.state_name == "Scheduled" and run.auto_scheduled]
+
+
+def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Path) -> None:
+    first = set_up(project)
+    assert _states(first) == {"created"}
+    assert {change.what.removeprefix("deployment ") for change in first} >= DEPLOYMENTS
+    before = _server_state(client)
+    assert _states(set_up(project)) == {"unchanged"}
+    assert _server_state(client) == before
+    assert before[NIGHTLY]["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}
+    ]
+    assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/outputs"
+
+
+def test_the_server_schedules_runs_of_the_nightly_alone(client: SyncPrefectClient, project: Path) -> None:
+    set_up(project)
+    wait_until(lambda: bool(_scheduled(client)), what="scheduled runs", seconds=60)
+    runs = _scheduled(client)
+    assert {run.deployment_id for run in runs} == {client.read_deployment_by_name(NIGHTLY).id}
+    starts = [run.expected_start_time for run in runs]
+    assert all(start and start > datetime.now(UTC) for start in starts)
+    assert {f"{start:%H:%M}" for start in starts} == {"02:30"}
+    assert {tag for run in runs for tag in run.tags} >= {"mnist", "nightly"}
+
+
+def test_what_left_prefect_yaml_leaves_the_server_and_what_changed_there_is_put_back(
+    client: SyncPrefectClient, project: Path, tmp_path: Path
+) -> None:
+    set_up(project)
+    silent = tmp_path / "project"
+    shutil.copytree(project, silent)
+    text = (silent / "prefect.yaml").read_text()
+    start = text.index("    schedules:\n      # ")
+    end = text.index("    concurrency_limit:", start)
+    (silent / "prefect.yaml").write_text(text[:start] + text[end:])
+    set_up(silent)
+    assert client.read_deployment_by_name(NIGHTLY).schedules == []
+    assert _scheduled(client) == []
+
+    client.pause_deployment(client.read_deployment_by_name(NIGHTLY).id)
+    changed = {change.what: change.state for change in set_up(project)}
+    assert changed[f"deployment {NIGHTLY}"] == "updated"
+    nightly = client.read_deployment_by_name(NIGHTLY)
+    assert (len(nightly.schedules), nightly.paused) == (1, False)
+    assert _states(set_up(project)) == {"unchanged"}
+
+
+def test_a_pool_of_another_type_is_refused(
+    client: SyncPrefectClient, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_work_pool(WorkPoolCreate(name="taken", type="docker"))
+    monkeypatch.setattr(deployments, "POOL", "taken")
+    with pytest.raises(SettingsError, match=r"work pool taken: expected type process, got docker; .*work-pool delete"):
+        set_up(project)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("team", "expected TYPE/NAME"),
+        ("slack-webhook/nobody", "no such block"),
+        ("secret/quiet", "it cannot notify anybody"),
+    ],
+)
+def test_a_block_that_cannot_be_told_is_refused(project: Path, block: str, message: str) -> None:
+    from prefect.blocks.system import Secret
+
+    Secret(value=SecretStr("x")).save("quiet", overwrite=True, _sync=True)  # type: ignore[call-arg]
+    with pytest.raises(SettingsError, match=f"'{block}': {message}"):
+        set_up(project, block)
+
+
+def test_the_automations_are_made_once_and_keep_what_a_person_gave_them(
+    client: SyncPrefectClient, project: Path
+) -> None:
+    from prefect.blocks.notifications import SlackWebhook
+
+    set_up(project)
+    (failed,) = client.read_automations_by_name(FAILED_AUTOMATION)
+    (lost,) = client.read_automations_by_name(LOST_AUTOMATION)
+    assert failed.actions == [DoNothing()]
+    assert isinstance(lost.actions[0], ChangeFlowRunState)
+
+    SlackWebhook(url="https://hooks.slack.com/services/A/B/C").save("team", overwrite=True, _sync=True)  # type: ignore[arg-type,call-arg]
+    assert "updated" in _states(set_up(project, "slack-webhook/team"))
+    client.pause_automation(failed.id)
+    assert _states(set_up(project)) == {"unchanged"}
+    (kept,) = client.read_automations_by_name(FAILED_AUTOMATION)
+    assert kept.id == failed.id
+    assert isinstance(kept.actions[0], SendNotification)
+    assert not kept.enabled
+
+    client.create_automation(AutomationCore(**lost.model_dump(exclude={"id"})))
+    assert "updated" in _states(set_up(project))
+    assert len(client.read_automations_by_name(LOST_AUTOMATION)) == 1
+    client.delete_automation(failed.id)  # no later test shall tell that address anything
+
+
+def test_a_run_of_ours_that_crashes_sets_the_automation_off_and_another_one_does_not(
+    client: SyncPrefectClient, project: Path
+) -> None:
+    set_up(project)
+    flow = client.read_flow_by_name("mnist-evaluation")
+    for tags in (["other"], ["mnist"]):
+        client.request("POST", "/flow_runs/", json={"flow_id": str(flow.id), "name": tags[0], "tags": tags})
+    for run in sorted(client.read_flow_runs(), key=lambda run: run.name, reverse=True):
+        if run.name in ("other", "mnist"):
+            client.set_flow_run_state(run.id, Crashed(), force=True)
+    wait_until(lambda: _set_off(client) != [], what="automation", seconds=30)
+    assert _set_off(client) == ["mnist"]
+
+
+def _set_off(client: SyncPrefectClient) -> list[str | None]:
+    """Names of the runs that set the automation of failed runs off."""
+    wanted = {"event": {"name": ["prefect.automation.triggered"]}}
+    events = client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
+    return [
+        event["payload"]["triggering_event"]["resource"].get("prefect.resource.name")
+        for event in events
+        if event["resource"]["prefect.resource.name"] == FAILED_AUTOMATION
+    ]
+
+
+def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_whatever_is_taken_away(
+    client: SyncPrefectClient,
+    environment: dict[str, str],
+    server: str,
+    project: Path,
+    look: Callable[[], dict[str, Finding]],
+    settings: Settings,
+) -> None:
+    set_up(project)
+    with running_worker(environment | {"PREFECT_API_URL": server}, POOL):
+        wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
+        findings = look()
+        assert findings["worker"].found == "polling: test"
+        assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
+        assert "will be fetched" in findings["cache of mnist/test"].found
+        assert not settings.outputs.exists()
+    wait_until(lambda: not look()["worker"].healthy, what="a worker missed", seconds=30)
+    assert look()["worker"].advice == "`prefect worker start --pool mnist`"
+
+    nightly = client.read_deployment_by_name(NIGHTLY)
+    client.delete_deployment_schedule(nightly.id, nightly.schedules[0].id)
+    assert look()[f"schedule of {NIGHTLY}"].advice == "`mnist-pipeline setup`"
+    assert "schedules" in look()[f"deployment {NIGHTLY}"].found
+    set_up(project)
+
+    limit = nightly.global_concurrency_limit
+    assert limit is not None
+    client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=1))
+    leaked = look()[f"concurrency slots of {NIGHTLY}"]
+    assert not leaked.healthy
+    assert leaked.advice == f"`prefect gcl update '{limit.name}' --active-slots 0`"
+    client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+    client.update_work_pool(POOL, WorkPoolUpdate(is_paused=True))
+    assert look()["work pool mnist"].advice == "`prefect work-pool resume mnist`"
+    client.delete_work_pool(POOL)
+    assert look()["work pool mnist"].advice == "`mnist-pipeline setup`"
+    assert look()["worker"].advice == "`mnist-pipeline setup`, then `prefect worker start --pool mnist`"
+    set_up(project)
+    assert look()["work pool mnist"].healthy
+    assert look()[f"deployment {NIGHTLY}"].healthy
+
+
+def test_a_schedule_service_that_plans_nothing_is_found_out(
+    client: SyncPrefectClient, project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(project)
+    monkeypatch.setattr(diagnosis, "_runs", lambda *_, **__: [])
+    finding = look()[f"schedule of {NIGHTLY}"]
+    assert not finding.healthy
+    assert "sqlalchemy" in finding.advice
+
+
+def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one(
+    project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: nobody}):
+        with pytest.raises(EngineError, match=f"{nobody}: expected an answer, .*`prefect server start`"):
+            set_up(project)
+        assert look()["server"] == Finding(
+            "server", False, f"{nobody} does not answer", "`prefect server start` on the machine it names"
+        )
+        assert look()["worker"].found == "not checked: needs the server"
+        assert look()["outputs"].healthy
+    monkeypatch.setattr(deployments, "LOCAL_SERVER", nobody)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert "prefect config set PREFECT_API_URL=" in look()["server"].advice
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read .*go to the folder of the project"),
+        ("deployments: {", "expected deployments"),
+        ("pull: []", "expected deployments"),
+        ("deployments: [{name: x, entrypoint: nowhere.py:nothing}]", "deployment x: cannot load nowhere.py:nothing"),
+    ],
+)
+def test_a_prefect_yaml_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        set_up(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_outputs_that_cannot_be_written_are_found_out(settings: Settings) -> None:
+    settings.outputs.mkdir(mode=0o500)
+    (finding,) = diagnosis._writable(settings.outputs)
+    assert not finding.healthy
+    assert "ls -ld" in finding.advice
+
+
+def test_outputs_that_are_a_file_and_a_full_disk_are_found_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.outputs.write_text("not a folder")
+    (finding,) = diagnosis._writable(settings.outputs)
+    assert not finding.healthy
+    monkeypatch.setattr(diagnosis, "LEAST_FREE_BYTES", 1 << 60)
+    (finding,) = diagnosis._disk(settings.outputs)
+    assert not finding.healthy
+    assert "du -sh" in finding.advice
+
+
+def test_a_damaged_file_in_the_cache_is_found_out(settings: Settings) -> None:
+    make_split(settings.cache / "mnist", 3)
+    (finding,) = diagnosis._cache(settings)
+    assert not finding.healthy
+    assert images_name() in finding.found
+    assert finding.advice.startswith("`mnist-pipeline fetch --dataset mnist --split test`")
+
+
+def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    assert {finding.healthy for finding in diagnosis._versions()} == {False}
+    assert any("sqlalchemy" in finding.advice for finding in diagnosis._versions())
