@@ -19,7 +19,7 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadfile
 
 bench: .venv/dev.stamp  ## images per second by batch size, as in docs/book.md
 	$(BIN)/python -m benchmarks.batch_rows

@@ -13,7 +13,7 @@ from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.stages import Published
 from mnist_pipeline.trainer import score
 
-pytestmark = [pytest.mark.real_data, pytest.mark.xdist_group("real_data")]
+pytestmark = pytest.mark.real_data
 
 RUN_DATE = "2026-01-31"
 COLUMNS = [f"proba_{digit}" for digit in range(10)]

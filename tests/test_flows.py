@@ -17,8 +17,7 @@ from mnist_pipeline.orchestration.tasks import can_heal
 from tests.builders import make_split
 from tests.engine import START_SECONDS, clean_environment, running_server
 
-# One worker of pytest-xdist runs all of these: a server each would cost more than it saves.
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+pytestmark = pytest.mark.engine
 
 RUN_DATE = "2026-01-31"
 

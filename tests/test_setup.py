@@ -25,7 +25,7 @@ from mnist_pipeline.settings import Settings, load_settings
 from tests.builders import images_name, make_split
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+pytestmark = pytest.mark.engine
 
 PROJECT = Path(__file__).parents[1]
 NIGHTLY = "mnist-evaluation/nightly"
