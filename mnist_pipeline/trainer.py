@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
-from mnist_pipeline.core.network import Network, Workspace, forward
+from mnist_pipeline.core.network import Network, Workspace, choose, forward
 from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
@@ -140,11 +140,7 @@ def score(network: Network, raw: RawSplit) -> Tally:
         probabilities = np.empty((DIGITS, rows.rows), np.float32)
         forward(network, flatten(normalise(read_images(raw, rows))), workspace, out=probabilities)
         labels = read_labels(raw, rows)
-        tally += Tally.count(
-            None if labels is None else labels.astype(np.int8),
-            probabilities.argmax(axis=0).astype(np.int8),
-            probabilities.max(axis=0),
-        )
+        tally += Tally.count(None if labels is None else labels.astype(np.int8), *choose(probabilities))
     return tally
 
 

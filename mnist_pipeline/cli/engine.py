@@ -1,5 +1,6 @@
 """From the command to Prefect: import it with our defaults, run a flow here, start one on the server."""
 
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
 
 
+@functools.cache
 def prepare_engine() -> None:
-    """Import Prefect with our defaults, and make sure that the server in force answers."""
+    """Import Prefect with our defaults, and make sure that the server in force answers; asked once a command."""
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()

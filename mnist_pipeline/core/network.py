@@ -144,6 +144,18 @@ def forward(
         )
 
 
+def choose(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The digit of each image and its confidence.
+
+    Args:
+        probabilities: `[10, B]` float32, as `forward` writes them.
+
+    Returns:
+        `[B]` int8, the most probable digit, the lowest among equals; `[B]` float32, its probability.
+    """
+    return probabilities.argmax(axis=0).astype(np.int8), probabilities.max(axis=0)
+
+
 def _sigmoid(x: NDArray[np.float32]) -> None:
     # 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2: the same function, no overflow, and a faster kernel.
     x *= np.float32(0.5)

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import Shard
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.storage import tables
@@ -40,8 +41,7 @@ def write_part(
         OutputsError: the part cannot be written.
     """
     rows = probabilities.shape[1]
-    predictions = probabilities.argmax(axis=0).astype(np.int8)  # the lowest digit among equals
-    confidence = probabilities.max(axis=0)
+    predictions, confidence = choose(probabilities)
     labels = images.labels
     columns: dict[str, Any] = {
         "run_id": tables.constant(run_id, tables.RUN_ID, rows),

@@ -59,7 +59,7 @@ def write_shard(raw: RawSplit, shard: Shard, pieces: Pieces) -> Piece:
     """Normalise and flatten one shard's images and put them in place as one Parquet file.
 
     Raises:
-        IdxFormatError: the IDX file was cut short since it was verified.
+        DataError: a raw file is gone or was changed since it was verified.
         OutputsError: the file cannot be written.
     """
     rows = shard.range.rows
