@@ -8,14 +8,14 @@ from pathlib import Path
 from prefect import flow
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.night import evaluation_name, logical_date
+from mnist_pipeline.orchestration.night import logical_date, night_name
 from mnist_pipeline.orchestration.runners import over_groups
 from mnist_pipeline.settings import DatasetName, Rows, RunDate, SplitName, Workers, load_settings
 from mnist_pipeline.stages import Published, Timings
 from mnist_pipeline.storage.staging import claim_stage
 
 
-@flow(name="mnist-evaluation", flow_run_name=evaluation_name, persist_result=False)
+@flow(name="mnist-evaluation", flow_run_name=night_name("evaluate"), persist_result=False)
 def evaluate(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
@@ -63,7 +63,7 @@ def evaluate(
     plan = tasks.make_plan(settings, raw)
     with claim_stage(plan.outputs, plan.run_id) as stage:
         with timings.stage("shard"):
-            over_groups(plan, tasks.build_shards)
+            over_groups(plan, "shards", tasks.build_shards)
         with timings.stage("predict"):
-            predicted = over_groups(plan, tasks.predict_shards, stage=stage)
+            predicted = over_groups(plan, "predictions", tasks.predict_shards, stage=stage)
         return tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)

@@ -87,12 +87,14 @@ class Site:
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
         self.encodings: list[str | None] = []
+        self.on_request: Callable[[str], object] = lambda path: None  # told of each path before it is answered
         self.closing = threading.Event()
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.asked.append(self.path)
+                site.on_request(self.path)
                 site.authorizations.append(self.headers["Authorization"])
                 site.encodings.append(self.headers["Accept-Encoding"])
                 answer = site.answers.get(self.path.partition("?")[0].lstrip("/"), Answer(HTML, 404))

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PROJECT["deployments"]}
 
+FLOWS = {"training": "mnist-training", "deadline": "mnist-deadline"}
+
 
 def flow_of(name: str) -> Flow[..., Any]:
     return load_flow_from_entrypoint(f"{ROOT}/{DEPLOYMENTS[name]['entrypoint']}")
@@ -25,19 +27,21 @@ def flow_of(name: str) -> Flow[..., Any]:
 def test_every_deployment_names_a_flow_and_parameters_it_takes(name: str) -> None:
     flow = flow_of(name)
     flow.validate_parameters(DEPLOYMENTS[name]["parameters"])
-    assert flow.name == ("mnist-training" if name == "training" else "mnist-evaluation")
+    assert flow.name == FLOWS.get(name, "mnist-evaluation")
+    assert "mnist" in DEPLOYMENTS[name]["tags"]  # the automations and the doctor go by it
     assert DEPLOYMENTS[name]["work_pool"]["name"] == "mnist"
 
 
-def test_there_are_a_nightly_an_adhoc_a_backfill_and_a_training_deployment() -> None:
-    assert set(DEPLOYMENTS) == {"nightly", "adhoc", "backfill", "training"}
+def test_there_are_a_nightly_its_deadline_an_adhoc_a_backfill_and_a_training_deployment() -> None:
+    assert set(DEPLOYMENTS) == {"nightly", "deadline", "adhoc", "backfill", "training"}
 
 
-def test_only_the_nightly_has_a_schedule_and_it_is_in_utc_and_active() -> None:
-    schedules = {name: entry["schedules"] for name, entry in DEPLOYMENTS.items()}
-    (nightly,) = schedules.pop("nightly")
-    assert nightly == {"cron": "30 2 * * *", "timezone": "UTC", "active": True}
-    assert list(schedules.values()) == [[], [], []]
+def test_the_nightly_and_its_deadline_alone_have_schedules_in_utc() -> None:
+    schedules = {name: entry["schedules"] for name, entry in DEPLOYMENTS.items() if entry["schedules"]}
+    assert schedules == {
+        "nightly": [{"cron": "30 2 * * *", "timezone": "UTC", "active": True}],
+        "deadline": [{"cron": "0 6 * * *", "timezone": "UTC", "active": True}],
+    }
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)

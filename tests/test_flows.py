@@ -1,6 +1,7 @@
 """The flows in real processes: on a real server on loopback, and on the temporary one that Prefect starts itself."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -10,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
-from mnist_pipeline.errors import SourceError, WeightsError
+from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, WeightsError
+from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import can_heal
-from tests.builders import make_split
-from tests.engine import START_SECONDS, clean_environment, running_server
+from mnist_pipeline.settings import project_folder
+from tests.builders import make_split, random_labels
+from tests.engine import START_SECONDS, clean_environment, running_server, wait_until
+from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 
 pytestmark = pytest.mark.engine
 
@@ -46,12 +54,27 @@ def server(environment: dict[str, str]) -> Iterator[str]:
         yield address
 
 
-def _task_run_names(address: str) -> list[str]:
+@pytest.fixture
+def in_this_process(environment: dict[str, str], server: str) -> Iterator[str]:
+    """Flows called from the test itself run on the server; without a heartbeat, so that none waits for it at its end.
+
+    Yields the server's address.
+    """
+    ours = {PREFECT_API_URL: server, PREFECT_HOME: Path(environment["PREFECT_HOME"])}
+    with temporary_settings({**ours, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield server
+
+
+def _ask(address: str, path: str, question: object) -> Any:
     request = urllib.request.Request(
-        f"{address}/task_runs/filter", data=b"{}", headers={"Content-Type": "application/json"}
+        f"{address}/{path}", data=json.dumps(question).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return sorted(found["name"] for found in json.load(answer))
+    with urllib.request.urlopen(request, timeout=100) as answer:
+        return json.load(answer)
+
+
+def _task_run_names(address: str) -> list[str]:
+    return sorted(found["name"] for found in _ask(address, "task_runs/filter", {}))
 
 
 def _command(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -132,6 +155,107 @@ def test_an_installed_wheel_runs_in_an_empty_folder_on_a_server_that_prefect_sta
     assert done.returncode == 0, done.stderr
     assert "Starting temporary server" in done.stderr
     assert "published run" in done.stdout
+
+
+def _flow(name: str) -> Any:
+    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    return loaded
+
+
+@pytest.fixture
+def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+    """The toy data set comes from a site on this machine, and is asked for again at once where it is at all."""
+    site = Site({name: Answer(body) for name, body in PACKED.items()})
+    files = [file.model_dump(exclude_none=True) for file in FILES]
+    entry = {
+        "title": "Toy",
+        "splits": {"test": dict(zip(("images", "labels"), files, strict=True))},
+        "sources": [{"kind": "web", "url": f"http://{site.place}/"}],
+    }
+    monkeypatch.setenv("MNIST_PIPELINE_DATASETS", json.dumps({"toy": entry}))
+    monkeypatch.setattr(tasks, "fetch", tasks.fetch.with_options(retry_delay_seconds=0.1))
+    monkeypatch.chdir(tmp_path)
+    yield site
+    site.close()
+
+
+def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
+    in_this_process: str, from_a_site: Site, tmp_path: Path
+) -> None:
+    whole = from_a_site.answers
+    refusals = iter([{}, {}, whole])  # 404 for all, twice
+    from_a_site.on_request = lambda path: setattr(from_a_site, "answers", next(refusals)) if "images" in path else None
+    published = _flow("evaluate")(dataset="toy", run_date=RUN_DATE, cache=tmp_path / "cache")
+    assert published.totals.images == len(random_labels(5))
+    assert len([path for path in from_a_site.asked if "images" in path]) == 3
+
+
+def test_a_fetch_that_no_source_answers_ends_after_three_tries_and_a_refusal_after_one(
+    in_this_process: str, from_a_site: Site, tmp_path: Path
+) -> None:
+    from_a_site.answers = {}
+    ended = _flow("evaluate")(dataset="toy", cache=tmp_path / "cache", return_state=True)
+    assert isinstance(ended.result(raise_on_failure=False), SourceError)
+    assert len([path for path in from_a_site.asked if "images" in path]) == 3
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / IMAGES).write_bytes(OTHER)
+    refused = _flow("evaluate")(dataset="toy", data_dir=tmp_path / "wrong", return_state=True)
+    assert isinstance(refused.result(raise_on_failure=False), ChecksumError)
+
+    def tries(state: State[Any]) -> list[int]:
+        of_the_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+        found = _ask(in_this_process, "task_runs/filter", of_the_run)
+        return [run["run_count"] for run in found if run["state_type"] == "FAILED"]
+
+    for state, count in ((ended, 3), (refused, 1)):
+        wait_until(lambda state=state: tries(state) != [], what="the failed fetch", seconds=60)  # type: ignore[misc]
+        assert tries(state) == [count]
+
+
+def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(
+    in_this_process: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"dataset": "toy", "run_date": RUN_DATE, "outputs": tmp_path / "outputs"}
+    with pytest.raises(RunNotFoundError, match=f"got none of {RUN_DATE}; .*backfill .*--from {RUN_DATE}"):
+        _flow("deadline")(**given)
+    _command(tmp_path, environment, "run", "--direct", "--run-date", RUN_DATE)
+    _flow("deadline")(**given)
+    with pytest.raises(RunNotFoundError, match="got none of 2026-01-29, 2026-01-30;"):
+        _flow("deadline")(**given, nights=3)
+    names = {run["name"] for run in _ask(in_this_process, "flow_runs/filter", {})}
+    assert f"deadline toy/test {RUN_DATE}" in names
+
+
+def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(
+    in_this_process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("mnist_pipeline.tests")
+
+    @flow
+    def work() -> None:
+        tell = progress.shown(logger)
+        for done in range(5):
+            tell("short", done, 4)
+        monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
+        for done in range(5):
+            tell("training, loss 0.1", done, 4)
+        tell("of unknown size", 0, 0)
+
+    work()
+    found = _ask(in_this_process, "artifacts/filter", {"artifacts": {"type": {"any_": ["progress"]}}})
+    assert {(bar["description"], float(bar["data"])) for bar in found} == {
+        ("training", 100.0),
+        ("of unknown size", 0.0),
+    }
+
+
+def test_progress_that_cannot_be_shown_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the server is gone")
+
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
+    monkeypatch.setattr(progress, "create_progress_artifact", refuse)
+    progress.shown(logging.getLogger("mnist_pipeline.tests"))("training", 1, 2)
 
 
 @pytest.mark.parametrize(("error", "heals"), [(SourceError("no source"), True), (WeightsError("bad weights"), False)])

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Crashed
+from prefect.states import Crashed, Scheduled
 from pydantic import SecretStr
 
 from mnist_pipeline.errors import EngineError, SettingsError
@@ -28,8 +28,8 @@ from tests.engine import clean_environment, free_port, running_server, running_w
 pytestmark = pytest.mark.engine
 
 PROJECT = Path(__file__).parents[1]
-NIGHTLY = "mnist-evaluation/nightly"
-DEPLOYMENTS = {NIGHTLY, "mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"}
+NIGHTLY, DEADLINE = "mnist-evaluation/nightly", "mnist-deadline/deadline"
+DEPLOYMENTS = {NIGHTLY, DEADLINE, "mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"}
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +107,26 @@ def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Pat
     assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/outputs"
 
 
-def test_the_server_schedules_runs_of_the_nightly_alone(client: SyncPrefectClient, project: Path) -> None:
+def test_the_server_schedules_runs_of_the_nightly_and_its_deadline_alone(
+    client: SyncPrefectClient, project: Path
+) -> None:
     set_up(project)
-    wait_until(lambda: bool(_scheduled(client)), what="scheduled runs", seconds=60)
-    runs = _scheduled(client)
-    assert {run.deployment_id for run in runs} == {client.read_deployment_by_name(NIGHTLY).id}
-    starts = [run.expected_start_time for run in runs]
-    assert all(start and start > datetime.now(UTC) for start in starts)
-    assert {f"{start:%H:%M}" for start in starts} == {"02:30"}
-    assert {tag for run in runs for tag in run.tags} >= {"mnist", "nightly"}
+    names = {client.read_deployment_by_name(name).id: name for name in DEPLOYMENTS}
+
+    def scheduled() -> dict[str, list[FlowRun]]:
+        found: dict[str, list[FlowRun]] = {}
+        for run in _scheduled(client):
+            assert run.deployment_id is not None
+            found.setdefault(names[run.deployment_id], []).append(run)
+        return found
+
+    wait_until(lambda: len(scheduled()) == 2, what="scheduled runs", seconds=60)
+    for name, hour in ((NIGHTLY, "02:30"), (DEADLINE, "06:00")):
+        runs = scheduled().pop(name)
+        starts = [run.expected_start_time for run in runs]
+        assert all(start and start > datetime.now(UTC) for start in starts)
+        assert {f"{start:%H:%M}" for start in starts} == {hour}
+        assert {tag for run in runs for tag in run.tags} >= {"mnist", name.partition("/")[2]}
 
 
 def test_what_left_prefect_yaml_leaves_the_server_and_what_changed_there_is_put_back(
@@ -129,8 +140,9 @@ def test_what_left_prefect_yaml_leaves_the_server_and_what_changed_there_is_put_
     end = text.index("    concurrency_limit:", start)
     (silent / "prefect.yaml").write_text(text[:start] + text[end:])
     set_up(silent)
-    assert client.read_deployment_by_name(NIGHTLY).schedules == []
-    assert _scheduled(client) == []
+    nightly = client.read_deployment_by_name(NIGHTLY)
+    assert nightly.schedules == []
+    assert [run for run in _scheduled(client) if run.deployment_id == nightly.id] == []
 
     client.pause_deployment(client.read_deployment_by_name(NIGHTLY).id)
     changed = {change.what: change.state for change in set_up(project)}
@@ -229,11 +241,19 @@ def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_what
         wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
         findings = look()
         assert findings["worker"].found == "polling: test"
+        assert findings["late runs"].found == "none"
         assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
         assert "will be fetched" in findings["cache of mnist/test"].found
         assert not settings.outputs.exists()
-    wait_until(lambda: not look()["worker"].healthy, what="a worker missed", seconds=30)
+    wait_until(lambda: not look()["worker"].healthy, what="a worker missed", seconds=60)
     assert look()["worker"].advice == "`prefect worker start --pool mnist`"
+    late = client.create_flow_run_from_deployment(
+        client.read_deployment_by_name(NIGHTLY).id,
+        state=Scheduled(scheduled_time=datetime(2026, 1, 31, 2, 30, tzinfo=UTC)),
+    )
+    wait_until(lambda: not look()["late runs"].healthy, what="a late run", seconds=60)
+    assert "(2026-01-31 02:30 UTC)" in look()["late runs"].found
+    client.delete_flow_run(late.id)
 
     nightly = client.read_deployment_by_name(NIGHTLY)
     client.delete_deployment_schedule(nightly.id, nightly.schedules[0].id)
@@ -334,3 +354,22 @@ def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
     assert {finding.healthy for finding in diagnosis._versions()} == {False}
     assert any("sqlalchemy" in finding.advice for finding in diagnosis._versions())
+
+
+def _publish_nights(outputs: Path, *nights: date) -> None:
+    for night in nights:
+        (outputs / "runs" / f"{night}-mnist-test-0123456789ab").mkdir(parents=True)
+
+
+def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:
+    due = (datetime.now(UTC) - diagnosis.NIGHT_DUE).date()
+    (finding,) = diagnosis._nights(settings)
+    assert (finding.healthy, "none due yet" in finding.found) == (True, True)
+    _publish_nights(settings.outputs, due - timedelta(days=3), due - timedelta(days=1))
+    (finding,) = diagnosis._nights(settings)
+    missing = (due - timedelta(days=2), due)
+    assert finding.found == f"no published run of {missing[0]}, {missing[1]}"
+    assert finding.advice == f"`mnist-pipeline backfill --from {missing[0]} --to {missing[1]}`"
+    _publish_nights(settings.outputs, *missing)
+    (finding,) = diagnosis._nights(settings)
+    assert finding.healthy

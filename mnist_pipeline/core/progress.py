@@ -8,3 +8,8 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
+
+
+def work_of(what: str) -> str:
+    """The name of the work in "training, loss 0.1": what comes before the comma; the rest is news of it."""
+    return what.partition(",")[0]

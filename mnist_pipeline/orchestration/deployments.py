@@ -32,6 +32,7 @@ from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 
 POOL = "mnist"
 POOL_TYPE = "process"
+TAG = "mnist"  # of every run of prefect.yaml's deployments
 LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens when told nothing else
 
 FAILED_AUTOMATION = "mnist: run failed or crashed"
@@ -41,7 +42,7 @@ LOST_AUTOMATION = "mnist: run lost its heartbeat"
 HEARTBEAT_LOST = timedelta(minutes=10)
 _ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.mnist"}
+_OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
 # What we can compare with the server. An entry of prefect.yaml with other keys is deployed anew each time.
 _COMPARED = {
@@ -284,7 +285,7 @@ def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotificatio
 def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
     return AutomationCore(
         name=FAILED_AUTOMATION,
-        description="Tells of every run tagged mnist that failed or crashed. Kept by `mnist-pipeline setup`.",
+        description=f"Tells of every run tagged {TAG} that failed or crashed. Kept by `mnist-pipeline setup`.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -301,7 +302,7 @@ def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
     """As in Prefect's guide to zombie flows: after a heartbeat, neither another one nor an end."""
     return AutomationCore(
         name=LOST_AUTOMATION,
-        description="Marks runs tagged mnist as crashed when their process is gone. Kept by `mnist-pipeline setup`.",
+        description=f"Marks runs tagged {TAG} as crashed when their process is gone. Kept by `mnist-pipeline setup`.",
         trigger=EventTrigger(
             after={_HEARTBEAT},
             expect={_HEARTBEAT} | _ENDED,

@@ -22,7 +22,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
@@ -35,6 +37,7 @@ from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
     POOL_TYPE,
+    TAG,
     Entry,
     find_deployment,
     read_entries,
@@ -43,12 +46,15 @@ from mnist_pipeline.orchestration.deployments import (
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.files import replace_file
 from mnist_pipeline.storage.raw import verified_file
+from mnist_pipeline.storage.runs import list_runs, missing_nights
 from mnist_pipeline.storage.staging import STAGING
 
 SET_UP = "mnist-pipeline setup"
 # A night of MNIST's test split publishes half a megabyte and shares 4 MB of shards with the other nights: years of
 # room for it, and enough for one night of some million images.
 LEAST_FREE_BYTES = 1 << 30
+NIGHT_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` looks as well
+NIGHTS_LOOKED_AT = 7
 # What Prefect's server goes by when it calls a worker offline.
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
 # Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
@@ -67,7 +73,7 @@ class Finding:
 
 
 def diagnose(settings: Settings, project: Path) -> list[Finding]:
-    """Look at versions, server, pool, worker, deployments, schedule, slots, disk, outputs and cache.
+    """Look at versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache and nights.
 
     Args:
         settings: whose outputs and cache are looked at.
@@ -82,6 +88,7 @@ def diagnose(settings: Settings, project: Path) -> list[Finding]:
         *_guarded("disk", lambda: _disk(settings.outputs)),
         *_guarded("outputs", lambda: _writable(settings.outputs)),
         *_guarded("cache", lambda: _cache(settings)),
+        *_guarded("nights", lambda: _nights(settings)),
     ]
 
 
@@ -122,12 +129,13 @@ def _server(project: Path) -> list[Finding]:
                 *_guarded("server version", lambda: _server_version(client)),
                 *_guarded("work pool", lambda: _pool(client)),
                 *_guarded("worker", lambda: _worker(client)),
+                *_guarded("late runs", lambda: _late(client)),
                 *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
             ]
     except EngineError:
         found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
         advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
-        later = ("server version", "work pool", "worker", "deployments", "schedules", "concurrency slots")
+        later = ("server version", "work pool", "worker", "late runs", "deployments", "schedules", "concurrency slots")
         unseen = [Finding(what, False, "not checked: needs the server", "first start the server") for what in later]
         return [Finding("server", False, found, advice), *unseen]
 
@@ -178,6 +186,18 @@ def _worker(client: SyncPrefectClient) -> Iterator[Finding]:
             f"none polls; the last was seen {max(seen.values()):%Y-%m-%d %H:%M:%S} UTC" if seen else "none ever polled"
         )
         yield Finding("worker", False, last, start)
+
+
+def _late(client: SyncPrefectClient) -> Iterator[Finding]:
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            tags=FlowRunFilterTags(all_=[TAG]), state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+    names = ", ".join(f"{run.name} ({run.expected_start_time:%Y-%m-%d %H:%M} UTC)" for run in runs[:5])
+    advice = f"`prefect worker start --pool {POOL}`: a worker with nothing else to do takes them; they keep their night"
+    yield Finding("late runs", not runs, f"{len(runs)}: {names}" if runs else "none", advice if runs else "")
 
 
 def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
@@ -302,3 +322,21 @@ def _cache(settings: Settings) -> Iterator[Finding]:
     else:
         absent = ", ".join(file.name for file in files if file not in kept)
         yield Finding(what, True, f"{absent} will be fetched by the next run")
+
+
+def _nights(settings: Settings) -> Iterator[Finding]:
+    """The last nights that are due, back to the first that was ever published: facts on disk, whatever Prefect says."""
+    dataset, split = settings.dataset, settings.split
+    what = f"nights of {dataset}/{split}"
+    published = [run.name.run_date for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
+    last = (datetime.now(UTC) - NIGHT_DUE).date()
+    if not published or published[0] > last:
+        yield Finding(what, True, f"none due yet in {settings.outputs}")
+        return
+    first = max(published[0], last - timedelta(days=NIGHTS_LOOKED_AT - 1))
+    missing = missing_nights(settings.outputs, dataset, split, first, last)
+    if missing:
+        found = f"no published run of {', '.join(map(str, missing))}"
+        yield Finding(what, False, found, f"`mnist-pipeline backfill --from {missing[0]} --to {missing[-1]}`")
+    else:
+        yield Finding(what, True, f"every one from {first} to {last} is published")

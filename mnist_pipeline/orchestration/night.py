@@ -1,5 +1,6 @@
 """Which night a flow run stands for, and what to call it."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from prefect import runtime
@@ -17,11 +18,15 @@ def logical_date() -> date:
     return start.astimezone(UTC).date()
 
 
-def evaluation_name() -> str:
-    """For example `evaluate mnist/test 2026-11-23`."""
-    given = runtime.flow_run.parameters
-    try:
-        settings = load_settings(given.get("config"), dataset=given.get("dataset"), split=given.get("split"))
-    except PipelineError:
-        return "evaluate"  # the run itself will say what is wrong
-    return f"evaluate {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"
+def night_name(verb: str) -> Callable[[], str]:
+    """What to call a flow run about one night: for example `evaluate mnist/test 2026-11-23`."""
+
+    def name() -> str:
+        given = runtime.flow_run.parameters
+        try:
+            settings = load_settings(given.get("config"), dataset=given.get("dataset"), split=given.get("split"))
+        except PipelineError:
+            return verb  # the run itself will say what is wrong
+        return f"{verb} {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"
+
+    return name

@@ -5,6 +5,7 @@ Only fetching is retried, and only when no source answered; nothing else heals b
 """
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import SourceError
 from mnist_pipeline.orchestration.artifacts import show_published
-from mnist_pipeline.report.progress import log_lines
+from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan, Published, Sharded, Timings
+from mnist_pipeline.storage import runs
 from mnist_pipeline.storage.pieces import Piece
 from mnist_pipeline.storage.raw import RawSplit
 from mnist_pipeline.storage.staging import Stage
@@ -51,7 +53,7 @@ def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
 )
 def fetch(settings: Settings) -> RawSplit:
     """Bring the raw files to disk, verified."""
-    return stages.fetch(settings, log_lines(logger))
+    return stages.fetch(settings, shown(logger))
 
 
 @task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
@@ -84,10 +86,20 @@ def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> 
     return published
 
 
+@task(task_run_name="nights up to {settings.run_date}", cache_policy=NO_CACHE, persist_result=False)
+def require_nights(settings: Settings, nights: int) -> None:
+    """Fail if one of the last nights has no published run."""
+    first = settings.run_date - timedelta(days=nights - 1)
+    runs.require_nights(settings.outputs, settings.dataset, settings.split, first, settings.run_date)
+    logger.info(
+        "%s/%s: every night from %s to %s is published", settings.dataset, settings.split, first, settings.run_date
+    )
+
+
 @task(task_run_name="fit {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None) -> Fitted:
     """Train the network and write its weights."""
-    return trainer.fit_weights(raw, recipe, outputs, target, log_lines(logger))
+    return trainer.fit_weights(raw, recipe, outputs, target, shown(logger))
 
 
 @task(task_run_name="score on {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)

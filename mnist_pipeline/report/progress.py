@@ -21,8 +21,7 @@ def log_lines(logger: logging.Logger) -> core.Progress:
     guard = Lock()
 
     def tell(what: str, done: int, total: int) -> None:
-        # "training, loss 0.1": what comes before the comma names the work, the rest is news of it.
-        work, now = what.partition(",")[0], time.monotonic()
+        work, now = core.work_of(what), time.monotonic()
         with guard:
             due = now - spoken.setdefault(work, now) >= SECONDS_BETWEEN_LINES
             if due or done == total:
@@ -46,7 +45,7 @@ def bars(console: Console) -> Iterator[core.Progress]:
     with Progress(*columns, console=console) as drawn:
 
         def tell(what: str, done: int, total: int) -> None:
-            work = what.partition(",")[0]
+            work = core.work_of(what)
             with guard:
                 if work not in started:
                     started[work] = drawn.add_task(what, total=total)

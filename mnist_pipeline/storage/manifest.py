@@ -56,6 +56,10 @@ class RunName(_Values):
     dataset: str
     split: str
 
+    def is_of(self, dataset: str, split: str) -> bool:
+        """Whether the run evaluated that split of that data set."""
+        return (self.dataset, self.split) == (dataset, split)
+
     @classmethod
     def parse(cls, run_id: str) -> Self | None:
         """Take a run_id apart; None if it is not one."""

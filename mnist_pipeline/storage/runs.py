@@ -151,9 +151,23 @@ def list_runs(outputs: Path) -> list[Run]:
 
 def missing_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> list[date]:
     """The dates from `first` to `last`, both included, for which no run of the data set and split is published."""
-    there = {run.name.run_date for run in list_runs(outputs) if (run.name.dataset, run.name.split) == (dataset, split)}
+    there = {run.name.run_date for run in list_runs(outputs) if run.name.is_of(dataset, split)}
     nights = (first + timedelta(days=days) for days in range((last - first).days + 1))
     return [night for night in nights if night not in there]
+
+
+def require_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> None:
+    """Nothing, if every night from `first` to `last` has a published run of the data set and split.
+
+    Raises:
+        RunNotFoundError: some have none; all of them are named.
+    """
+    if missing := missing_nights(outputs, dataset, split, first, last):
+        raise RunNotFoundError(
+            f"nights of {dataset}/{split} from {first} to {last}: expected a published run of each in {outputs}, got "
+            f"none of {', '.join(map(str, missing))}; publish them with `mnist-pipeline backfill --dataset {dataset} "
+            f"--split {split} --from {missing[0]} --to {missing[-1]}`"
+        )
 
 
 def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
@@ -175,7 +189,7 @@ def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
     runs = list_runs(outputs)
     if exact := [run for run in runs if run.name.run_id == which]:
         return exact[0]
-    ours = [run for run in runs if (run.name.dataset, run.name.split) == (dataset, split)]
+    ours = [run for run in runs if run.name.is_of(dataset, split)]
     if which == "latest":
         newest = [run for run in ours if run.name.run_date == ours[-1].name.run_date]
         if newest:

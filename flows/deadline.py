@@ -1,0 +1,39 @@
+"""The flow mnist-deadline: is the night published? It fails where it is not, so that somebody is told.
+
+Looks at the published runs alone, and so holds even if Prefect never created the run, or lost it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.orchestration.night import logical_date, night_name
+from mnist_pipeline.settings import DatasetName, RunDate, SplitName, load_settings
+
+Nights = Annotated[int, Field(ge=1, le=366)]
+
+
+@flow(name="mnist-deadline", flow_run_name=night_name("deadline"), persist_result=False)
+def deadline(
+    dataset: DatasetName | None = None,
+    split: SplitName | None = None,
+    run_date: RunDate | None = None,
+    nights: Nights = 1,
+    outputs: Path | None = None,
+    config: Path | None = None,
+) -> None:
+    """Fail if a night that is due has no published run.
+
+    Args:
+        dataset: data set the nights are of. Whatever is left out comes from config and environment.
+        split: split of the data set.
+        run_date: the last night that is due; the UTC date of the scheduled start if left out.
+        nights: how many nights to look at, up to that one.
+        outputs: folder of the published runs.
+        config: TOML file laid over the project's own configuration.
+    """
+    given = {"dataset": dataset, "split": split, "run_date": run_date or logical_date(), "outputs": outputs}
+    tasks.require_nights(load_settings(config, **given), nights)
