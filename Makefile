@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check unit bench train docs clean help
+.PHONY: run test check unit slow bench train docs clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,7 +11,7 @@ help:            ## this list
 run: .venv/run.stamp  ## evaluate tonight's run: fetch, shard, predict, publish
 	$(BIN)/mnist-pipeline run
 
-test: check unit  ## format, lint, types and all tests
+test: check unit  ## format, lint, types and all tests but the slow ones
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
@@ -19,7 +19,10 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+
+slow: .venv/dev.stamp  ## slow sweeps: crashes and restarts
+	$(BIN)/pytest -n auto -m slow
 
 bench: .venv/dev.stamp  ## images per second by batch size, as in docs/book.md
 	$(BIN)/python -m benchmarks.batch_rows

@@ -3,31 +3,47 @@
 Checks nothing about the pipeline itself.
 """
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 
-START_SECONDS = 120
+ROOT = Path(__file__).parents[1]
+
+# A writer of Prefect's SQLite waits up to 60 seconds for its turn (PRAGMA busy_timeout), and so does the request
+# behind it: one request may take that long, and a fact that needs several of them longer.
+REQUEST_SECONDS = 100
+START_SECONDS = 240
 END_SECONDS = 30
 POLL_SECONDS = 0.2
 
-# Kept in memory, a concurrency slot would not outlive a server that a test restarts.
+# Parameters with which an evaluation of some thousand images takes long enough to be disturbed.
+SLOW = {"shard_rows": 10, "batch_rows": 1}
+
+# Kept in memory, a concurrency slot would not outlive a server that a test restarts. A run that waits for one asks
+# again every 30 seconds otherwise.
 SERVER_SETTINGS = {
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
-# What a worker does every 15 and 30 seconds otherwise.
+# What a worker does every 15 and 30 seconds otherwise. Each heartbeat is written to the database, and it is missed
+# after three of them: the test that waits for that waits as long.
 WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
-    "PREFECT_WORKER_HEARTBEAT_SECONDS": "2",
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
 }
 
 
@@ -43,22 +59,47 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@contextmanager
-def running_server(environment: dict[str, str], port: int | None = None) -> Iterator[str]:
-    """A Prefect server of its own: yields its API address once it is healthy, and ends it.
+class Server:
+    """A Prefect server that can be killed and started again: on the same port, with the same database.
 
     Args:
         environment: needs PREFECT_HOME, where the database and `server.log` lie.
-        port: give the same one, and the same home, to start a server again; a free one if left out.
     """
-    port = port or free_port()
-    address = f"http://127.0.0.1:{port}/api"
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    # A server that is told another server's address would ask that one.
-    variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
-    with _prefect(words, PREFECT_DEFAULTS | SERVER_SETTINGS | variables, "server.log") as process:
-        wait_until(lambda: healthy(address), process, "server")
-        yield address
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}/api"
+        # A server that is told another server's address would ask that one.
+        variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+        self._environment = PREFECT_DEFAULTS | SERVER_SETTINGS | variables
+        self._running = ExitStack()
+        self._process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start, and return once it is healthy."""
+        words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-ui"]
+        self._process = self._running.enter_context(_prefect(words, self._environment, "server.log"))
+        wait_until(lambda: healthy(self.address), self._process, "server")
+
+    def kill(self) -> None:
+        """Take it away at once, as a power cut would."""
+        _kill([self._process.pid, *descendants(self._process.pid)])
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Let it end as it does when told to."""
+        self._running.close()
+
+
+@contextmanager
+def running_server(environment: Mapping[str, str]) -> Iterator[str]:
+    """A server of its own: yields its API address once it is healthy, and ends it."""
+    server = Server(environment)
+    try:
+        server.start()
+        yield server.address
+    finally:
+        server.stop()
 
 
 @contextmanager
@@ -124,6 +165,98 @@ def wait_until(
         )
         assert time.monotonic() < deadline, f"{what}: not within {seconds} seconds"
         time.sleep(POLL_SECONDS)
+
+
+class Night:
+    """The project deployed on a server, and a terminal in its folder.
+
+    Args:
+        project: as `copy_project` makes it.
+        environment: of the terminal, with PREFECT_API_URL.
+    """
+
+    def __init__(self, project: Path, environment: Mapping[str, str]) -> None:
+        self.project, self.environment = project, dict(environment)
+        self.outputs = project / "outputs"
+
+    def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._run("prefect", "--no-prompt", *words)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._run("mnist_pipeline", *words)
+
+    def ask(self, path: str, question: object = None) -> Any:
+        """What the server answers. A question may reach it twice, when SQLite is busy: let it say the same twice."""
+        request = urllib.request.Request(
+            f"{self.environment['PREFECT_API_URL']}/{path}",
+            data=None if question is None else json.dumps(question).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        answers: list[Any] = []
+
+        def answered() -> bool:
+            try:
+                with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+                    answers.append(json.load(answer))
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # "database is locked"; Prefect's own client tries again too
+                    raise
+            return bool(answers)
+
+        wait_until(answered, what=path)
+        return answers[0]
+
+    def start(self, deployment: str, state: object = None, **parameters: Any) -> str:
+        """Id of a new run of the deployment of that name."""
+        (found,) = self.ask("deployments/filter", {"deployments": {"name": {"any_": [deployment]}}})
+        question: dict[str, object] = {"parameters": parameters, "idempotency_key": uuid.uuid4().hex}
+        question |= {} if state is None else {"state": state}
+        return str(self.ask(f"deployments/{found['id']}/create_flow_run", question)["id"])
+
+    def state_of(self, run: str) -> str:
+        return str(self.ask(f"flow_runs/{run}")["state_type"])
+
+    def flow_runs(self, **deployment: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("flow_runs/filter", {"deployments": deployment} if deployment else {})
+        return found
+
+    def runs(self, run_date: str = "") -> list[str]:
+        """Names of the published runs, of all dates or of one."""
+        return sorted(path.name for path in (self.outputs / "runs").glob(f"{run_date}*"))
+
+    def parts(self, run_date: str) -> list[Path]:
+        """Files of predictions that a run of that date has finished and not yet published."""
+        return sorted((self.outputs / ".staging").glob(f"{run_date}-toy-test-*/run/predictions/*.parquet"))
+
+    def _run(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *words],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+        )
+
+
+def copy_project(folder: Path) -> Path:
+    """`folder` with what is deployed, so that its outputs are not ours."""
+    for name in ("prefect.yaml", "prefect.toml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def night_environment(project: Path, home: Path) -> dict[str, str]:
+    """The variables of a terminal in `project`: the data set "toy" in its folder `data`, in small shards."""
+    return clean_environment(home) | {
+        "PWD": str(project),
+        "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+        "MNIST_PIPELINE_DATASET": "toy",
+        "MNIST_PIPELINE_DATA_DIR": str(project / "data"),
+        "MNIST_PIPELINE_SHARD_ROWS": "10",
+        "MNIST_PIPELINE_MAX_TASKS": "4",
+    }
 
 
 def healthy(address: str) -> bool:

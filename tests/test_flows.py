@@ -249,13 +249,19 @@ def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(
     }
 
 
-def test_progress_that_cannot_be_shown_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_that_cannot_be_shown_fails_nothing_and_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
     def refuse(*_: object, **__: object) -> None:
+        asked.append(1)
         raise OSError("the server is gone")
 
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
     monkeypatch.setattr(progress, "create_progress_artifact", refuse)
-    progress.shown(logging.getLogger("mnist_pipeline.tests"))("training", 1, 2)
+    tell = progress.shown(logging.getLogger("mnist_pipeline.tests"))
+    tell("training", 1, 2)
+    tell("training", 2, 2)
+    assert len(asked) == 1  # a server that is away holds nobody up twice
 
 
 @pytest.mark.parametrize(("error", "heals"), [(SourceError("no source"), True), (WeightsError("bad weights"), False)])

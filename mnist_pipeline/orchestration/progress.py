@@ -26,10 +26,14 @@ def shown(logger: logging.Logger) -> Progress:
         log(what, done, total)
         with guard:
             bar = bars.setdefault(work_of(what), _Bar(work_of(what)))
+        if bar.given_up:
+            return
         try:
             bar.show(100 * done / total if total else 0.0)
         except Exception:  # a view that cannot be drawn is no reason to fail the night
-            logger.warning("the progress of %s could not be shown", work_of(what), exc_info=True)
+            # Nor to hold it up: Prefect tries for a minute to reach a server that is away.
+            bar.given_up = True
+            logger.warning("the progress of %s can be shown no more", bar.work, exc_info=True)
 
     return tell
 
@@ -41,6 +45,7 @@ class _Bar:
     work: str
     artifact: UUID | None = None
     told: float = field(default_factory=time.monotonic)
+    given_up: bool = False
 
     def show(self, percent: float) -> None:
         due = time.monotonic() - self.told >= SECONDS_BETWEEN_UPDATES
