@@ -10,7 +10,12 @@ PLACES = {
     "predictions": "runs/RUN_ID/predictions/part-*.parquet",
     "summary": "runs/RUN_ID/summary.parquet",
     "confusion": "runs/RUN_ID/confusion.parquet",
+    "reliability": "runs/RUN_ID/reliability.parquet",
+    "comparison": "verdicts/RUN_ID/VERDICT_ID/comparison.parquet",
+    "flips": "verdicts/RUN_ID/VERDICT_ID/flips.parquet",
+    "gates": "verdicts/RUN_ID/VERDICT_ID/gates.parquet",
     "history": "history.parquet",
+    "runs": "runs.parquet",
 }
 
 

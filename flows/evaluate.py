@@ -1,4 +1,4 @@
-"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish.
+"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish -> judge -> report.
 
 Says what runs in which order and how wide; does no arithmetic and touches no file.
 """
@@ -6,12 +6,14 @@ Says what runs in which order and how wide; does no arithmetic and touches no fi
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
+from mnist_pipeline.judge import Judged
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.night import logical_date, night_name
+from mnist_pipeline.orchestration.night import ending, logical_date, night_name
 from mnist_pipeline.orchestration.runners import over_groups
 from mnist_pipeline.settings import DatasetName, Rows, RunDate, SplitName, Workers, load_settings
-from mnist_pipeline.stages import Published, Timings
+from mnist_pipeline.stages import Timings
 from mnist_pipeline.storage.staging import claim_stage
 
 
@@ -27,9 +29,12 @@ def evaluate(
     data_dir: Path | None = None,
     cache: Path | None = None,
     outputs: Path | None = None,
+    report: bool | None = None,
     config: Path | None = None,
-) -> Published:
-    """Evaluate a network on one split of a data set and publish the run.
+) -> Judged | State[Judged]:
+    """Evaluate a network on one split of a data set, publish the run and judge it.
+
+    The flow run ends as Completed, or as Rejected if the verdict fails; the run stays published either way.
 
     Args:
         dataset: data set to evaluate. Whatever is left out comes from config and environment.
@@ -42,6 +47,7 @@ def evaluate(
         data_dir: folder with IDX files, asked before any other source.
         cache: folder of the verified raw files.
         outputs: folder of shards, runs and history.
+        report: whether to write the night's report.
         config: TOML file laid over the project's own configuration.
     """
     settings = load_settings(
@@ -56,6 +62,7 @@ def evaluate(
         data_dir=data_dir,
         cache=cache,
         outputs=outputs,
+        report=report,
     )
     timings = Timings()
     with timings.stage("fetch"):
@@ -66,4 +73,8 @@ def evaluate(
             over_groups(plan, "shards", tasks.build_shards)
         with timings.stage("predict"):
             predicted = over_groups(plan, "predictions", tasks.predict_shards, stage=stage)
-        return tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)
+        published = tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)
+    judged = tasks.judge(settings, published)
+    if settings.report:
+        tasks.report(settings, judged)
+    return ending(judged)

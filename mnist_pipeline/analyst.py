@@ -1,35 +1,41 @@
-"""Published runs as pandas frames. Files of a run are checked against its manifest before they are parsed."""
+"""Published runs and verdicts as pandas frames. Files are checked against their manifest before they are parsed."""
 
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mnist_pipeline.errors import SettingsError
+import pyarrow as pa
+
+from mnist_pipeline.errors import RunNotFoundError, SettingsError
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.runs import find_run
+from mnist_pipeline.storage.runs import Run, find_run
+from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.views import read_history
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = {table.name: table for table in (tables.PREDICTIONS, tables.SUMMARY, tables.CONFUSION)}
+RUN_TABLES = {table.name: table for table in (tables.PREDICTIONS, tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY)}
+VERDICT_TABLES = {table.name: table for table in (tables.COMPARISON, tables.FLIPS, tables.GATES)}
 
 
 def load_run(
     run: str | date = "latest",
     dataset: str = "mnist",
     split: str = "test",
-    table: Literal["predictions", "summary", "confusion"] = "predictions",
+    table: Literal[
+        "predictions", "summary", "confusion", "reliability", "comparison", "flips", "gates"
+    ] = "predictions",
     outputs: Path | str | None = None,
 ) -> "pd.DataFrame":
-    """A table of one published run; its columns are described in docs/data-dictionary.md.
+    """A table of one published run, or of the newest verdict on it; docs/data-dictionary.md describes the columns.
 
     Args:
         run: "latest", a run_date, or a run_id.
         dataset: data set meant by "latest" or a date.
         split: split meant by "latest" or a date.
-        table: which table of the run.
+        table: which table; comparison, flips and gates are those of the newest verdict.
         outputs: the outputs folder; the configured one if left out.
 
     Returns:
@@ -37,16 +43,27 @@ def load_run(
 
     Raises:
         SettingsError: no such table.
-        RunNotFoundError: no such run.
+        RunNotFoundError: no such run, or no verdict on it.
         AmbiguousRunError: the date has several runs; they are listed.
         DamagedError: a file is missing or altered.
     """
-    if table not in TABLES:
-        raise SettingsError(f"table {table!r}: expected one of {', '.join(TABLES)}; correct its name")
-    found = find_run(_outputs(outputs), run, dataset, split)
-    frame: pd.DataFrame = found.read(TABLES[table]).to_pandas()
+    if table not in RUN_TABLES | VERDICT_TABLES:
+        known = ", ".join(RUN_TABLES | VERDICT_TABLES)
+        raise SettingsError(f"table {table!r}: expected one of {known}; correct its name")
+    folder = _outputs(outputs)
+    found = find_run(folder, run, dataset, split)
+    frame: pd.DataFrame = _read(folder, found, table).to_pandas()
     frame.attrs["run_id"] = found.name.run_id
     return frame
+
+
+def _read(outputs: Path, run: Run, table: str) -> pa.Table:
+    if table in RUN_TABLES:
+        return run.read(RUN_TABLES[table])
+    verdict = newest_verdict(outputs, run.manifest().content)
+    if verdict is None:
+        raise RunNotFoundError(f"run {run.name.run_id}: expected a verdict, got none; run its night again to have one")
+    return verdict.read(VERDICT_TABLES[table])
 
 
 def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":

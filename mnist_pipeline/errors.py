@@ -15,7 +15,8 @@
     │   ├── AmbiguousRunError            several published runs do
     │   ├── RunConflictError             the same run was published with other predictions
     │   └── DamagedError                 a published file or shard is not what was written
-    └── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
+    ├── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
+    └── VerdictError         (7)       the run is published, and a gate failed: look at the run
 
 Imports nothing of ours. Every class also derives from the builtin that fits, so that plain
 `except ValueError` or `except LookupError` keeps working for people who call the package.
@@ -100,3 +101,9 @@ class NumericalError(PipelineError, ArithmeticError):
     """Probabilities are not finite."""
 
     exit_code = 6
+
+
+class VerdictError(PipelineError):
+    """A published run does not keep its gates."""
+
+    exit_code = 7

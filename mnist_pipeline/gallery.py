@@ -13,7 +13,7 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import LabelError
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import SHIPPED_WEIGHTS, fetch
+from mnist_pipeline.stages import current_weights, fetch
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
 from mnist_pipeline.storage.weights import load_weights
 
@@ -51,7 +51,7 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
     raw = fetch(settings, progress)
     if wrong and raw.labels is None:
         raise LabelError(f"{raw.dataset}/{raw.split}: expected labels, got none; without them nothing can be wrong")
-    pictures = _pictures(raw, load_weights(settings.weights or SHIPPED_WEIGHTS), start)
+    pictures = _pictures(raw, load_weights(settings.weights or current_weights(settings.outputs)), start)
     if wrong:
         pictures = (picture for picture in pictures if picture.label != picture.prediction)
     return list(islice(pictures, count))

@@ -7,7 +7,8 @@ variables MNIST_PIPELINE_*, flags. Unknown keys are refused in every layer.
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariable
 
+from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 
@@ -65,6 +67,15 @@ RunDate = Annotated[
 ]
 
 
+def _switched_off(gates: object) -> object:
+    """TOML has no null: a bound of false switches its gate off."""
+    if not isinstance(gates, dict):
+        return gates
+    return {
+        name: None if value is False and name.startswith(("min_", "max_")) else value for name, value in gates.items()
+    }
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -89,7 +100,15 @@ class Settings(BaseSettings):
     shard_rows: Rows = Field(description="images per Parquet file")
     workers: Workers = Field(default_factory=_cores, description="threads at work at once")
     max_tasks: int = Field(ge=1, le=1000, description="most tasks per stage of one run")
+    report: bool = Field(description="whether a night ends with its report")
     datasets: dict[DatasetName, Dataset] = Field(description="the data sets we know")
+    gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
+        description="what the runs of a data set have to keep"
+    )
+
+    def gates_of_dataset(self) -> Gates:
+        """The gates of `dataset`; for one without an entry only those that are always on."""
+        return self.gates.get(self.dataset, Gates())
 
     def described_dataset(self) -> Dataset:
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
@@ -151,8 +170,9 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         return Settings.model_construct(settings.model_fields_set, **dict(settings))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
-    except UnreadableVariable as error:  # of the fields only datasets is more than one word
-        raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}DATASETS: expected JSON; correct it") from error
+    except UnreadableVariable as error:  # datasets and gates alone are more than one word
+        name = "GATES" if '"gates"' in str(error) else "DATASETS"
+        raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -177,9 +197,9 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
         where = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *outer, key = problem["loc"]
-            nearest = _nearest(str(key), KEYS if outer else Settings.model_fields)
+            nearest = _nearest(str(key), _keys_below(outer))
             lines.append(f"{where}: no such setting{nearest}; take it out or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
@@ -189,6 +209,12 @@ def _explain(error: ValidationError) -> str:
             shown = not isinstance(problem["input"], dict | list) and not where.endswith(".url")
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
+
+
+def _keys_below(outer: Sequence[int | str]) -> Iterable[str]:
+    if not outer:
+        return Settings.model_fields
+    return [field.name for field in fields(Gates)] if outer[0] == "gates" else KEYS
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

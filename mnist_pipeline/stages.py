@@ -5,14 +5,13 @@ tasks. Between them travel paths, ranges, hashes and counts, never arrays.
 """
 
 import functools
-import hashlib
 import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS, TRANSFORM_VERSION
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, plan_groups
@@ -29,19 +29,20 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.errors import DamagedError, DataError, NumericalError, SettingsError
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import parts, runs, shards, sources, tables, views
-from mnist_pipeline.storage.files import outputs_errors, replace_file, sync_folder
+from mnist_pipeline.storage import parts, runs, shards, sources, summaries, tables, views
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.pieces import Piece, Pieces
+from mnist_pipeline.storage.promotions import current_promotion
 from mnist_pipeline.storage.raw import RawSplit, open_split
 from mnist_pipeline.storage.staging import Stage, claim_stage
-from mnist_pipeline.storage.weights import encode_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Engine = Literal["direct", "prefect"]
 
+WEIGHTS = "weights"
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "mnist.safetensors"
 
 
@@ -83,6 +84,7 @@ class Published:
     folder: Path
     new: bool
     tally: Tally
+    calibration: Calibration
 
     @property
     def run_id(self) -> str:
@@ -90,8 +92,7 @@ class Published:
 
     @property
     def totals(self) -> Totals:
-        tally = self.tally
-        return Totals(images=tally.images, labelled=tally.labelled, correct=tally.correct, accuracy=tally.accuracy)
+        return Totals.of(self.tally, self.calibration)
 
     @property
     def scores(self) -> tuple[DigitScore, ...]:
@@ -166,8 +167,8 @@ def make_plan(settings: Settings, raw: RawSplit) -> Plan:
             f"shard_rows {settings.shard_rows}: expected at most {MOST_SHARDS} shards for {raw.rows} images; "
             "give more rows a shard"
         )
-    network = load_weights(settings.weights or SHIPPED_WEIGHTS)
-    archived = _archive(network, settings.outputs / "weights")
+    network = load_weights(settings.weights or current_weights(settings.outputs))
+    archived = archive_weights(network, settings.outputs / WEIGHTS)
     identity = Identity(
         run_date=settings.run_date,
         dataset=raw.dataset,
@@ -190,6 +191,24 @@ def make_plan(settings: Settings, raw: RawSplit) -> Plan:
         workers=settings.workers,
         max_tasks=settings.max_tasks,
     )
+
+
+def current_weights(outputs: Path) -> Path:
+    """The file of the weights that were promoted last, or of those that ship with the package.
+
+    Raises:
+        DamagedError: the record of the last promotion is altered, or its weights are gone.
+    """
+    promotion = current_promotion(outputs)
+    if promotion is None:
+        return SHIPPED_WEIGHTS
+    path = outputs / WEIGHTS / f"{promotion.weights_sha256}.safetensors"
+    if not path.is_file():
+        raise DamagedError(
+            f"{path}: expected the weights that were promoted last, got none; put them back, "
+            "or promote others with --force"
+        )
+    return path
 
 
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
@@ -252,14 +271,14 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     begun = time.perf_counter()
     expected = [shard.file_name for group in plan.groups for shard in group.shards]
     assert [Path(piece.file.path).name for piece in pieces] == expected, "parts are not the planned ones in order"
-    tally = parts.tally_of(pieces)
+    tally, calibration = parts.counted_of(pieces)
     assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
-    result = Published(plan.identity, plan.outputs / runs.RUNS / plan.run_id, new=True, tally=tally)
-    files = [
-        *(piece.file for piece in pieces),
-        runs.stage_table(stage, tables.SUMMARY, _summary(plan.identity, result.scores)),
-        runs.stage_table(stage, tables.CONFUSION, _confusion(tally)),
-    ]
+    result = Published(
+        plan.identity, plan.outputs / runs.RUNS / plan.run_id, new=True, tally=tally, calibration=calibration
+    )
+    files = [piece.file for piece in pieces]
+    for table, data in summaries.tables_of(plan.identity, tally, calibration):
+        files.append(runs.stage_table(stage, table, data))
     manifest = Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=plan.run_id,
@@ -273,6 +292,8 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
         published_at=datetime.now(UTC),
         timings_seconds={**timings.seconds, "publish": round(time.perf_counter() - begun, 4)},
         files=tuple(files),
+        tally=tally.to_json(),
+        calibration=calibration.to_json(),
     )
     new = runs.commit(plan.outputs, stage, manifest)
     views.update_views(plan.outputs)
@@ -308,17 +329,6 @@ def one_blas_thread() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-def _archive(network: Network, folder: Path) -> Path:
-    """Keep the tensors under the name of their hash, so that any run can be computed again."""
-    data = encode_weights(network)
-    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-    with outputs_errors(f"cannot archive the weights in {folder}"):
-        if not path.is_file() or path.read_bytes() != data:
-            replace_file(path, data)
-            sync_folder(folder)
-    return path
-
-
 def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
     file = shards.open_shard(plan.shard_set, shard)
     images = shards.read_shard_labels(file)
@@ -348,26 +358,3 @@ def _over_groups(plan: Plan, what: str, function: Callable[[ShardGroup], T], pro
             pool.shutdown(cancel_futures=True)
             raise
     return [future.result() for future in futures]
-
-
-def _summary(identity: Identity, scores: Sequence[DigitScore]) -> pa.Table:
-    rows = [asdict(score) for score in scores]
-    return tables.build(
-        tables.SUMMARY,
-        {
-            "run_id": tables.constant(identity.run_id, tables.RUN_ID, len(rows)),
-            "run_date": tables.constant(identity.run_date, tables.RUN_DATE, len(rows)),
-            "dataset": [identity.dataset] * len(rows),
-            "split": [identity.split] * len(rows),
-            **{name: [row[name] for row in rows] for name in rows[0]},
-        },
-    )
-
-
-def _confusion(tally: Tally) -> pa.Table:
-    cells: list[tuple[int | None, int, int]]
-    cells = [(label, digit, int(tally.confusion[label, digit])) for label in range(DIGITS) for digit in range(DIGITS)]
-    if tally.unlabelled.any():
-        cells += [(None, digit, int(tally.unlabelled[digit])) for digit in range(DIGITS)]
-    labels, predictions, counts = zip(*cells, strict=True)
-    return tables.build(tables.CONFUSION, {"label": labels, "prediction": predictions, "count": counts})

@@ -20,10 +20,10 @@ from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.report.card import Card, render_card
 from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import fetch, one_blas_thread, versions
+from mnist_pipeline.stages import WEIGHTS, fetch, one_blas_thread, versions
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
-from mnist_pipeline.storage.weights import encode_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
 
 TRAIN, TEST = "train", "test"
 SCORING_ROWS = 10_000
@@ -98,11 +98,13 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | Non
     begun = time.perf_counter()
     network = fit(images, labels, recipe, on_epoch)
     seconds = time.perf_counter() - begun
-    sha256 = weights_sha256(network)
-    path = target or outputs / "weights" / f"{sha256}.safetensors"
-    with outputs_errors(f"cannot write {path}"):
-        replace_file(path, encode_weights(network))
-    return Fitted(path, sha256, raw, recipe, reports[-1], seconds)
+    if target is None:
+        path = archive_weights(network, outputs / WEIGHTS)
+    else:
+        path = target
+        with outputs_errors(f"cannot write {path}"):
+            replace_file(path, encode_weights(network))
+    return Fitted(path, weights_sha256(network), raw, recipe, reports[-1], seconds)
 
 
 def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:

@@ -2,17 +2,20 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.plan import plan_shards
-from mnist_pipeline.storage import parts, runs, tables
+from mnist_pipeline.errors import DamagedError, RunNotFoundError
+from mnist_pipeline.storage import parts, runs, summaries, tables, verdicts
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.shards import ShardLabels
 from mnist_pipeline.storage.staging import Stage, claim_stage
@@ -40,43 +43,37 @@ def identity(run_date: str = "2026-01-31", **changes: Any) -> Identity:
 
 
 def stage_run(
-    stage: Stage, who: Identity, *, seed: int = 0, published_at: datetime = datetime(2026, 2, 1, tzinfo=UTC)
+    stage: Stage,
+    who: Identity,
+    *,
+    seed: int = 0,
+    published_at: datetime = datetime(2026, 2, 1, tzinfo=UTC),
+    labels_of: NDArray[np.int8] | None = None,
+    first_id: int = 0,
 ) -> Manifest:
-    """Write all files of a run but the manifest; the digits follow from `seed` alone."""
+    """Write all files of a run but the manifest; the digits follow from `seed` alone.
+
+    The label of an image is its number modulo 10, or what `labels_of` says. Numbers start at `first_id`.
+    """
     random = np.random.default_rng(seed)
     pieces = []
     for shard in plan_shards(who.images, who.shard_rows):
         ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
-        labels = None if who.labels_sha256 is None else (ids % 10).astype(np.int8)
+        every = np.arange(who.images) % 10 if labels_of is None else labels_of
+        labels = None if who.labels_sha256 is None else every[ids].astype(np.int8)
         probabilities = random.dirichlet(np.ones(10), shard.range.rows).T.astype(np.float32)
-        images = ShardLabels(ids, labels)
+        images = ShardLabels(ids + first_id, labels)
         pieces.append(parts.write_part(stage.parts, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH))
-    tally = parts.tally_of(pieces)
-    summary = tables.build(
-        tables.SUMMARY,
-        {
-            "run_id": tables.constant(who.run_id, tables.RUN_ID, 10),
-            "run_date": tables.constant(who.run_date, tables.RUN_DATE, 10),
-            "dataset": [who.dataset] * 10,
-            "split": [who.split] * 10,
-            **{
-                column.name: [getattr(score, column.name) for score in tally.scores()]
-                for column in tables.SUMMARY.columns[4:]
-            },
-        },
-    )
-    cells = [(label, digit, int(tally.confusion[label, digit])) for label in range(10) for digit in range(10)]
-    confusion = tables.CONFUSION.schema.empty_table().from_pylist(
-        [dict(zip(("label", "prediction", "count"), cell, strict=True)) for cell in cells], tables.CONFUSION.schema
-    )
+    tally, calibration = parts.counted_of(pieces)
     files = [piece.file for piece in pieces]
-    files += [runs.stage_table(stage, tables.SUMMARY, summary), runs.stage_table(stage, tables.CONFUSION, confusion)]
+    for table, data in summaries.tables_of(who, tally, calibration):
+        files.append(runs.stage_table(stage, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=who.run_id,
         fingerprint=who.fingerprint,
         identity=who,
-        totals=Totals(images=tally.images, labelled=tally.labelled, correct=tally.correct, accuracy=tally.accuracy),
+        totals=Totals.of(tally, calibration),
         versions=MADE_WITH,
         engine="direct",
         workers=1,
@@ -84,6 +81,8 @@ def stage_run(
         published_at=published_at,
         timings_seconds={"publish": 0.25},
         files=tuple(files),
+        tally=tally.to_json(),
+        calibration=calibration.to_json(),
     )
 
 
@@ -101,6 +100,68 @@ def publish_run(outputs: Path, who: Identity, *, views: bool = True, **how: Any)
     if views:
         update_views(outputs)
     return runs.find_run(outputs, who.run_id, who.dataset, who.split)
+
+
+def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
+    """Rows of the table of flips of a verdict, by image from `first` on; every third image was lost."""
+    ids = np.arange(first, first + rows, dtype=np.int64)
+    columns = {
+        "run_id": tables.constant(run_id, tables.RUN_ID, rows),
+        "run_date": tables.constant(date(2026, 1, 31), tables.RUN_DATE, rows),
+        "verdict_id": tables.constant(name, tables.RUN_ID, rows),
+        "against": tables.constant("baseline", pa.string(), rows),
+        "reference_run_id": tables.constant(f"reference-{first}", tables.RUN_ID, rows),
+        "image_id": ids,
+        "label": (ids % 10).astype(np.int8),
+        "before": ((ids + ids % 3) % 10).astype(np.int8),
+        "now": ((ids + 3) % 10).astype(np.int8),
+        "confidence_before": (ids % 7 / 8).astype(np.float32),
+        "confidence_now": (ids % 9 / 16).astype(np.float32),
+        "direction": pa.array([("lost", "still wrong")[int(place % 3 > 0)] for place in ids], tables.DIRECTION),
+    }
+    return tables.build(tables.FLIPS, columns)
+
+
+def verdict_document(
+    staged: verdicts.StagedVerdict,
+    run_id: str,
+    name: str,
+    outcome: Outcome = "pass",
+    run_sha256: str = "0" * 64,
+    judged_at: datetime = datetime(2026, 2, 2, tzinfo=UTC),
+) -> verdicts.VerdictDocument:
+    """What a verdict against nothing says, by gates of which only the first is on."""
+    return verdicts.VerdictDocument(
+        schema_version=tables.SCHEMA_VERSION,
+        verdict_id=name,
+        run_id=run_id,
+        run_sha256=run_sha256,
+        outcome=outcome,
+        notes=("compared with nothing",),
+        references=(),
+        gates={"alpha": 0.001, "min_images": None, "digit_accuracy": {"3": 0.9}},
+        versions=MADE_WITH,
+        judged_at=judged_at,
+        files=tuple(staged.files),
+    )
+
+
+def publish_verdict(
+    outputs: Path, run_id: str, name: str = "0" * 12, *, flips: Sequence[pa.Table] = (), views: bool = False, **how: Any
+) -> verdicts.PublishedVerdict:
+    """Publish a verdict with empty tables but for `flips`; `how` goes into its document. The run need not be there."""
+    with suppress(RunNotFoundError, DamagedError):
+        how.setdefault("run_sha256", runs.run_by_id(outputs, run_id).manifest().content.sha256)
+    with verdicts.staged_verdict(outputs, run_id, name) as staged:
+        with staged.writer(tables.FLIPS) as writer:
+            for rows in flips:
+                writer.append(rows)
+        for table in (tables.COMPARISON, tables.GATES):
+            staged.add(table, table.schema.empty_table())
+        published = verdicts.commit_verdict(outputs, staged, verdict_document(staged, run_id, name, **how))
+    if views:
+        update_views(outputs)
+    return published
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:

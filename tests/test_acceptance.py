@@ -1,5 +1,7 @@
 """The real MNIST through the real fetch: the figures this project stands for."""
 
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 import mnist_pipeline
 from mnist_pipeline import stages
+from mnist_pipeline.nightly import run_night
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.stages import Published
 from mnist_pipeline.trainer import score
@@ -40,6 +43,19 @@ def test_the_shipped_weights_reach_98_2_percent_and_the_digits_sum_to_it(cache: 
     assert published.totals.correct >= 9_820
     assert sum(score.correct for score in published.scores) == published.totals.correct
     assert sum(score.images for score in published.scores) == 10_000
+
+
+def test_the_shipped_weights_keep_every_gate_of_the_config_night_after_night(cache: Path, tmp_path: Path) -> None:
+    first, second = (
+        run_night(settings(cache, tmp_path, report=False).model_copy(update={"run_date": date(2026, 1, day)}))
+        for day in (30, 31)
+    )
+    assert [night.verdict.outcome for night in (first, second)] == ["pass", "pass"]
+    gates = {result.gate for result in second.verdict.results}
+    given = {name for name, bound in asdict(settings(cache, tmp_path).gates["mnist"]).items() if bound}
+    assert gates == given - {"alpha", "inconclusive"} | {"max_flips_unchanged"}
+    (reference,) = second.verdict.references
+    assert (reference.run_id, reference.changed) == (first.published.run_id, 0)
 
 
 def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(cache: Path, tmp_path: Path) -> None:

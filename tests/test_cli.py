@@ -6,16 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.network import SHAPES
-from tests.builders import images_name, make_split
+from mnist_pipeline.storage.weights import encode_weights, weights_sha256
+from tests.builders import images_name, make_split, random_network
+from tests.published import flip_bit, hashes
 
 RUN_DATE = "2026-01-31"
 
@@ -143,6 +147,7 @@ def test_train_writes_weights_that_run_takes(home: Path) -> None:
     result = command("train", "--direct", "--epochs", "1", "--out", "new.safetensors")
     assert result.exit_code == 0, result.output
     assert "model card: new.md" in result.stdout
+    assert "next: `mnist-pipeline promote new.safetensors` to use them every night" in result.stdout
     assert run("--weights", "new.safetensors").exit_code == 0
 
 
@@ -158,6 +163,7 @@ REFUSALS = [
     (["--data-dir", "html"], 3, "this is some other kind of file"),
     (["--dataset", "mnist"], 3, "expected 7840016 bytes, got"),
     (["--outputs", "occupied"], 5, "occupied"),
+    (["--config", "gates.toml"], 2, "gates.toy.min_acuracy: no such setting (did you mean min_accuracy?)"),
 ]
 
 
@@ -176,6 +182,7 @@ def test_bad_input_is_one_message_an_exit_code_and_nothing_lost(
     make_split(home / "html", 35)
     (home / "html" / images_name()).write_bytes(b"<!DOCTYPE html><html>" + b" " * 100)
     (home / "occupied").write_text("a file where a folder should be")
+    (home / "gates.toml").write_text("[gates.toy]\nmin_acuracy = 0.9\n")
 
     result = run(*words)
 
@@ -295,3 +302,328 @@ def test_backfill_without_a_server_says_what_to_set(home: Path, monkeypatch: pyt
     done = subprocess.run([sys.executable, "-m", "mnist_pipeline", *words], capture_output=True, text=True)
     assert done.returncode == 4
     assert "expected a Prefect server at PREFECT_API_URL, got none set; set it, or run with --direct" in done.stderr
+
+
+# Verdicts
+
+
+def gates(home: Path, *lines: str) -> tuple[str, str]:
+    """The flag that lays these gates of the data set over the defaults."""
+    (home / "mine.toml").write_text("\n".join(["[gates.toy]", *lines, ""]))
+    return "--config", "mine.toml"
+
+
+def night(home: Path, run_date: str, *words: str) -> str:
+    """The run_id of a night without a report."""
+    result = command("run", "--direct", "--no-report", "--run-date", run_date, *words)
+    return next(line for line in result.stdout.splitlines() if line.startswith("published run ")).split()[-1]
+
+
+def file_of(home: Path, seed: int) -> str:
+    (home / f"{seed}.safetensors").write_bytes(encode_weights(random_network(seed)))
+    return f"{seed}.safetensors"
+
+
+def test_a_first_night_passes_and_says_that_it_was_compared_with_nothing(home: Path) -> None:
+    result = run(*gates(home, "min_images = 35"))
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    start = lines.index("verdict: pass (1 of 1 gates passed)")
+    assert lines[start + 1] == (
+        "  compared with nothing: no earlier run of toy/test has passed, and no baseline is set"
+    )
+    assert lines[start + 2].startswith("files: outputs/runs/")
+    assert lines[start + 3].startswith("report: outputs/reports/")
+
+
+def test_a_night_that_fails_says_which_gates_and_why_and_ends_with_7(home: Path) -> None:
+    before = night(home, "2026-01-30")
+    result = run(*gates(home, "min_images = 36", "min_accuracy = 0.999", "max_loss = 0.3"))
+    assert result.exit_code == 7, result.output
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("verdict", "  "))]
+    at = lines.index("verdict: fail (2 of 4 gates passed)")
+    assert lines[at + 1] == "  fail  min_images: 35 images, at least 36 wanted"
+    assert lines[at + 2].startswith("  fail  min_accuracy: accuracy ")
+    assert lines[at + 2].endswith(", at least 99.90 % wanted")
+    assert lines[at + 3] == f"  last passed: {before}"
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    run_id = published(home)[-1].name
+    assert error.startswith(f"error: run {run_id}: fail: min_images (35, bound 36), min_accuracy (")
+    assert error.endswith("; what was published stays published")
+    assert "Traceback" not in result.output
+    assert command("show", run_id).exit_code == 0
+
+
+def test_run_writes_a_report_unless_told_not_to(home: Path) -> None:
+    result = run("--no-report")
+    assert "report: " not in result.stdout
+    assert not (home / "outputs" / "reports").exists()
+    again = run("--report")
+    (page,) = (home / "outputs" / "reports").iterdir()
+    assert f"report: outputs/reports/{page.name}" in again.stdout
+    assert page.name == f"{published(home)[0].name}.html"
+
+
+def test_a_report_that_fails_costs_no_night(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home / "outputs").mkdir()
+    (home / "outputs" / "reports").write_text("in the way")
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert "report: " not in result.stdout
+    assert "could not be written" in caplog.text
+
+
+# compare
+
+
+def test_compare_shows_what_changed_in_80_columns_and_cuts_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights = [night(home, day, "--weights", file_of(home, seed)) for day, seed in (("2026-01-30", 0), (RUN_DATE, 1))]
+    monkeypatch.setenv("COLUMNS", "80")
+    result = command("compare", "2026-01-30", "latest")
+    assert result.exit_code == 0, result.output
+    assert f"from {nights[0]}" in result.stdout
+    assert f"to   {nights[1]}" in result.stdout
+    assert "the same images, different weights; predictions changed: " in result.stdout
+    assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    table = [
+        line.split()
+        for line in result.stdout.splitlines()
+        if line.split()[:1] in [["all"], *([d] for d in "0123456789")]
+    ]
+    assert [row[0] for row in table] == ["all", *"0123456789"]
+    images, lost, gained = (sum(int(row[column]) for row in table[1:]) for column in (1, 2, 3))
+    assert [images, lost, gained] == [int(cell) for cell in table[0][1:4]]
+    assert command("compare", *nights).stdout == result.stdout
+
+
+def test_compare_of_different_images_says_so_and_has_nothing_lost_or_gained(home: Path) -> None:
+    make_split(home / "other", 40, seed=3)
+    night(home, "2026-01-30")
+    night(home, RUN_DATE, "--data-dir", "other")
+    result = command("compare", "2026-01-30", RUN_DATE)
+    assert "different images, the same weights" in result.stdout
+    assert "Fisher exact, Newcombe" in result.stdout
+    (row,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["all"]]
+    assert row[1:4] == ["40", "-", "-"]
+
+
+def test_compare_of_images_without_labels_counts_what_changed_and_no_more(home: Path) -> None:
+    make_split(home / "bare", 25, labelled=False)
+    night(home, "2026-01-30", "--data-dir", "bare", "--weights", file_of(home, 0))
+    night(home, RUN_DATE, "--data-dir", "bare", "--weights", file_of(home, 1))
+    lines = command("compare", "2026-01-30", RUN_DATE).stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith("the same images, different weights; predictions changed: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (("latest", "2026-01-29"), 5, "run '2026-01-29': expected a published run of toy/test"),
+        (("latest",), 2, "Missing argument"),
+        (("OTHER", "latest"), 2, "expected two of the same data set and split, got other/test and toy/test"),
+    ],
+)
+def test_compare_of_what_cannot_be_compared_is_refused(
+    home: Path, words: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    night(home, RUN_DATE)
+    other = night(home, RUN_DATE, "--dataset", "other")
+    result = command("compare", *(word.replace("OTHER", other) for word in words))
+    assert result.exit_code == exit_code
+    assert message in result.stderr
+
+
+def test_compare_with_a_damaged_run_is_an_error(home: Path) -> None:
+    first = night(home, "2026-01-30")
+    night(home, RUN_DATE)
+    flip_bit(home / "outputs" / "runs" / first / "predictions" / "part-00001.parquet")
+    result = command("compare", "2026-01-30", RUN_DATE)
+    assert result.exit_code == 5
+    assert "part-00001.parquet: expected sha256" in result.stderr
+
+
+# baseline
+
+
+def test_a_baseline_is_set_shown_used_and_cleared(home: Path) -> None:
+    nothing = command("baseline", "show")
+    assert nothing.exit_code == 0
+    assert "no baseline is set: pin one with `mnist-pipeline baseline set RUN`" in nothing.stdout
+    pinned = night(home, "2026-01-29")
+    night(home, "2026-01-30")
+    assert command("baseline", "set", "2026-01-29").stdout == f"baseline of toy/test: {pinned}\n"
+    assert command("baseline", "show").stdout == f"toy/test: {pinned}\n"
+    assert f"  baseline: {pinned}" in run("--no-report").stdout
+    assert command("baseline", "clear").stdout == "baseline of toy/test: none\n"
+    assert "no baseline is set" in command("baseline", "show").stdout
+    assert "  baseline: " not in run("--no-report").stdout
+
+
+def test_a_run_that_is_not_there_cannot_be_pinned(home: Path) -> None:
+    result = command("baseline", "set", "2026-01-29")
+    assert result.exit_code == 5
+    assert "run '2026-01-29': expected a published run of toy/test" in result.stderr
+    assert not (home / "outputs" / "baselines.json").exists()
+
+
+def test_baselines_that_are_no_longer_ours_are_an_error_that_says_what_to_do(home: Path) -> None:
+    (home / "outputs").mkdir()
+    (home / "outputs" / "baselines.json").write_text("{")
+    for words in (("show",), ("clear",)):
+        result = command("baseline", *words)
+        assert result.exit_code == 5
+        assert "baselines.json: expected run_ids by data set" in result.stderr
+        assert "delete it and set them again" in result.stderr
+
+
+# promote
+
+
+def test_promote_says_what_is_current_now_and_the_next_run_uses_it(home: Path) -> None:
+    flag = gates(home, "max_loss = 1")
+    result = command("promote", file_of(home, 0), *flag)
+    assert result.exit_code == 0, result.output
+    sha256 = weights_sha256(random_network(0))
+    assert "verdict: pass" in result.stdout
+    assert f"promoted: {sha256}" in result.stdout
+    assert "record: outputs/promotions/000001.json" in result.stdout
+    assert published(home) == []
+    run("--no-report")
+    assert f"weights sha256 {sha256}" in command("show").stdout
+    again = command("promote", "0.safetensors", *flag)
+    assert again.exit_code == 0
+    assert "these are the current weights already: nothing to do" in again.stdout
+    assert command("images", "--count", "1").exit_code == 0
+
+
+def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home: Path) -> None:
+    flag = gates(home, "max_loss = 1", "min_accuracy = 0.999")
+    result = command("promote", file_of(home, 0), *flag)
+    assert result.exit_code == 7, result.output
+    assert "verdict: fail" in result.stdout
+    assert "fail: min_accuracy (" in result.stderr
+    assert "; not promoted, " in result.stderr
+    assert "`--force` promotes it all the same" in result.stderr
+    assert not (home / "outputs" / "promotions").exists()
+    forced = command("promote", "0.safetensors", "--force", *flag)
+    assert forced.exit_code == 0, forced.output
+    assert json.loads((home / "outputs" / "promotions" / "000001.json").read_text())["forced"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (("nowhere.npz", "--config", "mine.toml"), 3, "nowhere.npz: expected a weights file, got nothing there"),
+        (("0.safetensors",), 2, "gates of toy: expected max_loss or max_digit_loss, got neither"),
+        ((), 2, "Missing argument"),
+    ],
+)
+def test_promote_of_what_cannot_be_judged_is_refused(
+    home: Path, words: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    gates(home, "max_loss = 1")
+    file_of(home, 0)
+    result = command("promote", *words)
+    assert result.exit_code == exit_code
+    assert message in result.stderr
+    assert not (home / "outputs").exists()
+
+
+def test_promoted_weights_that_are_gone_are_an_error_of_the_next_run(home: Path) -> None:
+    command("promote", file_of(home, 0), *gates(home, "max_loss = 1"))
+    (home / "outputs" / "weights" / f"{weights_sha256(random_network(0))}.safetensors").unlink()
+    for words in (("run", "--direct"), ("images",)):
+        result = command(*words)
+        assert result.exit_code == 5
+        assert "expected the weights that were promoted last, got none" in result.stderr
+
+
+# report, reindex
+
+
+def test_report_writes_that_of_the_run_named(home: Path) -> None:
+    for day in ("2026-01-30", RUN_DATE):
+        night(home, day)
+    first, last = published(home)
+    assert command("report").stdout == f"report: outputs/reports/{last.name}.html\n"
+    assert command("report", "2026-01-30").stdout == f"report: outputs/reports/{first.name}.html\n"
+    assert command("report", last.name).exit_code == 0
+    assert sorted(path.stem for path in (home / "outputs" / "reports").iterdir()) == [first.name, last.name]
+    missing = command("report", "2026-01-29")
+    assert missing.exit_code == 5
+    assert "run '2026-01-29': expected a published run" in missing.stderr
+
+
+def test_reindex_writes_the_same_bytes_anew_whatever_has_become_of_them(home: Path) -> None:
+    for day in ("2026-01-30", RUN_DATE):
+        command("run", "--direct", "--run-date", day)
+    outputs = home / "outputs"
+    before = hashes(outputs)
+    views = [outputs / name for name in ("history.parquet", "runs.parquet", "latest.json")]
+    reports = sorted((outputs / "reports").iterdir())
+    assert len(reports) == 2
+    for path in (views[0], reports[0]):
+        path.unlink()
+    for path in (views[1], views[2], reports[1]):
+        path.write_text("altered")
+    result = command("reindex")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "runs indexed: 2\n"
+    assert hashes(outputs) == before
+
+
+def test_reindex_does_all_it_can_around_a_damaged_run_and_names_it(home: Path) -> None:
+    first = night(home, "2026-01-30")
+    last = night(home, RUN_DATE)
+    flip_bit(home / "outputs" / "runs" / first / "predictions" / "part-00001.parquet")
+    result = command("reindex")
+    assert result.exit_code == 5
+    assert result.stdout == "runs indexed: 1\n"
+    assert f"{first}/predictions/part-00001.parquet: expected sha256" in result.stderr
+    assert [path.stem for path in (home / "outputs" / "reports").iterdir()] == [last]
+
+
+def test_reindex_of_an_empty_folder_is_no_error_and_of_none_is_one(home: Path) -> None:
+    result = command("reindex", "--outputs", "typo")
+    assert result.exit_code == 5
+    assert "typo: expected published runs, got no folder" in result.stderr
+    assert not (home / "typo").exists()
+    (home / "outputs").mkdir()
+    result = command("reindex")
+    assert result.exit_code == 0
+    assert result.stdout == "runs indexed: 0\n"
+
+
+# Help
+
+
+def all_commands() -> list[str]:
+    def names(group: Any, above: str) -> Iterator[str]:
+        for name, each in group.commands.items():
+            yield f"{above}{name}"
+            if hasattr(each, "commands"):
+                yield from names(each, f"{above}{name} ")
+
+    return sorted(names(get_command(app), ""))
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for flag in ("--help", "-h"):
+        result = command(*name.split(), flag)
+        assert result.exit_code == 0
+        assert f"Usage: root {name}" in result.stdout.replace("mnist-pipeline", "root") or name in result.stdout
+        assert "…" not in result.stdout
+
+
+def test_the_commands_are_these() -> None:
+    assert set(all_commands()) >= {
+        *("run", "backfill", "compare", "promote", "report", "reindex", "runs", "show", "verify"),
+        *("baseline set", "baseline clear", "baseline show", "fetch", "images", "train", "doctor", "setup"),
+    }
+    assert "7  the run is published, but does not keep its gates" in command("--help").stdout

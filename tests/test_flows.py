@@ -102,7 +102,7 @@ def test_the_flow_publishes_what_the_stages_publish_in_a_bounded_number_of_tasks
         done = _command(folder, variables, "run", "--run-date", RUN_DATE, *engine)
         assert done.returncode == 0, done.stderr
         assert "published run" in done.stdout
-    assert _tables(direct / "outputs") == _tables(flow / "outputs")
+    assert _tables(direct / "outputs") == _tables(flow / "outputs") != {}
     (manifest,) = (flow / "outputs" / "runs").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["engine"] == "prefect"
     assert list((flow / "outputs" / ".staging").iterdir()) == []
@@ -114,6 +114,30 @@ def test_the_flow_publishes_what_the_stages_publish_in_a_bounded_number_of_tasks
     again = _command(flow, variables, "run", "--run-date", RUN_DATE)
     assert again.returncode == 0
     assert "nothing new" in again.stdout
+
+
+def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
+    environment: dict[str, str], server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "strict.toml").write_text("[gates.toy]\nmin_accuracy = 0.9\n")
+    night = ["run", "--run-date", "2026-01-30", "--config", "strict.toml"]
+    ended = [_command(tmp_path, environment | {"PREFECT_API_URL": server}, *night) for _ in range(2)]
+    assert [done.returncode for done in ended] == [7, 7], ended[0].stderr
+    for done in ended:
+        assert "verdict: fail" in done.stdout
+        assert "min_accuracy: accuracy" in done.stdout
+        assert "error: run 2026-01-30-toy-test-" in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert len(list((tmp_path / "outputs" / "verdicts" / run.name).iterdir())) == 1
+    assert (tmp_path / "outputs" / "reports" / f"{run.name}.html").is_file()
+    found = _ask(server, "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Rejected"]}}}})
+    assert {(item["state_type"], item["name"]) for item in found} == {("FAILED", "evaluate toy/test 2026-01-30")}
+    assert "min_accuracy (" in found[0]["state"]["message"]
+    summaries = _ask(server, "artifacts/filter", {"artifacts": {"key": {"any_": ["toy-test-summary"]}}})
+    summary = next(item for item in summaries if item["description"].startswith("2026-01-30"))
+    assert "night of 2026-01-30: fail" in summary["data"]
+    assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
 
 
 def test_a_refusal_in_the_flow_is_one_message_without_traceback_and_publishes_nothing(
@@ -134,7 +158,7 @@ def test_the_training_flow_writes_weights_and_card(environment: dict[str, str], 
     assert weights.with_suffix(".md").is_file()
 
 
-def test_an_installed_wheel_runs_in_an_empty_folder_on_a_server_that_prefect_starts(
+def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_stages_publish(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     project, site, work = Path(__file__).parents[1], tmp_path / "site", tmp_path / "work"
@@ -155,6 +179,10 @@ def test_an_installed_wheel_runs_in_an_empty_folder_on_a_server_that_prefect_sta
     assert done.returncode == 0, done.stderr
     assert "Starting temporary server" in done.stderr
     assert "published run" in done.stdout
+    direct = tmp_path / "direct"
+    direct.mkdir()
+    assert _command(direct, environment, "run", "--direct", "--run-date", RUN_DATE).returncode == 0
+    assert _tables(work / "outputs") == _tables(direct / "outputs") != {}
 
 
 def _flow(name: str) -> Any:
@@ -185,8 +213,8 @@ def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
     whole = from_a_site.answers
     refusals = iter([{}, {}, whole])  # 404 for all, twice
     from_a_site.on_request = lambda path: setattr(from_a_site, "answers", next(refusals)) if "images" in path else None
-    published = _flow("evaluate")(dataset="toy", run_date=RUN_DATE, cache=tmp_path / "cache")
-    assert published.totals.images == len(random_labels(5))
+    judged = _flow("evaluate")(dataset="toy", run_date=RUN_DATE, cache=tmp_path / "cache")
+    assert judged.published.totals.images == len(random_labels(5))
     assert len([path for path in from_a_site.asked if "images" in path]) == 3
 
 
@@ -241,8 +269,9 @@ def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(
             tell("training, loss 0.1", done, 4)
         tell("of unknown size", 0, 0)
 
-    work()
-    found = _ask(in_this_process, "artifacts/filter", {"artifacts": {"type": {"any_": ["progress"]}}})
+    state: Any = work(return_state=True)
+    of_the_run = {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}
+    found = _ask(in_this_process, "artifacts/filter", {"artifacts": of_the_run})
     assert {(bar["description"], float(bar["data"])) for bar in found} == {
         ("training", 100.0),
         ("of unknown size", 0.0),

@@ -15,6 +15,7 @@ from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.raw import read_images
 from mnist_pipeline.storage.weights import encode_weights
 from tests.builders import make_split, random_images, random_labels, random_network, small_settings
+from tests.test_stages import promote_to
 
 ROWS = 25
 PROBABILITIES = predict(random_network(), flatten(normalise(random_images(ROWS))))
@@ -111,3 +112,11 @@ def test_a_caption_has_an_arrow_exactly_where_the_prediction_is_wrong(
 ) -> None:
     caption = Picture(0, np.zeros((28, 28), np.uint8), label, prediction, confidence).caption
     assert ("->" in caption) == (label != prediction)
+
+
+def test_without_weights_given_the_current_ones_are_looked_through(toy: Settings, tmp_path: Path) -> None:
+    toy = toy.model_copy(update={"weights": None})
+    shipped = [picture.prediction for picture in pick(toy, 0, ROWS, wrong=False)]
+    promote_to(toy.outputs, random_network())
+    promoted = [picture.prediction for picture in pick(toy, 0, ROWS, wrong=False)]
+    assert promoted == PREDICTIONS.tolist() != shipped

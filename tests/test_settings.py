@@ -2,6 +2,7 @@ import os
 import pickle
 import re
 import tomllib
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnist_pipeline import settings as module
+from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import Settings, load_settings, project_folder
 from mnist_pipeline.storage.catalog import Dataset
@@ -64,9 +66,9 @@ def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, m
     assert load_settings().batch_rows == 3
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets"}))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates"}))
 def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31"} | dict.fromkeys(
+    texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
         ("weights", "data_dir", "cache", "outputs"), "/somewhere/else"
     )
     text = texts.get(name, "7")
@@ -108,6 +110,69 @@ def test_data_sets_can_be_given_as_json_in_a_variable(monkeypatch: pytest.Monkey
     assert load_settings().datasets["mnist"].title == "Ours"
     monkeypatch.setenv("MNIST_PIPELINE_DATASETS", "mnist")
     refused("environment variable MNIST_PIPELINE_DATASETS: expected JSON; correct it")
+
+
+# Gates
+
+
+def test_the_gates_of_a_data_set_are_those_of_its_entry_and_of_any_other_what_is_always_on(tmp_path: Path) -> None:
+    settings = load_settings(config(tmp_path, "[gates.toy]\nmax_loss = 0.25\n"), dataset="toy", data_dir=tmp_path)
+    assert settings.gates_of_dataset() == Gates(max_loss=0.25)
+    assert load_settings(dataset="emnist").gates_of_dataset() == Gates()
+    values = tomllib.loads((CONFIG / "gates.toml").read_text())["gates"]["mnist"]
+    assert load_settings().gates_of_dataset() == Gates(**values)
+
+
+def test_a_config_file_changes_one_gate_and_keeps_the_rest(tmp_path: Path) -> None:
+    before = load_settings().gates["mnist"]
+    after = load_settings(config(tmp_path, "[gates.mnist]\nmin_accuracy = 0.5\n")).gates["mnist"]
+    assert after == replace(before, min_accuracy=0.5)
+    assert load_settings(config(tmp_path, "[gates.toy]\nmin_accuracy = 0.5\n")).gates["mnist"] == before
+
+
+def test_bounds_of_single_digits_are_given_by_digit(tmp_path: Path) -> None:
+    mine = config(tmp_path, "[gates.toy]\nmin_digit_accuracy = 0.5\ndigit_accuracy = { 8 = 0.25, 0 = 0.75 }\n")
+    gates = load_settings(mine).gates["toy"]
+    assert [gates.accuracy_bound(digit) for digit in (0, 1, 8)] == [0.75, 0.5, 0.25]
+
+
+def test_gates_can_be_given_as_json_in_a_variable_which_can_switch_one_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings().gates["mnist"]
+    monkeypatch.setenv("MNIST_PIPELINE_GATES", '{"mnist": {"max_nll": null, "digit_accuracy": {"8": 0.5}}}')
+    assert load_settings().gates["mnist"] == replace(before, max_nll=None, digit_accuracy={8: 0.5})
+    monkeypatch.setenv("MNIST_PIPELINE_GATES", "strict")
+    refused("environment variable MNIST_PIPELINE_GATES: expected JSON; correct it")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("min_acuracy = 0.9", "gates.toy.min_acuracy: no such setting (did you mean min_accuracy?); take it out"),
+        ("digits = 3", "gates.toy.digits: no such setting"),
+        ("digit_accuracy = { 12 = 0.9 }", "gates.toy: digit_accuracy: expected digits 0-9, got 12"),
+        ("digit_accuracy = { -1 = 0.9 }", "gates.toy: digit_accuracy: expected digits 0-9, got -1"),
+        ("digit_accuracy = { eight = 0.9 }", "gates.toy.digit_accuracy.eight"),
+        ("digit_accuracy = { 8 = 90 }", "gates.toy: digit_accuracy.8: expected a share 0..1, got 90"),
+        ("min_accuracy = 98", "gates.toy: min_accuracy: expected a share 0..1, got 98"),
+        ("max_loss = -0.1", "gates.toy: max_loss: expected a share 0..1, got -0.1"),
+        ("max_digit_loss = nan", "gates.toy: max_digit_loss: expected a share 0..1, got nan"),
+        ("max_nll = nan", "gates.toy: max_nll: expected a number"),
+        ("max_nll = 'off'", "gates.toy.max_nll: expected a value a valid number"),
+        ("min_images = -1", "gates.toy: min_images: expected a number"),
+        ("alpha = 0.5", "gates.toy: alpha: expected a chance"),
+        ("alpha = 0", "gates.toy: alpha: expected a chance"),
+        ("inconclusive = 'error'", "gates.toy.inconclusive: expected a value 'warn' or 'fail', got 'error'"),
+    ],
+)
+def test_a_gate_that_is_none_or_out_of_range_is_refused(line: str, message: str, tmp_path: Path) -> None:
+    refused(f"settings refused: {message}", config(tmp_path, f"[gates.toy]\n{line}\n"))
+
+
+def test_gates_outside_of_a_data_set_are_refused(tmp_path: Path) -> None:
+    refused("settings refused: gates.min_accuracy: expected a value", config(tmp_path, "[gates]\nmin_accuracy = 0.9\n"))
+    refused(
+        "settings refused: gate: no such setting (did you mean gates?)", config(tmp_path, "[gate.toy]\nalpha = 0.1\n")
+    )
 
 
 # Refusals
@@ -324,11 +389,13 @@ def test_every_key_of_the_projects_config_is_a_field(path: Path) -> None:
     assert not unknown_keys(table, Settings)
     for entry in table.get("datasets", {}).values():
         assert not unknown_keys(entry, Dataset)
+    for gates in table.get("gates", {}).values():
+        assert not gates.keys() - {field.name for field in fields(Gates)}
 
 
 def test_the_projects_config_is_where_the_settings_look() -> None:
     assert project_folder("config") == CONFIG
-    assert {path.name for path in CONFIG.glob("*.toml")} >= {"datasets.toml", "pipeline.toml"}
+    assert {path.name for path in CONFIG.glob("*.toml")} >= {"datasets.toml", "gates.toml", "pipeline.toml"}
 
 
 def test_every_file_of_the_projects_data_sets_is_pinned() -> None:

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Crashed, Scheduled
+from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
+from mnist_pipeline.orchestration.night import REJECTED
 from mnist_pipeline.settings import Settings, load_settings
 from tests.builders import images_name, make_split
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
@@ -152,13 +153,37 @@ def test_what_left_prefect_yaml_leaves_the_server_and_what_changed_there_is_put_
     assert _states(set_up(project)) == {"unchanged"}
 
 
+def _with_pool(project: Path, folder: Path, pool: str) -> Path:
+    """A copy of the project whose deployments run in another pool."""
+    shutil.copytree(project, folder)
+    text = (folder / "prefect.yaml").read_text()
+    (folder / "prefect.yaml").write_text(text.replace("&pool\n    name: mnist", f"&pool\n    name: {pool}"))
+    return folder
+
+
 def test_a_pool_of_another_type_is_refused(
-    client: SyncPrefectClient, project: Path, monkeypatch: pytest.MonkeyPatch
+    client: SyncPrefectClient, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.create_work_pool(WorkPoolCreate(name="taken", type="docker"))
     monkeypatch.setattr(deployments, "POOL", "taken")
     with pytest.raises(SettingsError, match=r"work pool taken: expected type process, got docker; .*work-pool delete"):
-        set_up(project)
+        set_up(_with_pool(project, tmp_path / "project", "taken"))
+
+
+def test_a_pool_of_another_name_is_somebodys_own_and_is_looked_after_by_the_doctor(
+    client: SyncPrefectClient, project: Path, tmp_path: Path, settings: Settings
+) -> None:
+    elsewhere = _with_pool(project, tmp_path / "project", "own")
+    with pytest.raises(SettingsError, match=r"expected `prefect deploy` to take nightly, .* got: .*own"):
+        set_up(elsewhere)
+    findings = {finding.what: finding for finding in diagnose(settings, elsewhere)}
+    assert findings["work pool own"].advice == "`prefect work-pool create own --type ...`"
+    client.create_work_pool(WorkPoolCreate(name="own", type="docker"))
+    assert "work pool mnist" not in {change.what for change in set_up(elsewhere)}
+    findings = {finding.what: finding for finding in diagnose(settings, elsewhere)}
+    assert findings["work pool own"].healthy
+    assert findings["worker of own"].advice == "`prefect worker start --pool own`"
+    set_up(project)
 
 
 @pytest.mark.parametrize(
@@ -203,18 +228,20 @@ def test_the_automations_are_made_once_and_keep_what_a_person_gave_them(
     client.delete_automation(failed.id)  # no later test shall tell that address anything
 
 
-def test_a_run_of_ours_that_crashes_sets_the_automation_off_and_another_one_does_not(
-    client: SyncPrefectClient, project: Path
+@pytest.mark.parametrize("ill", [Crashed(), Failed(name=REJECTED)], ids=["crashed", "rejected"])
+def test_a_run_of_ours_that_ends_ill_sets_the_automation_off_and_another_one_does_not(
+    client: SyncPrefectClient, project: Path, ill: State[Any]
 ) -> None:
     set_up(project)
     flow = client.read_flow_by_name("mnist-evaluation")
-    for tags in (["other"], ["mnist"]):
-        client.request("POST", "/flow_runs/", json={"flow_id": str(flow.id), "name": tags[0], "tags": tags})
-    for run in sorted(client.read_flow_runs(), key=lambda run: run.name, reverse=True):
-        if run.name in ("other", "mnist"):
-            client.set_flow_run_state(run.id, Crashed(), force=True)
-    wait_until(lambda: _set_off(client) != [], what="automation", seconds=30)
-    assert _set_off(client) == ["mnist"]
+    ours, other = f"ours {ill.name}", f"other {ill.name}"
+    for name, tags in ((other, ["other"]), (ours, ["mnist"])):
+        client.request("POST", "/flow_runs/", json={"flow_id": str(flow.id), "name": name, "tags": tags})
+    runs = {run.name: run for run in client.read_flow_runs()}
+    for name in (other, ours):  # the one that must not first, so that it has had its time
+        client.set_flow_run_state(runs[name].id, ill, force=True)
+    wait_until(lambda: ours in _set_off(client), what="automation", seconds=60)
+    assert other not in _set_off(client)
 
 
 def _set_off(client: SyncPrefectClient) -> list[str | None]:
@@ -240,13 +267,13 @@ def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_what
     with running_worker(environment | {"PREFECT_API_URL": server}, POOL):
         wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
         findings = look()
-        assert findings["worker"].found == "polling: test"
+        assert findings["worker of mnist"].found == "polling: test"
         assert findings["late runs"].found == "none"
         assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
         assert "will be fetched" in findings["cache of mnist/test"].found
         assert not settings.outputs.exists()
-    wait_until(lambda: not look()["worker"].healthy, what="a worker missed", seconds=60)
-    assert look()["worker"].advice == "`prefect worker start --pool mnist`"
+    wait_until(lambda: not look()["worker of mnist"].healthy, what="a worker missed", seconds=60)
+    assert look()["worker of mnist"].advice == "`prefect worker start --pool mnist`"
     late = client.create_flow_run_from_deployment(
         client.read_deployment_by_name(NIGHTLY).id,
         state=Scheduled(scheduled_time=datetime(2026, 1, 31, 2, 30, tzinfo=UTC)),
@@ -273,7 +300,7 @@ def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_what
     assert look()["work pool mnist"].advice == "`prefect work-pool resume mnist`"
     client.delete_work_pool(POOL)
     assert look()["work pool mnist"].advice == "`mnist-pipeline setup`"
-    assert look()["worker"].advice == "`mnist-pipeline setup`, then `prefect worker start --pool mnist`"
+    assert look()["worker of mnist"].advice == "`mnist-pipeline setup`, then `prefect worker start --pool mnist`"
     set_up(project)
     assert look()["work pool mnist"].healthy
     assert look()[f"deployment {NIGHTLY}"].healthy
@@ -299,7 +326,7 @@ def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one
         assert look()["server"] == Finding(
             "server", False, f"{nobody} does not answer", "`prefect server start` on the machine it names"
         )
-        assert look()["worker"].found == "not checked: needs the server"
+        assert look()["work pools"].found == "not checked: needs the server"
         assert look()["outputs"].healthy
     monkeypatch.setattr(deployments, "LOCAL_SERVER", nobody)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from mnist_pipeline.errors import (
 )
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.runs import Run, find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
-from mnist_pipeline.storage.weights import encode_weights, weights_sha256
+from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
 from tests.builders import (
     images_name,
     labels_name,
@@ -569,6 +571,51 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
     monkeypatch.setattr(stages, "MOST_SHARDS", 2)
     with pytest.raises(SettingsError, match="shard_rows 10: expected at most 2 shards for 25 images"):
         stages.evaluate(small_settings(tmp_path))
+
+
+# Current weights
+
+
+def promote_to(outputs: Path, network: Network) -> None:
+    """Make weights the current ones without a look at them."""
+    promotion = Promotion(
+        schema_version=tables.SCHEMA_VERSION,
+        weights_sha256=archive_weights(network, outputs / "weights").stem,
+        previous_sha256="0" * 64,
+        run_id="none",
+        verdict_id="none",
+        outcome="pass",
+        forced=True,
+        promoted_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    record_promotion(outputs, promotion)
+
+
+def test_without_any_promotion_the_shipped_weights_are_current(tmp_path: Path) -> None:
+    assert stages.current_weights(tmp_path) == stages.SHIPPED_WEIGHTS
+    run = published(toy(tmp_path, weights=None))
+    assert run.manifest().identity.weights_sha256 == weights_sha256(load_weights(stages.SHIPPED_WEIGHTS))
+
+
+def test_the_weights_promoted_last_are_used_unless_others_are_given(tmp_path: Path) -> None:
+    settings = toy(tmp_path, weights=None)
+    for network in (random_network(2), random_network(1)):
+        promote_to(settings.outputs, network)
+    assert published(settings).manifest().identity.weights_sha256 == weights_sha256(random_network(1))
+    assert published(toy(tmp_path)).manifest().identity.weights_sha256 == weights_sha256(NETWORK)
+    elsewhere = toy(tmp_path, weights=None, outputs=tmp_path / "elsewhere")
+    assert stages.current_weights(elsewhere.outputs) == stages.SHIPPED_WEIGHTS
+
+
+def test_promoted_weights_that_are_gone_are_named_and_nothing_is_published(tmp_path: Path) -> None:
+    settings = toy(tmp_path, weights=None)
+    promote_to(settings.outputs, NETWORK)
+    stages.current_weights(settings.outputs).unlink()
+    name = f"{weights_sha256(NETWORK)}.safetensors"
+    with pytest.raises(DamagedError, match=f"{name}: expected the weights that were promoted last, got none; put them"):
+        stages.evaluate(settings)
+    assert list_runs(settings.outputs) == []
+    assert stages.evaluate(toy(tmp_path)).new  # those given are another matter
 
 
 def test_what_computed_is_recorded_down_to_the_blas_kernel() -> None:

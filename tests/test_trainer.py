@@ -120,7 +120,7 @@ def test_training_that_diverges_writes_nothing(toy: Settings) -> None:
 def test_weights_that_cannot_be_written_are_an_outputs_error(in_the_way: str, toy: Settings, tmp_path: Path) -> None:
     (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
     (tmp_path / in_the_way).write_text("in the way")
-    with pytest.raises(OutputsError, match=r"cannot write .*\.safetensors: .*then run again"):
+    with pytest.raises(OutputsError, match=r"cannot archive the weights in .*weights: .*then run again"):
         train(toy, RECIPE)
 
 

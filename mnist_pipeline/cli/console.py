@@ -36,6 +36,8 @@ EXIT_CODES = """Exit codes:
 
 6  the arithmetic gave NaN or infinity
 
+7  the run is published, but does not keep its gates
+
 130, 143  interrupted, terminated: nothing half-done is visible"""
 
 out = Console(highlight=False, markup=False)

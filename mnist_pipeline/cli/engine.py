@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
@@ -36,6 +36,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from mnist_pipeline.settings import project_folder
 
     prepare_engine()
+    from prefect.client.schemas.objects import State
     from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
 
@@ -44,7 +45,12 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     share_terminal(debug)
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
     try:
-        return flow(**parameters)
+        # A flow may end as failed and return something all the same: a published run that its gates reject.
+        state = cast("State[Any]", flow(**parameters, return_state=True))
+        result = state.result(raise_on_failure=False)
+        if isinstance(result, BaseException):
+            raise result
+        return result
     except Exception as error:
         # While a flow runs, Prefect turns SIGTERM into an exception, which may surface as the cause of another.
         if any(isinstance(cause, TerminationSignal) for cause in _causes(error)):

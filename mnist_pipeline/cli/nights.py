@@ -14,12 +14,14 @@ from mnist_pipeline.cli.options import (
     Dataset,
     Direct,
     Outputs,
+    Report,
     RunDate,
     ShardRows,
     Split,
     Weights,
     Workers,
 )
+from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
 from mnist_pipeline.errors import SettingsError
 
 
@@ -36,11 +38,13 @@ def run(
     data_dir: DataDir = None,
     cache: Cache = None,
     outputs: Outputs = None,
+    report: Report = None,
     config: Config = None,
     direct: Direct = False,
 ) -> None:
     """Evaluate a network on a data set and publish the run."""
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.reporter import report_path
 
     given = {
         "dataset": dataset,
@@ -53,17 +57,19 @@ def run(
         "data_dir": data_dir,
         "cache": cache,
         "outputs": outputs,
+        "report": report,
     }
     settings = load(config, **given)
     settings.described_dataset()  # before any engine starts, so that a mistake costs no wait
     if direct:
-        from mnist_pipeline import stages
+        from mnist_pipeline.nightly import run_night
 
         with progress_for(ctx.obj) as progress:
-            published = stages.evaluate(settings, progress)
+            judged = run_night(settings, progress)
     else:
         # The night is resolved here, once: what the environment or a config file say of it counts too.
-        published = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
+        judged = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
+    published = judged.published
     out.print()
     if published.new:
         out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
@@ -71,7 +77,11 @@ def run(
         out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
     out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table(published.scores))
+    print_verdict(judged.verdict)
     out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
+    if settings.report and (page := report_path(settings.outputs, published.run_id)).is_file():
+        out.print(f"report: {terminal.path_line(page)}", soft_wrap=True)
+    require_accepted([judged])
 
 
 @app.command()
@@ -98,13 +108,15 @@ def backfill(
     nights = missing_nights(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
     if not nights:
         out.print("no night is missing: nothing to do")
+    filled = []
     for night in nights:
         if direct:
-            from mnist_pipeline import stages
+            from mnist_pipeline.nightly import run_night
 
             with progress_for(ctx.obj) as progress:
-                published = stages.evaluate(settings.model_copy(update={"run_date": night}), progress)
-            out.print(f"published run {published.run_id}", soft_wrap=True)
+                filled.append(run_night(settings.model_copy(update={"run_date": night}), progress))
+            out.print(f"published run {filled[-1].published.run_id}: {filled[-1].verdict.outcome}", soft_wrap=True)
         else:
             name = start_backfill(settings, night)
             out.print(f"started: {name}", soft_wrap=True)
+    require_accepted(filled)

@@ -26,6 +26,9 @@ Cache = Annotated[
 Outputs = Annotated[
     Path | None, typer.Option(help="Folder of shards, runs and history (outputs, here).", show_default=False)
 ]
+Report = Annotated[
+    bool | None, typer.Option("--report/--no-report", help="Write the night's report (yes).", show_default=False)
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
 Project = Annotated[Path, typer.Option(help="Folder with prefect.yaml (this one).", show_default=False)]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same stages in this process, without Prefect.")]

@@ -47,6 +47,9 @@ def train(
     out.print(f"on the test split: {line}", soft_wrap=True)
     out.print(f"weights: {terminal.path_line(trained.path)}", soft_wrap=True)
     out.print(f"model card: {terminal.path_line(trained.card)}", soft_wrap=True)
+    out.print(
+        f"next: `mnist-pipeline promote {terminal.path_line(trained.path)}` to use them every night", soft_wrap=True
+    )
 
 
 @app.command()

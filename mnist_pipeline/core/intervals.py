@@ -1,5 +1,9 @@
-"""How far a proportion from few images can be trusted: the Wilson score interval."""
+"""How far a proportion from few images, or a difference of two, can be trusted.
 
+All intervals are two-sided.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -7,10 +11,12 @@ from math import sqrt
 # the whole test split. SciPy and statsmodels judge it in the tests.
 from statistics import NormalDist
 
+HALVINGS = 60  # of a range of at most 2: to within 2e-18
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A proportion lies between `low` and `high`, both in 0..1 and both included."""
+    """The truth lies between `low` and `high`, both included: 0..1 for a proportion, -1..1 for a difference."""
 
     low: float
     high: float
@@ -26,7 +32,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
     Args:
         successes: how many trials succeeded, 0..`trials`.
         trials: how many there were.
-        confidence: share of such intervals that hold the true proportion, between 0 and 1, neither included.
+        confidence: share of such intervals that hold the truth, between 0 and 1, neither included.
 
     Returns:
         The interval, or None without trials, when nothing is known.
@@ -34,13 +40,10 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
     Raises:
         ValueError: an argument is out of its range.
     """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"expected 0 <= successes <= trials, got successes={successes}, trials={trials}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+    _check(successes, trials)
+    z = normal_quantile(confidence)
     if trials == 0:
         return None
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
     shrink = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / shrink
@@ -50,3 +53,124 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
         low=0.0 if successes == 0 else max(0.0, centre - half_width),
         high=1.0 if successes == trials else min(1.0, centre + half_width),
     )
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float) -> Interval | None:
+    """Two-sided exact interval of a proportion: it never promises more than it holds, which gates need.
+
+    Source: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of
+    the binomial", Biometrika 26 (1934), 404-413; as quantiles of the beta distribution.
+
+    Args:
+        successes: how many trials succeeded, 0..`trials`.
+        trials: how many there were.
+        confidence: as for `wilson`.
+
+    Returns:
+        The interval, or None without trials.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    from scipy.special import betaincinv
+
+    _check(successes, trials)
+    normal_quantile(confidence)
+    if trials == 0:
+        return None
+    tail = (1 - confidence) / 2
+    return Interval(
+        low=float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0,
+        high=float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0,
+    )
+
+
+def tango(lost: int, gained: int, pairs: int, confidence: float = 0.95) -> Interval | None:
+    """Score interval of the difference of two proportions over the same images: (gained - lost) / pairs.
+
+    Source: T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design", Statistics in Medicine 17 (1998), 891-908. It keeps a width where nothing was lost
+    or gained, and holds its level at the few discordant pairs that two good networks have.
+
+    Args:
+        lost: images that were right before and are wrong now.
+        gained: images that were wrong before and are right now.
+        pairs: all images, also those that did not change.
+        confidence: as for `wilson`.
+
+    Returns:
+        The interval, or None without pairs.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if min(lost, gained) < 0 or lost + gained > pairs:
+        raise ValueError(
+            f"expected lost and gained from 0, together at most pairs, got lost={lost}, gained={gained}, pairs={pairs}"
+        )
+    z = normal_quantile(confidence)
+    if pairs == 0:
+        return None
+
+    def score(difference: float) -> float:
+        """Falls as `difference` grows; the ends of the interval are where it is z and -z."""
+        spread = difference * (1 - difference)
+        b = (2 * pairs + lost - gained) * difference - lost - gained
+        chance_lost = (sqrt(max(0.0, b * b + 8 * pairs * lost * spread)) - b) / (4 * pairs)
+        variance = pairs * (2 * chance_lost + spread)
+        distance = gained - lost - pairs * difference
+        return distance / sqrt(variance) if variance > 0 else float("inf") if distance > 0 else float("-inf")
+
+    estimate = (gained - lost) / pairs
+    return Interval(low=_crossing(score, z, -1.0, estimate), high=_crossing(score, -z, estimate, 1.0))
+
+
+def newcombe(before: tuple[int, int], now: tuple[int, int], confidence: float = 0.95) -> Interval | None:
+    """Hybrid score interval of the difference of two proportions over different images: now less before.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics
+    in Medicine 17 (1998), 873-890, method 10: the Wilson intervals of both, squared and added.
+
+    Args:
+        before: successes and trials.
+        now: successes and trials.
+        confidence: as for `wilson`.
+
+    Returns:
+        The interval, or None where one side has no trials.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    old, new = wilson(*before, confidence), wilson(*now, confidence)
+    if old is None or new is None:
+        return None
+    p, q = before[0] / before[1], now[0] / now[1]
+    return Interval(
+        low=q - p - sqrt((q - new.low) ** 2 + (old.high - p) ** 2),
+        high=q - p + sqrt((new.high - q) ** 2 + (p - old.low) ** 2),
+    )
+
+
+def normal_quantile(confidence: float) -> float:
+    """How many standard errors to either side hold that share of a normal distribution.
+
+    Raises:
+        ValueError: not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _check(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials, got successes={successes}, trials={trials}")
+
+
+def _crossing(falling: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Where a falling function crosses `level`, by halving the range until nothing is left between its ends."""
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > level else (low, middle)
+    return (low + high) / 2

@@ -1,15 +1,14 @@
-"""Mergeable counts of a run, and the scores of the ten digits that follow from them.
+"""Right and wrong counted by digit, and the scores of the ten digits that follow.
 
-Counts are summed shard by shard and divided once, at the end. What cannot be known is None, never 0 or NaN.
+Divided once, at the end. What cannot be known is None, never 0 or NaN.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.counts import Counts, counts, sums
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import LabelError
@@ -43,8 +42,8 @@ class DigitScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
-    """What is counted while predictions are made; tallies of parts add up to the tally of the whole.
+class Tally(Counts):
+    """What is counted while predictions are made.
 
     Attributes:
         confusion: `[10, 10]` int64, labelled images by (label, prediction).
@@ -52,14 +51,9 @@ class Tally:
         confidence_sum: `[10]` float64, summed confidence of labelled images by label.
     """
 
-    confusion: NDArray[np.int64]
-    unlabelled: NDArray[np.int64]
-    confidence_sum: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls) -> "Tally":
-        """No images: what merging starts from."""
-        return cls(np.zeros((DIGITS, DIGITS), np.int64), np.zeros(DIGITS, np.int64), np.zeros(DIGITS))
+    confusion: NDArray[np.int64] = counts(DIGITS, DIGITS)
+    unlabelled: NDArray[np.int64] = counts(DIGITS)
+    confidence_sum: NDArray[np.float64] = sums(DIGITS)
 
     @classmethod
     def count(
@@ -94,47 +88,6 @@ class Tally:
             confusion=cells.reshape(DIGITS, DIGITS),
             unlabelled=np.zeros(DIGITS, np.int64),
             confidence_sum=confidence_sum,
-        )
-
-    def merge(self, other: "Tally") -> "Tally":
-        """The tally of both sets of images together, also written `self + other`.
-
-        The integers come out the same in any order. The sums of confidence are floats, whose last bits depend
-        on the order: merge in shard order, and a rerun gives the same bytes.
-        """
-        return Tally(
-            self.confusion + other.confusion,
-            self.unlabelled + other.unlabelled,
-            self.confidence_sum + other.confidence_sum,
-        )
-
-    __add__ = merge
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists of int and float, which JSON carries exactly."""
-        return {
-            "confusion": self.confusion.tolist(),
-            "unlabelled": self.unlabelled.tolist(),
-            "confidence_sum": self.confidence_sum.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Tally":
-        """The tally that `to_json` wrote, to the last bit.
-
-        Raises:
-            ValueError: a field is missing, unknown, or holds something else than was written.
-        """
-        expected = cls.empty()
-        if problems := [
-            *(f"missing {name}" for name in sorted(expected.to_json().keys() - document.keys())),
-            *(f"unexpected {name}" for name in sorted(document.keys() - expected.to_json().keys())),
-        ]:
-            raise ValueError("tally: " + "; ".join(problems))
-        return cls(
-            confusion=_counts(document, "confusion", expected.confusion.shape),
-            unlabelled=_counts(document, "unlabelled", expected.unlabelled.shape),
-            confidence_sum=_numbers(document, "confidence_sum", expected.confidence_sum.shape).astype(np.float64),
         )
 
     @property
@@ -188,20 +141,3 @@ def _ratio(part: float, whole: int) -> float | None:
 
 def _are_digits(values: NDArray[np.int8]) -> bool:
     return values.size == 0 or bool(values.min() >= 0 and values.max() < DIGITS)
-
-
-def _numbers(document: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    try:
-        values = np.array(document[name])
-    except ValueError as error:
-        raise ValueError(f"tally: {name}: expected numbers of shape {shape}, got rows of unequal length") from error
-    if values.shape != shape or values.dtype.kind not in "if":
-        raise ValueError(f"tally: {name}: expected numbers of shape {shape}, got {values.dtype} {values.shape}")
-    return values
-
-
-def _counts(document: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    values = _numbers(document, name, shape)
-    if values.dtype.kind != "i" or values.min() < 0:
-        raise ValueError(f"tally: {name}: expected counts, got {values.dtype} from {values.min()}")
-    return values.astype(np.int64)

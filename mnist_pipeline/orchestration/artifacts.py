@@ -4,48 +4,56 @@ Keyed by data set and split, so that the UI lines up the nights of each. The pub
 these are a view of them.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mnist_pipeline.core.images import DIGITS
-from mnist_pipeline.report.terminal import accuracy_line
+from mnist_pipeline.judge import Judged
+from mnist_pipeline.report.terminal import accuracy_line, percent, score_cells
 from mnist_pipeline.stages import Published
 
 
-def show_published(published: Published) -> None:
+def show_judged(judged: Judged) -> None:
     """Create the three artifacts of a run in the flow run in progress."""
-    identity = published.identity
+    published = judged.published
+    identity, totals = published.identity, published.totals
     key = f"{identity.dataset}-{identity.split}".replace("_", "-")
-    create_markdown_artifact(_summary(published), key=f"{key}-summary", description=published.run_id)
-    create_table_artifact(
-        [_rounded(asdict(score)) for score in published.scores], key=f"{key}-digits", description=published.run_id
-    )
-    create_table_artifact(_confusion(published), key=f"{key}-confusion", description=published.run_id)
+    shown = f"{identity.run_date}: {percent(totals.accuracy)}, {judged.verdict.outcome} ({published.run_id})"
+    create_markdown_artifact(_summary(judged), key=f"{key}-summary", description=shown)
+    digits = [score_cells(score) for score in published.scores]
+    create_table_artifact(digits, key=f"{key}-digits", description=shown)
+    create_table_artifact(_confusion(published), key=f"{key}-confusion", description=shown)
 
 
-def _summary(published: Published) -> str:
-    identity = published.identity
+def _summary(judged: Judged) -> str:
+    published, verdict, identity = judged.published, judged.verdict, judged.published.identity
+    not_passed = [result for result in verdict.results if result.outcome != "pass"]
     facts = {
         "run": f"`{published.run_id}`",
-        "published": "now" if published.new else "before, with the same predictions",
+        "published": "by this flow run" if published.new else "before, with the same predictions",
         "files": f"`{published.folder}`",
+        "verdict": f"`{verdict.verdict_id}`",
+        **{reference.against: f"`{reference.run_id}`" for reference in verdict.references},
         "weights sha256": f"`{identity.weights_sha256}`",
         "images sha256": f"`{identity.images_sha256}`",
         "labels sha256": f"`{identity.labels_sha256}`" if identity.labels_sha256 else "no labels",
         "batch rows": identity.batch_rows,
         "shard rows": identity.shard_rows,
     }
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    title = f"# {identity.dataset}/{identity.split}, night of {identity.run_date}"
-    return (
-        f"{title}\n\n{accuracy_line(published.totals.correct, published.totals.labelled)}\n\n| | |\n|---|---|\n{rows}\n"
-    )
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    lines = [
+        f"## {identity.dataset}/{identity.split}, night of {identity.run_date}: {verdict.outcome}",
+        "",
+        f"**{accuracy_line(published.totals.correct, published.totals.labelled)}**",
+        "",
+        *(f"- **{result.outcome}** `{result.gate}`: {result.reason}" for result in not_passed),
+        *(f"- {note}" for note in verdict.notes),
+        "",
+        "| what | value |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _confusion(published: Published) -> list[dict[str, Any]]:

@@ -29,18 +29,21 @@ from prefect.utilities.callables import parameter_schema
 
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
+from mnist_pipeline.orchestration.night import REJECTED
 
 POOL = "mnist"
 POOL_TYPE = "process"
 TAG = "mnist"  # of every run of prefect.yaml's deployments
 LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens when told nothing else
 
-FAILED_AUTOMATION = "mnist: run failed or crashed"
+FAILED_AUTOMATION = "mnist: run failed, crashed or rejected"
 LOST_AUTOMATION = "mnist: run lost its heartbeat"
 # A run's heart beats every 180 seconds unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise: three beats and a
 # minute. The 90 seconds of Prefect's own example would declare every run dead that takes longer.
 HEARTBEAT_LOST = timedelta(minutes=10)
-_ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# Events are named after the state's name, not its type: a run that ends as Rejected sends no "Failed".
+_ILL_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", REJECTED)}
+_ENDED = _ILL_ENDS | {f"prefect.flow-run.{state}" for state in ("Completed", "Cancelled")}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
@@ -75,6 +78,12 @@ class Entry:
     def schedules(self) -> list[dict[str, Any]]:
         return list(self.values.get("schedules") or [])
 
+    @property
+    def pool(self) -> str | None:
+        """Name of the work pool it runs in."""
+        name: str | None = (self.values.get("work_pool") or {}).get("name")
+        return name
+
     def differences(self, found: DeploymentResponse) -> list[str]:
         """The names of what on the server is not as prefect.yaml wants it."""
         limit = self.values.get("concurrency_limit")
@@ -88,7 +97,7 @@ class Entry:
             "parameters": (self.values.get("parameters") or {}, found.parameters),
             "parameter schema": (self.schema, found.parameter_openapi_schema),
             "pull steps": (self.values.get("pull") or [], found.pull_steps or []),
-            "work pool": (pool.get("name"), found.work_pool_name),
+            "work pool": (self.pool, found.work_pool_name),
             "job variables": (pool.get("job_variables") or {}, found.job_variables),
             "paused": (bool(self.values.get("paused")), found.paused),
             "concurrency limit": (limit.get("limit"), slots.limit if slots else None),
@@ -117,7 +126,9 @@ def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timed
     entries = read_entries(project)
     with server_in_force() as client:
         block = _find_block(client, notify_block) if notify_block else None
-        changes = [_set_up_pool(client), *_set_up_deployments(client, project, entries)]
+        # A pool of another name is somebody's own, of whatever type: it must be there before.
+        pool = [_set_up_pool(client)] if any(entry.pool == POOL for entry in entries) else []
+        changes = [*pool, *_set_up_deployments(client, project, entries)]
         notify: list[ActionTypes] = [block] if block else [DoNothing()]
         changes.append(_set_up_automation(client, _on_failure(notify), keep_actions=block is None))
         changes.append(_set_up_automation(client, _on_lost_heartbeat(heartbeat_lost), keep_actions=False))
@@ -285,9 +296,9 @@ def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotificatio
 def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
     return AutomationCore(
         name=FAILED_AUTOMATION,
-        description=f"Tells of every run tagged {TAG} that failed or crashed. Kept by `mnist-pipeline setup`.",
+        description=f"Tells of failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
         trigger=EventTrigger(
-            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            expect=_ILL_ENDS,
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_OUR_RUNS,
             for_each={"prefect.resource.id"},

@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, Worker
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
@@ -127,15 +127,14 @@ def _server(project: Path) -> list[Finding]:
             return [
                 reached,
                 *_guarded("server version", lambda: _server_version(client)),
-                *_guarded("work pool", lambda: _pool(client)),
-                *_guarded("worker", lambda: _worker(client)),
+                *_guarded("work pools", lambda: _pools(client, read_entries(project))),
                 *_guarded("late runs", lambda: _late(client)),
                 *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
             ]
     except EngineError:
         found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
         advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
-        later = ("server version", "work pool", "worker", "late runs", "deployments", "schedules", "concurrency slots")
+        later = ("server version", "work pools", "late runs", "deployments", "schedules", "concurrency slots")
         unseen = [Finding(what, False, "not checked: needs the server", "first start the server") for what in later]
         return [Finding("server", False, found, advice), *unseen]
 
@@ -147,29 +146,31 @@ def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:
     yield Finding("server version", same, f"{theirs}, here {ours}", advice)
 
 
-def _pool(client: SyncPrefectClient) -> Iterator[Finding]:
-    what = f"work pool {POOL}"
-    try:
-        pool = client.read_work_pool(POOL)
-    except ObjectNotFound:
-        yield Finding(what, False, "absent", f"`{SET_UP}`")
-        return
-    if pool.type != POOL_TYPE:
-        yield Finding(what, False, f"of type {pool.type}", f"`prefect work-pool delete {POOL}`, then `{SET_UP}`")
-    elif pool.is_paused:
-        yield Finding(what, False, "paused", f"`prefect work-pool resume {POOL}`")
-    else:
-        yield Finding(what, True, "ready")
+def _pools(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Every pool that prefect.yaml names, and whether a worker polls it."""
+    for name in sorted({entry.pool for entry in entries if entry.pool}):
+        what, make = f"work pool {name}", SET_UP if name == POOL else f"prefect work-pool create {name} --type ..."
+        try:
+            pool = client.read_work_pool(name)
+        except ObjectNotFound:
+            yield Finding(what, False, "absent", f"`{make}`")
+            yield Finding(f"worker of {name}", False, "none: it has no pool", f"`{make}`, then {_start_worker(name)}")
+            continue
+        if name == POOL and pool.type != POOL_TYPE:
+            yield Finding(what, False, f"of type {pool.type}", f"`prefect work-pool delete {name}`, then `{SET_UP}`")
+        elif pool.is_paused:
+            yield Finding(what, False, "paused", f"`prefect work-pool resume {name}`")
+        else:
+            yield Finding(what, True, "ready")
+        yield _worker(name, client.read_workers_for_work_pool(name))
 
 
-def _worker(client: SyncPrefectClient) -> Iterator[Finding]:
-    start = f"`prefect worker start --pool {POOL}`"
-    try:
-        client.read_work_pool(POOL)  # asked for the workers of no pool, the client fails in another way
-        workers = client.read_workers_for_work_pool(POOL)
-    except ObjectNotFound:
-        yield Finding("worker", False, "none: it has no pool", f"`{SET_UP}`, then {start}")
-        return
+def _start_worker(pool: str) -> str:
+    return f"`prefect worker start --pool {pool}`"
+
+
+def _worker(pool: str, workers: Sequence[Worker]) -> Finding:
+    what = f"worker of {pool}"
     seen = {worker.name: worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time}
     now = datetime.now(UTC)
     polling = sorted(
@@ -180,12 +181,9 @@ def _worker(client: SyncPrefectClient) -> Iterator[Finding]:
         <= MISSED_HEARTBEATS * timedelta(seconds=worker.heartbeat_interval_seconds or HEARTBEAT_SECONDS)
     )
     if polling:
-        yield Finding("worker", True, f"polling: {', '.join(polling)}")
-    else:
-        last = (
-            f"none polls; the last was seen {max(seen.values()):%Y-%m-%d %H:%M:%S} UTC" if seen else "none ever polled"
-        )
-        yield Finding("worker", False, last, start)
+        return Finding(what, True, f"polling: {', '.join(polling)}")
+    last = f"none polls; the last was seen {max(seen.values()):%Y-%m-%d %H:%M:%S} UTC" if seen else "none ever polled"
+    return Finding(what, False, last, _start_worker(pool))
 
 
 def _late(client: SyncPrefectClient) -> Iterator[Finding]:
@@ -196,7 +194,7 @@ def _late(client: SyncPrefectClient) -> Iterator[Finding]:
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     )
     names = ", ".join(f"{run.name} ({run.expected_start_time:%Y-%m-%d %H:%M} UTC)" for run in runs[:5])
-    advice = f"`prefect worker start --pool {POOL}`: a worker with nothing else to do takes them; they keep their night"
+    advice = f"{_start_worker(POOL)}: a worker with nothing else to do takes them; they keep their night"
     yield Finding("late runs", not runs, f"{len(runs)}: {names}" if runs else "none", advice if runs else "")
 
 

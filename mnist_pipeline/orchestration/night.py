@@ -1,12 +1,17 @@
-"""Which night a flow run stands for, and what to call it."""
+"""Which night a flow run stands for, what to call it, and how it ends."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from prefect import runtime
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from mnist_pipeline.errors import PipelineError
+from mnist_pipeline.judge import Judged
 from mnist_pipeline.settings import load_settings
+
+REJECTED = "Rejected"  # a run that is published, and does not keep its gates
 
 
 def logical_date() -> date:
@@ -30,3 +35,10 @@ def night_name(verb: str) -> Callable[[], str]:
         return f"{verb} {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"
 
     return name
+
+
+def ending(judged: Judged) -> Judged | State[Judged]:
+    """What the flow returns: the night itself, or a failed state of that name if its verdict fails."""
+    if judged.accepted:
+        return judged
+    return Failed(name=REJECTED, message=judged.line, data=judged)

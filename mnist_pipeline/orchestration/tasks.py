@@ -18,8 +18,10 @@ from mnist_pipeline import stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import SourceError
-from mnist_pipeline.orchestration.artifacts import show_published
+from mnist_pipeline.judge import Judged, judge_published
+from mnist_pipeline.orchestration.artifacts import show_judged
 from mnist_pipeline.orchestration.progress import shown
+from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan, Published, Sharded, Timings
 from mnist_pipeline.storage import runs
@@ -76,14 +78,28 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
 
 @task(task_run_name="publish {plan.run_id}", cache_policy=NO_CACHE, persist_result=False)
 def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
-    """Publish predictions, summary and manifest all at once, and show them in the UI."""
-    published = stages.publish(plan, stage, pieces, timings, engine="prefect")
+    """Publish predictions, summary and manifest all at once."""
+    return stages.publish(plan, stage, pieces, timings, engine="prefect")
+
+
+@task(task_run_name="judge {published.run_id}", cache_policy=NO_CACHE, persist_result=False)
+def judge(settings: Settings, published: Published) -> Judged:
+    """Compare the run with its references and judge it by its gates."""
+    judged = judge_published(settings, published)
+    log = logger.info if judged.verdict.outcome == "pass" else logger.warning
+    log("%s", judged.line)
     try:
-        show_published(published)
+        show_judged(judged)
     except Exception:
         # The run is published. That a view of it is missing in the UI is no reason to call the night failed.
         logger.warning("the artifacts of %s could not be created", published.run_id, exc_info=True)
-    return published
+    return judged
+
+
+@task(task_run_name="report {judged.published.run_id}", cache_policy=NO_CACHE, persist_result=False)
+def report(settings: Settings, judged: Judged) -> None:
+    """Write the night's report."""
+    try_report(settings.outputs, judged.published.run_id)
 
 
 @task(task_run_name="nights up to {settings.run_date}", cache_policy=NO_CACHE, persist_result=False)

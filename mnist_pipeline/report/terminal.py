@@ -1,7 +1,8 @@
 """What the command prints: rich tables and digits drawn in half blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mnist_pipeline.core.gates import WORST_FIRST, GateResult, Outcome, Reference
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore
@@ -17,6 +19,7 @@ from mnist_pipeline.core.tally import DigitScore
 CELL_GAP = 2
 INK = 96  # pixels at least this bright are drawn
 BLOCKS = " ▄▀█"
+OUTCOME_STYLES: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green"}
 
 
 def percent(share: float | None) -> str:
@@ -49,36 +52,31 @@ def _predicted_table(scores: Sequence[DigitScore]) -> Table:
     return table
 
 
+def score_cells(score: DigitScore) -> dict[str, str]:
+    """A row of the per-digit table as text, by heading."""
+    low, high, wrong = score.accuracy_low, score.accuracy_high, score.top_wrong_prediction
+    return {
+        "digit": str(score.digit),
+        "images": f"{score.images:,}",
+        "correct": f"{score.correct:,}",
+        "accuracy": percent(score.accuracy),
+        "95 % interval": "-" if low is None or high is None else f"{100 * low:.2f}-{100 * high:.2f}",
+        "precision": percent(score.precision),
+        "f1": "-" if score.f1 is None else f"{score.f1:.3f}",
+        "mean conf.": "-" if score.mean_confidence is None else f"{score.mean_confidence:.3f}",
+        "taken for": "-" if wrong is None else f"{wrong} ({score.top_wrong_count:,}x)",
+    }
+
+
 def _scores_table(scores: Sequence[DigitScore]) -> Table:
     """The per-digit table, at most 80 characters wide up to 999,999 images of a digit."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    headings = (
-        "digit",
-        "images",
-        "correct",
-        "accuracy",
-        "95 % interval",
-        "precision",
-        "f1",
-        "mean\nconf.",
-        "taken\nfor",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for score in scores:
-        low, high = score.accuracy_low, score.accuracy_high
-        wrong = score.top_wrong_prediction
-        table.add_row(
-            str(score.digit),
-            f"{score.images:,}",
-            f"{score.correct:,}",
-            percent(score.accuracy),
-            "-" if low is None or high is None else f"{100 * low:.2f}-{100 * high:.2f}",
-            percent(score.precision),
-            "-" if score.f1 is None else f"{score.f1:.3f}",
-            "-" if score.mean_confidence is None else f"{score.mean_confidence:.3f}",
-            "-" if wrong is None else f"{wrong} ({score.top_wrong_count:,}x)",
-        )
+    rows = [score_cells(score) for score in scores]
+    for heading in rows[0]:
+        # The last two are narrower than their headings, which take two lines.
+        table.add_column(heading if "%" in heading else heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
     return table
 
 
@@ -119,3 +117,52 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
 def path_line(path: Path) -> str:
     """A path as a person would type it: relative where it lies below the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def verdict_lines(
+    outcome: Outcome, results: Sequence[GateResult], references: Sequence[Reference], notes: Sequence[str]
+) -> list[Text]:
+    """The verdict: its outcome, each gate that did not pass with its reason, what was compared with, and the notes."""
+    if not results:
+        return [Text("verdict: none, there are no gates for this data set"), *(Text(f"  {note}") for note in notes)]
+    passed = sum(result.outcome == "pass" for result in results)
+    lines = [
+        Text(f"verdict: {outcome}", OUTCOME_STYLES[outcome]).append(f" ({passed} of {len(results)} gates passed)", "")
+    ]
+    for result in sorted(results, key=lambda result: WORST_FIRST.index(result.outcome)):
+        if result.outcome != "pass":
+            lines.append(Text(f"  {result.outcome}  {result.gate}: {result.reason}", OUTCOME_STYLES[result.outcome]))
+    lines += [Text(f"  {reference.against}: {reference.run_id}") for reference in references]
+    return [*lines, *(Text(f"  {note}") for note in notes)]
+
+
+def changes_line(reference: Reference) -> str:
+    """Whether two runs share images and weights, and how many predictions changed, in one line."""
+    weights = "the same weights" if reference.same_weights else "different weights"
+    if reference.changed is None:
+        return f"different images, {weights}"
+    return f"the same images, {weights}; predictions changed: {reference.changed:,}"
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of the comparison table, those of digits after that of all together."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading in ("digit", "images", "lost", "gained", "points", "95 % interval", "p", "(Holm)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        low, high, p_holm = row["low"], row["high"], row["p_holm"]
+        table.add_row(
+            "all" if row["digit"] is None else str(row["digit"]),
+            f"{row['images']:,}",
+            "-" if row["lost"] is None else f"{row['lost']:,}",
+            "-" if row["gained"] is None else f"{row['gained']:,}",
+            "-" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
+            "-" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
+            _p_value(row["p"]),
+            "" if p_holm is None else f"({_p_value(p_holm)})",
+        )
+    return table
+
+
+def _p_value(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"

@@ -72,6 +72,51 @@ def replace_file(path: Path, data: bytes, scratch: Path | None = None) -> None:
         raise
 
 
+def record_of(path: Path, name: str, rows: int) -> FileRecord:
+    """The record of a finished file that may be too large to hold; makes sure that it is on the disk."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return FileRecord(name, rows, path.stat().st_size, digest)
+
+
+def publish_folder(staged: Path, target: Path) -> bool:
+    """Make a finished folder visible under its final name by one rename.
+
+    Args:
+        staged: the folder; each file in it is on the disk already.
+        target: where it shall be, on the same file system.
+
+    Returns:
+        False if the name is taken: then nothing was changed.
+
+    Raises:
+        OSError: the file system refused. What is visible is what was.
+    """
+    # Each file was synced when it was written; the folders make their names last.
+    for folder in {path.parent for path in staged.rglob("*")} | {staged}:
+        sync_folder(folder)
+    make_folder(target.parent)
+    try:
+        staged.rename(target)
+    except OSError:
+        # The rename refuses a folder that exists, and may have happened although it reported an error.
+        if not target.exists():
+            raise
+        if staged.exists():
+            return False
+    sync_folder(target.parent)
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, in a way that survives a power cut."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -1,17 +1,19 @@
 """Who a run is (its identity) and what it consists of (its manifest). Reads and writes no files."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.storage.canonical import canonical_json, canonical_sha256
+from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import FileRecord
+from mnist_pipeline.storage.sealed import Sealed
 
 FINGERPRINT_DIGITS = 12
 RUN_ID = re.compile(
@@ -76,23 +78,52 @@ class RunName(_Values):
 
 
 class Totals(_Values):
-    """The run in four numbers; accuracy is null without labels."""
+    """The run in a few numbers: accuracy is null without labels, and so are the figures of calibration."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a figure that a later version adds is passed over
 
     images: int
     labelled: int
     correct: int
     accuracy: float | None
+    top2_accuracy: float | None = None
+    nll: float | None = None
+    nll_error: float | None = None
+    brier: float | None = None
+    brier_error: float | None = None
+    ece: float | None = None
+    ece_noise: float | None = None
+
+    @classmethod
+    def of(cls, tally: Tally, calibration: Calibration) -> Self:
+        """The totals of what was counted."""
+        scores = calibration.scores()
+        return cls(
+            images=tally.images,
+            labelled=tally.labelled,
+            correct=tally.correct,
+            accuracy=tally.accuracy,
+            **(asdict(scores) if scores else {}),
+        )
 
 
-class Manifest(_Values):
-    """What a published run consists of and how it came to be. Paths are relative to the run's directory.
+@dataclass(frozen=True)
+class RunContent:
+    """A run and what it consists of: moved away and made again with other numbers, it has the same run_id only.
 
-    A field that a later version adds is passed over here; one added here needs a default for the runs before.
+    `sha256` is over the hashes of all its files; None if they cannot be known.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    run_id: str
+    sha256: str | None
 
-    schema_version: str
+
+class Manifest(Sealed):
+    """What a published run consists of and how it came to be. Paths are relative to the run's directory."""
+
+    kind: ClassVar[str] = "a run's manifest"
+    seal: ClassVar[str] = "manifest_sha256"
+
     run_id: str
     fingerprint: str
     identity: Identity
@@ -104,41 +135,29 @@ class Manifest(_Values):
     published_at: datetime
     timings_seconds: Mapping[str, float]
     files: tuple[FileRecord, ...]
+    # Everything that was counted, so that a run can be judged and shown again without a look at its images.
+    tally: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
 
-    def to_bytes(self) -> bytes:
-        """The manifest as a JSON file that carries the sha256 of its own canonical content."""
-        content = self.model_dump(mode="json")
-        return _render({**content, "manifest_sha256": _checksum(content)})
+    @property
+    def content(self) -> RunContent:
+        return RunContent(self.run_id, canonical_sha256({file.path: file.sha256 for file in self.files}))
 
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str) -> Self:
-        """Read a manifest file back.
+    def counted(self) -> tuple[Tally, Calibration]:
+        """What was counted while the run was made.
 
         Raises:
-            DamagedError: not a manifest, or any byte of it is not as written.
+            DamagedError: the run was published by a version that did not keep it, or kept it in another form.
         """
-        try:
-            document = json.loads(data)
-            unaltered = _render(document) == data
-            unaltered &= document.pop("manifest_sha256") == _checksum(document)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DamagedError(f"{name}: expected a run's manifest, got a damaged file ({error})") from error
-        if not unaltered:
-            raise DamagedError(f"{name}: expected the manifest as it was written, got altered bytes")
-        # From here on the bytes are what was written, by whatever version of this package.
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
+        if self.tally is None or self.calibration is None:
             raise DamagedError(
-                f"{name}: expected a manifest this version can read, got one of schema version "
-                f"{document.get('schema_version')} ({error.error_count()} fields differ); "
-                "read it with the version of mnist-pipeline that it names"
+                f"run {self.run_id}: expected its counts in the manifest, got none: it was published by an earlier "
+                f"version; move it away and run --run-date {self.identity.run_date} again"
+            )
+        try:
+            return Tally.from_json(self.tally), Calibration.from_json(self.calibration)
+        except ValueError as error:
+            raise DamagedError(
+                f"run {self.run_id}: expected counts that this version can read, got {error}; "
+                "read it with the version of mnist-pipeline that published it"
             ) from error
-
-
-def _render(document: object) -> bytes:
-    return (json.dumps(document, indent=2) + "\n").encode()
-
-
-def _checksum(content: Mapping[str, object]) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()

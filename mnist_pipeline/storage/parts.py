@@ -1,6 +1,6 @@
 """One shard's predictions as one Parquet file of a run, with the tally that was counted on the way."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import Shard
@@ -54,19 +55,29 @@ def write_part(
         **{f"proba_{digit}": probabilities[digit] for digit in range(DIGITS)},
     }
     data = tables.encode(tables.PREDICTIONS, tables.build(tables.PREDICTIONS, columns))
-    tally = Tally.count(labels, predictions, confidence)
-    return pieces.finish(shard.file_name, rows, data, notes={"tally": tally.to_json(), "made_with": made_with})
+    notes = {
+        "tally": Tally.count(labels, predictions, confidence).to_json(),
+        "calibration": Calibration.count(labels, predictions, confidence, probabilities).to_json(),
+        "made_with": made_with,
+    }
+    return pieces.finish(shard.file_name, rows, data, notes)
 
 
 def finished_part(pieces: Pieces, shard: Shard, made_with: dict[str, str]) -> Piece | None:
     """The part of an earlier attempt of this run, if it is whole and the same versions made it."""
     piece = pieces.find(shard.file_name)
-    return piece if piece and piece.notes["made_with"] == made_with else None
+    if piece is None:
+        return None
+    try:
+        counted_of([piece])
+        return piece if piece.notes["made_with"] == made_with else None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None  # another state of our own code noted other things under the same version
 
 
-def tally_of(pieces: Iterable[Piece]) -> Tally:
-    """The tally of all parts, merged in the order given."""
-    total = Tally.empty()
-    for piece in pieces:
-        total += Tally.from_json(piece.notes["tally"])
-    return total
+def counted_of(pieces: Sequence[Piece]) -> tuple[Tally, Calibration]:
+    """What was counted in all parts, merged in the order given."""
+    return (
+        Tally.total(Tally.from_json(piece.notes["tally"]) for piece in pieces),
+        Calibration.total(Calibration.from_json(piece.notes["calibration"]) for piece in pieces),
+    )

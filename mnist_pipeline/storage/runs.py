@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import FileRecord, outputs_errors, record, replace_file, sync_folder
+from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, replace_file
 from mnist_pipeline.storage.manifest import Manifest, RunName
 from mnist_pipeline.storage.staging import Stage
 
@@ -47,15 +48,22 @@ class Run:
         """A whole table of the run, each file's bytes checked against the manifest before they are parsed.
 
         Raises:
+            DamagedError: a file is missing or altered, or the run has no such table.
+        """
+        if not (parts := list(self.read_parts(table, columns))):
+            raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
+        return pa.concat_tables(parts)
+
+    def read_parts(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """A table of the run file by file, in order, each checked as by `read`; one file at a time is in memory.
+
+        Raises:
             DamagedError: a file is missing or altered.
         """
-        wanted = [file for file in self.manifest().files if _table_of(file) == table.name]
-        return pa.concat_tables(
-            [
-                tables.decode(table, read_checked(self.folder, file), str(self.folder / file.path), columns)
-                for file in wanted
-            ]
-        )
+        for file in self.manifest().files:
+            if _table_of(file) == table.name:
+                data = read_checked(self.folder, file)
+                yield tables.decode(table, data, str(self.folder / file.path), columns)
 
     def problems(self) -> list[str]:
         """Everything about the run that is not as its manifest says; empty if it verifies."""
@@ -124,20 +132,9 @@ def commit(outputs: Path, stage: Stage, manifest: Manifest) -> bool:
         if target.exists():
             _require_agreement(target, stage, manifest)
             return False
-        _sync(stage, manifest)
-        if not target.parent.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sync_folder(outputs)
-        try:
-            stage.run.rename(target)
-        except OSError:
-            # The rename refuses a folder that exists, and may have happened although it reported an error.
-            if not target.exists():
-                raise
-            if stage.run.exists():
-                _require_agreement(target, stage, manifest)
-                return False
-        sync_folder(target.parent)
+        if not publish_folder(stage.run, target):
+            _require_agreement(target, stage, manifest)
+            return False
     return True
 
 
@@ -147,6 +144,19 @@ def list_runs(outputs: Path) -> list[Run]:
     entries = folder.iterdir() if folder.is_dir() else ()
     found = [Run(path, name) for path in entries if (name := RunName.parse(path.name)) and path.is_dir()]
     return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
+
+
+def run_by_id(outputs: Path, run_id: str) -> Run:
+    """The run of exactly that run_id.
+
+    Raises:
+        RunNotFoundError: there is none.
+    """
+    name = RunName.parse(run_id)
+    folder = outputs / RUNS / run_id
+    if name is None or not folder.is_dir():
+        raise RunNotFoundError(f"run {run_id}: expected it in {outputs / RUNS}, got none; was it moved away?")
+    return Run(folder, name)
 
 
 def missing_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> list[date]:
@@ -224,12 +234,6 @@ def _check_staged(stage: Stage, manifest: Manifest) -> None:
         if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
             logger.warning("%s was not planned and is removed", path)
             path.unlink()
-
-
-def _sync(stage: Stage, manifest: Manifest) -> None:
-    # Each file was synced when it was written; the folders make their names last.
-    for folder in {(stage.run / file.path).parent for file in manifest.files} | {stage.run}:
-        sync_folder(folder)
 
 
 def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import PIXELS, TRANSFORM_VERSION, flatten, normalise
-from mnist_pipeline.core.plan import Shard
+from mnist_pipeline.core.images import PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
+from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
+from mnist_pipeline.storage.manifest import Identity
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
 
@@ -42,16 +43,28 @@ class ShardFile:
 
 def shard_set(outputs: Path, raw: RawSplit, shard_rows: int) -> Pieces:
     """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
+    labels_sha256 = raw.labels.sha256 if raw.labels else None
+    return _shard_set(outputs, raw.dataset, raw.split, raw.images.sha256, labels_sha256, shard_rows)
+
+
+def shard_set_of(outputs: Path, run: Identity) -> Pieces:
+    """Where the shards lie from which a run was made; they may be gone."""
+    return _shard_set(outputs, run.dataset, run.split, run.images_sha256, run.labels_sha256, run.shard_rows)
+
+
+def _shard_set(
+    outputs: Path, dataset: str, split: str, images_sha256: str, labels_sha256: str | None, shard_rows: int
+) -> Pieces:
     key = canonical_sha256(
         {
-            "images_sha256": raw.images.sha256,
-            "labels_sha256": raw.labels and raw.labels.sha256,
+            "images_sha256": images_sha256,
+            "labels_sha256": labels_sha256,
             "transform_version": TRANSFORM_VERSION,
             "schema_version": tables.SCHEMA_VERSION,
             "shard_rows": shard_rows,
         }
     )
-    root = outputs / "shards" / f"{raw.dataset}-{raw.split}-{key[:12]}"
+    root = outputs / "shards" / f"{dataset}-{split}-{key[:12]}"
     return Pieces(folder=root / "images", records=root / "records")
 
 
@@ -117,6 +130,29 @@ def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float3
         DamagedError: the file is not as it was written.
     """
     return _rebatch(_blocks(file), batch_rows)
+
+
+def read_pictures(pieces: Pieces, run: Identity, image_ids: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+    """Single images of a split by image_id, `[28, 28]` uint8 as in the IDX file.
+
+    Only the shards that hold one are read.
+
+    Raises:
+        DamagedError: a shard is gone or not as it was written.
+    """
+    found: dict[int, NDArray[np.uint8]] = {}
+    for shard in plan_shards(run.images, run.shard_rows):
+        wanted = sorted(place for place in image_ids if shard.range.start <= place < shard.range.stop)
+        if not wanted:
+            continue
+        start = shard.range.start
+        for block in _blocks(open_shard(pieces, shard)):
+            inside = [place for place in wanted if start <= place < start + len(block)]
+            found |= {
+                place: np.rint(block[place - start] * 255).astype(np.uint8).reshape(SIDE, SIDE) for place in inside
+            }
+            start += len(block)
+    return found
 
 
 def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:

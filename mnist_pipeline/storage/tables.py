@@ -7,6 +7,7 @@ which the data dictionary in the docs is generated.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ SCHEMA_VERSION = "1"
 PIXEL_BYTES = 4 * PIXELS
 # Row groups of a shard: a batch that has just been decoded is then still in the processor's cache.
 SHARD_ROW_GROUP = 2048
+WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` gathers
 
 # A date column would reach pandas as Python objects; a timestamp at midnight arrives as datetime64.
 RUN_DATE = pa.timestamp("us")
 RUN_ID = pa.dictionary(pa.int32(), pa.string())
+DIRECTION = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,94 @@ CONFUSION = Table(
     metadata={},
     layout=_SMALL,
 )
+RELIABILITY = Table(
+    name="reliability",
+    row="one of 15 bins of confidence of equal width, labelled images only",
+    columns=(
+        *_RUN_COLUMNS,
+        Column("bin", pa.int8(), "number of the bin, from 0, the least confident"),
+        Column("low", pa.float64(), "confidences of the bin lie above this"),
+        Column("high", pa.float64(), "and up to this, included"),
+        Column("images", pa.int64(), "labelled images whose confidence lies in the bin"),
+        Column("correct", pa.int64(), "of these, predicted right"),
+        Column("mean_confidence", pa.float64(), "mean confidence of the bin's images", nullable=True),
+        Column("accuracy", pa.float64(), "correct / images; equals mean_confidence if confidences are right", True),
+        Column("accuracy_low", pa.float64(), "lower end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("accuracy_high", pa.float64(), "upper end of accuracy's 95 % Wilson interval", nullable=True),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+_VERDICT_COLUMNS = (
+    *_RUN_COLUMNS,
+    Column("verdict_id", RUN_ID, "the verdict this row belongs to"),
+)
+_AGAINST_COLUMNS = (
+    Column("against", pa.string(), "what the run is compared with: last passed, or baseline"),
+    Column("reference_run_id", RUN_ID, "the run that is"),
+)
+COMPARISON = Table(
+    name="comparison",
+    row="one digit, or all together, against one reference",
+    columns=(
+        *_VERDICT_COLUMNS,
+        *_AGAINST_COLUMNS,
+        Column("digit", pa.int8(), "the true digit, 0-9; null for all together", nullable=True),
+        Column("images", pa.int64(), "labelled images of the run"),
+        Column("correct", pa.int64(), "of these, predicted right"),
+        Column("images_before", pa.int64(), "labelled images of the reference"),
+        Column("correct_before", pa.int64(), "of these, predicted right"),
+        Column("both_right", pa.int64(), "right before and now; null where the images differ", nullable=True),
+        Column("lost", pa.int64(), "right before, wrong now; null where the images differ", nullable=True),
+        Column("gained", pa.int64(), "wrong before, right now; null where the images differ", nullable=True),
+        Column("difference", pa.float64(), "accuracy now less accuracy before, -1..1", nullable=True),
+        Column("low", pa.float64(), "lower end of the difference's 95 % interval", nullable=True),
+        Column("high", pa.float64(), "upper end of the difference's 95 % interval", nullable=True),
+        Column("p", pa.float64(), "two-sided p-value of no change"),
+        Column("p_holm", pa.float64(), "p corrected for there being ten digits; null for all together", nullable=True),
+        Column("method", pa.string(), "test and interval: McNemar exact, Tango; or Fisher exact, Newcombe"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+FLIPS = Table(
+    name="flips",
+    row="one image whose prediction changed against one reference, by image_id",
+    columns=(
+        *_VERDICT_COLUMNS,
+        *_AGAINST_COLUMNS,
+        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("before", pa.int8(), "the reference's prediction"),
+        Column("now", pa.int8(), "the run's prediction"),
+        Column("confidence_before", pa.float32(), "the reference's probability of its prediction, 0..1"),
+        Column("confidence_now", pa.float32(), "the run's probability of its prediction, 0..1"),
+        Column("direction", DIRECTION, "lost, gained or still wrong; null without label", nullable=True),
+    ),
+    metadata={},
+    layout={**_SMALL, "use_dictionary": ["run_id", "verdict_id", "against", "reference_run_id", "direction"]},
+)
+GATES = Table(
+    name="gates",
+    row="one gate, judged",
+    columns=(
+        *_VERDICT_COLUMNS,
+        Column("gate", pa.string(), "name of the gate, as in config/gates.toml"),
+        Column("against", pa.string(), "the reference it is about; null if about the run alone", nullable=True),
+        Column("digit", pa.int8(), "the true digit, 0-9; null for all together", nullable=True),
+        Column("outcome", pa.string(), "pass, fail or inconclusive"),
+        Column("bound", pa.float64(), "what had to be kept; a loss counts upwards"),
+        Column("value", pa.float64(), "what was found; null where it cannot be known", nullable=True),
+        Column("low", pa.float64(), "lower end of its interval; null where it is certain or unknown", nullable=True),
+        Column("high", pa.float64(), "upper end of its interval", nullable=True),
+        Column("confidence", pa.float64(), "of these intervals: 1 - 2 alpha"),
+        Column("p", pa.float64(), "of the test that would fail the gate, Holm-corrected over digits", nullable=True),
+        Column("detectable", pa.float64(), "smallest loss that would have failed the gate here", nullable=True),
+        Column("reason", pa.string(), "the outcome in a sentence"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
 HISTORY = Table(
     name="history",
     row="one digit of one run, over all published runs",
@@ -170,7 +261,43 @@ HISTORY = Table(
     metadata={},
     layout=_SMALL,
 )
-TABLES = (IMAGES, PREDICTIONS, SUMMARY, CONFUSION, HISTORY)
+RUNS = Table(
+    name="runs",
+    row="one published run",
+    columns=(
+        *_RUN_COLUMNS,
+        *_SET_COLUMNS,
+        Column("images", pa.int64(), "images in all"),
+        Column("labelled", pa.int64(), "images with a label"),
+        Column("correct", pa.int64(), "labelled images predicted right"),
+        Column("accuracy", pa.float64(), "correct / labelled; null without labels", nullable=True),
+        Column("accuracy_low", pa.float64(), "lower end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("accuracy_high", pa.float64(), "upper end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("top2_accuracy", pa.float64(), "share of labels among the two most probable digits", nullable=True),
+        Column("nll", pa.float64(), "mean negative log likelihood of the label, nats", nullable=True),
+        Column("nll_error", pa.float64(), "standard error of nll", nullable=True),
+        Column("brier", pa.float64(), "mean Brier score over the ten probabilities, 0..2", nullable=True),
+        Column("brier_error", pa.float64(), "standard error of brier", nullable=True),
+        Column("ece", pa.float64(), "expected calibration error over 15 bins, 0..1", nullable=True),
+        Column(
+            "ece_noise", pa.float64(), "what ece would be by chance alone, were all confidences right", nullable=True
+        ),
+        Column("verdict_id", pa.string(), "newest verdict of the run; null if it was never judged", nullable=True),
+        Column("outcome", pa.string(), "of that verdict: pass, fail or inconclusive", nullable=True),
+        Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),
+        Column("labels_sha256", pa.string(), "sha256 of the labels' IDX file; null without labels", nullable=True),
+        Column("weights_sha256", pa.string(), "sha256 of the weights"),
+        Column("batch_rows", pa.int64(), "images per forward pass"),
+        Column("shard_rows", pa.int64(), "images per Parquet file"),
+        Column("engine", pa.string(), "what ran the stages: direct or prefect"),
+        Column("evaluated_at", pa.timestamp("us", "UTC"), "when the evaluation began"),
+        Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
+        Column("seconds", pa.float64(), "wall seconds of all stages together"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+TABLES = (IMAGES, PREDICTIONS, SUMMARY, CONFUSION, RELIABILITY, COMPARISON, FLIPS, GATES, HISTORY, RUNS)
 
 
 def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -200,6 +327,41 @@ def encode(table: Table, data: pa.Table, row_group_rows: int | None = None) -> b
     sink = pa.BufferOutputStream()
     pq.write_table(data, sink, row_group_size=row_group_rows, write_page_checksum=True, **table.layout)
     return bytes(sink.getvalue())
+
+
+class Writer:
+    """Appends rows to one Parquet file, for tables that may be too large to hold; memory stays bounded.
+
+    The file is whole only after `close`, and what an exception leaves behind looks whole although it is not: write
+    into a staging folder that is given up then.
+    """
+
+    def __init__(self, table: Table, path: Path) -> None:
+        self.table, self.rows = table, 0
+        self._file = pq.ParquetWriter(path, table.schema, write_page_checksum=True, **table.layout)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def append(self, data: pa.Table) -> None:
+        """Add rows of exactly the declared columns."""
+        if not data.num_rows:  # any number of these would gather before there is anything to write
+            return
+        self.rows += data.num_rows
+        self._waiting.append(data)
+        self._waiting_rows += data.num_rows
+        if self._waiting_rows >= WRITTEN_AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the footer that makes the file one."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = pa.concat_tables(self._waiting).unify_dictionaries()
+            self._file.write_table(rows, row_group_size=WRITTEN_AT_ONCE)
+            self._waiting, self._waiting_rows = [], 0
 
 
 def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,30 +1,34 @@
-"""What is derived from the published runs and may be replaced at any time: history.parquet and latest.json."""
+"""What is derived from published runs and verdicts and may be replaced at any time: history, runs and latest."""
 
 import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.runs import Run, list_runs
 from mnist_pipeline.storage.staging import STAGING, lock
+from mnist_pipeline.storage.verdicts import newest_verdict
 
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.parquet"
+RUNS_VIEW = "runs.parquet"
 LATEST = "latest.json"
 
 
 def update_views(outputs: Path) -> None:
-    """Bring history.parquet and latest.json up to the runs that are published now.
+    """Bring history.parquet, runs.parquet and latest.json up to the runs and verdicts that are published now.
 
     Under a lock and from a full listing, so that publishers at the same time lose no row of each other.
 
@@ -35,6 +39,7 @@ def update_views(outputs: Path) -> None:
         manifests = dict(_manifests(outputs))
         scratch = outputs / STAGING
         replace_file(outputs / HISTORY, tables.encode(tables.HISTORY, _history(outputs, manifests)), scratch)
+        replace_file(outputs / RUNS_VIEW, tables.encode(tables.RUNS, _runs(outputs, manifests)), scratch)
         replace_file(outputs / LATEST, json.dumps(_latest(manifests), indent=2).encode() + b"\n", scratch)
 
 
@@ -45,6 +50,11 @@ def read_history(outputs: Path) -> pa.Table:
     read and does not verify is left out until it does.
     """
     return _history(outputs, dict(_manifests(outputs)))
+
+
+def read_runs(outputs: Path) -> pa.Table:
+    """One row per published run, by run_date and run_id, with its newest verdict; from the runs themselves."""
+    return _runs(outputs, dict(_manifests(outputs)))
 
 
 def _manifests(outputs: Path) -> Iterator[tuple[Run, Manifest]]:
@@ -87,6 +97,30 @@ def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
     published_at = tables.HISTORY.schema.field("published_at").type
     column = tables.constant(manifest.published_at, published_at, summary.num_rows)
     return [summary.append_column("published_at", column).cast(tables.HISTORY.schema)]
+
+
+def _runs(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
+    rows = [_run_row(outputs, manifest) for manifest in manifests.values()]
+    return tables.build(
+        tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
+    )
+
+
+def _run_row(outputs: Path, manifest: Manifest) -> dict[str, Any]:
+    identity, totals = manifest.identity, manifest.totals
+    interval = wilson(totals.correct, totals.labelled)
+    verdict = newest_verdict(outputs, manifest.content)
+    return {
+        **identity.model_dump(),
+        **totals.model_dump(),
+        **manifest.model_dump(include={"run_id", "engine", "evaluated_at", "published_at"}),
+        "run_date": datetime.combine(identity.run_date, time.min),
+        "accuracy_low": interval and interval.low,
+        "accuracy_high": interval and interval.high,
+        "verdict_id": verdict and verdict.document.verdict_id,
+        "outcome": verdict and verdict.document.outcome,
+        "seconds": sum(manifest.timings_seconds.values()),
+    }
 
 
 def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:

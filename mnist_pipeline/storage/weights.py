@@ -1,7 +1,7 @@
 """A weights file -> Network, never executing anything the file names; and a Network -> canonical safetensors bytes.
 
 The bytes are read once and those bytes are parsed, by the one reader of the file's suffix: .safetensors, .npz or .pkl.
-A file that its reader refuses is refused: no second reader tries it. Nothing is unpickled and nothing is written here.
+A file that its reader refuses is refused: no second reader tries it. Nothing is unpickled.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.storage.files import make_folder, outputs_errors, replace_file, sync_folder
 from mnist_pipeline.storage.pickles import float32_array, read_arrays
 
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
@@ -73,6 +74,22 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise whatever they like
         raise WeightsError(f"{name}: expected a sound {suffix} file, got {error!r:.200}; {ADVICE}") from error
+
+
+def archive_weights(network: Network, folder: Path) -> Path:
+    """Keep a network under the sha256 of its bytes, so that any run can be computed again; the file.
+
+    Raises:
+        OutputsError: the folder cannot be written.
+    """
+    data = encode_weights(network)
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+    with outputs_errors(f"cannot archive the weights in {folder}"):
+        if not path.is_file() or path.read_bytes() != data:
+            make_folder(folder)
+            replace_file(path, data)
+            sync_folder(folder)
+    return path
 
 
 def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:

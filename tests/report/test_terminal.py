@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from mnist_pipeline.core.comparison import Comparison, Paired, Unpaired
+from mnist_pipeline.core.gates import GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.judge import comparison_rows
 from mnist_pipeline.report import terminal
 
 
@@ -147,3 +151,108 @@ def test_a_grid_shows_every_image_under_its_caption(number: int, columns: int) -
     assert found == [captions[start : start + columns] for start in range(0, number, columns)]
     assert sum(line.count("█") for line in lines) == 28 * 14 * (number // 2)
     assert max(map(len, lines)) <= 30 * columns
+
+
+# Verdicts
+
+
+def result(gate: str, outcome: Outcome, reason: str = "because", digit: int | None = None) -> GateResult:
+    return GateResult(gate, None, digit, outcome, 0.5, 0.25, None, None, None, None, reason)
+
+
+def lines_of(results: list[GateResult], outcome: Outcome = "fail", **more: Any) -> list[str]:
+    given: dict[str, Any] = {"references": (), "notes": ()} | more
+    return [line.plain for line in terminal.verdict_lines(outcome, results, **given)]
+
+
+def test_a_verdict_is_its_outcome_and_how_many_gates_passed() -> None:
+    results = [result("min_images", "pass"), result("max_nll", "pass")]
+    assert lines_of(results, "pass") == ["verdict: pass (2 of 2 gates passed)"]
+    assert lines_of([], "pass") == ["verdict: none, there are no gates for this data set"]
+
+
+def test_what_did_not_pass_is_told_worst_first_and_in_the_order_of_the_gates() -> None:
+    results = [
+        result("a", "inconclusive", "one"),
+        result("b", "fail", "two"),
+        result("c", "pass", "three"),
+        result("d", "inconclusive", "four"),
+        result("e", "fail", "five"),
+    ]
+    assert lines_of(results) == [
+        "verdict: fail (1 of 5 gates passed)",
+        "  fail  b: two",
+        "  fail  e: five",
+        "  inconclusive  a: one",
+        "  inconclusive  d: four",
+    ]
+
+
+def test_references_and_notes_come_last() -> None:
+    references = (Reference("last passed", "run-1"), Reference("baseline", "run-2", problem="gone"))
+    found = lines_of([result("a", "fail")], references=references, notes=("no labels",))
+    assert found[2:] == ["  last passed: run-1", "  baseline: run-2", "  no labels"]
+
+
+@pytest.mark.parametrize(("outcome", "style"), [("pass", "green"), ("inconclusive", "yellow"), ("fail", "bold red")])
+def test_the_outcome_has_its_colour(outcome: Outcome, style: str) -> None:
+    (first, *_) = terminal.verdict_lines(outcome, [result("a", outcome)], (), ())
+    assert first.style == style
+
+
+def test_markup_in_a_reason_is_printed_as_it_is() -> None:
+    (line,) = terminal.verdict_lines("fail", [result("a", "fail", "[b]part[/b]")], (), ())[1:]
+    assert printed(line) == "  fail  a: [b]part[/b]\n"
+
+
+# Comparisons
+
+
+@pytest.mark.parametrize(
+    ("reference", "line"),
+    [
+        (
+            Reference("x", "y", same_images=True, changed=1234),
+            "the same images, different weights; predictions changed: 1,234",
+        ),
+        (
+            Reference("x", "y", same_images=True, same_weights=True, changed=0),
+            "the same images, the same weights; predictions changed: 0",
+        ),
+        (Reference("x", "y", same_weights=True), "different images, the same weights"),
+        (Reference("x", "y"), "different images, different weights"),
+    ],
+)
+def test_a_line_says_what_two_runs_share(reference: Reference, line: str) -> None:
+    assert terminal.changes_line(reference) == line
+
+
+def table_of(lines: list[Comparison], width: int = 80) -> list[list[str]]:
+    text = printed(terminal.comparison_table(comparison_rows(lines)), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    return [line.split() for line in text.splitlines()[2:]]
+
+
+def test_a_comparison_has_a_line_for_all_and_for_each_digit() -> None:
+    lines: list[Comparison] = [Paired(None, 1000, 900, 30, 10), *(Paired(d, 100, 90, 3, 1) for d in range(10))]
+    rows = table_of(lines)
+    assert [row[0] for row in rows] == ["all", *"0123456789"]
+    assert rows[0][1:5] == ["1,000", "30", "10", "-2.00"]
+    assert rows[0][-1] == f"{lines[0].p:.4f}"  # of all together there is nothing to correct
+    assert rows[1][-2:] == ["0.6250", "(1.0000)"]
+
+
+def test_the_widest_comparison_fits_80_columns_and_nothing_is_cut() -> None:
+    million = 9_999_999
+    paired: list[Comparison] = [Paired(digit, million, 0, million, 0) for digit in (None, *range(10))]
+    rows = table_of(paired)
+    assert rows[1][1:5] == ["9,999,999", "9,999,999", "0", "-100.00"]
+    assert rows[1][-2:] == ["<0.0001", "(<0.0001)"]
+    fresh: list[Comparison] = [Unpaired(digit, million, 0, million, million) for digit in (None, *range(10))]
+    assert table_of(fresh)[1][1:5] == ["9,999,999", "-", "-", "-100.00"]
+
+
+def test_a_digit_that_cannot_be_compared_has_dashes() -> None:
+    lines: list[Comparison] = [Paired(None, 0, 0, 0, 0), *(Paired(digit, 0, 0, 0, 0) for digit in range(10))]
+    assert table_of(lines)[1] == ["0", "0", "0", "0", "-", "-", "1.0000", "(1.0000)"]

@@ -3,11 +3,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.catalog import NAME_PATTERN, SPLIT_PATTERN
@@ -165,58 +169,38 @@ def test_a_manifest_is_json_that_a_person_can_read_and_check() -> None:
     assert document.pop("manifest_sha256") == canonical_sha256(document)
 
 
-@given(st.integers(0, len(WRITTEN) - 1), st.integers(0, 255))
-@example(WRITTEN.index(b"9352941176470588") + 1, ord("e"))  # a number becomes infinite
-@example(len(WRITTEN) - 1, ord(" "))
-@settings(max_examples=1500)
-def test_a_manifest_with_one_byte_changed_is_refused(position: int, value: int) -> None:
-    changed = bytearray(WRITTEN)
-    changed[position] = value
-    if changed != WRITTEN:
-        with pytest.raises(DamagedError, match=r"^x: expected "):
-            Manifest.from_bytes(bytes(changed), "x")
-
-
 def test_a_manifest_with_any_one_bit_flipped_is_refused() -> None:
     for position in range(len(WRITTEN)):
         changed = bytearray(WRITTEN)
         changed[position] ^= 1 << position % 8
-        with pytest.raises(DamagedError, match=r"^x: expected "):
+        with pytest.raises(DamagedError, match=r"^x: expected a run's manifest"):
             Manifest.from_bytes(bytes(changed), "x")
-
-
-@pytest.mark.parametrize("keep", [0, 1, len(WRITTEN) // 2, len(WRITTEN) - 2, len(WRITTEN) - 1])
-def test_a_manifest_cut_short_is_refused(keep: int) -> None:
-    with pytest.raises(DamagedError, match=r"^x: expected "):
-        Manifest.from_bytes(WRITTEN[:keep], "x")
-
-
-@pytest.mark.parametrize("data", [b"null", b"[]", b'"text"', b"7", b"{}", b"\xff", b'{"manifest_sha256": 1}', b"{}x"])
-def test_other_json_or_none_is_refused(data: bytes) -> None:
-    with pytest.raises(
-        DamagedError, match=r"^x: expected (a run's manifest, got a damaged file \(|the manifest as it was)"
-    ):
-        Manifest.from_bytes(data, "x")
 
 
 def rewritten(**changes: Any) -> bytes:
     """A manifest with other content and a checksum that fits it; None takes a field out."""
     document = json.loads(WRITTEN) | changes
     del document["manifest_sha256"]
-    document = {name: value for name, value in document.items() if value is not None}
+    document = {name: value for name, value in document.items() if name not in changes or value is not None}
     return (json.dumps({**document, "manifest_sha256": canonical_sha256(document)}, indent=2) + "\n").encode()
 
 
 @pytest.mark.parametrize(
-    ("changes", "count"),
+    ("changes", "named"),
     [
-        ({"fingerprint": None}, 1),
-        ({"fingerprint": None, "workers": "many", "totals": {}}, 6),
-        ({"engine": "other"}, 1),
+        ({"fingerprint": None}, "fingerprint"),
+        (
+            {"fingerprint": None, "workers": "many", "totals": {}},
+            "fingerprint, totals.images, totals.labelled, totals.correct, totals.accuracy, workers",
+        ),
+        ({"engine": "other"}, "engine"),
     ],
 )
-def test_fields_missing_or_wrong_are_another_versions_manifest(changes: dict[str, Any], count: int) -> None:
-    message = rf"expected a manifest this version can read, got one of schema version 1 \({count} fields differ\)"
+def test_fields_missing_or_wrong_are_another_versions_manifest(changes: dict[str, Any], named: str) -> None:
+    message = (
+        "expected a run's manifest that this version can read, got one of schema version 1 in which these fields are "
+        f"missing or differ: {named}; read it with the version"
+    )
     with pytest.raises(DamagedError, match=message):
         Manifest.from_bytes(rewritten(**changes), "x")
 
@@ -225,18 +209,68 @@ def test_a_field_that_a_later_version_added_is_passed_over() -> None:
     assert Manifest.from_bytes(rewritten(colour="blue"), "x") == MANIFEST
 
 
-def test_a_manifest_of_an_earlier_version_reads_though_later_ones_have_more_fields() -> None:
-    class Later(Manifest):
-        colour: str = "none"
-
-    assert Later.from_bytes(WRITTEN, "x").colour == "none"
+# What was counted
 
 
-def test_the_same_content_spaced_otherwise_is_refused() -> None:
-    assert Manifest.from_bytes(rewritten(), "x") == MANIFEST
-    compact = json.dumps(json.loads(WRITTEN)).encode()
-    with pytest.raises(DamagedError, match="expected the manifest as it was written, got altered bytes"):
-        Manifest.from_bytes(compact, "x")
+def test_a_manifest_brings_back_what_was_counted(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, identity())
+    tally, calibration = run.manifest().counted()
+    frame = pd.read_parquet(run.folder / "predictions")
+    expected = pd.crosstab(frame["label"], frame["prediction"]).reindex(range(10), fill_value=0)
+    np.testing.assert_array_equal(tally.confusion, expected.reindex(range(10), axis=1, fill_value=0))
+    assert calibration.images == 12
+    assert calibration.bin_confidence_sum.sum() == pytest.approx(frame["confidence"].sum())
+    assert (tally.to_json(), calibration.to_json()) == (run.manifest().tally, run.manifest().calibration)
+
+
+@pytest.mark.parametrize("lost", [["tally", "calibration"], ["tally"], ["calibration"]])
+def test_a_manifest_of_a_version_that_kept_no_counts_reads_but_has_none(lost: list[str]) -> None:
+    counts = {"tally": Tally.empty().to_json(), "calibration": Calibration.empty().to_json()}
+    Manifest.from_bytes(rewritten(**counts), "x").counted()
+    manifest = Manifest.from_bytes(rewritten(**(counts | dict.fromkeys(lost))), "x")
+    assert manifest.totals == MANIFEST.totals
+    message = (
+        f"run {identity().run_id}: expected its counts in the manifest, got none: it was published by an earlier "
+        "version; move it away and run --run-date 2026-01-31 again"
+    )
+    with pytest.raises(DamagedError, match=message):
+        manifest.counted()
+
+
+def test_counts_of_another_form_are_another_versions() -> None:
+    counts = {"tally": Tally.empty().to_json() | {"colour": [1]}, "calibration": Calibration.empty().to_json()}
+    message = (
+        f"run {identity().run_id}: expected counts that this version can read, got tally: unexpected colour; "
+        "read it with the version of mnist-pipeline that published it"
+    )
+    with pytest.raises(DamagedError, match=message):
+        Manifest.from_bytes(rewritten(**counts), "x").counted()
+
+
+def counted(labels: list[int] | None) -> tuple[Tally, Calibration]:
+    """Three images: predicted 0, 1 and 2 with confidences 0.5, 0.75 and 1; the second choice is the next digit."""
+    probabilities = np.zeros((10, 3), np.float32)
+    probabilities[[0, 1, 2], [0, 1, 2]] = confidence = np.array([0.5, 0.75, 1.0], np.float32)
+    probabilities[[1, 2, 3], [0, 1, 2]] += 1 - confidence
+    predictions = np.array([0, 1, 2], np.int8)
+    true = None if labels is None else np.array(labels, np.int8)
+    return Tally.count(true, predictions, confidence), Calibration.count(true, predictions, confidence, probabilities)
+
+
+def test_totals_are_those_of_what_was_counted() -> None:
+    totals = Totals.of(*counted([0, 2, 9]))
+    assert (totals.images, totals.labelled, totals.correct) == (3, 3, 1)
+    assert totals.accuracy == pytest.approx(1 / 3)
+    assert totals.top2_accuracy == pytest.approx(2 / 3)
+    assert totals.brier == pytest.approx((0.5 + 2 * 0.75**2 + 2) / 3)
+    assert totals.ece == pytest.approx((0.5 + 0.75 + 1) / 3)
+    assert totals.nll is not None
+    assert None not in totals.model_dump().values()
+
+
+def test_totals_without_labels_are_null_but_for_the_number_of_images() -> None:
+    known = {"images": 3, "labelled": 0, "correct": 0}
+    assert Totals.of(*counted(None)).model_dump() == dict.fromkeys(Totals.model_fields) | known
 
 
 def test_a_published_manifest_comes_back(tmp_path: Path) -> None:

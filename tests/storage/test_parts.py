@@ -1,7 +1,10 @@
 import io
+import json
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +68,7 @@ def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(p
     frame = read(pieces, FIRST)
     assert frame[["label", "correct"]].isna().all(axis=None)
     assert {name: str(frame[name].dtype) for name in ("label", "correct")} == {"label": "Int8", "correct": "boolean"}
-    tally = parts.tally_of([piece])
+    tally, _ = parts.counted_of([piece])
     assert (tally.images, tally.labelled) == (5, 0)
 
 
@@ -80,7 +83,7 @@ def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(pieces: Pieces
     made = [write(pieces, shard) for shard in (FIRST, SECOND, LAST)]
     whole = pd.concat([read(pieces, shard) for shard in (FIRST, SECOND, LAST)])
     expected = Tally.count(*(whole[name].to_numpy() for name in ("label", "prediction", "confidence")))
-    total = parts.tally_of(made)
+    total, _ = parts.counted_of(made)
     np.testing.assert_array_equal(total.confusion, expected.confusion)
     np.testing.assert_allclose(total.confidence_sum, expected.confidence_sum, rtol=1e-12)
 
@@ -90,7 +93,8 @@ def test_finished_parts_bring_their_tally_back_to_the_last_bit(pieces: Pieces) -
     found = parts.finished_part(pieces, FIRST, MADE_WITH)
     assert found == made
     assert found is not None
-    assert parts.tally_of([found]).to_json() == parts.tally_of([made]).to_json()
+    for now, before in zip(parts.counted_of([found]), parts.counted_of([made]), strict=True):
+        assert now.to_json() == before.to_json()
 
 
 def test_a_part_that_is_not_there_is_not_finished(pieces: Pieces) -> None:
@@ -157,3 +161,46 @@ def test_a_folder_in_place_of_a_part_is_not_a_part(pieces: Pieces, caplog: pytes
 def test_the_same_predictions_give_the_same_bytes(pieces: Pieces, tmp_path: Path) -> None:
     other = Pieces(tmp_path / "other" / "predictions", tmp_path / "other" / "records")
     assert write(pieces, FIRST) == write(other, FIRST)
+
+
+def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(pieces: Pieces) -> None:
+    values = probabilities(5)
+    _, calibration = parts.counted_of([write(pieces, FIRST, values)])
+    of_label = values[np.arange(5), np.arange(5)].astype(np.float64)
+    assert float(calibration.nll_sum) == pytest.approx(-np.log(of_label).sum())
+    assert float(calibration.bin_confidence_sum.sum()) == pytest.approx(values.max(axis=0).sum())
+    _, unlabelled = parts.counted_of([write(pieces, SECOND, labelled=False)])
+    assert unlabelled.images == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda notes: notes.pop("tally"),
+        lambda notes: notes.pop("calibration"),
+        lambda notes: notes.pop("made_with"),
+        lambda notes: notes["tally"].pop("confusion"),
+        lambda notes: notes["calibration"].update(colour=[1]),
+        lambda notes: notes["tally"].update(confusion=[[1]]),
+        lambda notes: notes["tally"].update(confusion="many"),
+        lambda notes: notes.update(tally=[1, 2]),
+        lambda notes: notes.update(tally=None),
+        lambda notes: notes.update(calibration=3),
+    ],
+)
+def test_a_part_with_notes_of_another_form_is_made_again(pieces: Pieces, change: Callable[[Any], object]) -> None:
+    made = write(pieces, FIRST)
+    notes = json.loads(json.dumps(made.notes))
+    change(notes)
+    data = (pieces.folder / FIRST.file_name).read_bytes()
+    pieces.finish(FIRST.file_name, 5, data, notes)
+    assert pieces.find(FIRST.file_name) is not None  # it is whole, and its record vouches for it
+    assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
+    assert write(pieces, FIRST) == parts.finished_part(pieces, FIRST, MADE_WITH) == made
+
+
+@pytest.mark.parametrize("notes", [[], ["made_with"], "made_with", None, 3])
+def test_a_part_whose_notes_are_no_notes_is_made_again(pieces: Pieces, notes: Any) -> None:
+    write(pieces, FIRST)
+    pieces.finish(FIRST.file_name, 5, (pieces.folder / FIRST.file_name).read_bytes(), notes)
+    assert parts.finished_part(pieces, FIRST, MADE_WITH) is None

@@ -10,7 +10,7 @@ import pytest
 
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, OutputsError, RunConflictError, RunNotFoundError
 from mnist_pipeline.storage import runs, tables
-from mnist_pipeline.storage.files import record
+from mnist_pipeline.storage.files import FileRecord, publish_folder, record
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.runs import commit, find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
@@ -23,6 +23,7 @@ FILES = [
     "predictions/part-00002.parquet",
     "summary.parquet",
     "confusion.parquet",
+    "reliability.parquet",
 ]
 
 
@@ -133,16 +134,16 @@ def test_a_run_is_not_published_with_a_staged_file_that_was_altered(path: str, t
 def test_whoever_publishes_first_wins_and_the_other_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The other publisher commits after we looked and before we rename.
     with staged(tmp_path, WHO, published_at=at(2)) as (mine, manifest):
-        check, between = runs._sync, []
+        between = []
 
-        def late(*arguments: object) -> None:
+        def late(folder: Path, target: Path) -> bool:
             monkeypatch.undo()
             with staged(tmp_path, WHO, published_at=at(1)) as (other, other_manifest):
                 assert other.folder != mine.folder
                 between.append(commit(tmp_path, other, other_manifest))
-            check(*arguments)  # type: ignore[arg-type]  # passed on as they came
+            return publish_folder(folder, target)
 
-        monkeypatch.setattr(runs, "_sync", late)
+        monkeypatch.setattr(runs, "publish_folder", late)
         assert not commit(tmp_path, mine, manifest)
     assert between == [True]
     assert find_run(tmp_path, WHO.run_id, "toy", "test").manifest().published_at == at(1)
@@ -318,6 +319,47 @@ def test_the_manifest_lists_every_file_with_its_rows(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
     document = json.loads((run.folder / "manifest.json").read_bytes())
     assert [(file["path"], file["rows"]) for file in document["files"]] == list(
-        zip(FILES, [5, 5, 2, 10, 100], strict=True)
+        zip(FILES, [5, 5, 2, 10, 100, 15], strict=True)
     )
     assert Manifest.from_bytes((run.folder / "manifest.json").read_bytes(), "x") == run.manifest()
+
+
+def test_a_table_is_read_file_by_file_and_no_file_before_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = publish_run(tmp_path, WHO)
+    read: list[str] = []
+    check = runs.read_checked
+
+    def noted(folder: Path, file: FileRecord) -> bytes:
+        read.append(file.path)
+        return check(folder, file)
+
+    monkeypatch.setattr(runs, "read_checked", noted)
+    parts = run.read_parts(tables.PREDICTIONS, ["image_id"])
+    assert read == []
+    for place, ids in enumerate([range(5), range(5, 10), range(10, 12)]):
+        assert next(parts)["image_id"].to_pylist() == list(ids)
+        assert read == FILES[: place + 1]
+    assert list(parts) == []
+
+
+def test_a_table_that_the_manifest_does_not_list_is_said_to_be_missing(tmp_path: Path) -> None:
+    with staged(tmp_path, WHO) as (stage, manifest):  # as a version did that had no such table
+        files = tuple(file for file in manifest.files if file.path != "reliability.parquet")
+        assert commit(tmp_path, stage, manifest.model_copy(update={"files": files}))
+    (run,) = list_runs(tmp_path)
+    assert run.problems() == []
+    with pytest.raises(DamagedError, match=f"run {WHO.run_id}: expected a reliability table, got none in its manifest"):
+        run.read(tables.RELIABILITY)
+    assert list(run.read_parts(tables.RELIABILITY)) == []
+
+
+def test_a_run_is_found_by_exactly_its_id(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, WHO)
+    assert runs.run_by_id(tmp_path, WHO.run_id) == run
+    other = identity("2026-01-30").run_id
+    (tmp_path / "runs" / other).write_text("a file")
+    for which in (other, "latest", "2026-01-31", "", f"../runs/{WHO.run_id}"):
+        with pytest.raises(RunNotFoundError, match=rf"run {which}: expected it in {tmp_path}/runs, got none; was it m"):
+            runs.run_by_id(tmp_path, which)

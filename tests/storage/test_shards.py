@@ -19,10 +19,20 @@ from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.storage import shards, tables
+from mnist_pipeline.storage.manifest import Identity
 from mnist_pipeline.storage.pieces import Pieces
 from mnist_pipeline.storage.raw import RawFile, RawSplit, open_split, verified_file
-from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set, write_shard
+from mnist_pipeline.storage.shards import (
+    open_shard,
+    read_batches,
+    read_pictures,
+    read_shard_labels,
+    shard_set,
+    shard_set_of,
+    write_shard,
+)
 from tests.builders import random_images, random_labels
+from tests.published import identity
 
 ROWS = 23
 SHARD_ROWS = 10
@@ -327,3 +337,77 @@ def test_a_parquet_file_of_other_columns_is_caught(written: Pieces, tmp_path: Pa
 def test_the_transform_of_a_shard_is_that_of_the_core(written: Pieces) -> None:
     (batch,) = read_batches(open_shard(written, PLAN[0]), SHARD_ROWS)
     np.testing.assert_array_equal(batch, images.flatten(images.normalise(IMAGES[:SHARD_ROWS])), strict=True)
+
+
+# Single pictures of a run
+
+
+def run_of(raw: RawSplit, shard_rows: int = SHARD_ROWS) -> Identity:
+    """Who a run over that split is."""
+    return identity(
+        dataset=raw.dataset,
+        split=raw.split,
+        images=raw.rows,
+        images_sha256=raw.images.sha256,
+        labels_sha256=raw.labels and raw.labels.sha256,
+        shard_rows=shard_rows,
+    )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_shards_of_a_run_are_those_it_was_made_from(labelled: bool, tmp_path: Path) -> None:
+    raw = raw_split(tmp_path, labels=LABELS if labelled else None)
+    for shard_rows in (1, 10, 1000):
+        assert shard_set_of(tmp_path, run_of(raw, shard_rows)) == shard_set(tmp_path, raw, shard_rows)
+    assert shard_set_of(tmp_path, run_of(replace(raw, split="train"))) != shard_set(tmp_path, raw, SHARD_ROWS)
+
+
+@given(ids=st.sets(st.integers(0, ROWS - 1)))
+def test_pictures_have_the_pixels_of_the_idx_file(raw: RawSplit, written: Pieces, ids: set[int]) -> None:
+    pictures = read_pictures(written, run_of(raw), ids)
+    assert pictures.keys() == ids
+    for image_id, picture in pictures.items():
+        np.testing.assert_array_equal(picture, IMAGES[image_id], strict=True)
+
+
+def test_every_value_that_a_pixel_can_have_comes_back(tmp_path: Path) -> None:
+    every = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28))
+    raw = raw_split(tmp_path, every, LABELS[:1])
+    pieces = written_set(tmp_path / "outputs", raw)
+    np.testing.assert_array_equal(read_pictures(pieces, run_of(raw), [0])[0], every[0], strict=True)
+
+
+def test_pictures_are_found_in_any_row_group(in_row_groups: tuple[Pieces, Shard], raw: RawSplit) -> None:
+    pictures = read_pictures(in_row_groups[0], run_of(raw, ROWS), range(ROWS))
+    assert list(pictures) == list(range(ROWS))
+    np.testing.assert_array_equal(np.stack(list(pictures.values())), IMAGES, strict=True)
+
+
+def test_only_the_shards_that_hold_a_picture_are_opened(
+    raw: RawSplit, written: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def noted(pieces: Pieces, shard: Shard) -> shards.ShardFile:
+        opened.append(shard.index)
+        return open_shard(pieces, shard)
+
+    monkeypatch.setattr(shards, "open_shard", noted)
+    for ids, expected in (([], []), ([9], [0]), ([10, 19], [1]), ([22, 0], [0, 2]), ([ROWS, -1], [])):
+        assert read_pictures(written, run_of(raw), ids).keys() == {place for place in ids if 0 <= place < ROWS}
+        assert opened == expected
+        opened.clear()
+    copy, _ = damaged(written, PLAN[1], tmp_path)  # the other shards are gone
+    np.testing.assert_array_equal(read_pictures(copy, run_of(raw), [12])[12], IMAGES[12])
+
+
+def test_a_picture_in_a_damaged_or_missing_shard_is_refused(raw: RawSplit, written: Pieces, tmp_path: Path) -> None:
+    pieces, path = damaged(written, PLAN[1], tmp_path)
+    content = bytearray(path.read_bytes())
+    content[chunks(path)[2][1] - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
+        read_pictures(pieces, run_of(raw), [12])
+    path.unlink()
+    with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
+        read_pictures(pieces, run_of(raw), [12])

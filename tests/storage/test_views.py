@@ -13,11 +13,12 @@ import pytest
 
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.runs import Run, list_runs
+from mnist_pipeline.storage.manifest import Totals
+from mnist_pipeline.storage.runs import Run, commit, list_runs
 from mnist_pipeline.storage.staging import lock
-from mnist_pipeline.storage.views import read_history, update_views
+from mnist_pipeline.storage.views import read_history, read_runs, update_views
 from tests.builders import small_settings
-from tests.published import flip_bit, identity, left_over, publish_run, snapshot
+from tests.published import flip_bit, identity, left_over, publish_run, publish_verdict, snapshot, staged
 
 PROJECT = Path(__file__).parents[2]
 
@@ -29,6 +30,12 @@ def at(day: int) -> datetime:
 def stored(outputs: Path) -> list[dict[str, Any]]:
     data = (outputs / "history.parquet").read_bytes()
     rows: list[dict[str, Any]] = tables.decode(tables.HISTORY, data, "history").to_pylist()
+    return rows
+
+
+def stored_runs(outputs: Path) -> list[dict[str, Any]]:
+    data = (outputs / "runs.parquet").read_bytes()
+    rows: list[dict[str, Any]] = tables.decode(tables.RUNS, data, "runs").to_pylist()
     return rows
 
 
@@ -184,7 +191,7 @@ def test_the_views_are_brought_up_by_one_publisher_at_a_time(tmp_path: Path) -> 
     assert len(stored(tmp_path)) == 20  # it listed the runs once it was its turn
 
 
-@pytest.mark.parametrize("view", ["history.parquet", "latest.json"])
+@pytest.mark.parametrize("view", ["history.parquet", "runs.parquet", "latest.json"])
 def test_a_view_that_cannot_be_written_is_an_outputs_error_and_leaves_no_rubbish(view: str, tmp_path: Path) -> None:
     run = publish_run(tmp_path, identity(), views=False)
     (tmp_path / view).mkdir()
@@ -239,6 +246,7 @@ def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path:
     assert [run.problems() for run in list_runs(settings.outputs)] == [[]] * 4
     assert stored(settings.outputs) == expected(settings.outputs)
     assert len(stored(settings.outputs)) == 40
+    assert [row["run_id"] for row in stored_runs(settings.outputs)] == published
     assert latest(settings.outputs)["toy/test"]["run_id"] == published[-1]
     assert left_over(settings.outputs) == []
     assert sorted(path.name for path in settings.outputs.iterdir()) == [
@@ -246,6 +254,7 @@ def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path:
         "history.parquet",
         "latest.json",
         "runs",
+        "runs.parquet",
         "shards",
         "weights",
     ]
@@ -258,3 +267,123 @@ def test_a_run_that_is_left_out_is_told_of(tmp_path: Path, caplog: pytest.LogCap
     assert read_history(tmp_path).num_rows == 0
     assert "left out of the history" in caplog.text
     assert "summary.parquet" in caplog.text
+
+
+# One row a run
+
+
+def test_every_run_has_one_row_with_what_its_manifest_says(tmp_path: Path) -> None:
+    for day, run_date in enumerate(["2026-01-30", "2026-01-31", "2026-01-02"], 1):
+        publish_run(tmp_path, identity(run_date, images=10 * day), seed=day, published_at=at(day))
+    frame = pd.read_parquet(tmp_path / "runs.parquet")
+    assert frame["run_date"].dt.strftime("%Y-%m-%d").tolist() == ["2026-01-02", "2026-01-30", "2026-01-31"]
+    for run, (_, row) in zip(list_runs(tmp_path), frame.iterrows(), strict=True):
+        manifest = run.manifest()
+        predictions = pd.read_parquet(run.folder / "predictions")
+        right = predictions["label"] == predictions["prediction"]
+        assert row["run_id"] == run.name.run_id
+        assert (row["dataset"], row["split"], row["engine"]) == ("toy", "test", "direct")
+        assert (row["images"], row["labelled"], row["correct"]) == (len(right), len(right), right.sum())
+        assert row["accuracy"] == right.mean()
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+        assert row["accuracy_high"] - row["accuracy_low"] > 0.1
+        totals = manifest.totals.model_dump()
+        for name in ("top2_accuracy", "nll", "nll_error", "brier", "brier_error", "ece", "ece_noise"):
+            assert row[name] == totals[name] is not None
+        for name in ("images_sha256", "labels_sha256", "weights_sha256", "batch_rows", "shard_rows"):
+            assert row[name] == getattr(manifest.identity, name)
+        assert (row["evaluated_at"], row["published_at"]) == (manifest.evaluated_at, manifest.published_at)
+        assert row["seconds"] == 0.25
+        assert row[["verdict_id", "outcome"]].isna().all()
+    assert read_runs(tmp_path).to_pylist() == stored_runs(tmp_path)
+
+
+def test_without_runs_there_are_no_rows(tmp_path: Path) -> None:
+    assert read_runs(tmp_path).num_rows == 0
+    update_views(tmp_path)
+    assert stored_runs(tmp_path) == []
+    assert list(pd.read_parquet(tmp_path / "runs.parquet").columns) == tables.RUNS.schema.names
+
+
+def test_a_run_without_labels_has_null_figures(tmp_path: Path) -> None:
+    publish_run(tmp_path, identity(labels_sha256=None))
+    (row,) = stored_runs(tmp_path)
+    assert (row["images"], row["labelled"], row["correct"]) == (12, 0, 0)
+    unknown = {name for name, value in row.items() if value is None}
+    assert unknown == {
+        *("accuracy", "accuracy_low", "accuracy_high", "top2_accuracy", "nll", "nll_error", "brier", "brier_error"),
+        *("ece", "ece_noise", "verdict_id", "outcome", "labels_sha256"),
+    }
+
+
+def test_a_verdict_that_was_added_later_appears_and_the_newest_one_counts(tmp_path: Path) -> None:
+    one, other = (publish_run(tmp_path, identity(f"2026-01-{day}")).name.run_id for day in (30, 31))
+
+    def verdicts() -> dict[str, tuple[str | None, str | None]]:
+        return {row["run_id"]: (row["verdict_id"], row["outcome"]) for row in stored_runs(tmp_path)}
+
+    assert verdicts() == {one: (None, None), other: (None, None)}
+    publish_verdict(tmp_path, one, "b" * 12, outcome="fail", judged_at=at(3))
+    assert verdicts() == {one: (None, None), other: (None, None)}
+    assert read_runs(tmp_path)["outcome"].to_pylist() == ["fail", None]
+    update_views(tmp_path)
+    assert verdicts() == {one: ("b" * 12, "fail"), other: (None, None)}
+    publish_verdict(tmp_path, one, "a" * 12, outcome="pass", judged_at=at(4), views=True)
+    publish_verdict(tmp_path, other, "c" * 12, outcome="inconclusive", judged_at=at(4), views=True)
+    assert verdicts() == {one: ("a" * 12, "pass"), other: ("c" * 12, "inconclusive")}
+    publish_verdict(tmp_path, one, "d" * 12, outcome="fail", judged_at=at(2), views=True)  # judged before, seen later
+    assert verdicts()[one] == ("a" * 12, "pass")
+
+
+def test_a_damaged_verdict_keeps_no_run_out_of_the_views(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = publish_run(tmp_path, identity())
+    sound = publish_verdict(tmp_path, run.name.run_id, "a" * 12, outcome="fail", judged_at=at(2))
+    damaged = publish_verdict(tmp_path, run.name.run_id, "b" * 12, judged_at=at(3))
+    flip_bit(damaged.folder / "verdict.json")
+    (damaged.folder.parent / ".DS_Store").write_text("rubbish")
+    update_views(tmp_path)
+    (row,) = stored_runs(tmp_path)
+    assert (row["verdict_id"], row["outcome"]) == (sound.document.verdict_id, "fail")
+    assert f"passed over: {damaged.folder}" in caplog.text
+
+
+def test_a_run_whose_manifest_is_damaged_has_no_row_and_its_verdict_no_effect(tmp_path: Path) -> None:
+    damaged, other = (publish_run(tmp_path, identity(f"2026-01-{day}")) for day in (30, 31))
+    publish_verdict(tmp_path, damaged.name.run_id)
+    flip_bit(damaged.folder / "manifest.json")
+    update_views(tmp_path)
+    assert [row["run_id"] for row in stored_runs(tmp_path)] == [other.name.run_id]
+
+
+def test_a_run_of_an_earlier_version_without_counts_has_its_row(tmp_path: Path) -> None:
+    with staged(tmp_path, identity()) as (stage, manifest):
+        few = {name: getattr(manifest.totals, name) for name in ("images", "labelled", "correct", "accuracy")}
+        earlier = {"totals": Totals(**few), "tally": None, "calibration": None}
+        assert commit(tmp_path, stage, manifest.model_copy(update=earlier))
+    update_views(tmp_path)
+    (row,) = stored_runs(tmp_path)
+    assert row["accuracy"] == few["accuracy"] is not None
+    assert row["nll"] is None
+
+
+def test_a_damaged_table_of_runs_is_made_anew(tmp_path: Path) -> None:
+    publish_run(tmp_path, identity())
+    whole = (tmp_path / "runs.parquet").read_bytes()
+    for damage in (b"", b"rubbish", whole[:-9]):
+        (tmp_path / "runs.parquet").write_bytes(damage)
+        update_views(tmp_path)
+        assert (tmp_path / "runs.parquet").read_bytes() == whole
+
+
+def test_publishing_judging_and_bringing_up_at_once_loses_nothing(tmp_path: Path) -> None:
+    def night(day: int) -> None:
+        run = publish_run(tmp_path, identity(f"2026-01-{day:02}"), seed=day)
+        publish_verdict(tmp_path, run.name.run_id, f"{day:012x}", outcome="fail", views=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(night, range(1, 13)))
+    assert [row["verdict_id"] for row in stored_runs(tmp_path)] == [f"{day:012x}" for day in range(1, 13)]
+    assert stored(tmp_path) == expected(tmp_path)
+    assert len(stored(tmp_path)) == 120
+    assert latest(tmp_path)["toy/test"]["run_date"] == "2026-01-12"
+    assert left_over(tmp_path) == []

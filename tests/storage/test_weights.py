@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import SHAPES, Network
-from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.errors import OutputsError, WeightsError
 from mnist_pipeline.storage.weights import (
     MAX_FILE_BYTES,
+    archive_weights,
     decode_weights,
     encode_weights,
     load_weights,
     weights_sha256,
 )
+from tests.builders import random_network
+from tests.published import snapshot
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -527,3 +530,65 @@ def test_a_file_cut_short_is_refused(subject: tuple[str, bytes], length: int) ->
 def test_any_bytes_are_refused(suffix: str, data: bytes) -> None:
     refused(data, suffix, "expected ")
     refused(b"\x80\x04" + data, ".pkl", "expected ")
+
+
+# The archive
+
+
+def test_archived_weights_lie_under_the_sha256_of_their_bytes_and_come_back(tmp_path: Path) -> None:
+    network = random_network()
+    path = archive_weights(network, tmp_path / "outputs" / "weights")
+    assert path == tmp_path / "outputs" / "weights" / f"{weights_sha256(network)}.safetensors"
+    assert path.read_bytes() == encode_weights(network)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+    assert weights_sha256(load_weights(path)) == path.stem
+    other = archive_weights(random_network(1), path.parent)
+    assert sorted(path.parent.iterdir()) == sorted([path, other])
+
+
+def test_weights_that_are_archived_already_are_not_written_again(tmp_path: Path) -> None:
+    path = archive_weights(random_network(), tmp_path)
+    before = snapshot(tmp_path)
+    assert archive_weights(random_network(), tmp_path) == path
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut short", "empty"])
+def test_damaged_weights_in_the_archive_are_written_anew(damage: str, tmp_path: Path) -> None:
+    path = archive_weights(random_network(), tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes({"bits": bytes([whole[0] ^ 1]) + whole[1:], "cut short": whole[:-1], "empty": b""}[damage])
+    assert archive_weights(random_network(), tmp_path) == path
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_archived_weights_have_reached_the_disk_and_so_has_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    syncing = os.fsync
+
+    def note(handle: int) -> None:
+        places = {"outputs": tmp_path, "weights": tmp_path / "weights"}
+        found = os.fstat(handle)
+        named = [name for name, place in places.items() if place.exists() and os.path.samestat(place.stat(), found)]
+        synced.append(named[0] if named else "file")
+        syncing(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    archive_weights(random_network(), tmp_path / "weights")
+    assert synced == ["outputs", "file", "weights"]
+
+
+def test_an_archive_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("in the way")
+    with pytest.raises(
+        OutputsError, match=f"^cannot archive the weights in {tmp_path}/weights: .*; check that the fol"
+    ):
+        archive_weights(random_network(), tmp_path / "weights")
+    name = f"{weights_sha256(random_network())}.safetensors"
+    (tmp_path / "archive" / name / "x").mkdir(parents=True)
+    with pytest.raises(OutputsError, match=f"^cannot archive the weights in {tmp_path}/archive: "):
+        archive_weights(random_network(), tmp_path / "archive")
+    assert [path.name for path in (tmp_path / "archive").iterdir()] == [name]

@@ -1,0 +1,246 @@
+"""Two runs side by side: what was lost and gained, how sure that is, and how small a loss would have shown.
+
+Over the same images the pairs are counted (McNemar, Tango); over different ones two proportions are all there is
+(Fisher, Newcombe). "Before" is the reference, "now" the run that is judged.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.counts import Counts, counts
+from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.intervals import Interval, newcombe, tango
+from mnist_pipeline.core.tally import Tally
+
+ROW_CONFIDENCE = 0.95
+
+
+class Comparison(Protocol):
+    """One line: a digit, or all digits together (`digit` is None)."""
+
+    method: ClassVar[str]
+
+    @property
+    def digit(self) -> int | None:
+        """0..9; None for all together."""
+
+    @property
+    def images(self) -> int:
+        """Labelled images of the run that is judged."""
+
+    @property
+    def correct(self) -> int:
+        """Of these, predicted right."""
+
+    @property
+    def images_before(self) -> int:
+        """Labelled images of the reference."""
+
+    @property
+    def correct_before(self) -> int:
+        """Of these, predicted right."""
+
+    @property
+    def difference(self) -> float | None:
+        """Accuracy now less accuracy before, -1..1; None where it cannot be known."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of "nothing has changed"; 1 where nothing can be known."""
+
+    @property
+    def p_worse(self) -> float:
+        """One-sided p-value of "it has not become worse"."""
+
+    def interval(self, confidence: float = ROW_CONFIDENCE) -> Interval | None:
+        """Of the difference, two-sided."""
+
+    def detectable(self, alpha: float) -> float | None:
+        """The smallest loss of accuracy that would have had `p_worse <= alpha` here; None if none would."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The same images before and now: exact McNemar test, Tango's interval.
+
+    Source of the test: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), 153-157, with the binomial distribution in place of the normal.
+    """
+
+    method: ClassVar[str] = "McNemar exact, Tango"
+
+    digit: int | None
+    images: int
+    both_right: int
+    lost: int
+    gained: int
+
+    @property
+    def correct(self) -> int:
+        return self.both_right + self.gained
+
+    @property
+    def images_before(self) -> int:
+        return self.images
+
+    @property
+    def correct_before(self) -> int:
+        return self.both_right + self.lost
+
+    @property
+    def difference(self) -> float | None:
+        return (self.gained - self.lost) / self.images if self.images else None
+
+    @property
+    def p(self) -> float:
+        from scipy.special import bdtr
+
+        if self.lost == self.gained:  # also when nothing changed at all
+            return 1.0
+        return min(1.0, 2 * float(bdtr(min(self.lost, self.gained), self.lost + self.gained, 0.5)))
+
+    @property
+    def p_worse(self) -> float:
+        return _p_worse_paired(self.lost, self.gained)
+
+    def interval(self, confidence: float = ROW_CONFIDENCE) -> Interval | None:
+        return tango(self.lost, self.gained, self.images, confidence)
+
+    def detectable(self, alpha: float) -> float | None:
+        most = self.images - self.gained
+        lost = _smallest(lambda lost: _p_worse_paired(lost, self.gained) <= alpha, self.gained, most)
+        return None if lost is None else (lost - self.gained) / self.images
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Different images before and now: Fisher's exact test, Newcombe's interval."""
+
+    method: ClassVar[str] = "Fisher exact, Newcombe"
+
+    digit: int | None
+    images: int
+    correct: int
+    images_before: int
+    correct_before: int
+
+    @property
+    def difference(self) -> float | None:
+        if not self.images or not self.images_before:
+            return None
+        return self.correct / self.images - self.correct_before / self.images_before
+
+    @property
+    def p(self) -> float:
+        from scipy.stats import fisher_exact  # slow to import, and needed only where images differ
+
+        wrong, wrong_before = self.images - self.correct, self.images_before - self.correct_before
+        return float(fisher_exact([[self.correct, wrong], [self.correct_before, wrong_before]]).pvalue)
+
+    @property
+    def p_worse(self) -> float:
+        return self._p_worse(self.correct)
+
+    def interval(self, confidence: float = ROW_CONFIDENCE) -> Interval | None:
+        return newcombe((self.correct_before, self.images_before), (self.correct, self.images), confidence)
+
+    def detectable(self, alpha: float) -> float | None:
+        if not self.images or not self.images_before:
+            return None
+        wrong = _smallest(lambda wrong: self._p_worse(self.images - wrong) <= alpha, 0, self.images)
+        if wrong is None:
+            return None
+        return self.correct_before / self.images_before - (self.images - wrong) / self.images
+
+    def _p_worse(self, correct: int) -> float:
+        from scipy.stats import hypergeom
+
+        if not self.images or not self.images_before:
+            return 1.0
+        every, right = self.images + self.images_before, correct + self.correct_before
+        return float(hypergeom.cdf(correct, every, right, self.images))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Counts):
+    """The same images in two runs, counted.
+
+    Attributes:
+        cells: `[10, 2, 2]` int64, labelled images by (label, right before, right now).
+        changed: int64, images whose prediction changed, with or without label, right or wrong.
+    """
+
+    cells: NDArray[np.int64] = counts(DIGITS, 2, 2)
+    changed: NDArray[np.int64] = counts()
+
+    @classmethod
+    def count(cls, labels: NDArray[np.int8] | None, before: NDArray[np.int8], now: NDArray[np.int8]) -> "Pairs":
+        """Count two predictions of each image.
+
+        Args:
+            labels: `[N]` int8 in 0..9, or None.
+            before: `[N]` int8 in 0..9, the reference's predictions.
+            now: `[N]` int8 in 0..9, those of the run that is judged.
+        """
+        changed = np.count_nonzero(before != now) + np.zeros((), np.int64)
+        if labels is None:
+            return cls(np.zeros((DIGITS, 2, 2), np.int64), changed)
+        cell = labels.astype(np.intp) * 4 + (before == labels) * 2 + (now == labels)
+        return cls(np.bincount(cell, minlength=DIGITS * 4).reshape(DIGITS, 2, 2), changed)
+
+    def comparisons(self) -> tuple[Paired, ...]:
+        """All digits together first, then each."""
+        return (_paired(None, self.cells.sum(axis=0)), *(_paired(digit, self.cells[digit]) for digit in range(DIGITS)))
+
+
+def unpaired(before: Tally, now: Tally) -> tuple[Unpaired, ...]:
+    """Two runs over different images: all digits together first, then each."""
+    whole = Unpaired(None, now.labelled, now.correct, before.labelled, before.correct)
+    old, new = before.confusion, now.confusion
+    return (
+        whole,
+        *(
+            Unpaired(d, int(new[d].sum()), int(new[d, d]), int(old[d].sum()), int(old[d, d]))
+            for d in range(DIGITS)
+        ),
+    )  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several: if any is at most alpha, the chance of a false alarm in all is alpha.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
+    (1979), 65-70.
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def _paired(digit: int | None, cells: NDArray[np.int64]) -> Paired:
+    return Paired(
+        digit, images=int(cells.sum()), both_right=int(cells[1, 1]), lost=int(cells[1, 0]), gained=int(cells[0, 1])
+    )
+
+
+def _p_worse_paired(lost: int, gained: int) -> float:
+    """P of at least so many lost among those that changed, were losing and gaining equally likely."""
+    from scipy.special import bdtr
+
+    return float(bdtr(gained, lost + gained, 0.5)) if lost else 1.0
+
+
+def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The smallest number in `low`..`high` for which `holds`, which once true stays true; None if there is none."""
+    if low > high or not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,343 @@
+"""The verdict on a published run: compared with its references, judged by its gates, published beside it.
+
+Reads what is published and nothing else, so that any run can be judged again, by other gates or against another
+baseline. One pass over the predictions, in bounded memory.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm, unpaired
+from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
+from mnist_pipeline.core.judgement import judge
+from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.stages import Published, versions
+from mnist_pipeline.storage import tables, views
+from mnist_pipeline.storage.baselines import read_baselines
+from mnist_pipeline.storage.manifest import Manifest, RunContent
+from mnist_pipeline.storage.pairing import Stretch, pair_up
+from mnist_pipeline.storage.runs import Run, list_runs, run_by_id
+from mnist_pipeline.storage.verdicts import (
+    PublishedVerdict,
+    ReferenceRecord,
+    StagedVerdict,
+    VerdictDocument,
+    commit_verdict,
+    find_verdict,
+    newest_verdict,
+    staged_verdict,
+    verdict_id,
+)
+
+logger = logging.getLogger(__name__)
+
+LAST_PASSED, BASELINE = "last passed", "baseline"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a run. `new` is False if the very same had been judged before."""
+
+    run_id: str
+    verdict_id: str
+    outcome: Outcome
+    notes: tuple[str, ...]
+    references: tuple[Reference, ...]
+    results: tuple[GateResult, ...]
+    folder: Path
+    new: bool
+
+    def fails(self, gates: Gates) -> bool:
+        """Whether a night ends as failed by it."""
+        return self.outcome == "fail" or (self.outcome == "inconclusive" and gates.inconclusive == "fail")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A night: what was published, and what is to be said of it."""
+
+    published: Published
+    verdict: Verdict
+    accepted: bool  # False ends the night as failed; the run stays published
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line, with the gates that did not pass."""
+        verdict = self.verdict
+        gates = [result.brief for result in verdict.results if result.outcome == verdict.outcome != "pass"]
+        return f"run {verdict.run_id}: {verdict.outcome}" + (f": {', '.join(gates)}" if gates else "")
+
+
+def judge_published(settings: Settings, published: Published) -> Judged:
+    """Judge a run by the gates of its data set.
+
+    Raises:
+        PipelineError: as `judge_run`; the run itself stays published.
+    """
+    gates = settings.gates_of_dataset()
+    verdict = judge_run(settings.outputs, published.run_id, gates)
+    return Judged(published, verdict, accepted=not verdict.fails(gates))
+
+
+def judge_run(outputs: Path, run_id: str, gates: Gates, against: Mapping[str, str] | None = None) -> Verdict:
+    """Judge a published run, or find the verdict on it that these references and gates have given before.
+
+    Args:
+        outputs: the outputs folder.
+        run_id: of the run.
+        gates: what it has to keep.
+        against: run_ids to compare with, by what they are; the last run that passed and the baseline if None.
+
+    Raises:
+        RunNotFoundError: no such run.
+        DamagedError: the run itself, or the verdict that is there, does not verify.
+        OutputsError: the outputs folder cannot be written.
+    """
+    run = run_by_id(outputs, run_id)
+    manifest = run.manifest()
+    named = _references(outputs, run, manifest) if against is None else against.items()
+    chosen = {name: _content(outputs, reference) for name, reference in named}
+    asked = asdict(gates)
+    name = verdict_id(manifest.content, chosen, asked)
+    published = find_verdict(outputs, run_id, name)
+    if published is not None:
+        return read_verdict(published)
+    if problems := run.problems():  # without a reference over the same images nothing below reads the predictions
+        again = f"move {run.folder} away and run --run-date {manifest.identity.run_date} again"
+        raise DamagedError(f"run {run_id}: expected it as it was published, got {'; '.join(problems)}; {again}")
+    with staged_verdict(outputs, run_id, name) as staged:
+        constants = {"run_id": run_id, "run_date": manifest.identity.run_date, "verdict_id": name}
+        references = _compare_all(outputs, run, chosen, constants, staged)
+        results = judge(gates, *manifest.counted(), references)
+        staged.add(tables.COMPARISON, _comparison_rows(references, constants))
+        staged.add(tables.GATES, _gate_rows(results, gates, constants))
+        document = VerdictDocument(
+            schema_version=tables.SCHEMA_VERSION,
+            verdict_id=name,
+            run_id=run_id,
+            run_sha256=str(manifest.content.sha256),
+            outcome=outcome_of(results),
+            notes=tuple(_notes(chosen, manifest)),
+            references=tuple(_record(reference, chosen[reference.against]) for reference in references),
+            gates=asked,
+            versions=versions(),
+            judged_at=datetime.now(UTC),
+            files=tuple(staged.files),
+        )
+        published = commit_verdict(outputs, staged, document)
+    views.update_views(outputs)
+    verdict = read_verdict(published, new=published.document.judged_at == document.judged_at)
+    logger.info("run %s judged: %s", run_id, verdict.outcome)
+    return verdict
+
+
+def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
+    """What a published verdict says.
+
+    Raises:
+        DamagedError: a table of it is altered.
+    """
+    document = published.document
+    rows = published.read(tables.GATES).select([field.name for field in fields(GateResult)]).to_pylist()
+    compared = published.read(tables.COMPARISON).to_pylist()
+    return Verdict(
+        run_id=document.run_id,
+        verdict_id=document.verdict_id,
+        outcome=document.outcome,
+        notes=document.notes,
+        references=tuple(
+            Reference(
+                **reference.model_dump(exclude={"sha256"}),
+                comparisons=tuple(_comparison(row) for row in compared if row["against"] == reference.against),
+            )
+            for reference in document.references
+        ),
+        results=tuple(GateResult(**row) for row in rows),
+        folder=published.folder,
+        new=new,
+    )
+
+
+def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None] | None = None) -> Reference:
+    """What changed from one run to another of the same data set and split.
+
+    Args:
+        before: the reference.
+        now: the run that is looked at.
+        against: what the reference is to it, for messages.
+        look: given each stretch of the predictions side by side, if the images are the same.
+
+    Raises:
+        SettingsError: the runs are of different data sets or splits.
+        DamagedError: one of them does not verify.
+    """
+    old, new = before.manifest(), now.manifest()
+    if (old.identity.dataset, old.identity.split) != (new.identity.dataset, new.identity.split):
+        raise SettingsError(
+            f"runs {old.run_id} and {new.run_id}: expected two of the same data set and split, got "
+            f"{old.identity.dataset}/{old.identity.split} and {new.identity.dataset}/{new.identity.split}; "
+            "compare runs of one"
+        )
+    reference = Reference(
+        against,
+        old.run_id,
+        same_images=(old.identity.images_sha256, old.identity.labels_sha256)
+        == (new.identity.images_sha256, new.identity.labels_sha256),
+        same_weights=old.identity.weights_sha256 == new.identity.weights_sha256,
+    )
+    if not reference.same_images:
+        (theirs, _), (ours, _) = old.counted(), new.counted()
+        labelled = theirs.labelled and ours.labelled
+        return replace(reference, comparisons=unpaired(theirs, ours) if labelled else ())
+    pairs = Pairs.empty()
+    for stretch in pair_up(before, now):
+        pairs += stretch.count()
+        if look:
+            look(stretch)
+    comparisons = pairs.comparisons() if pairs.cells.any() else ()
+    return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
+
+
+def _references(outputs: Path, run: Run, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The run_ids that a run is held to unless told otherwise, by what they are."""
+    name = run.name
+    if (passed := _last_passed(outputs, run, manifest)) is not None:
+        yield LAST_PASSED, passed.name.run_id
+    pinned = read_baselines(outputs).get(f"{name.dataset}/{name.split}")
+    if pinned not in (None, name.run_id):
+        yield BASELINE, pinned
+
+
+def _last_passed(outputs: Path, run: Run, manifest: Manifest) -> Run | None:
+    """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass."""
+    name, earlier = run.name, []
+    for other in list_runs(outputs):
+        if other.name.run_id == name.run_id or not other.name.is_of(name.dataset, name.split):
+            continue
+        try:
+            order = (other.name.run_date, other.manifest().published_at)
+        except DamagedError as error:
+            logger.warning("not a reference: %s", error)
+            continue
+        if order < (name.run_date, manifest.published_at):
+            earlier.append((order, other))
+    for _, other in sorted(earlier, key=lambda item: item[0], reverse=True):
+        verdict = newest_verdict(outputs, other.manifest().content)
+        if verdict and verdict.document.outcome == "pass":
+            return other
+    return None
+
+
+def _compare_all(
+    outputs: Path, run: Run, chosen: Mapping[str, RunContent], constants: Mapping[str, Any], staged: StagedVerdict
+) -> tuple[Reference, ...]:
+    """Compare with every reference, and write the table of flips."""
+    references = []
+    with staged.writer(tables.FLIPS) as writer:
+        for against, reference in chosen.items():
+            of_reference = {**constants, "against": against, "reference_run_id": reference.run_id}
+
+            def write(stretch: Stretch, of_reference: dict[str, Any] = of_reference) -> None:
+                writer.append(stretch.flips(of_reference))
+
+            references.append(_compare_one(outputs, run, against, reference.run_id, write))
+    return tuple(references)
+
+
+def _compare_one(outputs: Path, run: Run, against: str, run_id: str, look: Callable[[Stretch], None]) -> Reference:
+    try:
+        before = run_by_id(outputs, run_id)
+    except RunNotFoundError:
+        return Reference(against, run_id, problem="it is not there any more")
+    # Looked at whole before a single flip is written: half a comparison is none.
+    if problems := before.problems():
+        return Reference(against, run_id, problem=f"it does not verify: {'; '.join(problems)}; move it away")
+    try:
+        before.manifest().counted()
+    except DamagedError as error:  # of an earlier version
+        return Reference(against, run_id, problem=str(error))
+    return compare(before, run, against, look)
+
+
+def _notes(chosen: Mapping[str, RunContent], manifest: Manifest) -> Iterator[str]:
+    who = f"{manifest.identity.dataset}/{manifest.identity.split}"
+    if not chosen:
+        yield f"compared with nothing: no earlier run of {who} has passed, and no baseline is set"
+    if not manifest.totals.labelled:
+        yield "no labels: what is right and wrong cannot be known"
+
+
+def _content(outputs: Path, run_id: str) -> RunContent:
+    try:
+        return run_by_id(outputs, run_id).manifest().content
+    except (RunNotFoundError, DamagedError):
+        return RunContent(run_id, None)
+
+
+def _record(reference: Reference, content: RunContent) -> ReferenceRecord:
+    facts = {name: getattr(reference, name) for name in ReferenceRecord.model_fields.keys() - {"sha256"}}
+    return ReferenceRecord(sha256=content.sha256, **facts)
+
+
+def _comparison_rows(references: Sequence[Reference], constants: Mapping[str, Any]) -> pa.Table:
+    rows = [
+        {"against": reference.against, "reference_run_id": reference.run_id, **row}
+        for reference in references
+        for row in comparison_rows(reference.comparisons)
+    ]
+    return _table(tables.COMPARISON, rows, constants)
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The columns of the comparison table that are about the numbers, one dictionary a line."""
+    corrected = [None, *holm([line.p for line in comparisons[1:]])]
+    rows = []
+    for line, p_holm in zip(comparisons, corrected, strict=bool(comparisons)):
+        interval = line.interval()
+        paired = line if isinstance(line, Paired) else None
+        rows.append(
+            {
+                "digit": line.digit,
+                "images": line.images,
+                "correct": line.correct,
+                "images_before": line.images_before,
+                "correct_before": line.correct_before,
+                "both_right": paired and paired.both_right,
+                "lost": paired and paired.lost,
+                "gained": paired and paired.gained,
+                "difference": line.difference,
+                "low": interval and interval.low,
+                "high": interval and interval.high,
+                "p": line.p,
+                "p_holm": p_holm,
+                "method": line.method,
+            }
+        )
+    return rows
+
+
+def _gate_rows(results: Sequence[GateResult], gates: Gates, constants: Mapping[str, Any]) -> pa.Table:
+    return _table(tables.GATES, [asdict(result) for result in results], {**constants, "confidence": gates.confidence})
+
+
+def _table(table: tables.Table, rows: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]) -> pa.Table:
+    columns = {}
+    for column in table.columns:
+        if column.name in constants:
+            columns[column.name] = tables.constant(constants[column.name], column.type, len(rows))
+        else:
+            columns[column.name] = pa.array([row[column.name] for row in rows], column.type)
+    return tables.build(table, columns)
+
+
+def _comparison(row: Mapping[str, Any]) -> Comparison:
+    """The comparison behind a row of the table."""
+    kind: type[Paired] | type[Unpaired] = Unpaired if row["lost"] is None else Paired
+    return kind(**{field.name: row[field.name] for field in fields(kind)})

@@ -1,0 +1,276 @@
+"""The night's report: one HTML file with everything in it, from what was counted and judged.
+
+It loads nothing, runs no script and is the same text for the same night. Reads and writes no files but its template;
+judges nothing: verdict, references and galleries come as they are.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from itertools import groupby
+from math import floor
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.comparison import Comparison, Paired, holm
+from mnist_pipeline.core.gates import GateResult, Outcome, Reference
+from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.report.plots import NARROW, WIDE, Scale, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.terminal import percent
+
+TEMPLATE = "page.html.jinja"
+MOST_NIGHTS = 366  # drawn and listed: a year
+MOST_CONFUSIONS = 10  # listed beside the matrix
+
+VERDICTS: Mapping[Outcome | None, str] = {
+    "pass": "Pass",
+    "fail": "Fail",
+    "inconclusive": "Inconclusive",
+    None: "No verdict",
+}
+# What it takes to fail a gate: shares of images, but for the means, which have their own unit.
+SHORT_OF = {
+    "min_accuracy": "a shortfall", "min_digit_accuracy": "a shortfall",
+    "max_loss": "a loss", "max_digit_loss": "a loss",
+    "max_nll": "an excess", "max_brier": "an excess",
+}  # fmt: skip
+MEANS = {"max_nll", "max_brier"}
+
+
+@dataclass(frozen=True)
+class Night:
+    """One run of the trend. Accuracy and the ends of its 95 % interval are shares, 0..1; no outcome: no verdict."""
+
+    run_date: date
+    run_id: str
+    accuracy: float
+    low: float
+    high: float
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """One image of a gallery.
+
+    Attributes:
+        image_id: its position in the split.
+        pixels: `[28, 28]` uint8, 0..255.
+        label: None for a data set without labels.
+        prediction, confidence: of the run.
+        before, confidence_before: of the reference; flips only.
+        direction: "lost", "gained", "still wrong" or "changed"; flips only.
+    """
+
+    image_id: int
+    pixels: NDArray[np.uint8]
+    label: int | None
+    prediction: int
+    confidence: float
+    before: int | None = None
+    confidence_before: float | None = None
+    direction: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What the page tells.
+
+    Attributes:
+        outcome: of the verdict; None if the run was not judged.
+        results: every gate, judged.
+        notes: sentences to stand beside the verdict, such as "not compared: no earlier run passed".
+        references: what the run is compared with; the digits are shown against the first that can be.
+        nights: the trend, oldest first, this run among them.
+        flips: images whose prediction changed against the first reference over the same images; in all `flips_total`.
+        mistakes: images predicted wrongly, the most confident first; in all `mistakes_total`.
+        provenance: name -> value, in the order shown.
+    """
+
+    run_id: str
+    run_date: date
+    dataset: str
+    split: str
+    outcome: Outcome | None
+    results: tuple[GateResult, ...]
+    notes: tuple[str, ...]
+    tally: Tally
+    calibration: Calibration
+    references: tuple[Reference, ...]
+    nights: tuple[Night, ...]
+    flips: tuple[Specimen, ...]
+    flips_total: int
+    mistakes: tuple[Specimen, ...]
+    mistakes_total: int
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of digits: a digit, or all together (`score` is None)."""
+
+    name: str
+    images: int
+    correct: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    score: DigitScore | None
+    change: Comparison | None
+    p: float | None  # of the change; of a digit after Holm's correction
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one label that were predicted as one digit; `share` is that of the label's errors, 0..1."""
+
+    label: int
+    prediction: int
+    images: int
+    share: float
+
+
+def render_page(page: Page) -> str:
+    """The page as HTML, to be written as UTF-8."""
+    tally, nights = page.tally, page.nights[-MOST_NIGHTS:]
+    compared = next((reference for reference in page.references if reference.comparisons), None)
+    rows = _rows(tally, compared)
+    cells = _confusions(tally)
+    return _template().render(
+        page=page,
+        verdict=VERDICTS[page.outcome],
+        summary=_summary(page),
+        not_passed=[*_grouped(page.results, "fail"), *_grouped(page.results, "inconclusive")],
+        passed=_grouped(page.results, "pass"),
+        overall=rows[-1],
+        rows=rows,
+        compared=compared,
+        accuracy_scale=Scale.around(_known(row.low for row in rows) + _known(row.high for row in rows), 0.0, 1.0),
+        change_scale=_change_scale(rows),
+        cells=cells,
+        digits_of_count=len(str(tally.confusion.sum(axis=0).max())),
+        predicted=tally.confusion.sum(axis=0).tolist(),
+        most_confused=sorted((c for line in cells for c in line if c.share), key=lambda c: -c.images)[:MOST_CONFUSIONS],
+        scores=page.calibration.scores(),
+        bins=[item for item in page.calibration.bins() if item.images],
+        reliability=reliability_svg(page.calibration.bins()) if page.calibration.images else "",
+        nights=nights,
+        trends={
+            name: trend_svg(nights, page.run_id, size) for name, size in (("wide", WIDE), ("narrow", NARROW)) if nights
+        },
+        flipped=next((reference for reference in page.references if reference.changed is not None), None),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mnist_pipeline", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: Mapping[str, Callable[..., str]] = {
+        "percent": percent,
+        "number": "{:,}".format,
+        "points": "{:+.2f}".format,
+        "p": p_text,
+        "sure": sure,
+        "sentence": sentence,
+        "sensitivity": sensitivity,
+        "png": digit_png,
+    }
+    environment.filters.update(filters)
+    environment.tests["paired"] = lambda line: isinstance(line, Paired)
+    return environment.get_template(TEMPLATE)
+
+
+def p_text(p: float) -> str:
+    """A p-value to two digits that mean something."""
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
+
+
+def sure(confidence: float) -> str:
+    """A confidence 0..1 as a percentage; never 100 % unless it is 1, since a wrong 99.98 % is the news."""
+    if 0.995 <= confidence < 1.0:
+        return f"{floor(10_000 * confidence) / 100:.2f} %"
+    return f"{100 * confidence:.0f} %"
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def sensitivity(result: GateResult) -> str:
+    """The least that would have failed the gate, in the unit of its bound; empty if it did fail, or none would."""
+    if result.detectable is None or result.outcome == "fail" or result.gate not in SHORT_OF:
+        return ""
+    by = f"{result.detectable:.4f}" if result.gate in MEANS else f"{100 * result.detectable:.2f} points"
+    return f"{SHORT_OF[result.gate]} of {by} would have failed it"
+
+
+def _summary(page: Page) -> str:
+    """The verdict's second line: how many gates came out how."""
+    if page.outcome is None:
+        return "This run has not been judged."
+    if not page.results:
+        return "No gate is set, so there was nothing to judge."
+    words: Sequence[tuple[Outcome, str]] = (("fail", "failed"), ("inconclusive", "inconclusive"), ("pass", "passed"))
+    counted = [(sum(result.outcome == outcome for result in page.results), word) for outcome, word in words]
+    judged = f"{len(page.results)} {'gate' if len(page.results) == 1 else 'gates'}"
+    return f"{judged}: " + ", ".join(f"{number} {word}" for number, word in counted if number) + "."
+
+
+def _grouped(results: Sequence[GateResult], outcome: Outcome) -> list[list[GateResult]]:
+    """What came out so, in the order given; neighbours of one gate and reference together."""
+    found = [result for result in results if result.outcome == outcome]
+    return [list(group) for _, group in groupby(found, key=lambda result: (result.gate, result.against))]
+
+
+def _rows(tally: Tally, compared: Reference | None) -> list[Row]:
+    """The ten digits, then all together."""
+    of_digit = {change.digit: change for change in (compared.comparisons if compared else ())}
+    digits = [of_digit[digit] for digit in range(DIGITS) if digit in of_digit]
+    corrected = dict(zip((change.digit for change in digits), holm([change.p for change in digits]), strict=True))
+    rows = [
+        Row(
+            str(score.digit), score.images, score.correct, score.accuracy, score.accuracy_low, score.accuracy_high,
+            score, of_digit.get(score.digit), corrected.get(score.digit),
+        )
+        for score in tally.scores()
+    ]  # fmt: skip
+    whole, bounds = of_digit.get(None), wilson(tally.correct, tally.labelled)
+    low, high = (bounds.low, bounds.high) if bounds else (None, None)
+    last = Row("all", tally.labelled, tally.correct, tally.accuracy, low, high, None, whole, whole.p if whole else None)
+    return [*rows, last]
+
+
+def _change_scale(rows: Sequence[Row]) -> Scale:
+    """Around the intervals of the changes and "no change"."""
+    intervals = [interval for row in rows if row.change and (interval := row.change.interval())]
+    return Scale.around([0.0, *(end for interval in intervals for end in (interval.low, interval.high))])
+
+
+def _confusions(tally: Tally) -> list[list[Confusion]]:
+    """The confusion matrix by label and prediction; what is right is no part of the errors, its share is 0."""
+    lines = []
+    for label, counts in enumerate(tally.confusion.tolist()):
+        errors = sum(counts) - counts[label]
+        shares = [0.0 if prediction == label or not errors else n / errors for prediction, n in enumerate(counts)]
+        lines.append([Confusion(label, p, n, share) for p, (n, share) in enumerate(zip(counts, shares, strict=True))])
+    return lines
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

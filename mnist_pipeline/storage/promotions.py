@@ -1,0 +1,87 @@
+"""Which weights are the current ones: the last promotion says, and without any, the shipped ones are.
+
+A promotion is a numbered document that is created once and never changed; the weights lie in the archive.
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.storage.files import make_folder, outputs_errors, replace_file, sync_folder
+from mnist_pipeline.storage.sealed import Sealed
+from mnist_pipeline.storage.staging import STAGING
+
+PROMOTIONS = "promotions"
+_NAME = re.compile(r"(\d{6})\.json")
+
+
+class Promotion(Sealed):
+    """Weights became the current ones. Run and verdict are those of the candidate, below `outputs/candidates`."""
+
+    kind: ClassVar[str] = "a promotion"
+    seal: ClassVar[str] = "promotion_sha256"
+
+    weights_sha256: str
+    previous_sha256: str
+    run_id: str
+    verdict_id: str
+    outcome: Outcome
+    forced: bool  # made current although the verdict was no pass
+    promoted_at: datetime
+
+
+def current_promotion(outputs: Path) -> Promotion | None:
+    """The last promotion, or None.
+
+    Raises:
+        DamagedError: it is altered.
+    """
+    numbers = sorted(_numbers(outputs))
+    if not numbers:
+        return None
+    path = _path(outputs, numbers[-1])
+    try:
+        return Promotion.from_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DamagedError(f"{path}: expected a promotion, got no readable file ({error.strerror})") from error
+
+
+def record_promotion(outputs: Path, promotion: Promotion) -> Path:
+    """Add a promotion after all others; of two at the same time, one comes second.
+
+    Raises:
+        OutputsError: the outputs folder cannot be written.
+    """
+    with outputs_errors(f"cannot record a promotion in {outputs / PROMOTIONS}"):
+        make_folder(outputs / PROMOTIONS)
+        ready = outputs / STAGING / f"promotion-{uuid.uuid4().hex}"
+        replace_file(ready, promotion.to_bytes())
+        try:
+            while True:
+                path = _path(outputs, max(_numbers(outputs), default=0) + 1)
+                try:
+                    os.link(ready, path)  # unlike a rename, refuses a name that is taken
+                    break
+                except FileExistsError:
+                    continue
+        finally:
+            ready.unlink()
+        sync_folder(path.parent)
+    return path
+
+
+def _numbers(outputs: Path) -> Iterator[int]:
+    folder = outputs / PROMOTIONS
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := _NAME.fullmatch(path.name):
+            yield int(match[1])
+
+
+def _path(outputs: Path, number: int) -> Path:
+    return outputs / PROMOTIONS / f"{number:06d}.json"

@@ -1,0 +1,189 @@
+"""Published verdicts: one folder for each run, set of references and gates. A verdict never changes once visible.
+
+Judges nothing itself.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.canonical import canonical_sha256
+from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, record_of, replace_file
+from mnist_pipeline.storage.manifest import RunContent
+from mnist_pipeline.storage.runs import read_checked
+from mnist_pipeline.storage.sealed import Sealed
+from mnist_pipeline.storage.staging import claim_stage
+
+logger = logging.getLogger(__name__)
+
+VERDICTS = "verdicts"
+DOCUMENT = "verdict.json"
+VERDICT_ID_DIGITS = 12
+
+
+class ReferenceRecord(BaseModel):
+    """A run that a verdict compared with, and what was found on the way."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    against: str
+    run_id: str
+    sha256: str | None  # over the hashes of its files; None if they could not be known
+    problem: str | None
+    same_images: bool
+    same_weights: bool
+    changed: int | None
+
+
+class VerdictDocument(Sealed):
+    """What a verdict says and what it is made from. Paths are relative to its folder."""
+
+    kind: ClassVar[str] = "a verdict"
+    seal: ClassVar[str] = "verdict_sha256"
+
+    verdict_id: str
+    run_id: str
+    run_sha256: str  # over the hashes of the run's files
+    outcome: Outcome
+    notes: tuple[str, ...]
+    references: tuple[ReferenceRecord, ...]
+    gates: Mapping[str, Any]
+    versions: Mapping[str, str]
+    judged_at: datetime
+    files: tuple[FileRecord, ...]
+
+
+@dataclass(frozen=True)
+class PublishedVerdict:
+    """A verdict on disk."""
+
+    folder: Path
+    document: VerdictDocument
+
+    def read(self, table: tables.Table) -> pa.Table:
+        """A table of the verdict, its bytes checked against the document before they are parsed.
+
+        Raises:
+            DamagedError: the file is missing or altered, or the verdict has no such table.
+        """
+        for file in self.document.files:
+            if file.path == f"{table.name}.parquet":
+                return tables.decode(table, read_checked(self.folder, file), str(self.folder / file.path))
+        raise DamagedError(f"{self.folder}: expected a {table.name} table, got none in its document")
+
+
+def verdict_id(run: RunContent, references: Mapping[str, RunContent], gates: Mapping[str, Any]) -> str:
+    """The name of the verdict on a run by these references (by "against") and gates."""
+    named = {against: asdict(reference) for against, reference in references.items()}
+    return canonical_sha256({"run": asdict(run), "references": named, "gates": dict(gates)})[:VERDICT_ID_DIGITS]
+
+
+def find_verdict(outputs: Path, run_id: str, name: str) -> PublishedVerdict | None:
+    """The verdict of that name on that run, or None.
+
+    Raises:
+        DamagedError: its document is missing or altered, or is that of another verdict.
+    """
+    folder = outputs / VERDICTS / run_id / name
+    try:
+        data = (folder / DOCUMENT).read_bytes()
+    except FileNotFoundError:
+        if folder.exists():
+            raise DamagedError(
+                f"{folder}: expected {DOCUMENT}, got none; move the folder away and run the night again"
+            ) from None
+        return None
+    except OSError as error:
+        raise DamagedError(
+            f"{folder}: expected {DOCUMENT}, got no readable file ({error.strerror}); "
+            "move the folder away and run the night again"
+        ) from error
+    document = VerdictDocument.from_bytes(data, str(folder / DOCUMENT))
+    if (document.run_id, document.verdict_id) != (run_id, name):
+        raise DamagedError(f"{folder}: expected the verdict of that name, got {document.run_id}/{document.verdict_id}")
+    return PublishedVerdict(folder, document)
+
+
+def newest_verdict(outputs: Path, run: RunContent) -> PublishedVerdict | None:
+    """The verdict on a run, as it is now, that was published last; damaged ones are passed over with a warning."""
+    found = []
+    folder = outputs / VERDICTS / run.run_id
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.is_dir():
+            continue
+        try:
+            verdict = find_verdict(outputs, run.run_id, path.name)
+        except DamagedError as error:
+            logger.warning("passed over: %s", error)
+            continue
+        if verdict and verdict.document.run_sha256 == run.sha256:
+            found.append(verdict)
+    return max(found, key=lambda verdict: verdict.document.judged_at, default=None)
+
+
+class StagedVerdict:
+    """The folder in which the files of one verdict gather."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: list[FileRecord] = []
+
+    def add(self, table: tables.Table, data: pa.Table) -> None:
+        """Write one small table whole."""
+        name, encoded = f"{table.name}.parquet", tables.encode(table, data)
+        replace_file(self.folder / name, encoded)
+        self.files.append(record(name, data.num_rows, encoded))
+
+    @contextmanager
+    def writer(self, table: tables.Table) -> Iterator[tables.Writer]:
+        """Write one table of any size, row by row."""
+        path = self.folder / f"{table.name}.parquet"
+        writer = tables.Writer(table, path)
+        yield writer
+        writer.close()
+        self.files.append(record_of(path, path.name, writer.rows))
+
+
+@contextmanager
+def staged_verdict(outputs: Path, run_id: str, name: str) -> Iterator[StagedVerdict]:
+    """A folder for the files of a verdict; gone after the block, whatever was not published.
+
+    Raises:
+        OutputsError: the outputs folder cannot be written.
+    """
+    with (
+        outputs_errors(f"cannot write the verdict on {run_id}"),
+        claim_stage(outputs, f"verdict-{name}-{run_id}") as stage,
+    ):
+        folder = stage.folder / "verdict"
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+        folder.mkdir()
+        try:
+            yield StagedVerdict(folder)
+        finally:  # a verdict takes seconds: unlike a run's, its parts are not worth keeping for the next attempt
+            shutil.rmtree(stage.folder, ignore_errors=True)
+
+
+def commit_verdict(outputs: Path, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
+    """Publish a verdict by one rename; if it is there already, that one stands.
+
+    Raises:
+        OSError: the folder cannot be written.
+        DamagedError: the verdict that is there is altered.
+    """
+    replace_file(staged.folder / DOCUMENT, document.to_bytes())
+    publish_folder(staged.folder, outputs / VERDICTS / document.run_id / document.verdict_id)
+    published = find_verdict(outputs, document.run_id, document.verdict_id)
+    assert published is not None, "published a moment ago"
+    return published

@@ -1,0 +1,360 @@
+"""Whole nights: faults planted in real images, labels and weights, and what a night does when something goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner, Result
+
+from mnist_pipeline import stages
+from mnist_pipeline.cli import app
+from mnist_pipeline.core import idx
+from mnist_pipeline.core.gates import Gates
+from mnist_pipeline.core.images import normalise
+from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.core.training import Recipe, fit
+from mnist_pipeline.nightly import run_night
+from mnist_pipeline.settings import load_settings, project_folder
+from mnist_pipeline.storage import shards
+from mnist_pipeline.storage.raw import read_images, read_labels
+from mnist_pipeline.storage.runs import run_by_id
+from mnist_pipeline.storage.verdicts import newest_verdict
+from mnist_pipeline.storage.weights import encode_weights, load_weights
+from tests.builders import images_name, labels_name, make_split, random_network, small_settings
+from tests.published import hashes, left_over, snapshot
+
+PROJECT = Path(__file__).parents[1]
+RUN_DATE = "2026-01-31"
+
+
+def command(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+# Honest gates: a fault is planted in the real test split, and the gate that is meant for it is seen to fire.
+
+
+@dataclass
+class Faulty:
+    """What a night is made from, to be spoilt."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    weights: Network
+
+
+@dataclass(frozen=True)
+class RealNights:
+    """Two good nights of the real test split, published as the data set "night"."""
+
+    good: Faulty
+    folder: Path
+
+    def run(self, name: str, run_date: str, gates: dict[str, Any], what: Faulty) -> Result:
+        """A night as the command has it, with these gates and no others."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / images_name()).write_bytes(idx.encode(what.images))
+        (folder / labels_name()).write_bytes(idx.encode(what.labels))
+        (folder / "w.safetensors").write_bytes(encode_weights(what.weights))
+        lines = [f"{gate} = {json.dumps(bound)}" for gate, bound in gates.items()]
+        (folder / "gates.toml").write_text("\n".join(["[gates.night]", *lines, ""]))
+        where = ["--data-dir", folder, "--weights", folder / "w.safetensors", "--outputs", self.folder / "outputs"]
+        asked = ["--dataset", "night", "--run-date", run_date, "--config", folder / "gates.toml", "--no-report"]
+        return command("run", "--direct", *where, *asked)
+
+
+def all_gates() -> dict[str, Any]:
+    gates: dict[str, Any] = tomllib.loads((project_folder("config") / "gates.toml").read_text())["gates"]["mnist"]
+    return gates
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> RealNights:
+    cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("nights")
+    raw = stages.fetch(load_settings(dataset="mnist", split="test", cache=cache))
+    rows = RowRange(0, raw.rows)
+    labels = read_labels(raw, rows)
+    assert labels is not None
+    good = Faulty(read_images(raw, rows), labels, load_weights(stages.SHIPPED_WEIGHTS))
+    nights = RealNights(good, folder)
+    for run_date in ("2026-01-01", "2026-01-02"):
+        result = nights.run("good", run_date, all_gates(), good)
+        assert result.exit_code == 0, result.output
+        assert "verdict: pass" in result.stdout
+    return nights
+
+
+def permuted_labels(what: Faulty) -> None:
+    what.labels = np.random.default_rng(0).permutation(what.labels)
+
+
+def inverted_images(what: Faulty) -> None:
+    what.images = 255 - what.images
+
+
+def a_digit_missing(what: Faulty) -> None:
+    rest = what.labels != 7
+    what.images, what.labels = what.images[rest], what.labels[rest]
+
+
+def cut_short(what: Faulty) -> None:
+    what.images, what.labels = what.images[:900], what.labels[:900]
+
+
+def hardly_trained(what: Faulty) -> None:
+    rows = 7_000  # and two passes over them
+    what.weights = fit(what.images[:rows], what.labels[:rows], Recipe(epochs=2))
+
+
+def always_three(what: Faulty) -> None:
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    tensors["b3"][3] = 1
+    what.weights = Network(tensors)
+
+
+def one_pixel(what: Faulty) -> None:
+    what.images = what.images.copy()
+    what.images[4321, 0, 0] ^= 1
+
+
+def too_sure(what: Faulty) -> None:
+    """The same digits with probabilities of 0 and 1."""
+    tensors = dict(what.weights)
+    tensors["W3"], tensors["b3"] = 20 * tensors["W3"], 20 * tensors["b3"]
+    what.weights = Network(tensors)
+
+
+def unsure(what: Faulty) -> None:
+    """The same digits with probabilities that are nearly equal."""
+    tensors = dict(what.weights)
+    tensors["W3"], tensors["b3"] = 0.02 * tensors["W3"], 0.02 * tensors["b3"]
+    what.weights = Network(tensors)
+
+
+def blind_to_eight(what: Faulty) -> None:
+    tensors = dict(what.weights)
+    tensors["b3"] = tensors["b3"].copy()
+    tensors["b3"][8] -= 5
+    what.weights = Network(tensors)
+
+
+FAULTS: list[tuple[Callable[[Faulty], None], str]] = [
+    (permuted_labels, "min_accuracy"),
+    (permuted_labels, "max_loss"),
+    (inverted_images, "min_accuracy"),
+    (a_digit_missing, "min_digit_images"),
+    (cut_short, "min_images"),
+    (hardly_trained, "max_loss"),
+    (always_three, "min_digit_accuracy"),
+    (always_three, "max_digit_loss"),
+    (one_pixel, "same_images"),
+    (too_sure, "max_nll"),
+    (unsure, "max_brier"),
+    (blind_to_eight, "max_digit_loss"),
+]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("plant", "gate"), FAULTS, ids=[f"{plant.__name__}-{gate}" for plant, gate in FAULTS])
+def test_a_planted_fault_fails_the_gate_that_is_meant_for_it_and_only_if_that_is_on(
+    plant: Callable[[Faulty], None], gate: str, nights: RealNights
+) -> None:
+    what = Faulty(nights.good.images, nights.good.labels, nights.good.weights)
+    plant(what)
+    off = nights.run(plant.__name__, "2026-01-03", {}, what)
+    assert off.exit_code == 0, off.output
+    assert "verdict: none" in off.stdout
+    on = nights.run(plant.__name__, "2026-01-03", {gate: all_gates()[gate]}, what)
+    assert on.exit_code == 7, on.output
+    assert "verdict: fail" in on.stdout
+    assert f"  fail  {gate}: " in on.stdout
+    assert "  last passed: 2026-01-02-night-test-" in on.stdout
+    run_id = on.stdout.split("run ", 1)[1].split()[0]
+    assert f"error: run {run_id}: fail: {gate}" in on.stderr
+    assert "what was published stays published" in on.stderr
+
+
+@pytest.mark.real_data
+def test_one_changed_pixel_leaves_the_accuracy_as_it_was(nights: RealNights) -> None:
+    what = Faulty(nights.good.images, nights.good.labels, nights.good.weights)
+    one_pixel(what)
+    found = nights.run("one_pixel", "2026-01-03", {"same_images": True}, what).stdout
+    good = nights.run("good", "2026-01-02", all_gates(), nights.good).stdout
+    lines = [next(line for line in text.splitlines() if line.startswith("accuracy ")) for text in (found, good)]
+    assert lines[0] == lines[1]
+    assert "verdict: fail (0 of 1 gates passed)" in found
+    assert "the images and labels are not those of the last passed run" in found
+
+
+# One NaN: nothing is published, nothing is judged
+
+
+def with_nan_in_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    tensors: dict[str, Any] = dict(random_network())
+    tensors["W1"] = tensors["W1"].copy()
+    tensors["W1"][300, 7] = np.nan
+    np.savez(tmp_path / "nan.npz", **tensors)
+    return ["--weights", str(tmp_path / "nan.npz")]
+
+
+def with_nan_in_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def spoilt(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = normalise(images)
+        found[0, 14, 14] = np.nan
+        return found
+
+    monkeypatch.setattr(shards, "normalise", spoilt)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("plant", "exit_code", "message"),
+    [
+        (with_nan_in_the_weights, 3, "W1: expected finite values, got 1 NaN or infinite"),
+        (with_nan_in_the_images, 6, "expected finite probabilities"),
+    ],
+)
+def test_one_nan_is_refused_and_nothing_is_published(
+    plant: Callable[[Path, pytest.MonkeyPatch], list[str]],
+    exit_code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = small_settings(tmp_path, shard_rows=5)
+    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs, "--shard-rows", 5]
+    result = command("run", "--direct", "--run-date", RUN_DATE, *words, *plant(tmp_path, monkeypatch))
+    assert result.exit_code == exit_code, result.output
+    assert message in result.stderr
+    for name in ("runs", "verdicts", "reports", "history.parquet", "runs.parquet", "latest.json"):
+        assert not (settings.outputs / name).exists()
+
+
+# What a night does
+
+
+def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
+    gates = {"toy": Gates(min_images=20, min_accuracy=0.99, max_digit_loss=0.5)}
+    settings = small_settings(tmp_path, gates=gates, report=True)
+    by_function = run_night(settings)
+    (tmp_path / "gates.toml").write_text("[gates.toy]\nmin_images = 20\nmin_accuracy = 0.99\nmax_digit_loss = 0.5\n")
+    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", tmp_path / "other"]
+    sizes = ["--shard-rows", 10, "--batch-rows", 4, "--workers", 2]
+    result = command(
+        "run", "--direct", "--run-date", RUN_DATE, *words, *sizes, "--config", tmp_path / "gates.toml"
+    )  # fmt: skip
+    assert (result.exit_code, by_function.accepted) == (7, False)
+    assert f"published run {by_function.published.run_id}" in result.stdout
+    assert f"verdict: {by_function.verdict.outcome}" in result.stdout
+    assert by_function.line in result.stderr
+    told_when = {"manifest.json", "verdict.json", "history.parquet", "runs.parquet"}  # and the report
+    ours, theirs = (
+        {name: at for name, at in hashes(folder).items() if Path(name).name not in told_when and ".html" not in name}
+        for folder in (settings.outputs, tmp_path / "other")
+    )
+    assert ours == theirs
+    assert {name.split("/")[0] for name in hashes(settings.outputs)} == {
+        *("runs", "shards", "weights", "verdicts", "reports", "history.parquet", "runs.parquet", "latest.json"),
+    }
+    verdict = newest_verdict(
+        tmp_path / "other", run_by_id(tmp_path / "other", by_function.published.run_id).manifest().content
+    )
+    assert verdict is not None
+    assert verdict.document.verdict_id == by_function.verdict.verdict_id
+
+
+def test_the_same_night_again_changes_no_run_and_no_verdict(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, report=False)
+    first = run_night(settings)
+    kept = [snapshot(settings.outputs / name) for name in ("runs", "verdicts", "shards", "weights")]
+    again = run_night(settings)
+    assert (first.verdict.new, again.verdict.new, again.published.new) == (True, False, False)
+    assert [snapshot(settings.outputs / name) for name in ("runs", "verdicts", "shards", "weights")] == kept
+    assert left_over(settings.outputs) == []
+
+
+@pytest.mark.parametrize(("inconclusive", "exit_code"), [("warn", 0), ("fail", 7)])
+def test_an_inconclusive_night_ends_as_the_gates_say(inconclusive: str, exit_code: int, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    words: list[object] = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs]
+    words += ["--no-report"]
+    pinned = command("run", "--direct", "--run-date", "2026-01-30", *words).stdout.split("published run ")[1].split()[0]
+    where = ["--dataset", "toy", "--outputs", settings.outputs]
+    assert command("baseline", "set", pinned, *where).exit_code == 0
+    (settings.outputs / "runs" / pinned).rename(tmp_path / "elsewhere")
+    (tmp_path / "mine.toml").write_text(f'[gates.toy]\nmax_loss = 0.5\ninconclusive = "{inconclusive}"\n')
+    result = command("run", "--direct", "--run-date", RUN_DATE, *words, "--config", tmp_path / "mine.toml")
+    assert result.exit_code == exit_code, result.output
+    assert "verdict: inconclusive (0 of 2 gates passed)" in result.stdout
+    reason = f"the baseline run {pinned} cannot be compared with: it is not there any more"
+    assert f"  inconclusive  max_loss: {reason}" in result.stdout
+    assert (": inconclusive: max_flips_unchanged (unknown), max_loss" in result.stderr) == bool(exit_code)
+
+
+# The command, killed when its run has just become visible.
+KILLED_BEFORE_THE_VERDICT = """
+import os, signal
+from mnist_pipeline import nightly
+from mnist_pipeline.cli import app
+
+nightly.judge_published = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+app()
+"""
+
+
+def test_a_night_killed_between_run_and_verdict_is_judged_by_the_same_command_again(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    words = ["run", "--direct", "--run-date", RUN_DATE, "--dataset", "toy", "--data-dir", str(settings.data_dir)]
+    words += ["--outputs", str(settings.outputs)]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BEFORE_THE_VERDICT, *words], capture_output=True, env=os.environ, timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (run,) = (settings.outputs / "runs").iterdir()
+    assert not (settings.outputs / "verdicts").exists()
+    before = snapshot(run)
+    result = command(*words)
+    assert result.exit_code == 0, result.output
+    assert f"run {run.name} was published before with the same predictions: nothing new" in result.stdout
+    assert "verdict: none" in result.stdout
+    assert snapshot(run) == before
+    assert pd.read_parquet(settings.outputs / "runs.parquet")["outcome"].tolist() == ["pass"]
+    assert left_over(settings.outputs) == []
+
+
+def test_a_night_that_cannot_be_judged_stays_published(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    settings.outputs.mkdir()
+    (settings.outputs / "baselines.json").write_text("[]")
+    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs]
+    result = command("run", "--direct", "--run-date", RUN_DATE, *words)
+    assert result.exit_code == 5
+    assert "baselines.json: expected run_ids by data set, got []; delete it and set them again" in result.stderr
+    assert len(list((settings.outputs / "runs").iterdir())) == 1
+    (settings.outputs / "baselines.json").unlink()
+    assert command("run", "--direct", "--run-date", RUN_DATE, *words).exit_code == 0
+
+
+def test_a_back_filled_night_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_split(tmp_path / "data", 25)
+    monkeypatch.setenv("MNIST_PIPELINE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("MNIST_PIPELINE_REPORT", "no")
+    (tmp_path / "mine.toml").write_text("[gates.toy]\nmin_images = 26\n")
+    where = ["--dataset", "toy", "--outputs", tmp_path / "outputs", "--config", tmp_path / "mine.toml"]
+    result = command("backfill", "--from", "2026-01-29", "--to", "2026-01-30", "--direct", *where)
+    assert result.exit_code == 7, result.output
+    assert [line.split(": ")[1] for line in result.stdout.splitlines() if "published run" in line] == ["fail", "fail"]
+    assert result.stderr.count("fail: min_images (25, bound 26)") == 2
