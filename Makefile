@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# One more than there are cores: the tests with servers spend most of their time waiting.
+TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: run test check unit slow bench train docs clean help
 
@@ -19,10 +21,10 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile -m "not slow"
 
 slow: .venv/dev.stamp  ## slow sweeps: crashes and restarts
-	$(BIN)/pytest -n auto -m slow
+	$(BIN)/pytest -n $(TESTERS) -m slow
 
 bench: .venv/dev.stamp  ## images per second by batch size, as in docs/book.md
 	$(BIN)/python -m benchmarks.batch_rows

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest, fisher_exact
@@ -253,6 +253,7 @@ def test_unpaired_lines_are_those_of_two_tallies() -> None:
     assert {line.method for line in lines} == {"Fisher exact, Newcombe"}
 
 
+@settings(max_examples=20)  # statsmodels takes 60 ms a time
 @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]), max_size=12))
 def test_statsmodels_corrects_several_p_values_the_same_way(p_values: list[float]) -> None:
     corrected = holm(p_values)
