@@ -21,7 +21,8 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile -m "not slow"
+	# In the order of tests/conftest.py: what waits for servers starts first.
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 slow: .venv/dev.stamp  ## slow sweeps: crashes and restarts
 	$(BIN)/pytest -n $(TESTERS) -m slow
