@@ -222,14 +222,15 @@ def _last_passed(outputs: Path, run: Run, manifest: Manifest) -> Run | None:
         if other.name.run_id == name.run_id or not other.name.is_of(name.dataset, name.split):
             continue
         try:
-            order = (other.name.run_date, other.manifest().published_at)
+            found = other.manifest()
         except DamagedError as error:
             logger.warning("not a reference: %s", error)
             continue
+        order = (other.name.run_date, found.published_at)
         if order < (name.run_date, manifest.published_at):
-            earlier.append((order, other))
-    for _, other in sorted(earlier, key=lambda item: item[0], reverse=True):
-        verdict = newest_verdict(outputs, other.manifest().content)
+            earlier.append((order, other, found.content))
+    for _, other, content in sorted(earlier, key=lambda item: item[0], reverse=True):
+        verdict = newest_verdict(outputs, content)
         if verdict and verdict.document.outcome == "pass":
             return other
     return None
