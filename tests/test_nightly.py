@@ -166,7 +166,7 @@ def test_a_run_that_is_late_stands_for_the_night_it_was_scheduled_for(night: Nig
 @pytest.fixture(scope="module")
 def large(project: Path) -> str:
     """A data set whose evaluation with `SLOW` takes long enough to be disturbed."""
-    make_split(project / "large", 20_000)
+    make_split(project / "large", 12_000)
     return str(project / "large")
 
 
