@@ -40,7 +40,7 @@ def evaluate(
         dataset: data set to evaluate. Whatever is left out comes from config and environment.
         split: split of the data set.
         run_date: UTC calendar date the run stands for; the date of the scheduled start if left out.
-        weights: weights file; the shipped ones if left out.
+        weights: weights file; the current ones, promoted last or shipped, if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
         workers: threads at work at once.

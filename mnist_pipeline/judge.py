@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm, unpaired
+from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm_over_digits, unpaired
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
@@ -298,9 +298,8 @@ def _comparison_rows(references: Sequence[Reference], constants: Mapping[str, An
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """The columns of the comparison table that are about the numbers, one dictionary a line."""
-    corrected = [None, *holm([line.p for line in comparisons[1:]])]
     rows = []
-    for line, p_holm in zip(comparisons, corrected, strict=bool(comparisons)):
+    for line, p_holm in zip(comparisons, holm_over_digits(comparisons), strict=True):
         interval = line.interval()
         paired = line if isinstance(line, Paired) else None
         rows.append(

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     dataset: DatasetName = Field(description="data set to evaluate")
     split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
-    weights: Folder | None = Field(default=None, description="weights file; the shipped ones if left out")
+    weights: Folder | None = Field(default=None, description="weights file; the current ones if left out")
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
     outputs: Folder = Field(description="folder of shards, runs and history")

@@ -9,7 +9,7 @@ Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the con
 Split = Annotated[str | None, typer.Option(help="Split of the data set (test).", show_default=False)]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl (the shipped ones).", show_default=False),
+    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl (the current ones).", show_default=False),
 ]
 RunDate = Annotated[
     str | None, typer.Option(help="UTC date the run stands for, YYYY-MM-DD (today).", show_default=False)

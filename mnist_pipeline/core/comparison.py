@@ -223,6 +223,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_over_digits(comparisons: Sequence[Comparison]) -> list[float | None]:
+    """Of each line its two-sided p corrected for there being several digits; None for all digits together."""
+    corrected = iter(holm([line.p for line in comparisons if line.digit is not None]))
+    return [None if line.digit is None else next(corrected) for line in comparisons]
+
+
 def _paired(digit: int | None, cells: NDArray[np.int64]) -> Paired:
     return Paired(
         digit, images=int(cells.sum()), both_right=int(cells[1, 1]), lost=int(cells[1, 0]), gained=int(cells[0, 1])

@@ -16,9 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.calibration import Calibration
-from mnist_pipeline.core.comparison import Comparison, Paired, holm
+from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
 from mnist_pipeline.core.gates import GateResult, Outcome, Reference
-from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.report.plots import NARROW, WIDE, Scale, digit_png, reliability_svg, trend_svg
@@ -240,9 +239,9 @@ def _grouped(results: Sequence[GateResult], outcome: Outcome) -> list[list[GateR
 
 def _rows(tally: Tally, compared: Reference | None) -> list[Row]:
     """The ten digits, then all together."""
-    of_digit = {change.digit: change for change in (compared.comparisons if compared else ())}
-    digits = [of_digit[digit] for digit in range(DIGITS) if digit in of_digit]
-    corrected = dict(zip((change.digit for change in digits), holm([change.p for change in digits]), strict=True))
+    changes = compared.comparisons if compared else ()
+    of_digit = {change.digit: change for change in changes}
+    corrected = dict(zip(of_digit, holm_over_digits(changes), strict=True))
     rows = [
         Row(
             str(score.digit), score.images, score.correct, score.accuracy, score.accuracy_low, score.accuracy_high,
