@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import promotions
 from mnist_pipeline.storage.promotions import PROMOTIONS, Promotion, current_promotion, record_promotion
+from tests.processes import run_at_once
 from tests.published import flip_bit, identity, snapshot
 
 PROJECT = Path(__file__).parents[2]
@@ -148,29 +147,7 @@ def test_processes_at_the_same_time_get_different_numbers(tmp_path: Path) -> Non
         for number in range(10):
             print(record_promotion(Path(sys.argv[1]), promotion(number)).name)
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        said = [process.communicate(timeout=60)[0].split() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    said = [lines.split() for lines in run_at_once(code, [(tmp_path,)] * 3)]
     expected = [f"{number:06d}.json" for number in range(1, 31)]
     assert sorted(name for names in said for name in names) == recorded(tmp_path) == expected
     assert [names == sorted(names) for names in said] == [True] * 3

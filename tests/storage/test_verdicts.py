@@ -26,6 +26,7 @@ from mnist_pipeline.storage.verdicts import (
     staged_verdict,
     verdict_id,
 )
+from tests.processes import run_at_once
 from tests.published import flip_bit, flip_rows, hashes, identity, publish_verdict, snapshot, verdict_document
 
 PROJECT = Path(__file__).parents[2]
@@ -386,29 +387,7 @@ def test_processes_that_judge_the_same_at_once_agree_on_one_verdict(tmp_path: Pa
         verdict = publish_verdict(Path(sys.argv[1]), run_id, name, flips=rows, judged_at=judged_at)
         print(verdict.document.judged_at.day, verdict.read(tables.FLIPS).num_rows)
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path, RUN_ID, NAME, str(day)],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for day in range(1, 5)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        (only,) = {process.communicate(timeout=60)[0].strip() for process in processes}
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    (only,) = set(run_at_once(code, [(tmp_path, RUN_ID, NAME, day) for day in range(1, 5)]))
     day, rows = only.split()
     assert day == rows
     assert left(tmp_path) == []

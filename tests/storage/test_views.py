@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from mnist_pipeline.storage.runs import Run, commit, list_runs
 from mnist_pipeline.storage.staging import lock
 from mnist_pipeline.storage.views import read_history, read_runs, update_views
 from tests.builders import small_settings
+from tests.processes import run_at_once
 from tests.published import flip_bit, identity, left_over, publish_run, publish_verdict, snapshot, staged
 
 PROJECT = Path(__file__).parents[2]
@@ -216,30 +215,7 @@ def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path:
         print(published.run_id, published.new)
     """
     dates = ["2026-01-28", "2026-01-29", "2026-01-30", "2026-01-31"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path, run_date],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for run_date in dates * 2
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        said = [process.communicate(timeout=120)[0].split() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0] * 8
+    said = [line.split() for line in run_at_once(code, [(tmp_path, run_date) for run_date in dates * 2])]
     published = [run.name.run_id for run in list_runs(settings.outputs)]
     assert len(published) == 4
     assert sorted(said) == sorted([run_id, new] for run_id in published for new in ("True", "False"))
