@@ -13,8 +13,6 @@ from mnist_pipeline.storage.promotions import PROMOTIONS, Promotion, current_pro
 from tests.processes import run_at_once
 from tests.published import flip_bit, identity, snapshot
 
-PROJECT = Path(__file__).parents[2]
-
 
 def promotion(number: int = 0, **changes: Any) -> Promotion:
     """To weights whose sha256 tells `number`."""

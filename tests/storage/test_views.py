@@ -19,8 +19,6 @@ from tests.builders import small_settings
 from tests.processes import run_at_once
 from tests.published import flip_bit, identity, left_over, publish_run, publish_verdict, snapshot, staged
 
-PROJECT = Path(__file__).parents[2]
-
 
 def at(day: int) -> datetime:
     return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
