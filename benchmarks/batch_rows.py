@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline import init_network, predict, stages
+from mnist_pipeline import init_network, machine, predict, stages
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import RowRange, Shard, cut
@@ -29,7 +29,7 @@ PASSES = 3
 
 def main() -> None:
     """Measure and print the table as Markdown."""
-    stages.one_blas_thread()
+    machine.one_blas_thread()
     raw = stages.fetch(load_settings(dataset="mnist", split="test"))
     network = init_network()
     images = flatten(normalise(read_images(raw, RowRange(0, raw.rows))))
@@ -61,13 +61,13 @@ def _book(network: Network, images: NDArray[np.float32], batch: int) -> None:
 
 
 def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None:
-    workspace, out = Workspace(batch), np.empty((DIGITS, len(images)), np.float32)
+    workspace, out = Workspace(batch, machine.tile_rows()), np.empty((DIGITS, len(images)), np.float32)
     for rows in cut(len(images), batch):
         forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
 
 
 def _from_shard(network: Network, pieces: Pieces, shard: Shard, batch: int) -> None:
-    workspace, out, done = Workspace(batch), np.empty((DIGITS, shard.range.rows), np.float32), 0
+    workspace, out, done = Workspace(batch, machine.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
     for pixels in shards.read_batches(shards.open_shard(pieces, shard), batch):
         forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
         done += len(pixels)

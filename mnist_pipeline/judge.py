@@ -17,8 +17,9 @@ from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, 
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.machine import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import Published, versions
+from mnist_pipeline.stages import Published
 from mnist_pipeline.storage import tables, views
 from mnist_pipeline.storage.baselines import read_baselines
 from mnist_pipeline.storage.manifest import Manifest, RunContent

@@ -6,20 +6,16 @@ tasks. Between them travel paths, ranges, hashes and counts, never arrays.
 
 import functools
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pyarrow as pa
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS, TRANSFORM_VERSION
@@ -28,6 +24,7 @@ from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, plan_groups
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.errors import DamagedError, DataError, NumericalError, SettingsError
+from mnist_pipeline.machine import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import parts, runs, shards, sources, summaries, tables, views
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
@@ -237,7 +234,7 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
     network = load_weights(plan.weights)
     if weights_sha256(network) != plan.identity.weights_sha256:
         raise DamagedError(f"{plan.weights}: expected the weights its name says, got others; run again to restore them")
-    workspace = Workspace(plan.identity.batch_rows)
+    workspace = Workspace(plan.identity.batch_rows, tile_rows())
     made_with = versions()
     pieces = []
     for shard in group.shards:
@@ -299,34 +296,6 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     views.update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
     return replace(result, new=new)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what may change a bit of the predictions or of their files: code, libraries, BLAS kernels."""
-    blas = "; ".join(
-        f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
-        for library in threadpool_info()
-        if library["user_api"] == "blas"
-    )
-    return {
-        "mnist-pipeline": version("mnist-pipeline"),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pyarrow": pa.__version__,
-        "blas": blas,
-        "machine": platform.machine(),
-    }
-
-
-@functools.cache
-def one_blas_thread() -> None:
-    """Keep BLAS from starting threads of its own, for the rest of the process.
-
-    Shards are the unit of parallelism: a BLAS with threads would fight over the cores, and its last bits would
-    depend on how many it found. Set for good, because restoring it in one thread would undo another's.
-    """
-    threadpool_limits(1, user_api="blas")
 
 
 def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:

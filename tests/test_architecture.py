@@ -24,7 +24,7 @@ LEVELS = (
     {"analyst", "book", "gallery", "promoter", "reporter", "trainer"},
     {"judge"},
     {"stages"},
-    {"settings"},
+    {"machine", "settings"},
     {"report", "storage"},
     {"core"},
     {"errors"},

@@ -56,11 +56,13 @@ def test_predict_equals_the_book(seed: int, rows: int) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(seeds, st.integers(1, 40), st.integers(1, 50))
-def test_any_batch_size_gives_the_same_digits_and_probabilities(seed: int, rows: int, batch_rows: int) -> None:
+@given(seeds, st.integers(1, 40), st.integers(1, 50), st.none() | st.integers(1, 50))
+def test_any_batch_and_tile_size_gives_the_same_digits_and_probabilities(
+    seed: int, rows: int, batch_rows: int, tile_rows: int | None
+) -> None:
     network, everything = Network(tensors(seed)), images(seed, rows)
     whole = predict(network, everything)
-    workspace = Workspace(batch_rows)
+    workspace = Workspace(batch_rows, tile_rows)
     batched = np.full((10, rows), np.nan, np.float32)
     for start in range(0, rows, batch_rows):
         batch = everything[start : start + batch_rows]
