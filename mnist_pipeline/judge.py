@@ -22,6 +22,7 @@ from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Published
 from mnist_pipeline.storage import tables, views
 from mnist_pipeline.storage.baselines import read_baselines
+from mnist_pipeline.storage.columns import column_of
 from mnist_pipeline.storage.manifest import Manifest, RunContent
 from mnist_pipeline.storage.pairing import Stretch, pair_up
 from mnist_pipeline.storage.runs import Run, list_runs, run_by_id
@@ -334,7 +335,7 @@ def _table(table: tables.Table, rows: Sequence[Mapping[str, Any]], constants: Ma
         if column.name in constants:
             columns[column.name] = tables.constant(constants[column.name], column.type, len(rows))
         else:
-            columns[column.name] = pa.array([row[column.name] for row in rows], column.type)
+            columns[column.name] = column_of([row[column.name] for row in rows], column.type)
     return tables.build(table, columns)
 
 

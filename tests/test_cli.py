@@ -72,6 +72,20 @@ def test_the_same_night_again_says_that_nothing_is_new_and_succeeds(home: Path) 
     assert {path: path.stat().st_mtime_ns for path in home.rglob("runs/**/*")} == before
 
 
+def test_a_night_like_the_one_before_imports_nothing_that_is_slow(home: Path) -> None:
+    for date in ("2026-01-30", "2026-01-31"):
+        words = ["run", "--direct", "--no-report", "--run-date", date]
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "mnist_pipeline", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "pyarrow.parquet" in imported
+        assert not imported & {"pandas", "scipy", "matplotlib", "prefect"}, date
+
+
 def test_show_runs_and_verify_speak_of_what_was_published(home: Path) -> None:
     run()
     (folder,) = published(home)

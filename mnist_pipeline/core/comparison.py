@@ -97,10 +97,10 @@ class Paired:
 
     @property
     def p(self) -> float:
-        from scipy.special import bdtr
-
         if self.lost == self.gained:  # also when nothing changed at all
             return 1.0
+        from scipy.special import bdtr
+
         return min(1.0, 2 * float(bdtr(min(self.lost, self.gained), self.lost + self.gained, 0.5)))
 
     @property
@@ -237,9 +237,11 @@ def _paired(digit: int | None, cells: NDArray[np.int64]) -> Paired:
 
 def _p_worse_paired(lost: int, gained: int) -> float:
     """P of at least so many lost among those that changed, were losing and gaining equally likely."""
+    if not lost:
+        return 1.0
     from scipy.special import bdtr
 
-    return float(bdtr(gained, lost + gained, 0.5)) if lost else 1.0
+    return float(bdtr(gained, lost + gained, 0.5))
 
 
 def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -48,7 +48,7 @@ def outputs_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def replace_file(path: Path, data: bytes, scratch: Path | None = None) -> None:
+def replace_file(path: Path, data: bytes, scratch: Path | None = None, sync: bool = True) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, never a part.
 
     Args:
@@ -56,6 +56,8 @@ def replace_file(path: Path, data: bytes, scratch: Path | None = None) -> None:
         data: the whole content.
         scratch: folder for the unfinished file, on the same file system; beside `path` if None. Give one
             where `path` lies in a folder that others read as a table.
+        sync: whether the content must outlive a power cut. If not, what is found afterwards may be anything: only
+            for a file that carries its own checksum and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = scratch or path.parent
@@ -64,8 +66,9 @@ def replace_file(path: Path, data: bytes, scratch: Path | None = None) -> None:
     try:
         with unfinished.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.comparison import Pairs
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.columns import column_of, numpy_of
 from mnist_pipeline.storage.runs import Run
 
 SAME = ["image_id", "label"]
@@ -33,11 +34,11 @@ class Stretch:
     def labels(self) -> NDArray[np.int8] | None:
         """`[N]` int8, or None without labels."""
         column = self.now["label"]
-        return None if column.null_count else column.to_numpy()
+        return None if column.null_count else numpy_of(column)
 
     def predictions(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """`[N]` int8 each: before, and now."""
-        return self.before["prediction"].to_numpy(), self.now["prediction"].to_numpy()
+        return numpy_of(self.before["prediction"]), numpy_of(self.now["prediction"])
 
     def count(self) -> Pairs:
         return Pairs.count(self.labels, *self.predictions())
@@ -50,7 +51,8 @@ class Stretch:
         """
         before, now = self.predictions()
         places = np.flatnonzero(before != now)
-        old, new, rows = self.before.take(places), self.now.take(places), len(places)
+        chosen, rows = column_of(places, pa.int64()), len(places)
+        old, new = self.before.take(chosen), self.now.take(chosen)
         types = {field.name: field.type for field in tables.FLIPS.schema}
         return tables.build(
             tables.FLIPS,
@@ -71,7 +73,7 @@ class Stretch:
             return pa.nulls(len(places), tables.DIRECTION)
         before, now = (values[places] == labels[places] for values in self.predictions())
         which = np.where(before, 0, np.where(now, 1, 2)).astype(np.int32)
-        return pa.DictionaryArray.from_arrays(pa.array(which), pa.array(DIRECTIONS))
+        return pa.DictionaryArray.from_arrays(column_of(which, pa.int32()), column_of(DIRECTIONS, pa.string()))
 
 
 def pair_up(before: Run, now: Run) -> Iterator[Stretch]:
@@ -81,7 +83,7 @@ def pair_up(before: Run, now: Run) -> Iterator[Stretch]:
         DamagedError: a file is missing or altered, or the runs are not over the same images after all.
     """
     theirs, ours = before.read_parts(tables.PREDICTIONS, COLUMNS), now.read_parts(tables.PREDICTIONS, COLUMNS)
-    old = new = nothing = tables.PREDICTIONS.schema.empty_table().select(COLUMNS)
+    old = new = nothing = tables.PREDICTIONS.empty.select(COLUMNS)
     while True:
         old = old if old.num_rows else next(theirs, old)
         new = new if new.num_rows else next(ours, new)

@@ -57,10 +57,11 @@ class Pieces:
         """Put a whole file in place, then the record that vouches for it; a kill in between leaves no record."""
         piece = Piece(record(f"{self.folder.name}/{name}", rows, data), notes)
         content = _content(piece)
-        document = json.dumps({**content, "content_sha256": canonical_sha256(content)}, indent=1)
+        document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
         with outputs_errors(f"cannot write {self.folder / name}"):
             replace_file(self.folder / name, data, scratch=self.records)
-            replace_file(self.records / f"{name}.json", document.encode())
+            # A record that a power cut took or garbled makes the file be made again, and nothing else.
+            replace_file(self.records / f"{name}.json", document.encode(), sync=False)
         return piece
 
 

@@ -15,6 +15,7 @@ from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
+from mnist_pipeline.storage.columns import numpy_of
 from mnist_pipeline.storage.manifest import Identity
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
@@ -98,7 +99,7 @@ def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
     path = pieces.folder / shard.file_name
     name = f"{shard} ({path})"
     with _damage(name):
-        parquet = pq.ParquetFile(path, page_checksum_verification=True)
+        parquet = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     if parquet.metadata.num_rows != shard.range.rows:
         raise DamagedError(
             f"{name}: expected {shard.range.rows} rows, got {parquet.metadata.num_rows}; run again to rebuild it"
@@ -116,8 +117,8 @@ def read_shard_labels(file: ShardFile) -> ShardLabels:
         content = file.parquet.read(columns=["image_id", "label"], use_threads=False)
         image_ids, labels = content["image_id"], content["label"]
     return ShardLabels(
-        image_ids=image_ids.to_numpy(),
-        labels=None if labels.null_count else labels.to_numpy(),
+        image_ids=numpy_of(image_ids),
+        labels=None if labels.null_count else numpy_of(labels),
     )
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from mnist_pipeline.core.images import DIGITS, PIXELS
 from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.storage.columns import column_of
 
 # Raised when a column is added, dropped, or changes its type or meaning.
 SCHEMA_VERSION = "1"
@@ -82,6 +83,11 @@ class Table:
         }
         return pa.schema(fields, {**self.metadata, "schema_version": SCHEMA_VERSION, "pandas": json.dumps(pandas)})
 
+    @property
+    def empty(self) -> pa.Table:
+        """The table without a row."""
+        return pa.Table.from_batches([], self.schema)
+
 
 _RUN_COLUMNS = (
     Column("run_id", RUN_ID, "the run this row was published by"),
@@ -124,9 +130,11 @@ PREDICTIONS = Table(
         *(Column(f"proba_{digit}", pa.float32(), f"probability of digit {digit}, 0..1") for digit in range(DIGITS)),
     ),
     metadata={},
+    # Snappy takes half the time of zstd and a tenth more space. Floats of random images have no useful statistics.
     layout={
-        "compression": "zstd",
+        "compression": "snappy",
         "use_dictionary": ["run_id"],
+        "write_statistics": ["run_id", "run_date", "image_id", "label", "prediction", "correct"],
         "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT") | {"image_id": "DELTA_BINARY_PACKED"},
     },
 )
@@ -313,9 +321,9 @@ def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
 def constant(value: object, type: pa.DataType, rows: int) -> pa.Array:  # noqa: A002  Arrow's word
     """A column that holds one value throughout, dictionary-encoded if its type says so."""
     if pa.types.is_dictionary(type):
-        indices = pa.array(np.zeros(rows, np.int32))
-        return pa.DictionaryArray.from_arrays(indices, pa.array([value], type.value_type))
-    return pa.repeat(pa.scalar(value).cast(type), rows)
+        indices = column_of(np.zeros(rows, np.int32), type.index_type)
+        return pa.DictionaryArray.from_arrays(indices, column_of([value], type.value_type))
+    return pa.repeat(column_of([value], type)[0], rows)
 
 
 def encode(table: Table, data: pa.Table, row_group_rows: int | None = None) -> bytes:
@@ -387,4 +395,4 @@ def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None =
 
 
 def _array(values: Any, type: pa.DataType) -> pa.Array:  # noqa: A002  Arrow's word
-    return values if isinstance(values, pa.Array) else pa.array(values, type)
+    return values if isinstance(values, pa.Array) else column_of(values, type)

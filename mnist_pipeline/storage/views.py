@@ -4,7 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.columns import column_of
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.runs import Run, list_runs
@@ -69,12 +70,13 @@ def _history(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
     known = _stored_history(outputs / HISTORY)
     # By time of publication too: a run that was moved away and made again has the same run_id.
     places: dict[tuple[str, datetime], list[int]] = defaultdict(list)
-    for place, key in enumerate(zip(known["run_id"].to_pylist(), known["published_at"].to_pylist(), strict=True)):
-        places[key].append(place)
-    rows = [tables.HISTORY.schema.empty_table()]
+    published_at = known["published_at"].cast(pa.timestamp("us")).to_pylist()
+    for place, (run_id, published) in enumerate(zip(known["run_id"].to_pylist(), published_at, strict=True)):
+        places[run_id, published.replace(tzinfo=UTC)].append(place)
+    rows = [tables.HISTORY.empty]
     for run, manifest in manifests.items():
         stored = places[run.name.run_id, manifest.published_at]
-        rows += [known.take(stored)] if len(stored) == DIGITS else _rows_of(run, manifest)
+        rows += [known.take(column_of(stored, pa.int64()))] if len(stored) == DIGITS else _rows_of(run, manifest)
     merged = pa.concat_tables(rows)
     # Through plain strings, so that the dictionary names the runs of these rows and no others.
     names = merged["run_id"].cast(pa.string())
@@ -85,7 +87,7 @@ def _stored_history(path: Path) -> pa.Table:
     try:
         return tables.decode(tables.HISTORY, path.read_bytes(), str(path))
     except (FileNotFoundError, DamagedError):
-        return tables.HISTORY.schema.empty_table()
+        return tables.HISTORY.empty
 
 
 def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:

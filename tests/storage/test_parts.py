@@ -135,7 +135,7 @@ def test_a_record_with_another_tally_is_not_believed(pieces: Pieces, caplog: pyt
     record = pieces.records / f"{FIRST.file_name}.json"
     text = record.read_text()
     assert text.count("1") > 1
-    record.write_text(text.replace('"confidence_sum": [\n    0', '"confidence_sum": [\n    1', 1))
+    record.write_text(text.replace('"confidence_sum": [0', '"confidence_sum": [1', 1))
     assert record.read_text() != text
     with caplog.at_level(logging.WARNING):
         assert parts.finished_part(pieces, FIRST, MADE_WITH) is None

@@ -161,10 +161,10 @@ def test_killed_between_file_and_record_leaves_nothing_to_find(
     class Killed(BaseException):
         pass
 
-    def replace_then_die(path: Path, data: bytes, scratch: Path | None = None) -> None:
+    def replace_then_die(path: Path, data: bytes, scratch: Path | None = None, sync: bool = True) -> None:
         if path.suffix == ".json":
             raise Killed
-        replace_file(path, data, scratch)
+        replace_file(path, data, scratch, sync)
 
     if earlier:
         pieces.finish(NAME, 3, DATA[::-1], NOTES)
