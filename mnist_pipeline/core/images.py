@@ -17,17 +17,17 @@ DIGITS = 10
 TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
 
 
-def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def normalise(images: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Scale pixel values by 1/255.
 
     Args:
         images: uint8, any shape, 0..255.
+        out: float32, same shape, where to put the result; a new array if None.
 
     Returns:
         float32, same shape, 0..1: the float32 quotient, as in the book's `load_mnist`.
     """
-    scaled = images.astype(np.float32)
-    scaled /= np.float32(255)
+    scaled: NDArray[np.float32] = np.divide(images, np.float32(255), out=out, dtype=np.float32)
     return scaled
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
-from mnist_pipeline.core.plan import Shard, plan_shards
+from mnist_pipeline.core.plan import RowRange, Shard, plan_shards
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
@@ -76,18 +76,8 @@ def write_shard(raw: RawSplit, shard: Shard, pieces: Pieces) -> Piece:
         DataError: a raw file is gone or was changed since it was verified.
         OutputsError: the file cannot be written.
     """
-    rows = shard.range.rows
-    pixels = flatten(normalise(read_images(raw, shard.range))).astype("<f4", copy=False)
-    labels = read_labels(raw, shard.range)
-    columns = {
-        "image_id": np.arange(shard.range.start, shard.range.stop, dtype=np.int64),
-        "label": pa.nulls(rows, pa.int8()) if labels is None else labels.astype(np.int8),
-        "pixels": pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(tables.PIXEL_BYTES), rows, [None, pa.py_buffer(pixels)]
-        ),
-    }
-    data = tables.encode(tables.IMAGES, tables.build(tables.IMAGES, columns), tables.SHARD_ROW_GROUP)
-    return pieces.finish(shard.file_name, rows, data, notes={})
+    data = tables.encode_groups(tables.IMAGES, _row_groups(raw, shard.range))
+    return pieces.finish(shard.file_name, shard.range.rows, data, notes={})
 
 
 def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
@@ -154,6 +144,23 @@ def read_pictures(pieces: Pieces, run: Identity, image_ids: Collection[int]) -> 
             }
             start += len(block)
     return found
+
+
+def _row_groups(raw: RawSplit, rows: RowRange) -> Iterator[pa.Table]:
+    """Rows of the table of images, a row group at a time; each is overwritten by the next."""
+    buffer = np.empty((min(rows.rows, tables.SHARD_ROW_GROUP), PIXELS), np.float32)
+    for start in range(rows.start, rows.stop, len(buffer)):
+        group = RowRange(start, min(start + len(buffer), rows.stop))
+        pixels = normalise(flatten(read_images(raw, group)), out=buffer[: group.rows]).astype("<f4", copy=False)
+        labels = read_labels(raw, group)
+        columns = {
+            "image_id": np.arange(group.start, group.stop, dtype=np.int64),
+            "label": pa.nulls(group.rows, pa.int8()) if labels is None else labels.astype(np.int8),
+            "pixels": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(tables.PIXEL_BYTES), group.rows, [None, pa.py_buffer(pixels)]
+            ),
+        }
+        yield tables.build(tables.IMAGES, columns)
 
 
 def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:
