@@ -11,8 +11,17 @@ from prefect.client.schemas.objects import State
 from mnist_pipeline.judge import Judged
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.night import ending, logical_date, night_name
-from mnist_pipeline.orchestration.runners import over_groups
-from mnist_pipeline.settings import DatasetName, Rows, RunDate, SplitName, Workers, load_settings
+from mnist_pipeline.orchestration.runners import over_groups, started_runner
+from mnist_pipeline.settings import (
+    ClusterAddress,
+    DatasetName,
+    Rows,
+    RunDate,
+    Runner,
+    SplitName,
+    Workers,
+    load_settings,
+)
 from mnist_pipeline.stages import Timings
 from mnist_pipeline.storage.staging import claim_stage
 
@@ -26,6 +35,8 @@ def evaluate(
     batch_rows: Rows | None = None,
     shard_rows: Rows | None = None,
     workers: Workers | None = None,
+    runner: Runner | None = None,
+    cluster: ClusterAddress | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
     outputs: Path | None = None,
@@ -43,7 +54,9 @@ def evaluate(
         weights: weights file; the current ones, promoted last or shipped, if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
-        workers: threads at work at once.
+        workers: threads or processes at work at once.
+        runner: what the workers are: threads, processes, or those of a Dask cluster.
+        cluster: address of the Dask scheduler; a cluster of this machine's own if left out.
         data_dir: folder with IDX files, asked before any other source.
         cache: folder of the verified raw files.
         outputs: folder of shards, runs and history.
@@ -59,6 +72,8 @@ def evaluate(
         batch_rows=batch_rows,
         shard_rows=shard_rows,
         workers=workers,
+        runner=runner,
+        cluster=cluster,
         data_dir=data_dir,
         cache=cache,
         outputs=outputs,
@@ -69,10 +84,11 @@ def evaluate(
         raw = tasks.fetch(settings)
     plan = tasks.make_plan(settings, raw)
     with claim_stage(plan.outputs, plan.run_id) as stage:
-        with timings.stage("shard"):
-            over_groups(plan, "shards", tasks.build_shards)
-        with timings.stage("predict"):
-            predicted = over_groups(plan, "predictions", tasks.predict_shards, stage=stage)
+        with started_runner(settings) as task_runner:
+            with timings.stage("shard"):
+                over_groups(task_runner, plan, "shards", tasks.build_shards)
+            with timings.stage("predict"):
+                predicted = over_groups(task_runner, plan, "predictions", tasks.predict_shards, stage=stage)
         published = tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)
     judged = tasks.judge(settings, published)
     if settings.report:

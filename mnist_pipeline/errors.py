@@ -70,7 +70,7 @@ class SourceError(PipelineError, OSError):
 
 
 class EngineError(PipelineError, ConnectionError):
-    """The Prefect server in force does not answer."""
+    """The Prefect server in force or the cluster does not answer, or workers were ended from outside."""
 
     exit_code = 4
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
 from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.judge import Verdict, read_verdict
@@ -124,6 +122,8 @@ def _page(outputs: Path, run: Run) -> "Page":
 
 def _mistakes(run: Run) -> list[dict[str, Any]]:
     """The most confident wrong predictions, those first; one file of the run in memory at a time."""
+    import pyarrow.compute as pc  # not at the top: a night without a report need not wait for it
+
     columns = ["image_id", "label", "prediction", "correct", "confidence"]
     worst: list[dict[str, Any]] = []
     for part in run.read_parts(tables.PREDICTIONS, columns):
@@ -142,6 +142,8 @@ def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[
     """What changed against one reference: lost images first, the most confident of each kind first."""
     if verdict is None or flipped is None:
         return []
+    import pyarrow.compute as pc
+
     flips = verdict.read(tables.FLIPS)
     flips = flips.filter(pc.equal(flips["against"], flipped.against))
     chosen: list[dict[str, Any]] = []

@@ -6,12 +6,13 @@ variables MNIST_PIPELINE_*, flags. Unknown keys are refused in every layer.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -28,6 +29,7 @@ from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
+SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -53,11 +55,19 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
+def _scheduler(value: str) -> str:
+    if not re.fullmatch(SCHEDULER, value):
+        raise ValueError("expected the address of a Dask scheduler, tcp://HOST:PORT")
+    return value
+
+
 # What a setting may be; the flows' parameters are of the same types.
 DatasetName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
 Workers = Annotated[int, Field(ge=1, le=256)]
+Runner = Literal["threads", "processes", "dask"]
+ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
 # The pattern is for Prefect's server, which checks parameters by their schema and passes over its format.
 RunDate = Annotated[
     date,
@@ -98,7 +108,9 @@ class Settings(BaseSettings):
     outputs: Folder = Field(description="folder of shards, runs and history")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
-    workers: Workers = Field(default_factory=_cores, description="threads at work at once")
+    workers: Workers = Field(default_factory=_cores, description="threads or processes at work at once")
+    runner: Runner = Field(description="what the workers are")
+    cluster: ClusterAddress | None = Field(default=None, description="address of the Dask scheduler; for runner dask")
     max_tasks: int = Field(ge=1, le=1000, description="most tasks per stage of one run")
     report: bool = Field(description="whether a night ends with its report")
     datasets: dict[DatasetName, Dataset] = Field(description="the data sets we know")
@@ -166,13 +178,18 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             return (init_settings, env_settings, *layers)
 
     try:
-        settings = Layered(**given)
-        return Settings.model_construct(settings.model_fields_set, **dict(settings))
+        layered = Layered(**given)
+        settings = Settings.model_construct(layered.model_fields_set, **dict(layered))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
     except UnreadableVariable as error:  # datasets and gates alone are more than one word
         name = "GATES" if '"gates"' in str(error) else "DATASETS"
         raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
+    if "cluster" in given and settings.runner != "dask":  # elsewhere it may stand by for the nights that use it
+        raise SettingsError(
+            f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
+        )
+    return settings
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -204,7 +221,8 @@ def _explain(error: ValidationError) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
         else:
-            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected a value")
+            expected = "expected" if problem["type"] == "literal_error" else "expected a value"
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
             # What a source's address holds may be a password.
             shown = not isinstance(problem["input"], dict | list) and not where.endswith(".url")
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))

@@ -177,6 +177,9 @@ REFUSALS = [
     (["--data-dir", "html"], 3, "this is some other kind of file"),
     (["--dataset", "mnist"], 3, "expected 7840016 bytes, got"),
     (["--outputs", "occupied"], 5, "occupied"),
+    (["--runner", "ray"], 2, "runner: expected 'threads', 'processes' or 'dask', got 'ray'"),
+    (["--runner", "processes"], 2, "--direct: expected runner threads, got processes; leave one of the two out"),
+    (["--runner", "dask", "--cluster", "tcp://127.0.0.1:1"], 2, "--direct: expected runner threads, got dask"),
     (["--config", "gates.toml"], 2, "gates.toy.min_acuracy: no such setting (did you mean min_accuracy?)"),
 ]
 

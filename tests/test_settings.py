@@ -71,9 +71,10 @@ def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkey
     texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
         ("weights", "data_dir", "cache", "outputs"), "/somewhere/else"
     )
+    texts |= {"runner": "dask", "cluster": "tcp://scheduler:8786"}
     text = texts.get(name, "7")
     default = getattr(load_settings(), name)
-    flag: dict[str, Any] = {name: text}
+    flag: dict[str, Any] = {name: text} | ({"runner": "dask"} if name == "cluster" else {})
     by_flag = getattr(load_settings(**flag), name)
     mine = config(tmp_path, f"{name} = '{text}'\n")
     assert getattr(load_settings(mine), name) == by_flag != default
@@ -161,7 +162,7 @@ def test_gates_can_be_given_as_json_in_a_variable_which_can_switch_one_off(monke
         ("min_images = -1", "gates.toy: min_images: expected a number"),
         ("alpha = 0.5", "gates.toy: alpha: expected a chance"),
         ("alpha = 0", "gates.toy: alpha: expected a chance"),
-        ("inconclusive = 'error'", "gates.toy.inconclusive: expected a value 'warn' or 'fail', got 'error'"),
+        ("inconclusive = 'error'", "gates.toy.inconclusive: expected 'warn' or 'fail', got 'error'"),
     ],
 )
 def test_a_gate_that_is_none_or_out_of_range_is_refused(line: str, message: str, tmp_path: Path) -> None:
@@ -224,6 +225,11 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("workers", 257, "workers: expected a value less than or equal to 256, got 257"),
         ("max_tasks", 0, "max_tasks: expected a value greater than or equal to 1, got 0"),
         ("max_tasks", 1001, "max_tasks: expected a value less than or equal to 1000, got 1001"),
+        ("runner", "ray", "runner: expected 'threads', 'processes' or 'dask', got 'ray'"),
+        *(
+            ("cluster", text, f"cluster: expected the address of a Dask scheduler, tcp://HOST:PORT, got {text!r}")
+            for text in ("scheduler:8786", "tcp://scheduler", "http://scheduler:80", "tcp://user:pass@scheduler:8786")
+        ),
         ("dataset", "../mnist", "dataset: String should match pattern"),
         ("dataset", "", "dataset: String should match pattern"),
         ("split", "test-1", "split: String should match pattern"),  # a run_id is taken apart at its dashes
@@ -250,6 +256,12 @@ def test_a_config_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes("dataset = 'é'".encode("latin1"))
     refused(f"config file {latin}: cannot be read ('utf-8' codec can't decode", latin)
+
+
+def test_a_cluster_that_the_runner_does_not_use_is_refused_where_it_is_asked_for_only(tmp_path: Path) -> None:
+    refused("cluster tcp://a:1: expected runner dask, got threads; say which is meant", cluster="tcp://a:1")
+    assert load_settings(runner="dask", cluster="tcp://a:1").cluster == "tcp://a:1"
+    assert load_settings(config(tmp_path, 'runner = "dask"\ncluster = "tcp://a:1"\n'), runner="threads").cluster
 
 
 # Data sets

@@ -9,6 +9,7 @@ from mnist_pipeline.cli.engine import run_flow, start_backfill
 from mnist_pipeline.cli.options import (
     BatchRows,
     Cache,
+    Cluster,
     Config,
     DataDir,
     Dataset,
@@ -16,6 +17,7 @@ from mnist_pipeline.cli.options import (
     Outputs,
     Report,
     RunDate,
+    Runner,
     ShardRows,
     Split,
     Weights,
@@ -35,6 +37,8 @@ def run(
     batch_rows: BatchRows = None,
     shard_rows: ShardRows = None,
     workers: Workers = None,
+    runner: Runner = None,
+    cluster: Cluster = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     outputs: Outputs = None,
@@ -54,12 +58,16 @@ def run(
         "batch_rows": batch_rows,
         "shard_rows": shard_rows,
         "workers": workers,
+        "runner": runner,
+        "cluster": cluster,
         "data_dir": data_dir,
         "cache": cache,
         "outputs": outputs,
         "report": report,
     }
     settings = load(config, **given)
+    if direct and (runner not in (None, "threads") or cluster):
+        raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
     settings.described_dataset()  # before any engine starts, so that a mistake costs no wait
     if direct:
         from mnist_pipeline.nightly import run_night

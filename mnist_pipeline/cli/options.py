@@ -16,7 +16,15 @@ RunDate = Annotated[
 ]
 BatchRows = Annotated[int | None, typer.Option(help="Images per forward pass (as in the config).", show_default=False)]
 ShardRows = Annotated[int | None, typer.Option(help="Images per Parquet file (as in the config).", show_default=False)]
-Workers = Annotated[int | None, typer.Option(help="Threads at work at once (one a core).", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads or processes at work at once (one a core).", show_default=False)
+]
+Runner = Annotated[
+    str | None, typer.Option(help="What the workers are: threads, processes or dask (threads).", show_default=False)
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; for --runner dask.", show_default=False)
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with IDX files, asked before any other source.", show_default=False)
 ]

@@ -1,28 +1,68 @@
-"""How wide a stage runs: one task per group of shards, a bounded number of them at once."""
+"""How wide a stage runs: one task per group of shards, spread over threads, processes or a Dask cluster.
+
+The runners are Prefect's own. Between tasks and runner travel paths, ranges, hashes and counts, never arrays.
+"""
 
 import logging
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from prefect import unmapped
+from prefect.client.orchestration import get_client
 from prefect.futures import as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration.progress import shown
+from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CONNECT_SECONDS = 10
 
 
-def over_groups(plan: Plan, what: str, task: Task[..., T], **fixed: Any) -> list[T]:
+@contextmanager
+def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
+    """The task runner that the settings name, ready to take tasks.
+
+    Threads serve well on one machine: NumPy and pyarrow let go of the interpreter while they work. The number of
+    workers is always given: Prefect's own default would start as many threads as there are tasks.
+
+    Raises:
+        SettingsError: what the runner needs is not installed.
+        EngineError: the cluster does not answer, or a worker process of ours was ended from outside.
+    """
+    if settings.runner == "threads":
+        threads: ThreadPoolTaskRunner[Any]
+        with ThreadPoolTaskRunner(max_workers=settings.workers) as threads:
+            yield threads
+    elif settings.runner == "processes":
+        with _one_server(), ProcessPoolTaskRunner(max_workers=settings.workers) as processes:
+            try:
+                yield processes
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    "runner processes: expected every worker process to live, got one that was ended from outside "
+                    "(out of memory?); run again: finished parts are taken over"
+                ) from error
+    else:
+        dask = _dask(settings)  # before any server is asked for
+        with _one_server(), dask:
+            _connect(dask, settings.cluster)
+            yield dask
+
+
+def over_groups(runner: TaskRunner[Any], plan: Plan, what: str, task: Task[..., T], **fixed: Any) -> list[T]:
     """Submit `task(plan, **fixed, group)` for every group of the plan; results in group order.
 
-    Threads serve well: NumPy and pyarrow let go of the interpreter while they work. Prefect's own default
-    would start as many threads as there are tasks.
-
     Args:
+        runner: where the tasks go.
         plan: the run.
         what: the images are, once the tasks are done; for the progress that is shown.
         task: a plain function as a task.
@@ -30,13 +70,44 @@ def over_groups(plan: Plan, what: str, task: Task[..., T], **fixed: Any) -> list
     """
     progress, done, total = shown(logger), 0, plan.identity.images
     progress(what, done, total)
-    runner: ThreadPoolTaskRunner[Any]
-    with ThreadPoolTaskRunner(max_workers=plan.workers) as runner:
-        given = {name: unmapped(value) for name, value in {"plan": plan, **fixed}.items()}
-        # Prefect types `map` for asynchronous tasks only; ours are plain functions.
-        futures: Any = runner.map(cast(Any, task), {**given, "group": plan.groups})
-        rows = dict(zip(futures, (group.rows for group in plan.groups), strict=True))
-        for future in as_completed(list(futures)):
-            done += rows[future]
-            progress(what, done, total)
-        return cast(list[T], futures.result())
+    given = {name: unmapped(value) for name, value in {"plan": plan, **fixed}.items()}
+    # Prefect types `map` for asynchronous tasks only; ours are plain functions.
+    futures: Any = runner.map(cast(Any, task), {**given, "group": plan.groups})
+    rows = dict(zip(futures, (group.rows for group in plan.groups), strict=True))
+    for future in as_completed(list(futures)):
+        done += rows[future]
+        progress(what, done, total)
+    return cast(list[T], futures.result())
+
+
+@contextmanager
+def _one_server() -> Iterator[None]:
+    """Let workers know the server of this process: without an address each starts a temporary one of its own."""
+    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+        yield
+
+
+def _dask(settings: Settings) -> TaskRunner[Any]:
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise SettingsError(
+            f"runner dask: expected the package prefect-dask, got none ({error}); "
+            "install it: pip install 'mnist-pipeline[dask]'"
+        ) from error
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    if settings.cluster is not None:
+        return DaskTaskRunner(address=settings.cluster, client_kwargs={"timeout": CONNECT_SECONDS})
+    # One thread a worker: each is to have an interpreter of its own. No dashboard: it would take a port.
+    cluster = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+def _connect(runner: Any, address: str | None) -> None:
+    try:
+        runner.client  # noqa: B018  connects, or starts the cluster
+    except (OSError, TimeoutError) as error:
+        raise EngineError(
+            f"cluster {address or 'of this machine'}: expected a Dask scheduler that answers within "
+            f"{CONNECT_SECONDS} s, got {error}; start it (`dask scheduler`), or correct --cluster"
+        ) from error

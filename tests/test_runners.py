@@ -1,0 +1,202 @@
+"""The same run on threads, in processes and on a Dask cluster of two worker processes: same bytes, none lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from distributed import Client
+
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.orchestration.runners import started_runner
+from mnist_pipeline.storage.runs import Run, list_runs
+from tests.builders import make_split, small_settings
+from tests.engine import END_SECONDS, START_SECONDS, clean_environment, descendants, running_server, wait_until
+
+pytestmark = pytest.mark.engine
+
+ROWS = 6000
+RUN_DATE = "2026-01-31"
+# One image at a time, so that a run takes long enough for a worker to be killed in it.
+SLOW = ["--batch-rows", "1"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    data = tmp_path_factory.mktemp("data")
+    make_split(data, ROWS)
+    variables = clean_environment(tmp_path_factory.mktemp("prefect")) | {
+        "MNIST_PIPELINE_DATASET": "toy",
+        "MNIST_PIPELINE_DATA_DIR": str(data),
+        "MNIST_PIPELINE_SHARD_ROWS": "100",
+        "MNIST_PIPELINE_MAX_TASKS": "12",
+        "MNIST_PIPELINE_REPORT": "false",
+    }
+    with running_server(variables) as address:
+        yield variables | {"PREFECT_API_URL": address}
+
+
+@pytest.fixture(scope="module")
+def expected(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the run without any engine."""
+    folder = tmp_path_factory.mktemp("direct")
+    done = command(folder, environment, "--direct", *SLOW)
+    assert done.returncode == 0, done.stderr
+    return tables_of(folder)
+
+
+def start(folder: Path, environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "mnist_pipeline", "run", "--run-date", RUN_DATE, *words]
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def command(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, environment, *words)
+    output, errors = process.communicate(timeout=START_SECONDS)
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def runs_of(folder: Path) -> list[Run]:
+    return list_runs(folder / "outputs")
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """Files of predictions that are finished and not yet published."""
+    return sorted((folder / "outputs" / ".staging").glob("*/run/predictions/*.parquet"))
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    outputs = folder / "outputs"
+    return {str(path.relative_to(outputs)): path.read_bytes() for path in (outputs / "runs").rglob("*.parquet")}
+
+
+class DaskCluster:
+    """A scheduler and worker processes over TCP on loopback, as `dask scheduler` and `dask worker` start them."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], running: ExitStack) -> None:
+        self.folder, self.environment, self.running = folder, environment, running
+        self._about = folder / "scheduler.json"
+        self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        wait_until(lambda: self._about.exists() and bool(self._about.read_text()), what="scheduler")
+        self.address = str(json.loads(self._about.read_text())["address"])
+
+    def start(self, kind: str, *words: str) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self._about), *words]
+        log = self.running.enter_context((self.folder / "dask.log").open("ab"))
+        process = subprocess.Popen(line, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        self.running.callback(end, process)
+        return process
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        return self.start("worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=END_SECONDS)
+    process.kill()
+    process.wait()
+
+
+@contextmanager
+def dask_cluster(folder: Path, environment: dict[str, str]) -> Iterator[tuple[DaskCluster, Client]]:
+    """A scheduler, and a client that looks at it."""
+    with ExitStack() as running:
+        cluster = DaskCluster(folder, environment, running)
+        client = Client(cluster.address, set_as_default=False, timeout=END_SECONDS)  # type: ignore[no-untyped-call]
+        yield cluster, running.enter_context(client)
+
+
+def test_processes_publish_the_same_files_even_more_of_them_than_cores(
+    environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    done = command(tmp_path, environment, "--runner", "processes", "--workers", "5", *SLOW)
+    assert done.returncode == 0, done.stderr
+    assert tables_of(tmp_path) == expected
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_cluster_publishes_the_same_files_and_outlives_a_worker_killed_in_the_middle(
+    environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    def used() -> list[bool]:
+        """For each worker, whether a task of ours ran there."""
+        return list(client.run(lambda: "mnist_pipeline.stages" in sys.modules).values())
+
+    with dask_cluster(tmp_path, environment) as (cluster, client):
+        victim, _ = cluster.worker(), cluster.worker()
+        client.wait_for_workers(2, timeout=START_SECONDS)
+        on_cluster = ["--runner", "dask", "--cluster", cluster.address, *SLOW]
+        whole = tmp_path / "whole"
+        whole.mkdir()
+        done = command(whole, environment, *on_cluster)
+        assert done.returncode == 0, done.stderr
+        assert tables_of(whole) == expected
+        assert used() == [True, True]
+
+        disturbed = tmp_path / "disturbed"
+        disturbed.mkdir()
+        process = start(disturbed, environment, *on_cluster)
+        wait_until(lambda: bool(parts_of(disturbed)), what="first part")
+        victim.send_signal(signal.SIGKILL)
+        assert 0 < len(parts_of(disturbed)) < len(expected)  # in the middle
+        _, errors = process.communicate(timeout=START_SECONDS)
+        assert process.returncode == 0, errors
+        assert len(client.scheduler_info()["workers"]) == 1
+    assert tables_of(disturbed) == expected
+    (run,) = runs_of(disturbed)
+    assert run.problems() == []
+    assert pd.read_parquet(run.folder / "predictions")["image_id"].tolist() == list(range(ROWS))
+
+
+def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_takes_over(
+    environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    words = ["--runner", "processes", "--workers", "2", *SLOW]
+    process = start(tmp_path, environment, *words)
+    wait_until(lambda: bool(parts_of(tmp_path)), what="first part")
+    workers = [pid for pid in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    assert 0 < len(parts_of(tmp_path)) < len(expected)  # in the middle
+    output, errors = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 4, errors
+    assert "error: runner processes: expected every worker process to live" in errors
+    assert "Traceback" not in output + errors
+    assert runs_of(tmp_path) == []
+    finished = {path.name: path.stat().st_ino for path in parts_of(tmp_path)}
+    assert finished
+    again = command(tmp_path, environment, *words)
+    assert again.returncode == 0, again.stderr
+    assert tables_of(tmp_path) == expected
+    published = {path.name: path.stat().st_ino for path in (runs_of(tmp_path)[0].folder / "predictions").iterdir()}
+    assert finished.items() & published.items()
+
+
+def test_a_cluster_that_does_not_answer_is_named_and_nothing_is_published(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = command(tmp_path, environment, "--runner", "dask", "--cluster", "tcp://127.0.0.1:1")
+    assert done.returncode == 4, done.stderr
+    assert "error: cluster tcp://127.0.0.1:1: expected a Dask scheduler that answers within 10 s" in done.stderr
+    assert runs_of(tmp_path) == []
+    assert parts_of(tmp_path) == []
+
+
+def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    changes: dict[str, Any] = {"runner": "dask"}
+    with (
+        pytest.raises(SettingsError, match=r"pip install 'mnist-pipeline\[dask\]'"),
+        started_runner(small_settings(tmp_path, **changes)),
+    ):
+        pass
