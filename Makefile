@@ -27,7 +27,10 @@ unit: .venv/dev.stamp
 slow: .venv/dev.stamp  ## slow sweeps: crashes and restarts
 	$(BIN)/pytest -n $(TESTERS) -m slow
 
-bench: .venv/dev.stamp  ## images per second by batch size, as in docs/book.md
+bench: .venv/dev.stamp .venv-bench/bench.stamp  ## ours beside its peers, stage by stage, and by batch size
+	$(BIN)/python -m benchmarks.compare --peers .venv-bench/bin/python
+	$(BIN)/python -m benchmarks.plot
+	$(BIN)/python -m benchmarks.stages --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.batch_rows
 
 train: .venv/run.stamp  ## train the weights that ship with the package again
@@ -37,7 +40,7 @@ docs: .venv/dev.stamp  ## write the data dictionary anew
 	$(BIN)/python -m docs.dictionary
 
 clean:           ## remove the environment and all caches, not the outputs
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -49,3 +52,9 @@ clean:           ## remove the environment and all caches, not the outputs
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ .venv/run.stamp
+
+# The peers live in an environment of their own, so that neither side bends the other's versions.
+.venv-bench/bench.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@

@@ -122,9 +122,9 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
     plan = make_plan(settings, raw)
     with claim_stage(plan.outputs, plan.run_id) as stage:
         with timings.stage("shard"):
-            _over_groups(plan, "shards", functools.partial(build_shards, plan), progress)
+            over_groups(plan, "shards", functools.partial(build_shards, plan), progress)
         with timings.stage("predict"):
-            pieces = _over_groups(plan, "predictions", functools.partial(predict_shards, plan, stage), progress)
+            pieces = over_groups(plan, "predictions", functools.partial(predict_shards, plan, stage), progress)
         return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
 
 
@@ -313,7 +313,7 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
     return images, probabilities
 
 
-def _over_groups(plan: Plan, what: str, function: Callable[[ShardGroup], T], progress: Progress) -> list[T]:
+def over_groups(plan: Plan, what: str, function: Callable[[ShardGroup], T], progress: Progress) -> list[T]:
     """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
     total, done = plan.raw.rows, 0
     with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:

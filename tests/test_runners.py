@@ -113,7 +113,7 @@ def dask_cluster(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Da
     """A scheduler, and a client that looks at it."""
     with ExitStack() as running:
         cluster = DaskCluster(folder, environment, running)
-        client = Client(cluster.address, set_as_default=False, timeout=END_SECONDS)  # type: ignore[no-untyped-call]
+        client = Client(cluster.address, set_as_default=False, timeout=END_SECONDS)
         yield cluster, running.enter_context(client)
 
 

@@ -1,0 +1,268 @@
+"""Where the time of a run goes, stage by stage: microseconds an image, and as shares of the forward pass alone.
+
+python -m benchmarks.stages --peers .venv-bench/bin/python
+"""
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.compare import RESULTS, ROOT
+from benchmarks.data import bench_folder, idx_folder, weights_file
+from benchmarks.measure import machine, run
+from mnist_pipeline import machine as computing
+from mnist_pipeline import stages
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.network import Network, Workspace, choose, forward
+from mnist_pipeline.core.progress import silent
+from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.settings import load_settings
+from mnist_pipeline.stages import Plan
+from mnist_pipeline.storage import parts, shards
+from mnist_pipeline.storage.staging import Stage, claim_stage
+from mnist_pipeline.storage.weights import load_weights
+from tests.engine import clean_environment, running_server
+
+PROFILED_ROWS = 300_000
+SIZES = (60_000, 600_000, 6_000_000)
+ROUNDS = 5
+EMPTY_FLOW = "from prefect import flow\nempty = flow(lambda: None, name='empty')\nempty()\n"
+
+
+def main() -> None:
+    """Measure everything and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, required=True, help="Python interpreter that has torch and ONNX Runtime")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="rows of the runs whose memory is watched")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="leave the results in the repository")
+    arguments = parser.parse_args()
+    computing.one_blas_thread()
+    report = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": computing.versions(),
+        "forward_microseconds": forward_alone(arguments.peers),
+        "stages": stages_alone(),
+        "sizes": {str(rows): whole_run(rows) for rows in arguments.sizes},
+        "fixed_seconds": fixed_costs(),
+    }
+    print(table(report))
+    if arguments.write:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "stages.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def forward_alone(peers: Path) -> dict[str, dict[str, float]]:
+    """Microseconds an image of the forward pass in memory, by library and number of workers."""
+    words = [str(peers), "-m", "benchmarks.forward", str(weights_file())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return found
+
+
+def stages_alone() -> dict[str, Any]:
+    """Microseconds an image: of sharding and prediction with one worker and two, and of the parts of prediction."""
+    with TemporaryDirectory(dir=bench_folder()) as folder:
+        plan = _plan(PROFILED_ROWS, Path(folder), workers=1)
+        _build(plan)  # warms the files up
+        shutil.rmtree(plan.shard_set.folder.parent)
+        found: dict[str, Any] = {"shard": _microseconds(lambda: _build(plan))}
+        found["verify"] = _microseconds(lambda: _build(plan))
+        found["predict"] = min(_microseconds(lambda: _predict(plan)) for _ in range(3))
+        both = _plan(PROFILED_ROWS, Path(folder), workers=2)
+        found["predict by two workers"] = min(_microseconds(lambda: _predict(both)) for _ in range(3))
+        found["parts"] = _parts(plan, Path(folder))
+    return found
+
+
+def whole_run(rows: int) -> dict[str, float]:
+    """A whole `run --direct` with two workers over shards that are there: seconds, and memory of its process."""
+    outputs = bench_folder() / f"out-{rows}" / "ours"
+    words = f"run --direct --no-report --workers 2 --dataset bench --run-date {datetime.now(UTC).date()}".split()
+    places = ["--data-dir", str(idx_folder(rows)), "--outputs", str(outputs)]
+    measured = []
+    for _ in range(2):  # the first builds the shards
+        for published in ("runs", "verdicts"):
+            shutil.rmtree(outputs / published, ignore_errors=True)
+        measured.append(run([sys.executable, "-m", "mnist_pipeline", *words, *places], ROOT, _environment()))
+    manifest = json.loads(next(outputs.glob("runs/*/manifest.json")).read_text())
+    return {
+        "seconds": measured[1].seconds,
+        "predict_seconds": manifest["timings_seconds"]["predict"],
+        "mib": measured[1].largest_mib,
+        "mib_with_sharding": measured[0].largest_mib,
+    }
+
+
+def fixed_costs() -> dict[str, float]:
+    """Seconds that do not depend on the number of images, medians of `ROUNDS` whole processes each."""
+    python = [sys.executable, "-c"]
+    with TemporaryDirectory(dir=bench_folder()) as folder:
+        here, count = Path(folder), iter(range(1000))
+
+        def night(*words: str) -> list[str]:
+            day = date.fromordinal(date(2020, 1, 1).toordinal() + next(count))
+            outputs = ["--outputs", str(here / "outputs")]
+            return [
+                sys.executable,
+                "-m",
+                "mnist_pipeline",
+                "run",
+                "--no-report",
+                "--run-date",
+                str(day),
+                *outputs,
+                *words,
+            ]
+
+        environment = clean_environment(here)
+        with running_server(environment) as address:
+            environment = environment | {"PREFECT_API_URL": address}
+            kinds: dict[str, Callable[[], list[str]]] = {
+                "import numpy": lambda: [*python, "import numpy"],
+                "import numpy, mnist_pipeline": lambda: [*python, "import numpy, mnist_pipeline"],
+                "run --direct, 10k images": lambda: night("--direct"),
+                "run with Prefect, 10k images": lambda: night(),
+                "an empty Prefect flow": lambda: [*python, EMPTY_FLOW],
+            }
+            seconds: dict[str, list[float]] = {name: [] for name in kinds}
+            for _ in range(ROUNDS + 1):
+                for name, words in kinds.items():
+                    begun = time.perf_counter()
+                    subprocess.run(words(), cwd=here, env=environment, capture_output=True, check=True)
+                    seconds[name].append(time.perf_counter() - begun)
+    return {name: round(statistics.median(runs[1:]), 3) for name, runs in seconds.items()}  # the first one warms up
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    alone = report["forward_microseconds"]
+    lines = ["forward pass in memory | 1 worker, us/image | 2 workers, us/image", "---|---:|---:"]
+    lines += [f"{name} | {each['1']:.2f} | {each['2']:.2f}" for name, each in alone.items()]
+    measured, ours = report["stages"], alone["ours"]
+    lines += ["", "stage | us/image | times the forward pass", "---|---:|---:"]
+    for name in ("shard", "verify", "predict"):
+        lines.append(f"{name}, 1 worker | {measured[name]:.2f} | {measured[name] / ours['1']:.2f}")
+    both = measured["predict by two workers"]
+    lines.append(f"predict, 2 workers | {both:.2f} | {both / ours['2']:.2f}")
+    lines += ["", "part of predict, 1 worker | us/image | share", "---|---:|---:"]
+    known = measured["parts"]
+    for name, value in {**known, "other": measured["predict"] - sum(known.values())}.items():
+        lines.append(f"{name} | {value:.2f} | {value / measured['predict']:.0%}")
+    lines += [
+        "",
+        "whole run, 2 workers | seconds | us/image of the stage | MiB | MiB while it shards",
+        "---|---:|---:|---:|---:",
+    ]
+    for rows, each in report["sizes"].items():
+        per_image = each["predict_seconds"] / int(rows) * 1e6
+        memory = f"{each['mib']:.0f} | {each['mib_with_sharding']:.0f}"
+        lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {memory}")
+    lines += ["", "fixed cost | seconds", "---|---:"]
+    lines += [f"{name} | {seconds:.2f}" for name, seconds in report["fixed_seconds"].items()]
+    return "\n".join(lines)
+
+
+def _parts(plan: Plan, folder: Path) -> dict[str, float]:
+    """Microseconds an image of each part of the prediction, measured in its place where that is possible."""
+    network, workspace = load_weights(plan.weights), Workspace(plan.identity.batch_rows, computing.tile_rows())
+    spent: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
+
+    pieces = Stage(folder / "parts").parts
+    for group in plan.groups:
+        for shard in group.shards:
+            rows, done = shard.range.rows, 0
+            probabilities = np.empty((DIGITS, rows), np.float32)
+            with timed("decode"):
+                file = shards.open_shard(plan.shard_set, shard)
+                images = shards.read_shard_labels(file)
+                batches = shards.read_batches(file, workspace.batch_rows)
+                batch = next(batches, None)
+            while batch is not None:
+                out = probabilities[:, done : done + len(batch)]
+                done += len(batch)
+                with timed("forward"):
+                    forward(network, batch, workspace, out=out)
+                with timed("matmul"):
+                    _products(network, batch, workspace, out)
+                with timed("decode"):
+                    batch = next(batches, None)
+            with timed("choose and count"):
+                predictions, confidence = choose(probabilities)
+                Tally.count(images.labels, predictions, confidence)
+                Calibration.count(images.labels, predictions, confidence, probabilities)
+            with timed("encode and write"):
+                versions = computing.versions()
+                parts.write_part(pieces, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions)
+    spent["activation"] = spent.pop("forward") - spent["matmul"]
+    spent["encode and write"] -= spent["choose and count"]  # which it does too
+    order = ("decode", "matmul", "activation", "choose and count", "encode and write")
+    return {name: spent[name] / plan.identity.images * 1e6 for name in order}
+
+
+def _products(network: Network, batch: NDArray[np.float32], workspace: Workspace, out: NDArray[np.float32]) -> None:
+    """The three matrix products of the forward pass, and nothing else."""
+    hidden_1, hidden_2 = workspace.hidden_1[: len(batch)], workspace.hidden_2[: len(batch)]
+    tile = workspace.tile_rows or len(batch)
+    tiled = len(batch) - len(batch) % tile
+    np.matmul(
+        batch[:tiled].reshape(-1, tile, batch.shape[1]), network["W1"], out=hidden_1[:tiled].reshape(-1, tile, 50)
+    )
+    np.matmul(batch[tiled:], network["W1"], out=hidden_1[tiled:])
+    np.matmul(hidden_1, network["W2"], out=hidden_2)
+    np.matmul(network["W3"].T, hidden_2.T, out=out)
+
+
+def _plan(rows: int, outputs: Path, workers: int) -> Plan:
+    settings = load_settings(
+        dataset="bench", split="test", data_dir=idx_folder(rows), outputs=outputs / "outputs", workers=workers
+    )
+    return stages.make_plan(settings, stages.fetch(settings))
+
+
+def _build(plan: Plan) -> int:
+    stages.over_groups(plan, "shards", functools.partial(stages.build_shards, plan), silent)
+    return plan.identity.images
+
+
+def _predict(plan: Plan) -> int:
+    with claim_stage(plan.outputs, plan.run_id) as stage:
+        stages.over_groups(plan, "predictions", functools.partial(stages.predict_shards, plan, stage), silent)
+    return plan.identity.images
+
+
+def _microseconds(work: Callable[[], int]) -> float:
+    begun = time.perf_counter()
+    images = work()
+    return (time.perf_counter() - begun) / images * 1e6
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("MNIST_PIPELINE_")}
+
+
+if __name__ == "__main__":
+    main()
