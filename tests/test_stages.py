@@ -447,7 +447,6 @@ def test_a_full_disk_at_any_step_is_an_outputs_error_that_the_next_run_mends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = published(toy(tmp_path, workers=1))
-    sync = os.fsync
     for step in range(1, 100):
         outputs = tmp_path / f"outputs-{step}"
         stages.evaluate(toy(tmp_path, workers=1, outputs=outputs, run_date="2026-01-30"))
@@ -455,15 +454,19 @@ def test_a_full_disk_at_any_step_is_an_outputs_error_that_the_next_run_mends(
         settings = toy(tmp_path, workers=1, outputs=outputs)
         calls = 0
 
-        def fsync(handle: int, step: int = step) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            sync(handle)
+        def failing(call: Callable[..., None], step: int = step) -> Callable[..., None]:
+            def counted(*arguments: Any) -> None:
+                nonlocal calls
+                calls += 1
+                if calls == step:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                call(*arguments)
+
+            return counted
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fsync)
+            patch.setattr(os, "fsync", failing(os.fsync))
+            patch.setattr(os, "replace", failing(os.replace))
             try:
                 stages.evaluate(settings)
                 break
@@ -478,7 +481,7 @@ def test_a_full_disk_at_any_step_is_an_outputs_error_that_the_next_run_mends(
 
 
 # Runs the pipeline over and over in children of its own, each killed at a later moment than the one before: at its
-# n-th sync to disk, which is in the middle of every write there is. Then runs once more to the end.
+# n-th sync to disk or rename of a file, which is in every write there is. Then runs once more to the end.
 KILLED_AT_EVERY_STEP = """
 import os, signal, sys
 from pathlib import Path
@@ -486,7 +489,7 @@ from mnist_pipeline import stages
 from mnist_pipeline.storage.runs import list_runs
 from tests.test_stages import toy
 
-root, sync = Path(sys.argv[1]), os.fsync
+root = Path(sys.argv[1])
 
 
 def run_child(outputs, kill_at):
@@ -494,14 +497,17 @@ def run_child(outputs, kill_at):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     calls = 0
 
-    def fsync(handle):
-        nonlocal calls
-        calls += 1
-        if calls == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(handle)
+    def deadly(call):
+        def counted(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            call(*arguments)
 
-    os.fsync = fsync
+        return counted
+
+    os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
     try:
         stages.evaluate(toy(root, workers=1, outputs=outputs))
         os._exit(0)
@@ -617,3 +623,27 @@ def test_promoted_weights_that_are_gone_are_named_and_nothing_is_published(tmp_p
         stages.evaluate(settings)
     assert list_runs(settings.outputs) == []
     assert stages.evaluate(toy(tmp_path)).new  # those given are another matter
+
+
+def test_every_byte_and_name_of_a_run_is_on_the_disk_when_it_becomes_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync, rename = set(), os.fsync, os.rename
+    at_the_rename: list[set[int]] = []
+
+    def note(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        sync(handle)
+
+    def note_rename(source: Path, target: Path) -> None:
+        if target.parent.name == "runs":
+            at_the_rename.append(set(synced))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", note_rename)
+    run = published(toy(tmp_path))
+    files = {path.stat().st_ino for path in run.folder.rglob("*")} | {run.folder.stat().st_ino}
+    assert len(files) > 8  # parts, three small tables, the manifest, two folders
+    assert files <= at_the_rename[0]
+    assert run.folder.parent.stat().st_ino in synced

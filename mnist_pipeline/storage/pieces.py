@@ -54,13 +54,16 @@ class Pieces:
         return piece
 
     def finish(self, name: str, rows: int, data: bytes, notes: Mapping[str, Any]) -> Piece:
-        """Put a whole file in place, then the record that vouches for it; a kill in between leaves no record."""
+        """Put a whole file in place, then the record that vouches for it; a kill in between leaves no record.
+
+        Neither is made to outlive a power cut: what that garbles does not verify and is made again. Who publishes the
+        file syncs it.
+        """
         piece = Piece(record(f"{self.folder.name}/{name}", rows, data), notes)
         content = _content(piece)
         document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
         with outputs_errors(f"cannot write {self.folder / name}"):
-            replace_file(self.folder / name, data, scratch=self.records)
-            # A record that a power cut took or garbled makes the file be made again, and nothing else.
+            replace_file(self.folder / name, data, scratch=self.records, sync=False)
             replace_file(self.records / f"{name}.json", document.encode(), sync=False)
         return piece
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, replace_file
+from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, replace_file, sync_file
 from mnist_pipeline.storage.manifest import Manifest, RunName
 from mnist_pipeline.storage.staging import Stage
 
@@ -226,9 +226,10 @@ def _table_of(file: FileRecord) -> str:
 
 
 def _check_staged(stage: Stage, manifest: Manifest) -> None:
-    """Whole-job truth comes from the plan: every planned file is there as recorded, and nothing else is."""
+    """Whole-job truth comes from the plan: every planned file is on the disk as recorded, and nothing else is."""
     for file in manifest.files:
         read_checked(stage.run, file)
+        sync_file(stage.run / file.path)
     planned = {file.path for file in manifest.files}
     for path in stage.run.rglob("*"):
         if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
