@@ -27,7 +27,6 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.nightly import run_night
 from mnist_pipeline.settings import load_settings, project_folder
-from mnist_pipeline.storage import shards
 from mnist_pipeline.storage.raw import read_images, read_labels
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
@@ -211,12 +210,12 @@ def with_nan_in_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def with_nan_in_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    def spoilt(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found = normalise(images)
-        found[0, 14, 14] = np.nan
+    def spoilt(images: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = normalise(images, out)
+        found[0, 14] = np.nan
         return found
 
-    monkeypatch.setattr(shards, "normalise", spoilt)
+    monkeypatch.setattr("mnist_pipeline.storage.raw.normalise", spoilt)
     return []
 
 

@@ -31,6 +31,11 @@ def normalise(images: NDArray[np.uint8], out: NDArray[np.float32] | None = None)
     return scaled
 
 
+def as_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pictures to look at: `[N, 784]` float32 in 0..1 -> `[N, 28, 28]` uint8, the inverse of normalise and flatten."""
+    return np.rint(pixels * 255).astype(np.uint8).reshape(-1, SIDE, SIDE)
+
+
 def flatten(images: NDArray[T]) -> NDArray[T]:
     """Lay each image out row by row: `[N, 28, 28]` (or `[N, 1, 28, 28]`) -> `[N, 784]`, a view."""
     return images.reshape(-1, PIXELS)

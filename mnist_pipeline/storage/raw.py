@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
-from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE
+from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
+from mnist_pipeline.storage.splits import ImageRows
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,34 @@ class RawSplit:
     images: RawFile
     labels: RawFile | None
     rows: int
+
+    @property
+    def images_sha256(self) -> str:
+        return self.images.sha256
+
+    @property
+    def labels_sha256(self) -> str | None:
+        return self.labels.sha256 if self.labels else None
+
+    @property
+    def transform_version(self) -> str:
+        return TRANSFORM_VERSION
+
+    def decoded_from(self, row: int) -> int:
+        """The row itself: each image lies where its number says."""
+        return row
+
+    def read(self, ranges: Sequence[RowRange]) -> Iterator[ImageRows]:
+        """The images of each range, normalised, see `OpenSplit`.
+
+        Raises:
+            DataError: a file is gone or was changed since it was verified.
+        """
+        buffer = np.empty((max((rows.rows for rows in ranges), default=0), PIXELS), np.float32)
+        for rows in ranges:
+            pixels = normalise(flatten(read_images(self, rows)), out=buffer[: rows.rows])
+            labels = read_labels(self, rows)
+            yield ImageRows(pixels, None if labels is None else labels.astype(np.int8))
 
 
 def open_split(dataset: str, split: str, images: RawFile, labels: RawFile | None) -> RawSplit:

@@ -1,8 +1,9 @@
 """Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
-from mnist_pipeline.core.plan import RowRange, Shard, plan_shards
+from mnist_pipeline.core.images import PIXELS, as_bytes
+from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.columns import numpy_of
 from mnist_pipeline.storage.manifest import Identity
 from mnist_pipeline.storage.pieces import Piece, Pieces
-from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
+from mnist_pipeline.storage.splits import ImageRows, OpenSplit
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ShardLabels:
     """Which images a shard holds.
 
     Attributes:
-        image_ids: `[n]` int64, positions in the IDX file.
+        image_ids: `[n]` int64, positions in the split.
         labels: `[n]` int8 in 0..9, or None if the data set has none.
     """
 
@@ -42,42 +43,54 @@ class ShardFile:
     parquet: pq.ParquetFile
 
 
-def shard_set(outputs: Path, raw: RawSplit, shard_rows: int) -> Pieces:
+def shard_set(outputs: Path, raw: OpenSplit, shard_rows: int) -> Pieces:
     """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
-    labels_sha256 = raw.labels.sha256 if raw.labels else None
-    return _shard_set(outputs, raw.dataset, raw.split, raw.images.sha256, labels_sha256, shard_rows)
+    return _shard_set(outputs, raw, shard_rows)
 
 
 def shard_set_of(outputs: Path, run: Identity) -> Pieces:
     """Where the shards lie from which a run was made; they may be gone."""
-    return _shard_set(outputs, run.dataset, run.split, run.images_sha256, run.labels_sha256, run.shard_rows)
+    return _shard_set(outputs, run, run.shard_rows)
 
 
-def _shard_set(
-    outputs: Path, dataset: str, split: str, images_sha256: str, labels_sha256: str | None, shard_rows: int
-) -> Pieces:
+def _shard_set(outputs: Path, of: OpenSplit | Identity, shard_rows: int) -> Pieces:
     key = canonical_sha256(
         {
-            "images_sha256": images_sha256,
-            "labels_sha256": labels_sha256,
-            "transform_version": TRANSFORM_VERSION,
+            "images_sha256": of.images_sha256,
+            "labels_sha256": of.labels_sha256,
+            "transform_version": of.transform_version,
             "schema_version": tables.SCHEMA_VERSION,
             "shard_rows": shard_rows,
         }
     )
-    root = outputs / "shards" / f"{dataset}-{split}-{key[:12]}"
+    root = outputs / "shards" / f"{of.dataset}-{of.split}-{key[:12]}"
     return Pieces(folder=root / "images", records=root / "records")
 
 
-def write_shard(raw: RawSplit, shard: Shard, pieces: Pieces) -> Piece:
-    """Normalise and flatten one shard's images and put them in place as one Parquet file.
+def write_shard(raw: OpenSplit, shard: Shard, pieces: Pieces) -> Piece:
+    """Put one shard's images in place as one Parquet file; see `write_shards`."""
+    (piece,) = write_shards(raw, [shard], pieces)
+    return piece
+
+
+def write_shards(raw: OpenSplit, shards: Sequence[Shard], pieces: Pieces) -> Iterator[Piece]:
+    """Put the images of each shard in place as one Parquet file, reading the split once for all of them.
+
+    Args:
+        raw: the split.
+        shards: some of its shards, in order.
+        pieces: where they go.
 
     Raises:
-        DataError: a raw file is gone or was changed since it was verified.
+        DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
         OutputsError: the file cannot be written.
     """
-    data = tables.encode_groups(tables.IMAGES, _row_groups(raw, shard.range))
-    return pieces.finish(shard.file_name, shard.range.rows, data, notes={})
+    ranges = {shard: _row_groups(shard.range) for shard in shards}
+    blocks = raw.read([rows for groups in ranges.values() for rows in groups])
+    for shard, groups in ranges.items():
+        images = zip(groups, islice(blocks, len(groups)), strict=True)
+        data = tables.encode_groups(tables.IMAGES, (_table(*each) for each in images))
+        yield pieces.finish(shard.file_name, shard.range.rows, data, notes={})
 
 
 def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
@@ -139,28 +152,27 @@ def read_pictures(pieces: Pieces, run: Identity, image_ids: Collection[int]) -> 
         start = shard.range.start
         for block in _blocks(open_shard(pieces, shard)):
             inside = [place for place in wanted if start <= place < start + len(block)]
-            found |= {
-                place: np.rint(block[place - start] * 255).astype(np.uint8).reshape(SIDE, SIDE) for place in inside
-            }
+            found |= {place: as_bytes(block[place - start])[0] for place in inside}
             start += len(block)
     return found
 
 
-def _row_groups(raw: RawSplit, rows: RowRange) -> Iterator[pa.Table]:
-    """Rows of the table of images, a row group at a time; each is overwritten by the next."""
-    buffer = np.empty((min(rows.rows, tables.SHARD_ROW_GROUP), PIXELS), np.float32)
-    for start in range(rows.start, rows.stop, len(buffer)):
-        group = RowRange(start, min(start + len(buffer), rows.stop))
-        pixels = normalise(flatten(read_images(raw, group)), out=buffer[: group.rows]).astype("<f4", copy=False)
-        labels = read_labels(raw, group)
-        columns = {
-            "image_id": np.arange(group.start, group.stop, dtype=np.int64),
-            "label": pa.nulls(group.rows, pa.int8()) if labels is None else labels.astype(np.int8),
-            "pixels": pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(tables.PIXEL_BYTES), group.rows, [None, pa.py_buffer(pixels)]
-            ),
-        }
-        yield tables.build(tables.IMAGES, columns)
+def _row_groups(rows: RowRange) -> list[RowRange]:
+    return [
+        RowRange(rows.start + group.start, rows.start + group.stop) for group in cut(rows.rows, tables.SHARD_ROW_GROUP)
+    ]
+
+
+def _table(rows: RowRange, images: ImageRows) -> pa.Table:
+    pixels = images.pixels.astype("<f4", copy=False)
+    columns = {
+        "image_id": np.arange(rows.start, rows.stop, dtype=np.int64),
+        "label": pa.nulls(rows.rows, pa.int8()) if images.labels is None else images.labels,
+        "pixels": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(tables.PIXEL_BYTES), rows.rows, [None, pa.py_buffer(pixels)]
+        ),
+    }
+    return tables.build(tables.IMAGES, columns)
 
 
 def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:

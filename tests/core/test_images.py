@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise, one_hot
+from mnist_pipeline.core.images import (
+    DIGITS,
+    PIXELS,
+    SIDE,
+    TRANSFORM_VERSION,
+    as_bytes,
+    flatten,
+    normalise,
+    one_hot,
+)
 from mnist_pipeline.errors import LabelError
 
 EVERY_PIXEL_VALUE = np.arange(256, dtype=np.uint8)
@@ -74,3 +83,8 @@ def test_one_hot_rows_have_a_single_one_at_the_label(digits: list[int]) -> None:
 def test_a_label_that_is_no_digit_is_refused() -> None:
     with pytest.raises(LabelError, match="labels: expected digits 0-9, got 10"):
         one_hot(np.array([3, 10], np.uint8))
+
+
+@given(hnp.arrays(np.uint8, (3, SIDE, SIDE)))
+def test_what_was_normalised_and_flattened_can_be_looked_at_as_it_was(images: NDArray[np.uint8]) -> None:
+    np.testing.assert_array_equal(as_bytes(flatten(normalise(images))), images, strict=True)

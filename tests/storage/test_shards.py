@@ -169,7 +169,7 @@ def test_a_sets_name_changes_with_all_that_its_bytes_depend_on(
         (replace(raw, split="train"), SHARD_ROWS),
     ]
     names = [shard_set(tmp_path, split, rows).folder for split, rows in variants]
-    monkeypatch.setattr(shards, "TRANSFORM_VERSION", "another/1")
+    monkeypatch.setattr("mnist_pipeline.storage.raw.TRANSFORM_VERSION", "another/1")
     names.append(shard_set(tmp_path, raw, SHARD_ROWS).folder)
     monkeypatch.undo()
     monkeypatch.setattr(tables, "SCHEMA_VERSION", "another")
@@ -350,6 +350,7 @@ def run_of(raw: RawSplit, shard_rows: int = SHARD_ROWS) -> Identity:
         images=raw.rows,
         images_sha256=raw.images.sha256,
         labels_sha256=raw.labels and raw.labels.sha256,
+        transform_version=raw.transform_version,
         shard_rows=shard_rows,
     )
 
