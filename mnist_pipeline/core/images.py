@@ -1,11 +1,12 @@
 """What happens to an image before the network sees it: normalise, flatten; and one-hot labels."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.errors import LabelError
+from mnist_pipeline.errors import ImagesError, LabelError
 
 T = TypeVar("T", bound=np.generic)
 
@@ -15,6 +16,8 @@ DIGITS = 10
 
 # Part of every shard's and run's identity: change it whenever `normalise` or `flatten` changes a bit.
 TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
+# Of images that are given as floats in 0..1 and not normalised.
+AS_GIVEN_VERSION = "as-given-float32-row-major/1"
 
 
 def normalise(images: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -39,6 +42,26 @@ def as_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
 def flatten(images: NDArray[T]) -> NDArray[T]:
     """Lay each image out row by row: `[N, 28, 28]` (or `[N, 1, 28, 28]`) -> `[N, 784]`, a view."""
     return images.reshape(-1, PIXELS)
+
+
+def check_range(images: NDArray[Any], place: Callable[[int], str]) -> None:
+    """Refuse images whose pixels are out of the range of their type.
+
+    Args:
+        images: `[N, 784]`, floats that should be in 0..1 or integers that should be in 0..255.
+        place: what to call image n in an error.
+
+    Raises:
+        ImagesError: a pixel is NaN, infinite or out of range; the first image with one is named.
+    """
+    top = 1 if np.issubdtype(images.dtype, np.floating) else 255
+    if images.size == 0 or (images.min() >= 0 and images.max() <= top):  # neither is true of NaN
+        return
+    first = int(np.argmax(~((images >= 0) & (images <= top))))
+    row, pixel = divmod(first, PIXELS)
+    value = images[row, pixel]
+    advice = "divide by 255, or store uint8" if 1 < value <= 255 else "mend the image, or leave it out"
+    raise ImagesError(f"{place(row)}: expected pixels in 0..{top}, got {value} at pixel {pixel}; {advice}")
 
 
 def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float64]:

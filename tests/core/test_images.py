@@ -1,4 +1,5 @@
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from mnist_pipeline.core.images import (
     SIDE,
     TRANSFORM_VERSION,
     as_bytes,
+    check_range,
     flatten,
     normalise,
     one_hot,
 )
-from mnist_pipeline.errors import LabelError
+from mnist_pipeline.errors import ImagesError, LabelError
 
 EVERY_PIXEL_VALUE = np.arange(256, dtype=np.uint8)
 
@@ -88,3 +90,21 @@ def test_a_label_that_is_no_digit_is_refused() -> None:
 @given(hnp.arrays(np.uint8, (3, SIDE, SIDE)))
 def test_what_was_normalised_and_flattened_can_be_looked_at_as_it_was(images: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(as_bytes(flatten(normalise(images))), images, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16, np.uint64])
+def test_pixels_in_the_range_of_their_type_pass_its_ends_included(dtype: type) -> None:
+    images: NDArray[Any] = np.zeros((3, PIXELS), dtype)
+    images[1] = 1 if np.issubdtype(dtype, np.floating) else 255
+    check_range(images, str)
+    check_range(images[:0], str)
+
+
+@given(st.integers(0, 4), st.integers(0, PIXELS - 1), st.sampled_from([np.nan, np.inf, -1e-6, 1.0001, 255]))
+def test_the_first_pixel_out_of_range_is_named(row: int, pixel: int, value: float) -> None:
+    images = np.full((5, PIXELS), 0.5, np.float32)
+    images[row, pixel] = value
+    images[row + 1 :] = np.nan
+    message = f"^image {row}: expected pixels in 0..1, got {images[row, pixel]} at pixel {pixel}; "
+    with pytest.raises(ImagesError, match=message + ("divide by 255" if value in (1.0001, 255) else "mend the image")):
+        check_range(images, "image {}".format)
