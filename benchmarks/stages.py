@@ -244,13 +244,14 @@ def _plan(rows: int, outputs: Path, workers: int) -> Plan:
 
 
 def _build(plan: Plan) -> int:
-    stages.over_groups(plan, "shards", functools.partial(stages.build_shards, plan), silent)
+    stages.over_groups(plan, "shards", plan.build_groups, functools.partial(stages.build_shards, plan), silent)
     return plan.identity.images
 
 
 def _predict(plan: Plan) -> int:
     with claim_stage(plan.outputs, plan.run_id) as stage:
-        stages.over_groups(plan, "predictions", functools.partial(stages.predict_shards, plan, stage), silent)
+        predict = functools.partial(stages.predict_shards, plan, stage)
+        stages.over_groups(plan, "predictions", plan.groups, predict, silent)
     return plan.identity.images
 
 

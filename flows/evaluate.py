@@ -37,6 +37,7 @@ def evaluate(
     workers: Workers | None = None,
     runner: Runner | None = None,
     cluster: ClusterAddress | None = None,
+    images: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
     outputs: Path | None = None,
@@ -57,6 +58,8 @@ def evaluate(
         workers: threads or processes at work at once.
         runner: what the workers are: threads, processes, or those of a Dask cluster.
         cluster: address of the Dask scheduler; a cluster of this machine's own if left out.
+        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs a name
+            of its own.
         data_dir: folder with IDX files, asked before any other source.
         cache: folder of the verified raw files.
         outputs: folder of shards, runs and history.
@@ -74,6 +77,7 @@ def evaluate(
         workers=workers,
         runner=runner,
         cluster=cluster,
+        images=images,
         data_dir=data_dir,
         cache=cache,
         outputs=outputs,
@@ -81,14 +85,16 @@ def evaluate(
     )
     timings = Timings()
     with timings.stage("fetch"):
-        raw = tasks.fetch(settings)
+        raw = tasks.open_images(settings)
     plan = tasks.make_plan(settings, raw)
     with claim_stage(plan.outputs, plan.run_id) as stage:
         with started_runner(settings) as task_runner:
             with timings.stage("shard"):
-                over_groups(task_runner, plan, "shards", tasks.build_shards)
+                over_groups(task_runner, plan, "shards", plan.build_groups, tasks.build_shards)
             with timings.stage("predict"):
-                predicted = over_groups(task_runner, plan, "predictions", tasks.predict_shards, stage=stage)
+                predicted = over_groups(
+                    task_runner, plan, "predictions", plan.groups, tasks.predict_shards, stage=stage
+                )
         published = tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)
     judged = tasks.judge(settings, published)
     if settings.report:

@@ -7,14 +7,14 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import flatten, normalise
+from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import LabelError
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import current_weights, fetch
-from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
+from mnist_pipeline.stages import current_weights, open_images
+from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.weights import load_weights
 
 ROWS_AT_A_TIME = 1000
@@ -48,8 +48,8 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
         LabelError: `wrong` of images without labels.
         PipelineError: whatever fetching or the weights file refuses.
     """
-    raw = fetch(settings, progress)
-    if wrong and raw.labels is None:
+    raw = open_images(settings, progress)
+    if wrong and raw.labels_sha256 is None:
         raise LabelError(f"{raw.dataset}/{raw.split}: expected labels, got none; without them nothing can be wrong")
     pictures = _pictures(raw, load_weights(settings.weights or current_weights(settings.outputs)), start)
     if wrong:
@@ -57,17 +57,19 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
     return list(islice(pictures, count))
 
 
-def _pictures(raw: RawSplit, network: Network, start: int) -> Iterator[Picture]:
-    for first in range(start, raw.rows, ROWS_AT_A_TIME):
-        rows = RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows))
-        images, labels = read_images(raw, rows), read_labels(raw, rows)
-        probabilities = predict(network, flatten(normalise(images)))
-        for position, image in enumerate(images):
+def _pictures(raw: OpenSplit, network: Network, start: int) -> Iterator[Picture]:
+    ranges = [
+        RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows)) for first in range(start, raw.rows, ROWS_AT_A_TIME)
+    ]
+    for rows, images in zip(ranges, raw.read(ranges), strict=True):
+        probabilities = predict(network, images.pixels)
+        pictures = as_bytes(images.pixels)
+        for position, picture in enumerate(pictures):
             prediction = int(probabilities[position].argmax())
             yield Picture(
                 image_id=rows.start + position,
-                pixels=image,
-                label=None if labels is None else int(labels[position]),
+                pixels=picture,
+                label=None if images.labels is None else int(images.labels[position]),
                 prediction=prediction,
                 confidence=float(probabilities[position, prediction]),
             )

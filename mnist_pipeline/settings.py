@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
     weights: Folder | None = Field(default=None, description="weights file; the current ones if left out")
+    images: Folder | None = Field(
+        default=None, description="Parquet file, or folder of them, with the images, in place of IDX files"
+    )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
     outputs: Folder = Field(description="folder of shards, runs and history")
@@ -122,12 +125,39 @@ class Settings(BaseSettings):
         """The gates of `dataset`; for one without an entry only those that are always on."""
         return self.gates.get(self.dataset, Gates())
 
+    def require_source(self) -> None:
+        """Refuse, before anything is waited for, images that cannot be meant.
+
+        Raises:
+            SettingsError: no such data set or split; or `images` is set beside `data_dir`, or for a data set whose
+                files the config pins.
+        """
+        if self.images is None:
+            self.described_dataset()
+            return
+        if self.data_dir is not None:
+            raise SettingsError(
+                f"--images {self.images}: expected no --data-dir beside it, got {self.data_dir}; leave one of them out"
+            )
+        entry = self.datasets.get(self.dataset)
+        if entry and any(file.sha256 for split in entry.splits.values() for file in split.files):
+            raise SettingsError(
+                f"--images {self.images}: expected a data set of their own, got {self.dataset}, whose files the "
+                f"config pins; name it with --dataset NAME, so that they do not mix with the nights of {self.dataset}"
+            )
+
     def described_dataset(self) -> Dataset:
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
 
         Raises:
-            SettingsError: no entry and no folder, or the entry has no such split.
+            SettingsError: no entry and no folder, or the entry has no such split; or `images` is set, for which
+                there is none.
         """
+        if self.images is not None:
+            raise SettingsError(
+                f"images {self.images}: expected none here, where IDX files are read: "
+                "Parquet files are for evaluating only; unset it"
+            )
         entry = self.datasets.get(self.dataset)
         if entry is None and self.data_dir is None:
             raise SettingsError(

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from mnist_pipeline.core.calibration import Calibration
-from mnist_pipeline.core.images import DIGITS, TRANSFORM_VERSION
+from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.network import Network, Workspace, forward
-from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, plan_groups
+from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.errors import DamagedError, DataError, NumericalError, SettingsError
@@ -28,9 +28,11 @@ from mnist_pipeline.machine import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import parts, runs, shards, sources, summaries, tables, views
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
+from mnist_pipeline.storage.parquet_images import open_parquet
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.promotions import current_promotion
 from mnist_pipeline.storage.raw import RawSplit, open_split
+from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.staging import Stage, claim_stage
 from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
 
@@ -48,7 +50,7 @@ class Plan:
     """A run decided in full before its work begins: who it is, where its pieces lie, how they are shared out."""
 
     identity: Identity
-    raw: RawSplit
+    raw: OpenSplit
     outputs: Path
     shard_set: Pieces
     weights: Path
@@ -63,6 +65,18 @@ class Plan:
     def groups(self) -> tuple[ShardGroup, ...]:
         """The shards as tasks share them. Not stored: a plan travels with every task, and must stay small."""
         return plan_groups(self.identity.images, self.identity.shard_rows, self.max_tasks)
+
+    @property
+    def build_groups(self) -> tuple[ShardGroup, ...]:
+        """The shards as tasks share their building: what a group decodes before its first shard is less than a shard.
+
+        The same as `groups` where every image can be read by itself. What can only be decoded from its beginning, such
+        as one large row group, is built by one task.
+        """
+        shard_rows = self.identity.shard_rows
+        return begin_where(
+            self.groups, lambda shard: shard.range.start - self.raw.decoded_from(shard.range.start) < shard_rows
+        )
 
 
 @dataclass(frozen=True)
@@ -118,18 +132,35 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
     """
     timings = Timings()
     with timings.stage("fetch"):
-        raw = fetch(settings, progress)
+        raw = open_images(settings, progress)
     plan = make_plan(settings, raw)
     with claim_stage(plan.outputs, plan.run_id) as stage:
         with timings.stage("shard"):
-            over_groups(plan, "shards", functools.partial(build_shards, plan), progress)
+            over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
         with timings.stage("predict"):
-            pieces = over_groups(plan, "predictions", functools.partial(predict_shards, plan, stage), progress)
+            predict = functools.partial(predict_shards, plan, stage)
+            pieces = over_groups(plan, "predictions", plan.groups, predict, progress)
         return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
 
 
+def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
+    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files that `fetch` brings.
+
+    Raises:
+        SettingsError: no such data set, split, file or folder; or a described data set with other images.
+        DataError: a local file is not what it should be.
+        SourceError: no source answered.
+    """
+    settings.require_source()
+    if settings.images is None:
+        return fetch(settings, progress)
+    split = open_parquet(settings.dataset, settings.split, settings.images)
+    _log_opened(split)
+    return split
+
+
 def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
-    """Bring the raw files of the data set and split to disk, verified.
+    """Bring the IDX files of the data set and split to disk, verified.
 
     Raises:
         SettingsError: no such data set, split or folder.
@@ -147,11 +178,11 @@ def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
         )
     labels = ready[files.labels.name] if files.labels else None
     raw = open_split(settings.dataset, settings.split, images, labels)
-    logger.info("%s/%s: %s images%s", raw.dataset, raw.split, f"{raw.rows:,}", "" if raw.labels else ", no labels")
+    _log_opened(raw)
     return raw
 
 
-def make_plan(settings: Settings, raw: RawSplit) -> Plan:
+def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
     """Decide the run: read the weights, archive them, and fix its identity and its pieces.
 
     Raises:
@@ -171,10 +202,10 @@ def make_plan(settings: Settings, raw: RawSplit) -> Plan:
         dataset=raw.dataset,
         split=raw.split,
         images=raw.rows,
-        images_sha256=raw.images.sha256,
-        labels_sha256=raw.labels.sha256 if raw.labels else None,
+        images_sha256=raw.images_sha256,
+        labels_sha256=raw.labels_sha256,
         weights_sha256=archived.stem,
-        transform_version=TRANSFORM_VERSION,
+        transform_version=raw.transform_version,
         schema_version=tables.SCHEMA_VERSION,
         batch_rows=settings.batch_rows,
         shard_rows=settings.shard_rows,
@@ -212,13 +243,12 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
     """Make sure the shards of a group exist and verify; build those that do not.
 
     Raises:
-        DataError: a raw file is gone or was changed since it was verified.
+        DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
         OutputsError: a shard cannot be written.
     """
     missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
-    for shard in missing:
-        shards.write_shard(plan.raw, shard, plan.shard_set)
-        logger.debug("%s built", shard)
+    for piece in shards.write_shards(plan.raw, missing, plan.shard_set):
+        logger.debug("%s built", piece.file.path)
     return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
 
 
@@ -313,11 +343,18 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
     return images, probabilities
 
 
-def over_groups(plan: Plan, what: str, function: Callable[[ShardGroup], T], progress: Progress) -> list[T]:
+def _log_opened(raw: OpenSplit) -> None:
+    labels = "" if raw.labels_sha256 else ", no labels"
+    logger.info("%s/%s: %s images%s", raw.dataset, raw.split, f"{raw.rows:,}", labels)
+
+
+def over_groups(
+    plan: Plan, what: str, groups: Sequence[ShardGroup], function: Callable[[ShardGroup], T], progress: Progress
+) -> list[T]:
     """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
     total, done = plan.raw.rows, 0
     with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
-        futures = {pool.submit(function, group): group for group in plan.groups}
+        futures = {pool.submit(function, group): group for group in groups}
         try:
             for future in as_completed(futures):
                 future.result()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -21,9 +22,10 @@ from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, 
 from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import can_heal
 from mnist_pipeline.settings import project_folder
-from tests.builders import make_split, random_labels
+from tests.builders import make_split, random_images, random_labels
 from tests.engine import START_SECONDS, clean_environment, running_server, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
+from tests.parquet_files import as_numbers, column, write
 
 pytestmark = pytest.mark.engine
 
@@ -238,6 +240,28 @@ def test_a_fetch_that_no_source_answers_ends_after_three_tries_and_a_refusal_aft
     for state, count in ((ended, 3), (refused, 1)):
         wait_until(lambda state=state: tries(state) != [], what="the failed fetch", seconds=60)  # type: ignore[misc]
         assert tries(state) == [count]
+
+
+def test_the_flow_evaluates_images_in_parquet_like_the_same_as_idx_files(
+    environment: dict[str, str], server: str, tmp_path: Path
+) -> None:
+    images, labels = random_images(95), random_labels(95)
+    write(tmp_path / "mine.parquet", column(as_numbers(images, "float32")), labels, row_group_size=20)
+    variables = environment | {"PREFECT_API_URL": server}
+    del variables["MNIST_PIPELINE_DATA_DIR"]
+    words = ["--run-date", RUN_DATE, "--dataset", "mine", "--images", "mine.parquet"]
+    done = _command(tmp_path, variables, "run", *words)
+    assert done.returncode == 0, done.stderr
+    idx = _command(tmp_path, environment, "run", "--direct", "--run-date", RUN_DATE)
+    assert idx.returncode == 0, idx.stderr
+    mine, toy = (
+        [pq.read_table(path).drop_columns("run_id") for path in sorted(tmp_path.glob(f"outputs/runs/*-{name}-*/*/*"))]
+        for name in ("mine", "toy")
+    )
+    assert mine == toy
+    assert len(mine) == 10
+    in_one = _command(tmp_path, variables, "run", *words, "--runner", "processes")
+    assert "was published before with the same predictions" in in_one.stdout, in_one.stderr
 
 
 def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(

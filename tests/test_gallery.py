@@ -79,7 +79,7 @@ def test_no_more_is_read_than_is_looked_at(toy: Settings, monkeypatch: pytest.Mo
         seen.append(arguments[1])
         return read_images(*arguments)
 
-    monkeypatch.setattr(gallery, "read_images", read)
+    monkeypatch.setattr("mnist_pipeline.storage.raw.read_images", read)
     pick(toy, 2, 5, wrong=False)
     assert [(rows.start, rows.stop) for rows in seen] == [(2, 6), (6, 10)]
 

@@ -69,7 +69,7 @@ def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, m
 @pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates"}))
 def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
-        ("weights", "data_dir", "cache", "outputs"), "/somewhere/else"
+        ("weights", "images", "data_dir", "cache", "outputs"), "/somewhere/else"
     )
     texts |= {"runner": "dask", "cluster": "tcp://scheduler:8786"}
     text = texts.get(name, "7")
@@ -428,3 +428,31 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     before = load_settings()
     monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", "")
     assert load_settings() == before
+
+
+# Images in Parquet
+
+
+def test_images_need_a_data_set_whose_files_are_not_pinned(tmp_path: Path) -> None:
+    load_settings(dataset="mine", images=tmp_path).require_source()
+    load_settings(config(tmp_path, TOY), dataset="toy", images=tmp_path, split="dev").require_source()
+    message = f"--images {tmp_path}: expected a data set of their own, got mnist, whose files the config pins; name it "
+    with pytest.raises(SettingsError, match=re.escape(f"{message}with --dataset NAME")):
+        load_settings(images=tmp_path).require_source()
+
+
+def test_images_and_a_folder_of_idx_files_are_refused_together(tmp_path: Path) -> None:
+    message = f"--images {tmp_path}/a: expected no --data-dir beside it, got {tmp_path}/b; leave one of them out"
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        load_settings(dataset="mine", images=tmp_path / "a", data_dir=tmp_path / "b").require_source()
+
+
+def test_without_images_a_data_set_that_cannot_be_found_is_refused_all_the_same() -> None:
+    load_settings().require_source()
+    with pytest.raises(SettingsError, match="dataset 'mine': expected one of mnist"):
+        load_settings(dataset="mine").require_source()
+
+
+def test_where_idx_files_are_read_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"images {tmp_path}: expected none here, where IDX files are read: "):
+        load_settings(dataset="mine", images=tmp_path).described_dataset()

@@ -14,6 +14,7 @@ from mnist_pipeline.cli.options import (
     DataDir,
     Dataset,
     Direct,
+    Images,
     Outputs,
     Report,
     RunDate,
@@ -39,6 +40,7 @@ def run(
     workers: Workers = None,
     runner: Runner = None,
     cluster: Cluster = None,
+    images: Images = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     outputs: Outputs = None,
@@ -60,6 +62,7 @@ def run(
         "workers": workers,
         "runner": runner,
         "cluster": cluster,
+        "images": images,
         "data_dir": data_dir,
         "cache": cache,
         "outputs": outputs,
@@ -68,7 +71,7 @@ def run(
     settings = load(config, **given)
     if direct and (runner not in (None, "threads") or cluster):
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
-    settings.described_dataset()  # before any engine starts, so that a mistake costs no wait
+    settings.require_source()  # before any engine starts, so that a mistake costs no wait
     if direct:
         from mnist_pipeline.nightly import run_night
 

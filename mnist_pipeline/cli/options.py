@@ -25,6 +25,10 @@ Runner = Annotated[
 Cluster = Annotated[
     str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; for --runner dask.", show_default=False)
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Parquet file, or folder of them, with the images; needs --dataset NAME.", show_default=False),
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with IDX files, asked before any other source.", show_default=False)
 ]

@@ -7,7 +7,7 @@ import typer
 
 from mnist_pipeline.cli.console import app, load, out, progress_for
 from mnist_pipeline.cli.engine import run_flow
-from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Direct, Outputs, Split, Weights
+from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Direct, Images, Outputs, Split, Weights
 
 
 @app.command()
@@ -85,6 +85,7 @@ def images(
     columns: Annotated[
         int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
     ] = None,
+    images: Images = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     config: Config = None,
@@ -93,7 +94,8 @@ def images(
     from mnist_pipeline import gallery
     from mnist_pipeline.report import grid, terminal
 
-    settings = load(config, dataset=dataset, split=split, weights=weights, data_dir=data_dir, cache=cache)
+    given = {"weights": weights, "images": images, "data_dir": data_dir, "cache": cache}
+    settings = load(config, dataset=dataset, split=split, **given)
     with progress_for(ctx.obj) as progress:
         shown = gallery.pick(settings, start, count, wrong, progress)
     if not shown:

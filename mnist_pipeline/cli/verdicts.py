@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_pipeline.cli.console import app, load, out, progress_for
-from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Outputs, Split, WhichRun
+from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Images, Outputs, Split, WhichRun
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Whatever the verdict; the record will say so.")] = False,
     dataset: Dataset = None,
     split: Split = None,
+    images: Images = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     outputs: Outputs = None,
@@ -110,7 +111,8 @@ def promote(
     from mnist_pipeline import promoter
     from mnist_pipeline.report import terminal
 
-    settings = load(config, dataset=dataset, split=split, data_dir=data_dir, cache=cache, outputs=outputs)
+    given = {"images": images, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    settings = load(config, dataset=dataset, split=split, **given)
     with progress_for(ctx.obj) as progress:
         promoted = promoter.promote(settings, weights, force, progress)
     totals = promoted.judged.published.totals

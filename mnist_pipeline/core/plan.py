@@ -1,6 +1,6 @@
 """Cutting N rows into shards, batches and groups of shards. Nothing here looks at what exists on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -74,6 +74,25 @@ def plan_shards(rows: int, shard_rows: int) -> tuple[Shard, ...]:
 def plan_groups(rows: int, shard_rows: int, most: int) -> tuple[ShardGroup, ...]:
     """Share the shards of a data set out to at most `most` tasks, in order."""
     return tuple(ShardGroup(shards) for shards in group(plan_shards(rows, shard_rows), most))
+
+
+def begin_where(groups: Sequence[ShardGroup], may_begin: Callable[[Shard], bool]) -> tuple[ShardGroup, ...]:
+    """Move the beginning of each group to the next shard that may begin one; a group that is left empty goes.
+
+    Args:
+        groups: all shards of a data set, in order.
+        may_begin: asked of shards other than the very first.
+    """
+    wanted = {group.shards[0] for group in groups}
+    moved: list[list[Shard]] = []
+    due = False
+    for shard in (shard for group in groups for shard in group.shards):
+        due = due or shard in wanted
+        if not moved or (due and may_begin(shard)):
+            moved.append([])
+            due = False
+        moved[-1].append(shard)
+    return tuple(ShardGroup(tuple(shards)) for shards in moved)
 
 
 def group(items: Sequence[T], most: int) -> tuple[tuple[T, ...], ...]:

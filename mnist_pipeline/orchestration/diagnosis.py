@@ -299,6 +299,10 @@ def _writable(outputs: Path) -> Iterator[Finding]:
 
 def _cache(settings: Settings) -> Iterator[Finding]:
     what = f"cache of {settings.dataset}/{settings.split}"
+    if settings.images:
+        settings.require_source()
+        yield Finding(what, True, f"not needed where {settings.images} holds the images")
+        return
     dataset = settings.described_dataset()
     files = dataset.splits[settings.split].files
     folder = settings.cache / settings.dataset

@@ -4,7 +4,7 @@ The runners are Prefect's own. Between tasks and runner travel paths, ranges, ha
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.settings import Settings
@@ -58,13 +59,16 @@ def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
             yield dask
 
 
-def over_groups(runner: TaskRunner[Any], plan: Plan, what: str, task: Task[..., T], **fixed: Any) -> list[T]:
-    """Submit `task(plan, **fixed, group)` for every group of the plan; results in group order.
+def over_groups(
+    runner: TaskRunner[Any], plan: Plan, what: str, groups: Sequence[ShardGroup], task: Task[..., T], **fixed: Any
+) -> list[T]:
+    """Submit `task(plan, **fixed, group)` for every group; results in group order.
 
     Args:
         runner: where the tasks go.
         plan: the run.
         what: the images are, once the tasks are done; for the progress that is shown.
+        groups: all shards of the plan, shared out.
         task: a plain function as a task.
         fixed: its arguments that are the same for every group.
     """
@@ -72,8 +76,8 @@ def over_groups(runner: TaskRunner[Any], plan: Plan, what: str, task: Task[..., 
     progress(what, done, total)
     given = {name: unmapped(value) for name, value in {"plan": plan, **fixed}.items()}
     # Prefect types `map` for asynchronous tasks only; ours are plain functions.
-    futures: Any = runner.map(cast(Any, task), {**given, "group": plan.groups})
-    rows = dict(zip(futures, (group.rows for group in plan.groups), strict=True))
+    futures: Any = runner.map(cast(Any, task), {**given, "group": groups})
+    rows = dict(zip(futures, (group.rows for group in groups), strict=True))
     for future in as_completed(list(futures)):
         done += rows[future]
         progress(what, done, total)

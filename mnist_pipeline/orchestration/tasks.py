@@ -27,6 +27,7 @@ from mnist_pipeline.stages import Plan, Published, Sharded, Timings
 from mnist_pipeline.storage import runs
 from mnist_pipeline.storage.pieces import Piece
 from mnist_pipeline.storage.raw import RawSplit
+from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.staging import Stage
 from mnist_pipeline.trainer import Fitted, Trained
 
@@ -44,7 +45,7 @@ def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), SourceError)
 
 
-@task(
+fetching = task(
     task_run_name="fetch {settings.dataset}/{settings.split}",
     retries=FETCH_RETRIES,
     retry_delay_seconds=exponential_backoff(FETCH_BACKOFF_SECONDS),
@@ -53,13 +54,22 @@ def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
+
+
+@fetching
+def open_images(settings: Settings) -> OpenSplit:
+    """Bring the images to evaluate to disk, verified."""
+    return stages.open_images(settings, shown(logger))
+
+
+@fetching
 def fetch(settings: Settings) -> RawSplit:
-    """Bring the raw files to disk, verified."""
+    """Bring the IDX files to disk, verified."""
     return stages.fetch(settings, shown(logger))
 
 
 @task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
-def make_plan(settings: Settings, raw: RawSplit) -> Plan:
+def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
     """Fix the run's identity and its pieces."""
     return stages.make_plan(settings, raw)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_pipeline.core.plan import RowRange, Shard, cut, group, plan_shards
+from mnist_pipeline.core.plan import RowRange, Shard, begin_where, cut, group, plan_groups, plan_shards
 
 rows = st.integers(0, 2000)
 sizes = st.integers(1, 2500)
@@ -88,3 +88,29 @@ def test_group_refuses_to_make_no_groups(most: int) -> None:
 def test_an_empty_or_negative_row_range_is_our_own_bug(start: int, stop: int) -> None:
     with pytest.raises(AssertionError, match=f"empty or negative row range {start}..{stop}"):
         RowRange(start, stop)
+
+
+# Groups that may begin at some shards only
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 40), st.sets(st.integers(0, 300)))
+def test_groups_that_may_begin_at_some_shards_only_still_hold_every_shard_once_in_order(
+    rows: int, shard_rows: int, most: int, allowed: set[int]
+) -> None:
+    groups = plan_groups(rows, shard_rows, most)
+    moved = begin_where(groups, lambda shard: shard.index in allowed)
+    assert [shard for group in moved for shard in group.shards] == list(plan_shards(rows, shard_rows))
+    assert len(moved) <= len(groups)
+    assert all(group.shards[0].index in allowed for group in moved[1:])
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 40))
+def test_groups_stay_as_they_are_where_every_shard_may_begin_one(rows: int, shard_rows: int, most: int) -> None:
+    groups = plan_groups(rows, shard_rows, most)
+    assert begin_where(groups, lambda shard: True) == groups
+    assert len(begin_where(groups, lambda shard: False)) == 1
+
+
+def test_a_group_begins_at_the_next_shard_that_may() -> None:
+    moved = begin_where(plan_groups(100, 10, 5), lambda shard: shard.index in {1, 3, 7, 8})
+    assert [[shard.index for shard in group.shards] for group in moved] == [[0, 1, 2], [3, 4, 5, 6], [7], [8, 9]]
