@@ -43,7 +43,7 @@ def main() -> None:
             color=TEXT,
         )
     axes.invert_yaxis()
-    axes.set_xlim(0, max(map(max, seconds.values())) * 1.18)
+    axes.set_xlim(0, max(map(max, seconds.values())) * 1.25)
     machine = report["machine"]
     axes.set_title(
         f"{report['rows']['small']:,} images from Parquet to published predictions, {machine['cores']} cores: seconds",
