@@ -15,6 +15,7 @@ from mnist_pipeline.orchestration.runners import over_groups, started_runner
 from mnist_pipeline.settings import (
     ClusterAddress,
     DatasetName,
+    OutputsFolder,
     Rows,
     RunDate,
     Runner,
@@ -40,7 +41,7 @@ def evaluate(
     images: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
-    outputs: Path | None = None,
+    outputs: OutputsFolder | None = None,
     report: bool | None = None,
     config: Path | None = None,
 ) -> Judged | State[Judged]:
@@ -62,7 +63,7 @@ def evaluate(
             of its own.
         data_dir: folder with IDX files, asked before any other source.
         cache: folder of the verified raw files.
-        outputs: folder of shards, runs and history.
+        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
         report: whether to write the night's report.
         config: TOML file laid over the project's own configuration.
     """

@@ -9,6 +9,7 @@ import pyarrow as pa
 from mnist_pipeline.errors import RunNotFoundError, SettingsError
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.runs import Run, find_run
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.views import read_history
@@ -57,7 +58,38 @@ def load_run(
     return frame
 
 
-def _read(outputs: Path, run: Run, table: str) -> pa.Table:
+def run_files(
+    run: str | date = "latest",
+    dataset: str = "mnist",
+    split: str = "test",
+    table: Literal["predictions", "summary", "confusion", "reliability"] = "predictions",
+    outputs: Path | str | None = None,
+) -> list[str]:
+    """The Parquet files of a table of one published run, for readers of one's own: paths, or addresses in a store.
+
+    In an object store this list, not the listing of a folder, says what belongs to a run. The files are not read;
+    give them to a reader that verifies page checksums, or take `load_run`.
+
+    Args:
+        run: "latest", a run_date, or a run_id.
+        dataset: data set meant by "latest" or a date.
+        split: split meant by "latest" or a date.
+        table: which table.
+        outputs: the outputs folder; the configured one if left out.
+
+    Raises:
+        SettingsError: no such table.
+        RunNotFoundError: no such run.
+        AmbiguousRunError: the date has several runs; they are listed.
+        DamagedError: the manifest is missing or altered.
+    """
+    if table not in RUN_TABLES:
+        raise SettingsError(f"table {table!r}: expected one of {', '.join(RUN_TABLES)}; correct its name")
+    found = find_run(_outputs(outputs), run, dataset, split)
+    return [str(path) for path in found.paths(RUN_TABLES[table])]
+
+
+def _read(outputs: Place, run: Run, table: str) -> pa.Table:
     if table in RUN_TABLES:
         return run.read(RUN_TABLES[table])
     verdict = newest_verdict(outputs, run.manifest().content)
@@ -79,5 +111,5 @@ def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
     return frame
 
 
-def _outputs(given: Path | str | None) -> Path:
+def _outputs(given: Path | str | None) -> Place:
     return load_settings(outputs=given).outputs

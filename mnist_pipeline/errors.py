@@ -14,7 +14,8 @@
     │   ├── RunNotFoundError             no published run answers to that name
     │   ├── AmbiguousRunError            several published runs do
     │   ├── RunConflictError             the same run was published with other predictions
-    │   └── DamagedError                 a published file or shard is not what was written
+    │   ├── DamagedError                 a published file or shard is not what was written
+    │   └── StoreError                   the object store refuses or does not answer
     ├── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
     └── VerdictError         (7)       the run is published, and a gate failed: look at the run
 
@@ -95,6 +96,10 @@ class RunConflictError(OutputsError):
 
 class DamagedError(OutputsError):
     """A published file or shard is missing, altered, or not readable."""
+
+
+class StoreError(OutputsError):
+    """An object store refuses, does not answer, or has no such bucket; what is published there is what it was."""
 
 
 class NumericalError(PipelineError, ArithmeticError):

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from mnist_pipeline.storage import tables, views
 from mnist_pipeline.storage.baselines import read_baselines
 from mnist_pipeline.storage.columns import column_of
 from mnist_pipeline.storage.manifest import Manifest, RunContent
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pairing import Stretch, pair_up
 from mnist_pipeline.storage.runs import Run, list_runs, run_by_id
 from mnist_pipeline.storage.verdicts import (
@@ -53,7 +53,7 @@ class Verdict:
     notes: tuple[str, ...]
     references: tuple[Reference, ...]
     results: tuple[GateResult, ...]
-    folder: Path
+    folder: Place
     new: bool
 
     def fails(self, gates: Gates) -> bool:
@@ -88,7 +88,7 @@ def judge_published(settings: Settings, published: Published) -> Judged:
     return Judged(published, verdict, accepted=not verdict.fails(gates))
 
 
-def judge_run(outputs: Path, run_id: str, gates: Gates, against: Mapping[str, str] | None = None) -> Verdict:
+def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None = None) -> Verdict:
     """Judge a published run, or find the verdict on it that these references and gates have given before.
 
     Args:
@@ -207,7 +207,7 @@ def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None]
     return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
 
 
-def _references(outputs: Path, run: Run, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[str, str]]:
     """The run_ids that a run is held to unless told otherwise, by what they are."""
     name = run.name
     if (passed := _last_passed(outputs, run, manifest)) is not None:
@@ -217,7 +217,7 @@ def _references(outputs: Path, run: Run, manifest: Manifest) -> Iterator[tuple[s
         yield BASELINE, pinned
 
 
-def _last_passed(outputs: Path, run: Run, manifest: Manifest) -> Run | None:
+def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> Run | None:
     """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass."""
     name, earlier = run.name, []
     for other in list_runs(outputs):
@@ -239,7 +239,7 @@ def _last_passed(outputs: Path, run: Run, manifest: Manifest) -> Run | None:
 
 
 def _compare_all(
-    outputs: Path, run: Run, chosen: Mapping[str, RunContent], constants: Mapping[str, Any], staged: StagedVerdict
+    outputs: Place, run: Run, chosen: Mapping[str, RunContent], constants: Mapping[str, Any], staged: StagedVerdict
 ) -> tuple[Reference, ...]:
     """Compare with every reference, and write the table of flips."""
     references = []
@@ -254,7 +254,7 @@ def _compare_all(
     return tuple(references)
 
 
-def _compare_one(outputs: Path, run: Run, against: str, run_id: str, look: Callable[[Stretch], None]) -> Reference:
+def _compare_one(outputs: Place, run: Run, against: str, run_id: str, look: Callable[[Stretch], None]) -> Reference:
     try:
         before = run_by_id(outputs, run_id)
     except RunNotFoundError:
@@ -277,7 +277,7 @@ def _notes(chosen: Mapping[str, RunContent], manifest: Manifest) -> Iterator[str
         yield "no labels: what is right and wrong cannot be known"
 
 
-def _content(outputs: Path, run_id: str) -> RunContent:
+def _content(outputs: Place, run_id: str) -> RunContent:
     try:
         return run_by_id(outputs, run_id).manifest().content
     except (RunNotFoundError, DamagedError):

@@ -18,10 +18,12 @@ SMALL_PRODUCT_ROWS = 24
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of what may change a bit of the predictions or of their files: code, libraries, BLAS kernels."""
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    # SciPy brings a BLAS of its own, which computes nothing here: whether it is loaded must not tell machines apart.
+    numpys = [library for library in libraries if "numpy" in library["filepath"]] or libraries
     blas = "; ".join(
         f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
-        for library in threadpool_info()
-        if library["user_api"] == "blas"
+        for library in numpys
     )
     return {
         "mnist-pipeline": version("mnist-pipeline"),

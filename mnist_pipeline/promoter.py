@@ -14,6 +14,7 @@ from mnist_pipeline.judge import Judged, Verdict, judge_run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import SHIPPED_WEIGHTS, WEIGHTS, current_weights, evaluate
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
 
@@ -30,7 +31,7 @@ class Promoted:
     weights_sha256: str
     previous_sha256: str
     judged: Judged
-    record: Path | None
+    record: Place | None
 
 
 def promote(settings: Settings, weights: Path, force: bool = False, progress: Progress = silent) -> Promoted:

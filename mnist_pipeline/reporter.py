@@ -6,7 +6,6 @@ A view: it can be deleted, and written anew at any time from what is published.
 import heapq
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_pipeline.core.gates import Reference
@@ -15,6 +14,7 @@ from mnist_pipeline.judge import Verdict, read_verdict
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.manifest import Manifest
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.runs import Run, run_by_id
 from mnist_pipeline.storage.shards import read_pictures, shard_set_of
 from mnist_pipeline.storage.staging import STAGING
@@ -31,7 +31,7 @@ MOST_SPECIMENS = 40  # in each gallery
 DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
 
 
-def write_report(outputs: Path, run: Run) -> Path:
+def write_report(outputs: Place, run: Run) -> Place:
     """Write the report of a run, with the newest verdict on it; the file.
 
     Raises:
@@ -48,12 +48,12 @@ def write_report(outputs: Path, run: Run) -> Path:
     return path
 
 
-def report_path(outputs: Path, run_id: str) -> Path:
+def report_path(outputs: Place, run_id: str) -> Place:
     """Where the report of a run lies, if it has been written."""
     return outputs / REPORTS / f"{run_id}.html"
 
 
-def try_report(outputs: Path, run_id: str) -> None:
+def try_report(outputs: Place, run_id: str) -> None:
     """Write the report of a run, and only warn where it cannot be: a view that fails is no reason to fail a night."""
     try:
         path = write_report(outputs, run_by_id(outputs, run_id))
@@ -62,7 +62,7 @@ def try_report(outputs: Path, run_id: str) -> None:
         logger.warning("the report of %s could not be written", run_id, exc_info=True)
 
 
-def _page(outputs: Path, run: Run) -> "Page":
+def _page(outputs: Place, run: Run) -> "Page":
     from mnist_pipeline.report.page import Page, Specimen
 
     manifest = run.manifest()
@@ -154,7 +154,7 @@ def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[
     return chosen
 
 
-def _nights(outputs: Path, run: Run) -> "Iterator[Night]":
+def _nights(outputs: Place, run: Run) -> "Iterator[Night]":
     """The runs of the same data set and split up to this one, oldest first."""
     from mnist_pipeline.report.page import Night
 

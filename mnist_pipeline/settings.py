@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -27,11 +35,26 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
+from mnist_pipeline.storage.objects import ObjectPath, Place, parse_place
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+OutputsFolder = Annotated[
+    Place,
+    PlainValidator(lambda given: _outputs_place(given)),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+
+
+def _outputs_place(value: object) -> Place:
+    if isinstance(value, ObjectPath):
+        return value
+    if not isinstance(value, str | Path):
+        raise ValueError("expected a folder or the address of an object store")
+    return parse_place(str(value))
 
 
 def _calendar_date(value: object) -> object:
@@ -108,7 +131,7 @@ class Settings(BaseSettings):
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
-    outputs: Folder = Field(description="folder of shards, runs and history")
+    outputs: OutputsFolder = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
     workers: Workers = Field(default_factory=_cores, description="threads or processes at work at once")

@@ -28,6 +28,7 @@ from mnist_pipeline.machine import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import parts, runs, shards, sources, summaries, tables, views
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.parquet_images import open_parquet
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.promotions import current_promotion
@@ -51,9 +52,9 @@ class Plan:
 
     identity: Identity
     raw: OpenSplit
-    outputs: Path
+    outputs: Place
     shard_set: Pieces
-    weights: Path
+    weights: Place
     workers: int
     max_tasks: int
 
@@ -92,7 +93,7 @@ class Published:
     """What a run came to. `new` is False if it had been published before, with the same predictions."""
 
     identity: Identity
-    folder: Path
+    folder: Place
     new: bool
     tally: Tally
     calibration: Calibration
@@ -221,7 +222,7 @@ def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
     )
 
 
-def current_weights(outputs: Path) -> Path:
+def current_weights(outputs: Place) -> Place:
     """The file of the weights that were promoted last, or of those that ship with the package.
 
     Raises:
@@ -296,12 +297,14 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
         OutputsError: the outputs folder cannot be written.
     """
     begun = time.perf_counter()
-    expected = [shard.file_name for group in plan.groups for shard in group.shards]
-    assert [Path(piece.file.path).name for piece in pieces] == expected, "parts are not the planned ones in order"
+    planned = [shard for group in plan.groups for shard in group.shards]
+    assert len(pieces) == len(planned), f"{len(pieces)} parts, {len(planned)} planned"
+    for shard, piece in zip(planned, pieces, strict=True):
+        assert piece.file.is_named(shard.file_name), f"{piece.file.path} is not the part planned for {shard}"
     tally, calibration = parts.counted_of(pieces)
     assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
     result = Published(
-        plan.identity, plan.outputs / runs.RUNS / plan.run_id, new=True, tally=tally, calibration=calibration
+        plan.identity, runs.files_of(plan.outputs, plan.run_id), new=True, tally=tally, calibration=calibration
     )
     files = [piece.file for piece in pieces]
     for table, data in summaries.tables_of(plan.identity, tally, calibration):

@@ -23,6 +23,7 @@ from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import WEIGHTS, fetch
 from mnist_pipeline.storage.files import outputs_errors, replace_file
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
 from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
 
@@ -32,9 +33,9 @@ SCORING_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights on disk and how they came to be."""
+    """Weights in their place and how they came to be."""
 
-    path: Path
+    path: Place
     sha256: str
     raw: RawSplit
     recipe: Recipe
@@ -46,8 +47,8 @@ class Fitted:
 class Trained:
     """Weights with their model card and their tally on the test split."""
 
-    path: Path
-    card: Path
+    path: Place
+    card: Place
     tally: Tally
 
 
@@ -74,7 +75,7 @@ def check_target(target: Path | None) -> None:
         raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
 
 
-def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None, progress: Progress) -> Fitted:
+def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None, progress: Progress) -> Fitted:
     """Fit a network to a whole split, in memory, with one BLAS thread; write its weights.
 
     Raises:
@@ -100,7 +101,7 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | Non
     network = fit(images, labels, recipe, on_epoch)
     seconds = time.perf_counter() - begun
     if target is None:
-        path = archive_weights(network, outputs / WEIGHTS)
+        path: Place = archive_weights(network, outputs / WEIGHTS)
     else:
         path = target
         with outputs_errors(f"cannot write {path}"):

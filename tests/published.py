@@ -17,6 +17,7 @@ from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.storage import parts, runs, summaries, tables, verdicts
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.shards import ShardLabels
 from mnist_pipeline.storage.staging import Stage, claim_stage
 from mnist_pipeline.storage.views import update_views
@@ -87,13 +88,13 @@ def stage_run(
 
 
 @contextmanager
-def staged(outputs: Path, who: Identity, **how: Any) -> Iterator[tuple[Stage, Manifest]]:
+def staged(outputs: Place, who: Identity, **how: Any) -> Iterator[tuple[Stage, Manifest]]:
     """A staging folder with a whole run in it, ready to be committed."""
     with claim_stage(outputs, who.run_id) as stage:
         yield stage, stage_run(stage, who, **how)
 
 
-def publish_run(outputs: Path, who: Identity, *, views: bool = True, **how: Any) -> runs.Run:
+def publish_run(outputs: Place, who: Identity, *, views: bool = True, **how: Any) -> runs.Run:
     """Publish a run of drawn predictions, and with `views` bring the views up to it."""
     with staged(outputs, who, **how) as (stage, manifest):
         assert runs.commit(outputs, stage, manifest)
@@ -147,7 +148,13 @@ def verdict_document(
 
 
 def publish_verdict(
-    outputs: Path, run_id: str, name: str = "0" * 12, *, flips: Sequence[pa.Table] = (), views: bool = False, **how: Any
+    outputs: Place,
+    run_id: str,
+    name: str = "0" * 12,
+    *,
+    flips: Sequence[pa.Table] = (),
+    views: bool = False,
+    **how: Any,
 ) -> verdicts.PublishedVerdict:
     """Publish a verdict with empty tables but for `flips`; `how` goes into its document. The run need not be there."""
     with suppress(RunNotFoundError, DamagedError):
@@ -164,8 +171,15 @@ def publish_verdict(
     return published
 
 
-def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
+def on_disk(place: Place) -> Path:
+    """The folder or file, which in this test is on disk."""
+    assert isinstance(place, Path)
+    return place
+
+
+def snapshot(folder: Place) -> dict[str, tuple[str, int]]:
     """Sha256 and time of change of every file below `folder`: equal if nothing was touched."""
+    folder = on_disk(folder)
     return {
         path.relative_to(folder).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
@@ -173,13 +187,14 @@ def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Place) -> dict[str, str]:
     """Sha256 of every file below `folder`."""
     return {name: digest for name, (digest, _) in snapshot(folder).items()}
 
 
-def left_over(outputs: Path) -> list[str]:
+def left_over(outputs: Place) -> list[str]:
     """Whatever lies in the staging folder, and whatever lies among Parquet files and is none."""
+    outputs = on_disk(outputs)
     staging = [path.name for path in (outputs / ".staging").iterdir()] if (outputs / ".staging").is_dir() else []
     stray = [
         str(path)
@@ -190,8 +205,9 @@ def left_over(outputs: Path) -> list[str]:
     return staging + stray
 
 
-def flip_bit(path: Path, position: int | None = None) -> None:
+def flip_bit(path: Place, position: int | None = None) -> None:
     """Change one bit of a file, in its middle if no position is given, and leave its times alone."""
+    path = on_disk(path)
     times = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if position is None else position] ^= 1

@@ -25,7 +25,7 @@ from mnist_pipeline.storage.runs import Run, find_run, list_runs
 from mnist_pipeline.storage.weights import encode_weights
 from tests.builders import random_images, random_labels
 from tests.parquet_files import FORMS, as_numbers, column, decoded_rows, write
-from tests.published import flip_bit, left_over, snapshot
+from tests.published import flip_bit, left_over, on_disk, snapshot
 from tests.test_stages import NETWORK, toy
 
 ROWS = 25
@@ -114,7 +114,9 @@ def test_a_copy_as_bytes_gives_the_very_shards_of_the_idx_files(tmp_path: Path) 
     found = []
     for each in (toy(tmp_path), of_parquet(tmp_path, copy)):
         stages.evaluate(each)
-        found.append([path.read_bytes() for path in sorted(each.outputs.glob(f"shards/{each.dataset}-*/images/*"))])
+        found.append(
+            [path.read_bytes() for path in sorted(on_disk(each.outputs).glob(f"shards/{each.dataset}-*/images/*"))]
+        )
     assert len(found[0]) == 3
     assert found[0] == found[1]
 
@@ -249,7 +251,7 @@ def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
         with pytest.raises(error, match=message):
             stages.evaluate(given)
         assert list_runs(given.outputs) == []
-        assert {path.name for path in given.outputs.glob("shards/*/images/*")} <= {"part-00000.parquet"}
+        assert {path.name for path in on_disk(given.outputs).glob("shards/*/images/*")} <= {"part-00000.parquet"}
     write(path, column(IMAGES), LABELS)
     assert predictions(published(given)).equals(of_idx)
 

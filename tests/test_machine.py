@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -27,3 +29,13 @@ def test_small_products_are_left_to_kernels_made_for_them(
 ) -> None:
     monkeypatch.setattr(machine, "threadpool_info", lambda: libraries)
     assert machine.tile_rows.__wrapped__() == rows
+
+
+def test_what_else_is_loaded_does_not_change_the_versions() -> None:
+    code = "from mnist_pipeline.machine import versions; print(versions())"
+    alone, beside = (
+        subprocess.run([sys.executable, "-c", f"{first}{code}"], capture_output=True, text=True, check=True).stdout
+        for first in ("", "import scipy.linalg;")
+    )
+    assert "openblas" in alone
+    assert alone == beside

@@ -32,7 +32,7 @@ from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.weights import encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_network, small_settings
-from tests.published import hashes, left_over, snapshot
+from tests.published import hashes, left_over, on_disk, snapshot
 
 PROJECT = Path(__file__).parents[1]
 RUN_DATE = "2026-01-31"
@@ -293,7 +293,7 @@ def test_an_inconclusive_night_ends_as_the_gates_say(inconclusive: str, exit_cod
     pinned = command("run", "--direct", "--run-date", "2026-01-30", *words).stdout.split("published run ")[1].split()[0]
     where = ["--dataset", "toy", "--outputs", settings.outputs]
     assert command("baseline", "set", pinned, *where).exit_code == 0
-    (settings.outputs / "runs" / pinned).rename(tmp_path / "elsewhere")
+    on_disk(settings.outputs / "runs" / pinned).rename(tmp_path / "elsewhere")
     (tmp_path / "mine.toml").write_text(f'[gates.toy]\nmax_loss = 0.5\ninconclusive = "{inconclusive}"\n')
     result = command("run", "--direct", "--run-date", RUN_DATE, *words, "--config", tmp_path / "mine.toml")
     assert result.exit_code == exit_code, result.output
@@ -336,8 +336,8 @@ def test_a_night_killed_between_run_and_verdict_is_judged_by_the_same_command_ag
 
 def test_a_night_that_cannot_be_judged_stays_published(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
-    settings.outputs.mkdir()
-    (settings.outputs / "baselines.json").write_text("[]")
+    on_disk(settings.outputs).mkdir()
+    on_disk(settings.outputs / "baselines.json").write_text("[]")
     words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs]
     result = command("run", "--direct", "--run-date", RUN_DATE, *words)
     assert result.exit_code == 5

@@ -18,11 +18,12 @@ from mnist_pipeline.nightly import run_night
 from mnist_pipeline.promoter import CANDIDATES, CURRENT, Promoted, promote
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import SHIPPED_WEIGHTS, current_weights
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.promotions import Promotion, current_promotion
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.weights import encode_weights, load_weights, weights_sha256
 from tests.builders import labels_name, make_split, random_images, random_network, small_settings
-from tests.published import flip_bit, snapshot
+from tests.published import flip_bit, on_disk, snapshot
 
 ROWS = 300
 GATES = Gates(max_loss=0.05)
@@ -47,8 +48,8 @@ def toy(tmp_path: Path) -> Settings:
     return small_settings(tmp_path, ROWS, shard_rows=1000, batch_rows=100, report=False, gates={"toy": GATES})
 
 
-def file_of(tmp_path: Path, network: Network) -> Path:
-    path = tmp_path / "candidate.safetensors"
+def file_of(folder: Place, network: Network) -> Path:
+    path = on_disk(folder) / "candidate.safetensors"
     path.write_bytes(encode_weights(network))
     return path
 

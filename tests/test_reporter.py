@@ -23,7 +23,7 @@ from mnist_pipeline.storage.baselines import set_baseline
 from mnist_pipeline.storage.runs import Run, run_by_id
 from mnist_pipeline.storage.weights import encode_weights
 from tests.builders import make_split, random_images, random_network, small_settings
-from tests.published import flip_bit, identity, left_over, publish_run
+from tests.published import flip_bit, identity, left_over, on_disk, publish_run
 
 ROWS = 60
 
@@ -56,7 +56,7 @@ def frame(run: Run) -> pd.DataFrame:
 
 
 def outputs_of(run: Run) -> Path:
-    return run.folder.parents[1]
+    return on_disk(run.folder).parents[1]
 
 
 # When it is written
@@ -68,8 +68,8 @@ def test_a_night_writes_its_report_if_the_settings_want_one(report: bool, tmp_pa
     page = report_path(outputs_of(run), run.name.run_id)
     assert page.is_file() == report
     if report:
-        assert run.name.run_id in page.read_text()
-        assert "Pass" in page.read_text()
+        assert run.name.run_id in on_disk(page).read_text()
+        assert "Pass" in on_disk(page).read_text()
     assert left_over(outputs_of(run)) == []
 
 
@@ -116,7 +116,7 @@ def test_a_report_written_again_is_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_report_of_a_run_that_was_never_judged_says_so(tmp_path: Path, pages: list[Page]) -> None:
     run = publish_run(tmp_path, identity())
-    text = write_report(tmp_path, run).read_text()
+    text = on_disk(write_report(tmp_path, run)).read_text()
     (page,) = pages
     assert (page.outcome, page.results, page.references, page.flips) == (None, (), (), ())
     assert page.provenance["verdict"] == "none"
@@ -167,7 +167,7 @@ def test_flips_are_those_against_the_first_reference_over_the_same_images(tmp_pa
     night(tmp_path, "2026-01-30", data_dir=tmp_path / "other")  # passed last, over other images
     set_baseline(outputs_of(pinned), "toy", "test", pinned.name.run_id)
     run = night(tmp_path)
-    text = write_report(outputs_of(run), run).read_text()
+    text = on_disk(write_report(outputs_of(run), run)).read_text()
     (page,) = pages
     assert [(reference.against, reference.changed is None) for reference in page.references] == [
         (LAST_PASSED, True),
@@ -205,7 +205,7 @@ def test_without_its_shards_a_report_has_a_note_in_place_of_pictures(
     else:
         for part in outputs_of(run).glob("shards/*/images/*.parquet"):
             flip_bit(part)
-    text = write_report(outputs_of(run), run).read_text()
+    text = on_disk(write_report(outputs_of(run), run)).read_text()
     (page,) = pages
     assert (page.mistakes, page.flips) == ((), ())
     assert page.mistakes_total > 0

@@ -19,6 +19,7 @@ from mnist_pipeline.orchestration.runners import started_runner
 from mnist_pipeline.storage.runs import Run, list_runs
 from tests.builders import make_split, small_settings
 from tests.engine import END_SECONDS, START_SECONDS, clean_environment, descendants, running_server, wait_until
+from tests.published import on_disk
 
 pytestmark = pytest.mark.engine
 
@@ -178,7 +179,9 @@ def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_ta
     again = command(tmp_path, environment, *words)
     assert again.returncode == 0, again.stderr
     assert tables_of(tmp_path) == expected
-    published = {path.name: path.stat().st_ino for path in (runs_of(tmp_path)[0].folder / "predictions").iterdir()}
+    published = {
+        path.name: path.stat().st_ino for path in on_disk(runs_of(tmp_path)[0].folder / "predictions").iterdir()
+    }
     assert finished.items() & published.items()
 
 

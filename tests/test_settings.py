@@ -237,7 +237,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
             ("run_date", text, f"run_date: expected a calendar date, YYYY-MM-DD, got {text!r}")
             for text in ("2026-02-30", "yesterday", "31.01.2026", "", "2026-01-31T02:00", "0")
         ),
-        ("outputs", 3, "outputs: Input is not a valid path"),
+        ("outputs", 3, "outputs: expected a folder or the address of an object store, got 3"),
     ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: object, message: str) -> None:

@@ -23,8 +23,10 @@ from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUT
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
 from mnist_pipeline.orchestration.night import REJECTED
 from mnist_pipeline.settings import Settings, load_settings
+from mnist_pipeline.storage.objects import Place
 from tests.builders import images_name, make_split
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
+from tests.published import on_disk
 
 pytestmark = pytest.mark.engine
 
@@ -351,7 +353,7 @@ def test_a_prefect_yaml_that_cannot_be_used_is_refused(tmp_path: Path, text: str
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_outputs_that_cannot_be_written_are_found_out(settings: Settings) -> None:
-    settings.outputs.mkdir(mode=0o500)
+    on_disk(settings.outputs).mkdir(mode=0o500)
     (finding,) = diagnosis._writable(settings.outputs)
     assert not finding.healthy
     assert "ls -ld" in finding.advice
@@ -360,7 +362,7 @@ def test_outputs_that_cannot_be_written_are_found_out(settings: Settings) -> Non
 def test_outputs_that_are_a_file_and_a_full_disk_are_found_out(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.outputs.write_text("not a folder")
+    on_disk(settings.outputs).write_text("not a folder")
     (finding,) = diagnosis._writable(settings.outputs)
     assert not finding.healthy
     monkeypatch.setattr(diagnosis, "LEAST_FREE_BYTES", 1 << 60)
@@ -383,9 +385,9 @@ def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.Monkey
     assert any("sqlalchemy" in finding.advice for finding in diagnosis._versions())
 
 
-def _publish_nights(outputs: Path, *nights: date) -> None:
+def _publish_nights(outputs: Place, *nights: date) -> None:
     for night in nights:
-        (outputs / "runs" / f"{night}-mnist-test-0123456789ab").mkdir(parents=True)
+        on_disk(outputs / "runs" / f"{night}-mnist-test-0123456789ab").mkdir(parents=True)
 
 
 def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from mnist_pipeline.errors import (
 from mnist_pipeline.machine import versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.runs import Run, find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
@@ -43,7 +44,7 @@ from tests.builders import (
     random_network,
     small_settings,
 )
-from tests.published import flip_bit, hashes, left_over, snapshot
+from tests.published import flip_bit, hashes, left_over, on_disk, snapshot
 
 PROJECT = Path(__file__).parents[1]
 ROWS = 25
@@ -247,8 +248,8 @@ def test_a_damaged_shard_is_built_again_and_no_other(
     settings = toy(tmp_path)
     stages.evaluate(settings)
     before = snapshot(settings.outputs / "shards")
-    (shard,) = settings.outputs.glob("shards/*/images/part-00001.parquet")
-    (record,) = settings.outputs.glob("shards/*/records/part-00001.parquet.json")
+    (shard,) = on_disk(settings.outputs).glob("shards/*/images/part-00001.parquet")
+    (record,) = on_disk(settings.outputs).glob("shards/*/records/part-00001.parquet.json")
     broken: dict[str, Callable[[], object]] = {
         "bit": lambda: flip_bit(shard),
         "record": lambda: record.write_text("{}"),
@@ -338,7 +339,7 @@ def test_damaged_parts_are_computed_again(damaged: str, tmp_path: Path, monkeypa
 # Failing
 
 
-def parquet_hashes(folder: Path) -> dict[str, str]:
+def parquet_hashes(folder: Place) -> dict[str, str]:
     return {name: digest for name, digest in hashes(folder).items() if name.endswith(".parquet")}
 
 
@@ -349,7 +350,8 @@ def network_file(tmp_path: Path, **tensors: NDArray[Any]) -> Path:
     return path
 
 
-def in_the_way(path: Path) -> None:
+def in_the_way(path: Place) -> None:
+    path = on_disk(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("in the way")
 
@@ -583,7 +585,7 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
 # Current weights
 
 
-def promote_to(outputs: Path, network: Network) -> None:
+def promote_to(outputs: Place, network: Network) -> None:
     """Make weights the current ones without a look at them."""
     promotion = Promotion(
         schema_version=tables.SCHEMA_VERSION,
@@ -642,8 +644,8 @@ def test_every_byte_and_name_of_a_run_is_on_the_disk_when_it_becomes_visible(
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(os, "rename", note_rename)
-    run = published(toy(tmp_path))
-    files = {path.stat().st_ino for path in run.folder.rglob("*")} | {run.folder.stat().st_ino}
+    folder = on_disk(published(toy(tmp_path)).folder)
+    files = {path.stat().st_ino for path in folder.rglob("*")} | {folder.stat().st_ino}
     assert len(files) > 8  # parts, three small tables, the manifest, two folders
     assert files <= at_the_rename[0]
-    assert run.folder.parent.stat().st_ino in synced
+    assert folder.parent.stat().st_ino in synced

@@ -17,7 +17,7 @@ from mnist_pipeline.stages import fetch
 from mnist_pipeline.storage.weights import load_weights, weights_sha256
 from mnist_pipeline.trainer import fit_weights, score, score_weights, train
 from tests.builders import images_name, make_split, random_images, random_labels, random_network, small_settings
-from tests.published import flip_bit, hashes
+from tests.published import flip_bit, hashes, on_disk
 
 RECIPE = Recipe(epochs=2, batch_rows=8)
 TRAIN_ROWS, TEST_ROWS = 30, 25
@@ -61,7 +61,7 @@ def test_the_card_tells_how_the_weights_came_to_be(toy: Settings, tmp_path: Path
     trained = train(toy, RECIPE, tmp_path / "mine" / "digits.safetensors")
     assert trained.path == tmp_path / "mine" / "digits.safetensors"
     assert trained.card == tmp_path / "mine" / "digits.md"
-    card = trained.card.read_text()
+    card = on_disk(trained.card).read_text()
     facts = dict(re.findall(r"^\| (.+?) \| (.+) \|$", card, re.MULTILINE))
     assert card.startswith("# Model card: digits.safetensors\n")
     assert facts["file"] == "`digits.safetensors`"
@@ -92,7 +92,7 @@ def test_without_test_labels_the_card_says_that_nothing_was_scored(toy: Settings
     (tmp_path / "data" / "t10k-labels-idx1-ubyte").unlink()
     trained = train(toy, RECIPE)
     assert (trained.tally.images, trained.tally.labelled) == (TEST_ROWS, 0)
-    card = trained.card.read_text()
+    card = on_disk(trained.card).read_text()
     assert "| accuracy | no labels, not scored |" in card
     assert "| labels sha256 | no labels |" in card
 

@@ -36,7 +36,8 @@ Cache = Annotated[
     Path | None, typer.Option(help="Folder of the verified raw files (the user's cache).", show_default=False)
 ]
 Outputs = Annotated[
-    Path | None, typer.Option(help="Folder of shards, runs and history (outputs, here).", show_default=False)
+    str | None,
+    typer.Option(help="Folder of shards, runs and history, or s3://BUCKET/PREFIX (outputs, here).", show_default=False),
 ]
 Report = Annotated[
     bool | None, typer.Option("--report/--no-report", help="Write the night's report (yes).", show_default=False)

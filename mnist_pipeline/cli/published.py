@@ -57,7 +57,7 @@ def show(
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
-    out.print(f"files: {terminal.path_line(found.folder)}", soft_wrap=True)
+    out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
 
 
 @app.command()

@@ -32,7 +32,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from mnist_pipeline.errors import DataError, EngineError, PipelineError
+from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
@@ -45,6 +45,7 @@ from mnist_pipeline.orchestration.deployments import (
 )
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.files import replace_file
+from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.raw import verified_file
 from mnist_pipeline.storage.runs import list_runs, missing_nights
 from mnist_pipeline.storage.staging import STAGING
@@ -268,7 +269,9 @@ def _runs(
     )
 
 
-def _disk(outputs: Path) -> Iterator[Finding]:
+def _disk(outputs: Place) -> Iterator[Finding]:
+    if isinstance(outputs, ObjectPath):
+        return
     there = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     enough = free >= LEAST_FREE_BYTES
@@ -277,19 +280,19 @@ def _disk(outputs: Path) -> Iterator[Finding]:
     yield Finding("disk", enough, found, "" if enough else advice)
 
 
-def _writable(outputs: Path) -> Iterator[Finding]:
+def _writable(outputs: Place) -> Iterator[Finding]:
     """Really write, because permissions, quotas and read-only mounts show nowhere else; leave no trace."""
     staging = outputs / STAGING
-    made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
+    on_disk = (staging, *staging.parents) if isinstance(staging, Path) else ()
+    made = [folder for folder in on_disk if not folder.exists()]
     probe = staging / f"doctor-{uuid.uuid4().hex}"
     try:
         replace_file(probe, b"written by mnist-pipeline doctor")
         probe.unlink()
         yield Finding("outputs", True, f"{outputs} can be written")
     except OSError as error:
-        advice = (
-            f"`ls -ld {outputs}`: give this user the right to write there, or name another with MNIST_PIPELINE_OUTPUTS"
-        )
+        look = "the credentials in the environment" if isinstance(error, StoreError) else f"`ls -ld {outputs}`"
+        advice = f"{look}: give this user the right to write there, or name another with MNIST_PIPELINE_OUTPUTS"
         yield Finding("outputs", False, f"{error.filename or outputs}: {error.strerror or error}", advice)
     finally:
         with suppress(OSError):  # another run may be using them by now

@@ -25,6 +25,7 @@ from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan, Published, Sharded, Timings
 from mnist_pipeline.storage import runs
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pieces import Piece
 from mnist_pipeline.storage.raw import RawSplit
 from mnist_pipeline.storage.splits import OpenSplit
@@ -123,7 +124,7 @@ def require_nights(settings: Settings, nights: int) -> None:
 
 
 @task(task_run_name="fit {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
-def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Path, target: Path | None) -> Fitted:
+def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None) -> Fitted:
     """Train the network and write its weights."""
     return trainer.fit_weights(raw, recipe, outputs, target, shown(logger))
 

@@ -1,7 +1,7 @@
 """What the command prints: rich tables and digits drawn in half blocks."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
     return grid
 
 
-def path_line(path: Path) -> str:
+def path_line(path: PurePath) -> str:
     """A path as a person would type it: relative where it lies below the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

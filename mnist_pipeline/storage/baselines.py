@@ -1,16 +1,16 @@
 """Which run each data set and split is held to, beside the last one that passed: a choice, kept in one small file."""
 
 import json
-from pathlib import Path
 
-from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.storage.files import outputs_errors, replace_file
-from mnist_pipeline.storage.staging import STAGING, lock
+from mnist_pipeline.errors import DamagedError, StoreError
+from mnist_pipeline.storage.files import outputs_errors
+from mnist_pipeline.storage.objects import Place
+from mnist_pipeline.storage.rewrites import rewrite
 
 BASELINES = "baselines.json"
 
 
-def read_baselines(outputs: Path) -> dict[str, str]:
+def read_baselines(outputs: Place) -> dict[str, str]:
     """The run_id pinned for each `dataset/split`.
 
     Raises:
@@ -21,6 +21,8 @@ def read_baselines(outputs: Path) -> dict[str, str]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except StoreError:
+        raise
     except (OSError, ValueError) as error:
         raise DamagedError(
             f"{path}: expected run_ids by data set, got {error}; delete it and set them again"
@@ -30,14 +32,18 @@ def read_baselines(outputs: Path) -> dict[str, str]:
     return found
 
 
-def set_baseline(outputs: Path, dataset: str, split: str, run_id: str | None) -> None:
+def set_baseline(outputs: Place, dataset: str, split: str, run_id: str | None) -> None:
     """Pin a run, or with None hold the data set and split to no run.
 
     Raises:
         OutputsError: the file cannot be written.
         DamagedError: the file there is not one of ours.
     """
-    with outputs_errors(f"cannot write {outputs / BASELINES}"), lock(outputs / STAGING / "baselines.lock"):
+
+    def make() -> dict[str, bytes]:
         pinned = read_baselines(outputs) | {f"{dataset}/{split}": run_id}
         kept = {name: run for name, run in sorted(pinned.items()) if run is not None}
-        replace_file(outputs / BASELINES, json.dumps(kept, indent=2).encode() + b"\n", outputs / STAGING)
+        return {BASELINES: json.dumps(kept, indent=2).encode() + b"\n"}
+
+    with outputs_errors(f"cannot write {outputs / BASELINES}"):
+        rewrite(outputs, "baselines", (BASELINES,), make)

@@ -1,14 +1,28 @@
-"""Single files: hash, replace in one step, reach the disk, say what went wrong. Knows no formats."""
+"""Single files, on disk or in an object store: hash, replace in one step, outlive a power cut, say what went wrong.
+
+Knows no formats.
+"""
 
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from mnist_pipeline.errors import OutputsError
+from mnist_pipeline.storage.objects import ObjectPath, Place
+
+# Digits of its sha256 in the name of an object: attempts that made other bytes never meet under one name.
+CONTENT_DIGITS = 16
+BEGUN_AHEAD = 8  # files
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -19,6 +33,15 @@ class FileRecord:
     rows: int
     size_bytes: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+    def is_named(self, name: str) -> bool:
+        """Whether this is the file of that name; its content may be part of the name it has."""
+        return self.name in (name, content_name(name, self.sha256))
 
     def problem_with(self, data: bytes) -> str | None:
         """Why `data` is not this file's content, or None if it is."""
@@ -48,7 +71,7 @@ def outputs_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def replace_file(path: Path, data: bytes, scratch: Path | None = None, sync: bool = True) -> None:
+def replace_file(path: Place, data: bytes, scratch: Place | None = None, sync: bool = True) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, never a part.
 
     Args:
@@ -59,8 +82,11 @@ def replace_file(path: Path, data: bytes, scratch: Path | None = None, sync: boo
         sync: whether the content must outlive a power cut. If not, what is found afterwards may be anything: only
             for a file that carries its own checksum and can be made again.
     """
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = scratch or path.parent
+    folder = scratch if isinstance(scratch, Path) else path.parent
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{path.name}.{uuid.uuid4().hex}"
     try:
@@ -75,12 +101,82 @@ def replace_file(path: Path, data: bytes, scratch: Path | None = None, sync: boo
         raise
 
 
+def create_file(path: Place, data: bytes, scratch: Place) -> bool:
+    """Write `data` to a file that must not exist yet; False if it does, with other content or in a race.
+
+    Args:
+        path: the file to create; its folder is made if need be.
+        data: the whole content.
+        scratch: folder for the unfinished file, on the same file system.
+    """
+    if isinstance(path, ObjectPath):
+        return path.create(data)
+    make_folder(path.parent)
+    ready = scratch / f"{path.name}-{uuid.uuid4().hex}"
+    replace_file(ready, data)
+    try:
+        os.link(ready, path)  # unlike a rename, refuses a name that is taken
+    except FileExistsError:
+        return False
+    finally:
+        ready.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def put_file(
+    folder: Place, name: str, rows: int, data: bytes, scratch: Place | None = None, sync: bool = True
+) -> FileRecord:
+    """Put a file of what will be published into its folder, as `replace_file` does; its record.
+
+    Attempts share the folder if it is in an object store. There the name has the content in it, so that none replaces
+    what another has published.
+    """
+    file = record(name, rows, data)
+    if isinstance(folder, ObjectPath):
+        file = replace(file, path=content_name(name, file.sha256))
+    replace_file(folder / file.path, data, scratch, sync)
+    return file
+
+
+def content_name(name: str, sha256: str) -> str:
+    """The name of a file with its content in it: `part-00003-0a1b2c3d4e5f6071.parquet`."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}-{sha256[:CONTENT_DIGITS]}{dot}{suffix}"
+
+
 def record_of(path: Path, name: str, rows: int) -> FileRecord:
     """The record of a finished file that may be too large to hold; makes sure that it is on the disk."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     return FileRecord(name, rows, path.stat().st_size, digest)
+
+
+def publish_files(staged: Place, target: Place, document: str, content: bytes, scratch: Place) -> bool:
+    """Make finished files visible in one step, with the document that lists them.
+
+    On disk their folder is renamed. In an object store they stay where they are, and the document is created below
+    `target`, unless there is one: readers find the files through it.
+
+    Args:
+        staged: the folder of the files.
+        target: where they, or their document, shall be found; on the same file system or in the same bucket.
+        document: name of the document.
+        content: what it holds.
+        scratch: folder for unfinished files.
+
+    Returns:
+        False if the name is taken: then nothing was changed.
+
+    Raises:
+        OSError: refused, or not known to be done. What is visible is what was, or all of it.
+    """
+    if isinstance(target, ObjectPath):
+        return (target / document).create(content)
+    assert isinstance(staged, Path), f"{staged} and {target} are not in the same place"
+    replace_file(staged / document, content, scratch)
+    return publish_folder(staged, target)
 
 
 def publish_folder(staged: Path, target: Path) -> bool:
@@ -112,24 +208,52 @@ def publish_folder(staged: Path, target: Path) -> bool:
     return True
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Make a folder and those above it that are missing, in a way that survives a power cut."""
+    if isinstance(folder, ObjectPath):
+        return
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         sync_folder(each.parent)
 
 
-def sync_file(path: Path) -> None:
+def sync_file(path: Place) -> None:
     """Make the content of a file survive a power cut."""
+    if isinstance(path, ObjectPath):
+        return
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Place) -> None:
     """Make the names in `folder` survive a power cut."""
+    if isinstance(folder, ObjectPath):
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`function` of each item, in order, a few of them begun before they are asked for.
+
+    An object store makes one wait for each, a disk can do with several at once, and hashing lets go of the interpreter.
+    """
+    with ThreadPoolExecutor(BEGUN_AHEAD) as pool:
+        begun: deque[Future[R]] = deque()
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) == BEGUN_AHEAD:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+
+def subfolders(folder: Place) -> list[Place]:
+    """The folders in a folder, which need not exist."""
+    if isinstance(folder, ObjectPath):
+        return list(folder.subfolders())
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []

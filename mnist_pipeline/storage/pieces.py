@@ -7,11 +7,12 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from mnist_pipeline.errors import StoreError
 from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import FileRecord, outputs_errors, record, replace_file
+from mnist_pipeline.storage.files import FileRecord, outputs_errors, put_file, record, replace_file
+from mnist_pipeline.storage.objects import Place
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Files in `folder`, which others may read as one table; records and unfinished files in `records`."""
+    """Files in `folder`, which others may read as one table; records and unfinished files in `records`.
 
-    folder: Path
-    records: Path
+    `to_publish` says that they will be part of what is published, and that its readers find them by their records.
+    """
+
+    folder: Place
+    records: Place
+    to_publish: bool = False
 
     def find(self, name: str) -> Piece | None:
         """The piece of that name if it is finished and its bytes are what its record says, else None."""
@@ -39,9 +44,13 @@ class Pieces:
             # The notes are numbers that end up in print: they are checked like the file they are about.
             if document["content_sha256"] != canonical_sha256(_content(piece)):
                 raise ValueError("its own checksum is another")
-            data = (self.folder / name).read_bytes()
+            if not piece.file.is_named(name):
+                raise ValueError(f"it is about {piece.file.path}")
+            data = (self.folder / piece.file.name).read_bytes()
         except FileNotFoundError:
             return None
+        except StoreError:
+            raise
         except OSError as error:
             logger.warning("%s cannot be read and will be made again: %s", self.folder / name, error)
             return None
@@ -59,11 +68,16 @@ class Pieces:
         Neither is made to outlive a power cut: what that garbles does not verify and is made again. Who publishes the
         file syncs it.
         """
-        piece = Piece(record(f"{self.folder.name}/{name}", rows, data), notes)
-        content = _content(piece)
-        document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
+        path = f"{self.folder.name}/{name}"
         with outputs_errors(f"cannot write {self.folder / name}"):
-            replace_file(self.folder / name, data, scratch=self.records, sync=False)
+            if self.to_publish:
+                file = put_file(self.folder.parent, path, rows, data, scratch=self.records, sync=False)
+            else:
+                file = record(path, rows, data)
+                replace_file(self.folder / name, data, scratch=self.records, sync=False)
+            piece = Piece(file, notes)
+            content = _content(piece)
+            document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
             replace_file(self.records / f"{name}.json", document.encode(), sync=False)
         return piece
 

@@ -3,17 +3,15 @@
 A promotion is a numbered document that is created once and never changed; the weights lie in the archive.
 """
 
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.storage.files import make_folder, outputs_errors, replace_file, sync_folder
+from mnist_pipeline.errors import DamagedError, StoreError
+from mnist_pipeline.storage.files import create_file, outputs_errors
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.sealed import Sealed
 from mnist_pipeline.storage.staging import STAGING
 
@@ -36,7 +34,7 @@ class Promotion(Sealed):
     promoted_at: datetime
 
 
-def current_promotion(outputs: Path) -> Promotion | None:
+def current_promotion(outputs: Place) -> Promotion | None:
     """The last promotion, or None.
 
     Raises:
@@ -48,40 +46,31 @@ def current_promotion(outputs: Path) -> Promotion | None:
     path = _path(outputs, numbers[-1])
     try:
         return Promotion.from_bytes(path.read_bytes(), str(path))
+    except StoreError:
+        raise
     except OSError as error:
         raise DamagedError(f"{path}: expected a promotion, got no readable file ({error.strerror})") from error
 
 
-def record_promotion(outputs: Path, promotion: Promotion) -> Path:
+def record_promotion(outputs: Place, promotion: Promotion) -> Place:
     """Add a promotion after all others; of two at the same time, one comes second.
 
     Raises:
         OutputsError: the outputs folder cannot be written.
     """
     with outputs_errors(f"cannot record a promotion in {outputs / PROMOTIONS}"):
-        make_folder(outputs / PROMOTIONS)
-        ready = outputs / STAGING / f"promotion-{uuid.uuid4().hex}"
-        replace_file(ready, promotion.to_bytes())
-        try:
-            while True:
-                path = _path(outputs, max(_numbers(outputs), default=0) + 1)
-                try:
-                    os.link(ready, path)  # unlike a rename, refuses a name that is taken
-                    break
-                except FileExistsError:
-                    continue
-        finally:
-            ready.unlink()
-        sync_folder(path.parent)
-    return path
+        while True:
+            path = _path(outputs, max(_numbers(outputs), default=0) + 1)
+            if create_file(path, promotion.to_bytes(), outputs / STAGING):
+                return path
 
 
-def _numbers(outputs: Path) -> Iterator[int]:
+def _numbers(outputs: Place) -> Iterator[int]:
     folder = outputs / PROMOTIONS
     for path in folder.iterdir() if folder.is_dir() else ():
         if match := _NAME.fullmatch(path.name):
             yield int(match[1])
 
 
-def _path(outputs: Path, number: int) -> Path:
+def _path(outputs: Place, number: int) -> Place:
     return outputs / PROMOTIONS / f"{number:06d}.json"

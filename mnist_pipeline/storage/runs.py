@@ -1,20 +1,31 @@
 """Published runs: commit one, list them, find one, verify one, read its tables. A run never changes once visible."""
 
+import functools
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 
-from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError
+from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError, StoreError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, replace_file, sync_file
+from mnist_pipeline.storage.files import (
+    FileRecord,
+    ahead,
+    outputs_errors,
+    publish_files,
+    put_file,
+    replace_file,
+    subfolders,
+    sync_file,
+)
 from mnist_pipeline.storage.manifest import Manifest, RunName
-from mnist_pipeline.storage.staging import Stage
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.staging import Stage, data_folder
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +35,26 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A published run on disk."""
+    """A published run."""
 
-    folder: Path
+    folder: Place
     name: RunName
+
+    @property
+    def files(self) -> Place:
+        """What the paths in the manifest are relative to: the folder of the manifest, but in an object store."""
+        return files_of(self.folder.parent.parent, self.name.run_id)
+
+    def paths(self, table: tables.Table) -> list[Place]:
+        """The files of a table, in order.
+
+        Raises:
+            DamagedError: the manifest is missing or altered, or the run has no such table.
+        """
+        found = [self.files / file.path for file in self.manifest().files if table_of(file) == table.name]
+        if not found:
+            raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
+        return found
 
     def manifest(self) -> Manifest:
         """Read and check the manifest.
@@ -38,6 +65,8 @@ class Run:
         path = self.folder / MANIFEST
         try:
             manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+        except StoreError:
+            raise
         except OSError as error:
             raise DamagedError(f"{path}: expected a manifest, got no readable file ({error.strerror})") from error
         if manifest.run_id != self.name.run_id:
@@ -55,15 +84,14 @@ class Run:
         return pa.concat_tables(parts)
 
     def read_parts(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """A table of the run file by file, in order, each checked as by `read`; one file at a time is in memory.
+        """A table of the run file by file, in order, each checked as by `read`; one at a time is decoded.
 
         Raises:
             DamagedError: a file is missing or altered.
         """
-        for file in self.manifest().files:
-            if _table_of(file) == table.name:
-                data = read_checked(self.folder, file)
-                yield tables.decode(table, data, str(self.folder / file.path), columns)
+        ours = [file for file in self.manifest().files if table_of(file) == table.name]
+        for file, data in zip(ours, ahead(functools.partial(read_checked, self.files), ours), strict=True):
+            yield tables.decode(table, data, str(self.files / file.path), columns)
 
     def problems(self) -> list[str]:
         """Everything about the run that is not as its manifest says; empty if it verifies."""
@@ -71,18 +99,28 @@ class Run:
             manifest = self.manifest()
         except DamagedError as error:
             return [str(error)]
-        found = []
-        for file in manifest.files:
+
+        def problem(file: FileRecord) -> str | None:
             try:
-                read_checked(self.folder, file)
+                read_checked(self.files, file)
+                return None
             except DamagedError as error:
-                found.append(str(error))
+                return str(error)
+
+        found = [each for each in ahead(problem, manifest.files) if each]
+        if isinstance(self.folder, ObjectPath):  # an attempt that was not published leaves its files beside these
+            return found
         present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
         extra = present - {MANIFEST} - {file.path for file in manifest.files}
         return found + [f"{self.folder / path}: expected no such file" for path in sorted(extra)]
 
 
-def read_checked(folder: Path, file: FileRecord) -> bytes:
+def files_of(outputs: Place, run_id: str) -> Place:
+    """The folder of a run's files, but for the manifest in an object store."""
+    return data_folder(outputs, run_id) if isinstance(outputs, ObjectPath) else outputs / RUNS / run_id
+
+
+def read_checked(folder: Place, file: FileRecord) -> bytes:
     """The bytes of a file, if they are what its record says.
 
     Raises:
@@ -91,6 +129,8 @@ def read_checked(folder: Path, file: FileRecord) -> bytes:
     path = folder / file.path
     try:
         data = path.read_bytes()
+    except StoreError:
+        raise
     except OSError as error:
         raise DamagedError(
             f"{path}: expected {file.size_bytes} bytes, got no readable file ({error.strerror})"
@@ -102,15 +142,13 @@ def read_checked(folder: Path, file: FileRecord) -> bytes:
 
 def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
     """Write one of a run's small tables into its staging folder."""
-    encoded = tables.encode(table, data)
     name = f"{table.name}.parquet"
     with outputs_errors(f"cannot write {stage.run / name}"):
-        replace_file(stage.run / name, encoded, scratch=stage.parts.records)
-    return record(name, data.num_rows, encoded)
+        return put_file(stage.run, name, data.num_rows, tables.encode(table, data), scratch=stage.records)
 
 
-def commit(outputs: Path, stage: Stage, manifest: Manifest) -> bool:
-    """Publish what is staged by one rename, or recognise that it is published already.
+def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
+    """Publish what is staged in one step, or recognise that it is published already.
 
     Args:
         outputs: the outputs folder.
@@ -128,25 +166,20 @@ def commit(outputs: Path, stage: Stage, manifest: Manifest) -> bool:
     target = outputs / RUNS / manifest.run_id
     with outputs_errors(f"cannot publish {target}"):
         _check_staged(stage, manifest)
-        replace_file(stage.run / MANIFEST, manifest.to_bytes(), scratch=stage.parts.records)
-        if target.exists():
-            _require_agreement(target, stage, manifest)
-            return False
-        if not publish_folder(stage.run, target):
-            _require_agreement(target, stage, manifest)
-            return False
-    return True
+        if not target.exists() and publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records):
+            return True
+        _require_agreement(target, stage, manifest)
+    return False
 
 
-def list_runs(outputs: Path) -> list[Run]:
+def list_runs(outputs: Place) -> list[Run]:
     """All published runs by run_date, then run_id. Folders that are not named like a run are passed over."""
     folder = outputs / RUNS
-    entries = folder.iterdir() if folder.is_dir() else ()
-    found = [Run(path, name) for path in entries if (name := RunName.parse(path.name)) and path.is_dir()]
+    found = [Run(path, name) for path in subfolders(folder) if (name := RunName.parse(path.name))]
     return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
 
 
-def run_by_id(outputs: Path, run_id: str) -> Run:
+def run_by_id(outputs: Place, run_id: str) -> Run:
     """The run of exactly that run_id.
 
     Raises:
@@ -159,14 +192,14 @@ def run_by_id(outputs: Path, run_id: str) -> Run:
     return Run(folder, name)
 
 
-def missing_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> list[date]:
+def missing_nights(outputs: Place, dataset: str, split: str, first: date, last: date) -> list[date]:
     """The dates from `first` to `last`, both included, for which no run of the data set and split is published."""
     there = {run.name.run_date for run in list_runs(outputs) if run.name.is_of(dataset, split)}
     nights = (first + timedelta(days=days) for days in range((last - first).days + 1))
     return [night for night in nights if night not in there]
 
 
-def require_nights(outputs: Path, dataset: str, split: str, first: date, last: date) -> None:
+def require_nights(outputs: Place, dataset: str, split: str, first: date, last: date) -> None:
     """Nothing, if every night from `first` to `last` has a published run of the data set and split.
 
     Raises:
@@ -180,7 +213,7 @@ def require_nights(outputs: Path, dataset: str, split: str, first: date, last: d
         )
 
 
-def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
+def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run:
     """The run that `which` means.
 
     Args:
@@ -221,15 +254,22 @@ def find_run(outputs: Path, which: str | date, dataset: str, split: str) -> Run:
     )
 
 
-def _table_of(file: FileRecord) -> str:
-    return file.path.split("/")[0].removesuffix(".parquet")
+def table_of(file: FileRecord) -> str:
+    """The name of the table that a published file holds, all of it or a part."""
+    return re.split("[/.-]", file.path)[0]
 
 
 def _check_staged(stage: Stage, manifest: Manifest) -> None:
     """Whole-job truth comes from the plan: every planned file is on the disk as recorded, and nothing else is."""
-    for file in manifest.files:
+
+    def check(file: FileRecord) -> None:
         read_checked(stage.run, file)
         sync_file(stage.run / file.path)
+
+    for _ in ahead(check, manifest.files):
+        pass
+    if isinstance(stage.run, ObjectPath):
+        return
     planned = {file.path for file in manifest.files}
     for path in stage.run.rglob("*"):
         if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
@@ -237,7 +277,7 @@ def _check_staged(stage: Stage, manifest: Manifest) -> None:
             path.unlink()
 
 
-def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:
+def _require_agreement(target: Place, stage: Stage, manifest: Manifest) -> None:
     name = RunName.parse(manifest.run_id)
     assert name is not None, f"{manifest.run_id} is not a run_id"
     run = Run(target, name)
@@ -247,24 +287,33 @@ def _require_agreement(target: Path, stage: Stage, manifest: Manifest) -> None:
             f"move {target} away and run again to publish it anew"
         )
     columns = ["image_id", "prediction"]
-    for file in manifest.files:
-        if _table_of(file) != tables.PREDICTIONS.name:
+    pairs = zip(_parts(manifest), _parts(run.manifest()), strict=True)  # the plan is part of the run_id
+    for ours, theirs in pairs:
+        if ours.sha256 == theirs.sha256:
             continue
-        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, file), file.path, columns)
-        published = tables.decode(tables.PREDICTIONS, (target / file.path).read_bytes(), file.path, columns)
+        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, ours), ours.path, columns)
+        published = tables.decode(tables.PREDICTIONS, read_checked(run.files, theirs), theirs.path, columns)
         if not staged.equals(published):
             kept = _set_aside(stage, manifest)
             raise RunConflictError(
-                f"run {manifest.run_id} is published with other predictions: expected {target / file.path} "
+                f"run {manifest.run_id} is published with other predictions: expected {run.files / theirs.path} "
                 f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
                 "so something in the stack has changed: compare the versions in the two manifests"
             )
 
 
-def _set_aside(stage: Stage, manifest: Manifest) -> Path:
+def _parts(manifest: Manifest) -> list[FileRecord]:
+    return [file for file in manifest.files if table_of(file) == tables.PREDICTIONS.name]
+
+
+def _set_aside(stage: Stage, manifest: Manifest) -> Place:
     """Keep an attempt that disagrees, under a name of its content, so that the same conflict is kept once."""
     digest = canonical_sha256([file.sha256 for file in manifest.files])
     kept = stage.folder.parent / f"conflict-{manifest.run_id}-{digest[:8]}"
+    if isinstance(kept, ObjectPath) or isinstance(stage.run, ObjectPath):
+        replace_file(kept / MANIFEST, manifest.to_bytes())  # its files lie beside those that are published
+        return kept
     shutil.rmtree(kept, ignore_errors=True)
+    replace_file(stage.run / MANIFEST, manifest.to_bytes())
     stage.run.rename(kept)
     return kept

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, as_bytes
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, StoreError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.columns import numpy_of
 from mnist_pipeline.storage.manifest import Identity
+from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.splits import ImageRows, OpenSplit
 
@@ -43,17 +43,17 @@ class ShardFile:
     parquet: pq.ParquetFile
 
 
-def shard_set(outputs: Path, raw: OpenSplit, shard_rows: int) -> Pieces:
+def shard_set(outputs: Place, raw: OpenSplit, shard_rows: int) -> Pieces:
     """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
     return _shard_set(outputs, raw, shard_rows)
 
 
-def shard_set_of(outputs: Path, run: Identity) -> Pieces:
+def shard_set_of(outputs: Place, run: Identity) -> Pieces:
     """Where the shards lie from which a run was made; they may be gone."""
     return _shard_set(outputs, run, run.shard_rows)
 
 
-def _shard_set(outputs: Path, of: OpenSplit | Identity, shard_rows: int) -> Pieces:
+def _shard_set(outputs: Place, of: OpenSplit | Identity, shard_rows: int) -> Pieces:
     key = canonical_sha256(
         {
             "images_sha256": of.images_sha256,
@@ -102,7 +102,8 @@ def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
     path = pieces.folder / shard.file_name
     name = f"{shard} ({path})"
     with _damage(name):
-        parquet = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+        source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
+        parquet = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
     if parquet.metadata.num_rows != shard.range.rows:
         raise DamagedError(
             f"{name}: expected {shard.range.rows} rows, got {parquet.metadata.num_rows}; run again to rebuild it"
@@ -187,6 +188,8 @@ def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:
 def _damage(name: str) -> Iterator[None]:
     try:
         yield
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise DamagedError(f"{name}: expected a whole Parquet file, got {error}; run again to rebuild it") from error
 

@@ -3,6 +3,8 @@
 The first attempt of a run works in `.staging/<run_id>` and leaves it behind if it is killed, for the next
 attempt to take over. An attempt that finds it in use works in a folder of its own, so that nobody waits and
 nobody writes into another's files. Ownership is a lock held by the process: it dies with it.
+
+In an object store attempts share one folder, and nobody owns it: their files are named after their content.
 """
 
 import fcntl
@@ -10,33 +12,47 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_pipeline.storage.files import outputs_errors
+from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pieces import Pieces
 
 STAGING = ".staging"
+# In an object store nothing is renamed: what will be published is put where it stays.
+DATA = "data"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The folder of one attempt: `run` becomes the published directory, `records` stays behind."""
+    """The folder of one attempt: the files in `run` are published, those in `records` stay behind."""
 
-    folder: Path
+    folder: Place
 
     @property
-    def run(self) -> Path:
+    def run(self) -> Place:
+        if isinstance(self.folder, ObjectPath):
+            return data_folder(self.folder.parent.parent, self.folder.name)
         return self.folder / "run"
 
     @property
+    def records(self) -> Place:
+        return self.folder / "records"
+
+    @property
     def parts(self) -> Pieces:
-        return Pieces(folder=self.run / "predictions", records=self.folder / "records")
+        return Pieces(folder=self.run / "predictions", records=self.records, to_publish=True)
+
+
+def data_folder(outputs: ObjectPath, name: str) -> ObjectPath:
+    """Where the files lie that were published from the stage of that name, in an object store."""
+    return outputs / DATA / name
 
 
 @contextmanager
-def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
+def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
     """Own a staging folder for the length of the block.
 
     It is removed when the block succeeds. When the block fails or the process is killed, the run's first
@@ -45,20 +61,26 @@ def claim_stage(outputs: Path, run_id: str) -> Iterator[Stage]:
     Raises:
         OutputsError: the outputs folder cannot be written.
     """
+    if isinstance(outputs, ObjectPath):
+        yield (shared := Stage(outputs / STAGING / run_id))
+        with suppress(OSError):  # what is left there is swept up by the next run of that name
+            for record in shared.records.iterdir():
+                record.unlink()
+        return
     root = outputs / STAGING
     with outputs_errors(f"cannot prepare {root}"):
         root.mkdir(parents=True, exist_ok=True)
         name, handle = _claim_name(root, run_id)
         stage = Stage(root / name)
-        stage.parts.folder.mkdir(parents=True, exist_ok=True)
-        stage.parts.records.mkdir(parents=True, exist_ok=True)
+        for folder in (root / name / "run" / "predictions", root / name / "records"):
+            folder.mkdir(parents=True, exist_ok=True)
     done = False
     try:
         yield stage
         done = True
     finally:
         if done or name != run_id:
-            shutil.rmtree(stage.folder, ignore_errors=True)
+            shutil.rmtree(root / name, ignore_errors=True)
         _unlock(_lock_of(root, name), handle)
 
 

@@ -7,23 +7,33 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, StoreError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import FileRecord, outputs_errors, publish_folder, record, record_of, replace_file
+from mnist_pipeline.storage.files import (
+    FileRecord,
+    content_name,
+    outputs_errors,
+    publish_files,
+    put_file,
+    record_of,
+    subfolders,
+)
 from mnist_pipeline.storage.manifest import RunContent
-from mnist_pipeline.storage.runs import read_checked
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.runs import read_checked, table_of
 from mnist_pipeline.storage.sealed import Sealed
-from mnist_pipeline.storage.staging import claim_stage
+from mnist_pipeline.storage.staging import Stage, claim_stage, data_folder
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +76,18 @@ class VerdictDocument(Sealed):
 
 @dataclass(frozen=True)
 class PublishedVerdict:
-    """A verdict on disk."""
+    """A published verdict."""
 
-    folder: Path
+    folder: Place
     document: VerdictDocument
+
+    @property
+    def files(self) -> Place:
+        """What the paths in the document are relative to: its folder, but in an object store."""
+        if isinstance(self.folder, ObjectPath):
+            outputs = self.folder.parent.parent.parent
+            return data_folder(outputs, _stage_name(self.document.run_id, self.document.verdict_id))
+        return self.folder
 
     def read(self, table: tables.Table) -> pa.Table:
         """A table of the verdict, its bytes checked against the document before they are parsed.
@@ -78,8 +96,8 @@ class PublishedVerdict:
             DamagedError: the file is missing or altered, or the verdict has no such table.
         """
         for file in self.document.files:
-            if file.path == f"{table.name}.parquet":
-                return tables.decode(table, read_checked(self.folder, file), str(self.folder / file.path))
+            if table_of(file) == table.name:
+                return tables.decode(table, read_checked(self.files, file), str(self.files / file.path))
         raise DamagedError(f"{self.folder}: expected a {table.name} table, got none in its document")
 
 
@@ -89,7 +107,7 @@ def verdict_id(run: RunContent, references: Mapping[str, RunContent], gates: Map
     return canonical_sha256({"run": asdict(run), "references": named, "gates": dict(gates)})[:VERDICT_ID_DIGITS]
 
 
-def find_verdict(outputs: Path, run_id: str, name: str) -> PublishedVerdict | None:
+def find_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run, or None.
 
     Raises:
@@ -104,6 +122,8 @@ def find_verdict(outputs: Path, run_id: str, name: str) -> PublishedVerdict | No
                 f"{folder}: expected {DOCUMENT}, got none; move the folder away and run the night again"
             ) from None
         return None
+    except StoreError:
+        raise
     except OSError as error:
         raise DamagedError(
             f"{folder}: expected {DOCUMENT}, got no readable file ({error.strerror}); "
@@ -115,13 +135,11 @@ def find_verdict(outputs: Path, run_id: str, name: str) -> PublishedVerdict | No
     return PublishedVerdict(folder, document)
 
 
-def newest_verdict(outputs: Path, run: RunContent) -> PublishedVerdict | None:
+def newest_verdict(outputs: Place, run: RunContent) -> PublishedVerdict | None:
     """The verdict on a run, as it is now, that was published last; damaged ones are passed over with a warning."""
     found = []
     folder = outputs / VERDICTS / run.run_id
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.is_dir():
-            continue
+    for path in sorted(subfolders(folder)):
         try:
             verdict = find_verdict(outputs, run.run_id, path.name)
         except DamagedError as error:
@@ -133,30 +151,35 @@ def newest_verdict(outputs: Path, run: RunContent) -> PublishedVerdict | None:
 
 
 class StagedVerdict:
-    """The folder in which the files of one verdict gather."""
+    """The stage in which the files of one verdict gather."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self.files: list[FileRecord] = []
 
     def add(self, table: tables.Table, data: pa.Table) -> None:
         """Write one small table whole."""
-        name, encoded = f"{table.name}.parquet", tables.encode(table, data)
-        replace_file(self.folder / name, encoded)
-        self.files.append(record(name, data.num_rows, encoded))
+        encoded = tables.encode(table, data)
+        self.files.append(put_file(self.stage.run, f"{table.name}.parquet", data.num_rows, encoded, self.stage.records))
 
     @contextmanager
     def writer(self, table: tables.Table) -> Iterator[tables.Writer]:
         """Write one table of any size, row by row."""
-        path = self.folder / f"{table.name}.parquet"
-        writer = tables.Writer(table, path)
-        yield writer
-        writer.close()
-        self.files.append(record_of(path, path.name, writer.rows))
+        name, folder = f"{table.name}.parquet", self.stage.run
+        with TemporaryDirectory() as scratch:
+            path = (Path(scratch) if isinstance(folder, ObjectPath) else folder) / name
+            writer = tables.Writer(table, path)
+            yield writer
+            writer.close()
+            file = record_of(path, name, writer.rows)
+            if isinstance(folder, ObjectPath):
+                file = replace(file, path=content_name(name, file.sha256))
+                (folder / file.path).upload(path)
+            self.files.append(file)
 
 
 @contextmanager
-def staged_verdict(outputs: Path, run_id: str, name: str) -> Iterator[StagedVerdict]:
+def staged_verdict(outputs: Place, run_id: str, name: str) -> Iterator[StagedVerdict]:
     """A folder for the files of a verdict; gone after the block, whatever was not published.
 
     Raises:
@@ -164,26 +187,33 @@ def staged_verdict(outputs: Path, run_id: str, name: str) -> Iterator[StagedVerd
     """
     with (
         outputs_errors(f"cannot write the verdict on {run_id}"),
-        claim_stage(outputs, f"verdict-{name}-{run_id}") as stage,
+        claim_stage(outputs, _stage_name(run_id, name)) as stage,
     ):
-        folder = stage.folder / "verdict"
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-        folder.mkdir()
+        if isinstance(stage.folder, ObjectPath):
+            yield StagedVerdict(stage)
+            return
+        run = stage.folder / "run"
+        shutil.rmtree(run)  # what an attempt that was killed has left
+        run.mkdir()
         try:
-            yield StagedVerdict(folder)
+            yield StagedVerdict(stage)
         finally:  # a verdict takes seconds: unlike a run's, its parts are not worth keeping for the next attempt
             shutil.rmtree(stage.folder, ignore_errors=True)
 
 
-def commit_verdict(outputs: Path, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
-    """Publish a verdict by one rename; if it is there already, that one stands.
+def commit_verdict(outputs: Place, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
+    """Publish a verdict in one step; if it is there already, that one stands.
 
     Raises:
         OSError: the folder cannot be written.
         DamagedError: the verdict that is there is altered.
     """
-    replace_file(staged.folder / DOCUMENT, document.to_bytes())
-    publish_folder(staged.folder, outputs / VERDICTS / document.run_id / document.verdict_id)
+    target = outputs / VERDICTS / document.run_id / document.verdict_id
+    publish_files(staged.stage.run, target, DOCUMENT, document.to_bytes(), staged.stage.records)
     published = find_verdict(outputs, document.run_id, document.verdict_id)
     assert published is not None, "published a moment ago"
     return published
+
+
+def _stage_name(run_id: str, name: str) -> str:
+    return f"verdict-{name}-{run_id}"

@@ -5,7 +5,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +14,11 @@ from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.columns import column_of
-from mnist_pipeline.storage.files import outputs_errors, replace_file
+from mnist_pipeline.storage.files import ahead, outputs_errors
 from mnist_pipeline.storage.manifest import Manifest
+from mnist_pipeline.storage.objects import Place
+from mnist_pipeline.storage.rewrites import rewrite
 from mnist_pipeline.storage.runs import Run, list_runs
-from mnist_pipeline.storage.staging import STAGING, lock
 from mnist_pipeline.storage.verdicts import newest_verdict
 
 logger = logging.getLogger(__name__)
@@ -28,23 +28,28 @@ RUNS_VIEW = "runs.parquet"
 LATEST = "latest.json"
 
 
-def update_views(outputs: Path) -> None:
+def update_views(outputs: Place) -> None:
     """Bring history.parquet, runs.parquet and latest.json up to the runs and verdicts that are published now.
 
-    Under a lock and from a full listing, so that publishers at the same time lose no row of each other.
+    From a full listing, so that publishers at the same time lose no row of each other.
 
     Raises:
         OutputsError: a view cannot be written; the runs themselves are not touched.
     """
-    with outputs_errors(f"cannot update the history in {outputs}"), lock(outputs / STAGING / "views.lock"):
+
+    def make() -> dict[str, bytes]:
         manifests = dict(_manifests(outputs))
-        scratch = outputs / STAGING
-        replace_file(outputs / HISTORY, tables.encode(tables.HISTORY, _history(outputs, manifests)), scratch)
-        replace_file(outputs / RUNS_VIEW, tables.encode(tables.RUNS, _runs(outputs, manifests)), scratch)
-        replace_file(outputs / LATEST, json.dumps(_latest(manifests), indent=2).encode() + b"\n", scratch)
+        return {
+            HISTORY: tables.encode(tables.HISTORY, _history(outputs, manifests)),
+            RUNS_VIEW: tables.encode(tables.RUNS, _runs(outputs, manifests)),
+            LATEST: json.dumps(_latest(manifests), indent=2).encode() + b"\n",
+        }
+
+    with outputs_errors(f"cannot update the history in {outputs}"):
+        rewrite(outputs, "views", (HISTORY, RUNS_VIEW, LATEST), make)
 
 
-def read_history(outputs: Path) -> pa.Table:
+def read_history(outputs: Place) -> pa.Table:
     """One row per run and digit of the published runs, by run_date and run_id.
 
     Rows are taken from history.parquet where it has them, from the run itself where not. A run that has to be
@@ -53,20 +58,26 @@ def read_history(outputs: Path) -> pa.Table:
     return _history(outputs, dict(_manifests(outputs)))
 
 
-def read_runs(outputs: Path) -> pa.Table:
+def read_runs(outputs: Place) -> pa.Table:
     """One row per published run, by run_date and run_id, with its newest verdict; from the runs themselves."""
     return _runs(outputs, dict(_manifests(outputs)))
 
 
-def _manifests(outputs: Path) -> Iterator[tuple[Run, Manifest]]:
-    for run in list_runs(outputs):
+def _manifests(outputs: Place) -> Iterator[tuple[Run, Manifest]]:
+    def read(run: Run) -> Manifest | None:
         try:
-            yield run, run.manifest()
+            return run.manifest()
         except DamagedError as error:  # one run must not keep all others out of the views
             logger.warning("left out of history and latest: %s", error)
+            return None
+
+    found = list_runs(outputs)
+    for run, manifest in zip(found, ahead(read, found), strict=True):
+        if manifest is not None:
+            yield run, manifest
 
 
-def _history(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
+def _history(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
     known = _stored_history(outputs / HISTORY)
     # By time of publication too: a run that was moved away and made again has the same run_id.
     places: dict[tuple[str, datetime], list[int]] = defaultdict(list)
@@ -83,7 +94,7 @@ def _history(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
     return merged.set_column(0, "run_id", names).combine_chunks().cast(tables.HISTORY.schema)
 
 
-def _stored_history(path: Path) -> pa.Table:
+def _stored_history(path: Place) -> pa.Table:
     try:
         return tables.decode(tables.HISTORY, path.read_bytes(), str(path))
     except (FileNotFoundError, DamagedError):
@@ -101,14 +112,14 @@ def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
     return [summary.append_column("published_at", column).cast(tables.HISTORY.schema)]
 
 
-def _runs(outputs: Path, manifests: dict[Run, Manifest]) -> pa.Table:
+def _runs(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
     rows = [_run_row(outputs, manifest) for manifest in manifests.values()]
     return tables.build(
         tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
     )
 
 
-def _run_row(outputs: Path, manifest: Manifest) -> dict[str, Any]:
+def _run_row(outputs: Place, manifest: Manifest) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
     verdict = newest_verdict(outputs, manifest.content)

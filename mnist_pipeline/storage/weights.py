@@ -11,7 +11,6 @@ import math
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import SHAPES, Network
-from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.errors import StoreError, WeightsError
 from mnist_pipeline.storage.files import make_folder, outputs_errors, replace_file, sync_folder
+from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pickles import float32_array, read_arrays
 
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
@@ -34,7 +34,7 @@ ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
 ADVICE = "give another weights file"
 
 
-def load_weights(path: Path) -> Network:
+def load_weights(path: Place) -> Network:
     """Read a network from a .safetensors, .npz or .pkl file.
 
     Raises:
@@ -46,9 +46,14 @@ def load_weights(path: Path) -> Network:
         if not path.is_file():
             got = "something else" if path.exists() else "nothing there"
             raise WeightsError(f"{path}: expected a weights file, got {got}; check the path, or {ADVICE}")
-        with path.open("rb") as file:
-            # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
-            data = file.read(MAX_FILE_BYTES + 1)
+        if isinstance(path, ObjectPath):  # from the archive that we keep: nobody's big file
+            data = path.read_bytes()
+        else:
+            with path.open("rb") as file:
+                # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
+                data = file.read(MAX_FILE_BYTES + 1)
+    except StoreError:
+        raise
     except OSError as error:
         raise WeightsError(f"{path}: expected a readable weights file, got {error}; check the path") from error
     return decode_weights(data, path.suffix, str(path))
@@ -76,7 +81,7 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
         raise WeightsError(f"{name}: expected a sound {suffix} file, got {error!r:.200}; {ADVICE}") from error
 
 
-def archive_weights(network: Network, folder: Path) -> Path:
+def archive_weights(network: Network, folder: Place) -> Place:
     """Keep a network under the sha256 of its bytes, so that any run can be computed again; the file.
 
     Raises:

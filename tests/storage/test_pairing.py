@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from mnist_pipeline.core.comparison import Pairs
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.storage import runs, tables
-from mnist_pipeline.storage.files import FileRecord
+from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.pairing import Stretch, pair_up
 from mnist_pipeline.storage.runs import Run
 from tests.published import flip_bit, identity, publish_run
@@ -207,16 +206,16 @@ def test_a_damaged_part_is_refused_when_its_turn_comes(which: int, tmp_path: Pat
 # Memory
 
 
-def test_parts_are_read_when_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_decoded_when_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, now = two_runs(tmp_path, (5, 4))
     read: list[tuple[str, str]] = []
-    check = runs.read_checked
+    decode = tables.decode
 
-    def noted(folder: Path, file: FileRecord) -> bytes:
-        read.append((folder.name[:10], file.path[-9]))
-        return check(folder, file)
+    def noted(table: tables.Table, data: bytes, name: str, columns: list[str]) -> pa.Table:
+        read.append((Path(name).parent.parent.name[:10], name[-9]))
+        return decode(table, data, name, columns)
 
-    monkeypatch.setattr(runs, "read_checked", noted)
+    monkeypatch.setattr(tables, "decode", noted)
     old, new = "2026-01-30", "2026-01-31"
     expected = [[(old, "0"), (new, "0")], [(new, "1")], [(old, "1")], [(new, "2")], [(old, "2")]]
     for step, _ in enumerate(pair_up(before, now), 1):

@@ -16,7 +16,7 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.storage import parts, tables
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.shards import ShardLabels
-from tests.published import MADE_WITH, flip_bit, identity
+from tests.published import MADE_WITH, flip_bit, identity, on_disk
 
 WHO = identity()
 FIRST, SECOND, LAST = plan_shards(12, 5)
@@ -132,7 +132,7 @@ def test_no_flipped_bit_of_a_record_brings_back_another_tally(pieces: Pieces) ->
 
 def test_a_record_with_another_tally_is_not_believed(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
     write(pieces, FIRST)
-    record = pieces.records / f"{FIRST.file_name}.json"
+    record = on_disk(pieces.records / f"{FIRST.file_name}.json")
     text = record.read_text()
     assert text.count("1") > 1
     record.write_text(text.replace('"confidence_sum": [0', '"confidence_sum": [1', 1))
@@ -152,7 +152,7 @@ def test_a_file_without_its_record_and_a_record_without_its_file_are_nothing(pie
 def test_a_folder_in_place_of_a_part_is_not_a_part(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
     write(pieces, FIRST)
     (pieces.folder / FIRST.file_name).unlink()
-    (pieces.folder / FIRST.file_name).mkdir()
+    on_disk(pieces.folder / FIRST.file_name).mkdir()
     with caplog.at_level(logging.WARNING):
         assert parts.finished_part(pieces, FIRST, MADE_WITH) is None
     assert "part-00000.parquet cannot be read and will be made again" in caplog.text

@@ -12,6 +12,7 @@ from mnist_pipeline.storage import pieces as module
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import FileRecord, replace_file
 from mnist_pipeline.storage.pieces import Piece, Pieces
+from tests.published import on_disk
 
 NAME = "part-00000.parquet"
 DATA = bytes(range(256))
@@ -24,7 +25,7 @@ def pieces(tmp_path: Path) -> Pieces:
 
 
 def record_path(pieces: Pieces) -> Path:
-    return pieces.records / f"{NAME}.json"
+    return on_disk(pieces.records / f"{NAME}.json")
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -138,7 +139,7 @@ def test_a_record_of_other_bytes_does_not_vouch_for_these(pieces: Pieces, caplog
     pieces.finish("other", 3, DATA[::-1], NOTES)
     record_path(pieces).write_bytes((pieces.records / "other.json").read_bytes())
     assert pieces.find(NAME) is None
-    assert "is damaged and will be made again: expected sha256" in caplog.text
+    assert "has an unreadable record and will be made again: it is about predictions/other" in caplog.text
 
 
 def test_a_file_that_cannot_be_read_is_not_found_and_a_warning_says_so(
@@ -146,7 +147,7 @@ def test_a_file_that_cannot_be_read_is_not_found_and_a_warning_says_so(
 ) -> None:
     pieces.finish(NAME, 3, DATA, NOTES)
     (pieces.folder / NAME).unlink()
-    (pieces.folder / NAME).mkdir()
+    on_disk(pieces.folder / NAME).mkdir()
     assert pieces.find(NAME) is None
     assert f"{pieces.folder / NAME} cannot be read and will be made again: " in caplog.text
 

@@ -11,7 +11,7 @@ from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import promotions
 from mnist_pipeline.storage.promotions import PROMOTIONS, Promotion, current_promotion, record_promotion
 from tests.processes import run_at_once
-from tests.published import flip_bit, identity, snapshot
+from tests.published import flip_bit, identity, on_disk, snapshot
 
 
 def promotion(number: int = 0, **changes: Any) -> Promotion:
@@ -72,7 +72,7 @@ def test_recording_changes_no_earlier_promotion(tmp_path: Path) -> None:
 
 
 def test_a_number_after_a_gap_is_after_all_others(tmp_path: Path) -> None:
-    record_promotion(tmp_path, promotion(1)).rename(tmp_path / PROMOTIONS / "000041.json")
+    on_disk(record_promotion(tmp_path, promotion(1))).rename(tmp_path / PROMOTIONS / "000041.json")
     assert record_promotion(tmp_path, promotion(2)).name == "000042.json"
     assert current_promotion(tmp_path) == promotion(2)
 
@@ -99,7 +99,7 @@ def test_a_damaged_promotion_is_refused_and_no_earlier_one_takes_its_place(posit
 def test_a_promotion_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = record_promotion(tmp_path, promotion(1))
     path.unlink()
-    path.mkdir()
+    on_disk(path).mkdir()
     with pytest.raises(DamagedError, match=rf"^{path}: expected a promotion, got no readable file \(Is a directory\)$"):
         current_promotion(tmp_path)
 

@@ -32,7 +32,7 @@ from mnist_pipeline.storage.shards import (
     write_shard,
 )
 from tests.builders import random_images, random_labels
-from tests.published import identity
+from tests.published import identity, on_disk
 
 ROWS = 23
 SHARD_ROWS = 10
@@ -263,10 +263,10 @@ def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Pieces, S
 def damaged(pieces: Pieces, shard: Shard, folder: Path) -> tuple[Pieces, Path]:
     """A copy of one shard of `pieces` that a test may spoil."""
     copy = Pieces(folder=folder / "images", records=folder / "records")
-    copy.folder.mkdir(parents=True, exist_ok=True)
+    on_disk(copy.folder).mkdir(parents=True, exist_ok=True)
     path = copy.folder / shard.file_name
     path.write_bytes((pieces.folder / shard.file_name).read_bytes())
-    return copy, path
+    return copy, on_disk(path)
 
 
 def read_everything(pieces: Pieces, shard: Shard) -> None:

@@ -14,6 +14,7 @@ import pytest
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage import staging
 from mnist_pipeline.storage.staging import Stage, claim_stage, lock
+from tests.published import on_disk
 
 RUN_ID = "2026-01-31-toy-test-0123456789ab"
 PROJECT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def inside(outputs: Path) -> list[str]:
 
 
 def write_work(stage: Stage, text: str = "mine") -> None:
-    (stage.run / "work").write_text(text)
+    on_disk(stage.run / "work").write_text(text)
 
 
 class StopError(Exception):
@@ -90,7 +91,7 @@ def test_a_stage_has_room_for_parts_and_their_records_and_goes_when_the_block_su
 
 def test_a_stage_whose_run_was_published_goes_as_well(tmp_path: Path) -> None:
     with claim_stage(tmp_path, RUN_ID) as stage:
-        stage.run.rename(tmp_path / "published")
+        on_disk(stage.run).rename(tmp_path / "published")
     assert inside(tmp_path) == []
     assert (tmp_path / "published").is_dir()
 
@@ -100,7 +101,7 @@ def test_a_failure_leaves_the_work_to_the_next_attempt(tmp_path: Path) -> None:
     assert inside(tmp_path) == [RUN_ID]  # and no lock
     with claim_stage(tmp_path, RUN_ID) as again:
         assert again.folder == stage.folder
-        assert (again.run / "work").read_text() == "mine"
+        assert on_disk(again.run / "work").read_text() == "mine"
     assert inside(tmp_path) == []
 
 
@@ -120,7 +121,7 @@ def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_that_always_g
         except StopError:
             pass
         assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
-        assert (first.run / "work").read_text() == "mine"
+        assert on_disk(first.run / "work").read_text() == "mine"
 
 
 def test_stages_of_different_runs_do_not_meet(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_killed_owner_leaves_its_work_and_no_lock_that_holds(tmp_path: Path) -
     assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
     with claim_stage(tmp_path, RUN_ID) as stage:
         assert stage.folder.name == RUN_ID
-        assert (stage.run / "work").read_text() == "theirs"
+        assert on_disk(stage.run / "work").read_text() == "theirs"
     assert inside(tmp_path) == []
 
 

@@ -27,7 +27,7 @@ from mnist_pipeline.storage.verdicts import (
     verdict_id,
 )
 from tests.processes import run_at_once
-from tests.published import flip_bit, flip_rows, hashes, identity, publish_verdict, snapshot, verdict_document
+from tests.published import flip_bit, flip_rows, hashes, identity, on_disk, publish_verdict, snapshot, verdict_document
 
 PROJECT = Path(__file__).parents[2]
 RUN_ID = identity().run_id
@@ -166,7 +166,7 @@ def test_a_document_with_all_it_can_hold_comes_back(tmp_path: Path) -> None:
 
 
 def test_any_flipped_bit_of_the_document_is_damage(tmp_path: Path) -> None:
-    path = publish_verdict(tmp_path, RUN_ID, NAME).folder / "verdict.json"
+    path = on_disk(publish_verdict(tmp_path, RUN_ID, NAME).folder / "verdict.json")
     for position in range(0, path.stat().st_size, 7):
         flip_bit(path, position)
         with pytest.raises(DamagedError, match=rf"^{path}: expected a verdict"):
@@ -211,13 +211,13 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 def test_a_verdict_without_its_document_is_damage(
     damage: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
-    damage(publish_verdict(tmp_path, RUN_ID, NAME).folder)
+    damage(on_disk(publish_verdict(tmp_path, RUN_ID, NAME).folder))
     with pytest.raises(DamagedError, match=rf"^{folder_of(tmp_path)}(/verdict.json)?: {message}"):
         find_verdict(tmp_path, RUN_ID, NAME)
 
 
 def test_a_renamed_verdict_is_damage(tmp_path: Path) -> None:
-    publish_verdict(tmp_path, RUN_ID, NAME).folder.rename(folder_of(tmp_path, "f" * 12))
+    on_disk(publish_verdict(tmp_path, RUN_ID, NAME).folder).rename(folder_of(tmp_path, "f" * 12))
     with pytest.raises(DamagedError, match=f"f{{12}}: expected the verdict of that name, got {RUN_ID}/{NAME}"):
         find_verdict(tmp_path, RUN_ID, "f" * 12)
 
@@ -228,7 +228,7 @@ def test_the_newest_verdict_passes_damaged_ones_over_with_a_warning(
 ) -> None:
     sound = publish_verdict(tmp_path, RUN_ID, "a" * 12, judged_at=at(2))
     damaged = publish_verdict(tmp_path, RUN_ID, NAME, judged_at=at(3))
-    damage(damaged.folder)
+    damage(on_disk(damaged.folder))
     assert newest_verdict(tmp_path, CONTENT) == sound
     (warning,) = caplog.records
     assert warning.getMessage().startswith(f"passed over: {damaged.folder}")
@@ -240,7 +240,7 @@ def test_a_stray_file_beside_verdicts_is_no_verdict_and_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sound = publish_verdict(tmp_path, RUN_ID, NAME)
-    (sound.folder.parent / ".DS_Store").write_text("rubbish")
+    on_disk(sound.folder.parent / ".DS_Store").write_text("rubbish")
     assert newest_verdict(tmp_path, CONTENT) == sound
     assert not caplog.records
 
@@ -319,7 +319,7 @@ def test_what_a_killed_attempt_left_does_not_get_into_the_next_verdict(tmp_path:
     """
     killed = subprocess.run([sys.executable, "-c", code, tmp_path, RUN_ID, NAME], cwd=PROJECT, timeout=60)
     assert killed.returncode == -9
-    (work,) = (tmp_path / ".staging").glob("*/verdict")
+    (work,) = (tmp_path / ".staging").glob("*/run")
     assert sorted(path.name for path in work.iterdir()) == ["flips.parquet", "summary.parquet"]
     assert find_verdict(tmp_path, RUN_ID, NAME) is None
     verdict = publish_verdict(tmp_path, RUN_ID, NAME)
@@ -348,7 +348,7 @@ def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_and_the_first
     tmp_path: Path,
 ) -> None:
     with staged_verdict(tmp_path, RUN_ID, NAME) as one, staged_verdict(tmp_path, RUN_ID, NAME) as two:
-        assert one.folder != two.folder
+        assert one.stage.folder != two.stage.folder
         two.add(tables.GATES, tables.GATES.schema.empty_table())
         first = commit_verdict(tmp_path, two, verdict_document(two, RUN_ID, NAME, outcome="fail"))
         before = snapshot(tmp_path / VERDICTS)
@@ -419,7 +419,7 @@ def test_flips_of_any_number_read_back_right_by_every_reader(sizes: list[int], t
     assert [str(frame[name].dtype) for name in ("label", "now", "direction")] == ["Int8", "int8", "category"]
     references = [f"reference-{first}" for first, rows in zip(edges, sizes, strict=False) for _ in range(rows)]
     assert frame["reference_run_id"].tolist() == whole["reference_run_id"].to_pylist() == references
-    lazy = pl.read_parquet(path)
+    lazy = pl.read_parquet(on_disk(path))
     assert lazy["image_id"].to_list() == list(range(edges[-1]))
     assert lazy["reference_run_id"].to_list() == references
     assert lazy["direction"].to_list() == frame["direction"].tolist()

@@ -12,31 +12,32 @@ import pytest
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.manifest import Totals
+from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.runs import Run, commit, list_runs
 from mnist_pipeline.storage.staging import lock
 from mnist_pipeline.storage.views import read_history, read_runs, update_views
 from tests.builders import small_settings
 from tests.processes import run_at_once
-from tests.published import flip_bit, identity, left_over, publish_run, publish_verdict, snapshot, staged
+from tests.published import flip_bit, identity, left_over, on_disk, publish_run, publish_verdict, snapshot, staged
 
 
 def at(day: int) -> datetime:
     return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
 
 
-def stored(outputs: Path) -> list[dict[str, Any]]:
+def stored(outputs: Place) -> list[dict[str, Any]]:
     data = (outputs / "history.parquet").read_bytes()
     rows: list[dict[str, Any]] = tables.decode(tables.HISTORY, data, "history").to_pylist()
     return rows
 
 
-def stored_runs(outputs: Path) -> list[dict[str, Any]]:
+def stored_runs(outputs: Place) -> list[dict[str, Any]]:
     data = (outputs / "runs.parquet").read_bytes()
     rows: list[dict[str, Any]] = tables.decode(tables.RUNS, data, "runs").to_pylist()
     return rows
 
 
-def expected(outputs: Path) -> list[dict[str, Any]]:
+def expected(outputs: Place) -> list[dict[str, Any]]:
     """The history as it follows from the runs, the slow way: each run's summary and when it was published."""
     return [
         {**row, "published_at": run.manifest().published_at}
@@ -45,7 +46,7 @@ def expected(outputs: Path) -> list[dict[str, Any]]:
     ]
 
 
-def latest(outputs: Path) -> dict[str, dict[str, str]]:
+def latest(outputs: Place) -> dict[str, dict[str, str]]:
     document: dict[str, dict[str, str]] = json.loads((outputs / "latest.json").read_bytes())
     return document
 
@@ -314,7 +315,7 @@ def test_a_damaged_verdict_keeps_no_run_out_of_the_views(tmp_path: Path, caplog:
     sound = publish_verdict(tmp_path, run.name.run_id, "a" * 12, outcome="fail", judged_at=at(2))
     damaged = publish_verdict(tmp_path, run.name.run_id, "b" * 12, judged_at=at(3))
     flip_bit(damaged.folder / "verdict.json")
-    (damaged.folder.parent / ".DS_Store").write_text("rubbish")
+    on_disk(damaged.folder.parent / ".DS_Store").write_text("rubbish")
     update_views(tmp_path)
     (row,) = stored_runs(tmp_path)
     assert (row["verdict_id"], row["outcome"]) == (sound.document.verdict_id, "fail")

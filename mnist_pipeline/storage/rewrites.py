@@ -1,0 +1,47 @@
+"""Files that are made anew from what they and others hold, by whoever comes: nobody's change is lost.
+
+On disk one waits for the other, at a lock. In an object store each goes ahead, and begins again if a file was replaced
+meanwhile.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from mnist_pipeline.errors import OutputsError
+from mnist_pipeline.storage.files import replace_file
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.staging import STAGING, lock
+
+ATTEMPTS = 20
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+def rewrite(outputs: Place, lock_name: str, names: Sequence[str], make: Callable[[], Mapping[str, bytes]]) -> None:
+    """Replace some files by what `make` gives.
+
+    Args:
+        outputs: the folder they lie in.
+        lock_name: what keeps others from replacing the same files meanwhile.
+        names: of the files.
+        make: what each shall hold; reads for itself what that depends on. May be called several times.
+
+    Raises:
+        OSError: a file cannot be written.
+        OutputsError: in an object store others were faster time and again.
+    """
+    if not isinstance(outputs, ObjectPath):
+        with lock(outputs / STAGING / f"{lock_name}.lock"):
+            for name, data in make().items():
+                replace_file(outputs / name, data, outputs / STAGING)
+        return
+    for attempt in range(ATTEMPTS):
+        # Before `make` looks: what is published later has a writer of its own, who will find these replaced.
+        versions = {name: (outputs / name).read_version() for name in names}
+        if all((outputs / name).replace_if_unchanged(data, versions[name]) for name, data in make().items()):
+            return
+        time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))  # noqa: S311  no secret
+    raise OutputsError(
+        f"cannot update {', '.join(names)} in {outputs}: expected to be alone for a moment, got others "
+        f"{ATTEMPTS} times in a row; bring them up to date with `mnist-pipeline reindex`"
+    )
