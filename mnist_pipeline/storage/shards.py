@@ -1,6 +1,6 @@
 """Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -129,12 +129,14 @@ def read_shard_labels(file: ShardFile) -> ShardLabels:
 def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
     """Pixels of a shard, `[B, 784]` float32 in 0..1, B = `batch_rows` but for a shorter last batch.
 
-    Batches are views of what Parquet decoded wherever a batch does not straddle two row groups.
+    Each batch is decoded when it is asked for, and is a view of what Parquet decoded.
 
     Raises:
         DamagedError: the file is not as it was written.
     """
-    return _rebatch(_blocks(file), batch_rows)
+    with _damage(file.name):
+        for batch in file.parquet.iter_batches(batch_rows, columns=["pixels"], use_threads=False):
+            yield _as_matrix(batch["pixels"])
 
 
 def read_pictures(pieces: Pieces, run: Identity, image_ids: Collection[int]) -> dict[int, NDArray[np.uint8]]:
@@ -151,10 +153,10 @@ def read_pictures(pieces: Pieces, run: Identity, image_ids: Collection[int]) -> 
         if not wanted:
             continue
         start = shard.range.start
-        for block in _blocks(open_shard(pieces, shard)):
-            inside = [place for place in wanted if start <= place < start + len(block)]
-            found |= {place: as_bytes(block[place - start])[0] for place in inside}
-            start += len(block)
+        for batch in read_batches(open_shard(pieces, shard), tables.SHARD_ROW_GROUP):
+            inside = [place for place in wanted if start <= place < start + len(batch)]
+            found |= {place: as_bytes(batch[place - start])[0] for place in inside}
+            start += len(batch)
     return found
 
 
@@ -176,14 +178,6 @@ def _table(rows: RowRange, images: ImageRows) -> pa.Table:
     return tables.build(tables.IMAGES, columns)
 
 
-def _blocks(file: ShardFile) -> Iterator[NDArray[np.float32]]:
-    for index in range(file.parquet.metadata.num_row_groups):
-        with _damage(file.name):
-            column = file.parquet.read_row_group(index, columns=["pixels"], use_threads=False)["pixels"]
-            blocks = [_as_matrix(chunk) for chunk in column.chunks]
-        yield from blocks
-
-
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
     try:
@@ -199,24 +193,3 @@ def _as_matrix(chunk: pa.FixedSizeBinaryArray) -> NDArray[np.float32]:
         chunk.buffers()[1], "<f4", count=len(chunk) * PIXELS, offset=chunk.offset * tables.PIXEL_BYTES
     )
     return values.reshape(-1, PIXELS)
-
-
-def _rebatch(blocks: Iterable[NDArray[np.float32]], batch_rows: int) -> Iterator[NDArray[np.float32]]:
-    held: list[NDArray[np.float32]] = []
-    held_rows = 0
-    for block in blocks:
-        start = 0
-        while start < len(block):
-            piece = block[start : start + batch_rows - held_rows]
-            start += len(piece)
-            held.append(piece)
-            held_rows += len(piece)
-            if held_rows == batch_rows:
-                yield _joined(held)
-                held, held_rows = [], 0
-    if held:
-        yield _joined(held)
-
-
-def _joined(pieces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -22,7 +22,7 @@ from mnist_pipeline.storage.columns import column_of
 SCHEMA_VERSION = "1"
 
 PIXEL_BYTES = 4 * PIXELS
-# Row groups of a shard: a batch that has just been decoded is then still in the processor's cache.
+# Row groups of a shard: one of them at a time is held while it is written, and its compressed bytes while it is read.
 SHARD_ROW_GROUP = 2048
 WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` gathers
 
