@@ -23,7 +23,7 @@ from benchmarks.peers.torch_loader import model
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.machine import one_blas_thread, tile_rows
 
-BATCH_ROWS = 2048
+BATCH_ROWS = 1000  # as a run by default
 ROWS = 200_000
 ROUNDS = 5
 Pass = Callable[[NDArray[np.float32]], object]

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 # OpenBLAS has kernels for small products on processors with AVX-512 (kernel/x86_64/KERNEL.SKYLAKEX and those that
 # include it). They skip the packing of the operands, which here takes as long as half of the multiplication.
 SMALL_PRODUCT_ARCHITECTURES = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-# They serve up to a million multiply-adds: 24 x 784 x 50 = 940,800, and they work on twelve rows at a time.
+# They serve up to a million multiply-adds: 24 x 784 x 50 = 940,800, and they work on twelve rows at a time. The last
+# layer, 100 x 10, is that small for a whole batch of 1000.
 SMALL_PRODUCT_ROWS = 24
 
 
