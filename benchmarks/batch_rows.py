@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline import init_network, machine, predict, stages
+from mnist_pipeline import init_network, inputs, machine, predict
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import RowRange, Shard, cut
@@ -30,7 +30,7 @@ PASSES = 3
 def main() -> None:
     """Measure and print the table as Markdown."""
     machine.one_blas_thread()
-    raw = stages.fetch(load_settings(dataset="mnist", split="test"))
+    raw = inputs.fetch(load_settings(dataset="mnist", split="test"))
     network = init_network()
     images = flatten(normalise(read_images(raw, RowRange(0, raw.rows))))
     print("| images per batch | `predict`, images/s | x batch 1 | `forward` in place | from a shard |")

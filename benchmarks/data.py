@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mnist_pipeline import init_network, stages
+from mnist_pipeline import init_network, inputs
 from mnist_pipeline.core.idx import encode
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.plan import RowRange
@@ -78,7 +78,7 @@ def list_folder(rows: int) -> Path:
 
 
 def _train() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    raw = stages.fetch(load_settings(dataset="mnist", split="train"))
+    raw = inputs.fetch(load_settings(dataset="mnist", split="train"))
     labels = read_labels(raw, RowRange(0, raw.rows))
     assert labels is not None
     return read_images(raw, RowRange(0, raw.rows)), labels

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from benchmarks.compare import RESULTS, ROOT
 from benchmarks.data import bench_folder, idx_folder, weights_file
 from benchmarks.measure import machine, run
+from mnist_pipeline import inputs, stages
 from mnist_pipeline import machine as computing
-from mnist_pipeline import stages
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.network import Network, Workspace, choose, forward
@@ -240,7 +240,7 @@ def _plan(rows: int, outputs: Path, workers: int) -> Plan:
     settings = load_settings(
         dataset="bench", split="test", data_dir=idx_folder(rows), outputs=outputs / "outputs", workers=workers
     )
-    return stages.make_plan(settings, stages.fetch(settings))
+    return stages.make_plan(settings, inputs.fetch(settings))
 
 
 def _build(plan: Plan) -> int:

@@ -13,6 +13,7 @@ from mnist_pipeline.core import images as transform
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.inputs import fetch
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.storage.raw import read_images, read_labels
 from mnist_pipeline.storage.weights import load_weights
@@ -57,7 +58,7 @@ def init_network(weights: Path | str | None = None) -> Network:
 
 
 def _load_split(split: str, normalize: bool, flat: bool, one_hot_label: bool) -> Pair:
-    raw = stages.fetch(load_settings(dataset="mnist", split=split))
+    raw = fetch(load_settings(dataset="mnist", split=split))
     rows = RowRange(0, raw.rows)
     images, labels = read_images(raw, rows), read_labels(raw, rows)
     assert labels is not None, "MNIST has labels"

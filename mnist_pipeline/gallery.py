@@ -12,8 +12,9 @@ from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import LabelError
+from mnist_pipeline.inputs import open_images
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import current_weights, open_images
+from mnist_pipeline.stages import current_weights
 from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.weights import load_weights
 

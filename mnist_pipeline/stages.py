@@ -23,16 +23,15 @@ from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import MOST_SHARDS, Shard, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.errors import DamagedError, DataError, NumericalError, SettingsError
+from mnist_pipeline.errors import DamagedError, NumericalError, SettingsError
+from mnist_pipeline.inputs import open_images
 from mnist_pipeline.machine import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import parts, runs, shards, sources, summaries, tables, views
+from mnist_pipeline.storage import parts, runs, shards, summaries, tables, views
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.parquet_images import open_parquet
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.promotions import current_promotion
-from mnist_pipeline.storage.raw import RawSplit, open_split
 from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.staging import Stage, claim_stage
 from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
@@ -142,45 +141,6 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
             predict = functools.partial(predict_shards, plan, stage)
             pieces = over_groups(plan, "predictions", plan.groups, predict, progress)
         return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
-
-
-def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
-    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files that `fetch` brings.
-
-    Raises:
-        SettingsError: no such data set, split, file or folder; or a described data set with other images.
-        DataError: a local file is not what it should be.
-        SourceError: no source answered.
-    """
-    settings.require_source()
-    if settings.images is None:
-        return fetch(settings, progress)
-    split = open_parquet(settings.dataset, settings.split, settings.images)
-    _log_opened(split)
-    return split
-
-
-def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
-    """Bring the IDX files of the data set and split to disk, verified.
-
-    Raises:
-        SettingsError: no such data set, split or folder.
-        DataError: a local file is not what it should be, or images and labels do not belong together.
-        SourceError: no source answered.
-    """
-    dataset = settings.described_dataset()
-    files = dataset.splits[settings.split]
-    ready = sources.fetch_files(settings.dataset, dataset, files.files, settings.cache, settings.data_dir, progress)
-    images = ready[files.images.name]
-    if images is None:
-        raise DataError(
-            f"{settings.data_dir}: expected {files.images.name} or {files.images.name}.gz, got neither; "
-            "name the file so, or describe the data set in a config file"
-        )
-    labels = ready[files.labels.name] if files.labels else None
-    raw = open_split(settings.dataset, settings.split, images, labels)
-    _log_opened(raw)
-    return raw
 
 
 def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
@@ -344,11 +304,6 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
         raise NumericalError(f"{shard}: {error}") from error
     assert done == shard.range.rows, f"{shard}: {done} of {shard.range.rows} images classified"
     return images, probabilities
-
-
-def _log_opened(raw: OpenSplit) -> None:
-    labels = "" if raw.labels_sha256 else ", no labels"
-    logger.info("%s/%s: %s images%s", raw.dataset, raw.split, f"{raw.rows:,}", labels)
 
 
 def over_groups(

@@ -17,11 +17,12 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.errors import LabelError, SettingsError
+from mnist_pipeline.inputs import fetch
 from mnist_pipeline.machine import one_blas_thread, versions
 from mnist_pipeline.report.card import Card, render_card
 from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import WEIGHTS, fetch
+from mnist_pipeline.stages import WEIGHTS
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels

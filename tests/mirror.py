@@ -12,7 +12,7 @@ from typing import Any
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source, Split, WebSource
-from mnist_pipeline.storage.raw import RawFile
+from mnist_pipeline.storage.raw import RawFile, Verify, verified_file
 from mnist_pipeline.storage.sources import fetch_files
 from tests.builders import images_name, labels_name, random_images, random_labels
 
@@ -43,10 +43,11 @@ def fetch(
     files: tuple[IdxFile, ...] = FILES,
     data_dir: Path | None = None,
     progress: Progress = silent,
+    verify: Verify = verified_file,
 ) -> dict[str, RawFile | None]:
     images, labels = FILES
     dataset = Dataset(title="Toy", splits={"test": Split(images=images, labels=labels)}, sources=asked)
-    return fetch_files("toy", dataset, files, tmp_path / "cache", data_dir, progress)
+    return fetch_files("toy", dataset, files, tmp_path / "cache", data_dir, progress, verify)
 
 
 def in_cache(tmp_path: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline import stages
+from mnist_pipeline import inputs, stages
 from mnist_pipeline.nightly import run_night
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.stages import Published
@@ -96,7 +96,7 @@ def test_the_books_interface_has_its_shapes_dtypes_and_accuracy(cache: Path, mon
         int((mnist_pipeline.predict(network, x_test[i : i + 100]).argmax(axis=1) == t_test[i : i + 100]).sum())
         for i in range(0, 10_000, 100)
     )
-    raw = stages.fetch(load_settings(dataset="mnist", split="test"))
+    raw = inputs.fetch(load_settings(dataset="mnist", split="test"))
     assert right == score(network, raw).correct
     (_, _), (raw_images, rows) = mnist_pipeline.load_mnist(normalize=False, flatten=False, one_hot_label=True)
     assert raw_images.shape == (10_000, 1, 28, 28)

@@ -24,6 +24,7 @@ LEVELS = (
     {"analyst", "book", "gallery", "promoter", "reporter", "trainer"},
     {"judge"},
     {"stages"},
+    {"inputs"},
     {"machine", "settings"},
     {"report", "storage"},
     {"core"},

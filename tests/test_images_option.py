@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import stages
+from mnist_pipeline import inputs, stages
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
@@ -140,7 +140,7 @@ def test_a_run_is_named_after_the_bytes_of_its_files_and_how_its_pixels_are_take
     who = {}
     for name, path in variants.items():
         given = of_parquet(tmp_path, path)
-        who[name] = stages.make_plan(given, stages.open_images(given)).identity
+        who[name] = stages.make_plan(given, inputs.open_images(given)).identity
     assert len({identity.run_id for identity in who.values()}) == len(variants)
     versions = {name: identity.transform_version for name, identity in who.items()}
     assert versions == dict.fromkeys(variants, TRANSFORM_VERSION) | {"floats": AS_GIVEN_VERSION}
@@ -174,7 +174,7 @@ def build_groups(tmp_path: Path, rows: int, group_rows: int, **changes: Any) -> 
     path = tmp_path / "images.parquet"
     write(path, column(np.zeros((rows, 28, 28), np.uint8)), row_group_size=group_rows)
     given = of_parquet(tmp_path, path, **({"shard_rows": 100, "max_tasks": 6} | changes))
-    plan = stages.make_plan(given, stages.open_images(given))
+    plan = stages.make_plan(given, inputs.open_images(given))
     assert len(plan.groups) == 6  # the network's work is shared out whatever the files are like
     return [[shard.index for shard in group.shards] for group in plan.build_groups]
 
@@ -198,7 +198,7 @@ def test_a_task_that_builds_decodes_less_than_a_shard_in_vain(
     monkeypatch.setattr(parquet_images, "DECODED_AT_ONCE", 1)
     path = write(tmp_path / "a.parquet", column(random_images(200)), row_group_size=group_rows)
     given = of_parquet(tmp_path, path, max_tasks=10)
-    plan = stages.make_plan(given, stages.open_images(given))
+    plan = stages.make_plan(given, inputs.open_images(given))
     for group in plan.build_groups:
         decoded = decoded_rows(lambda group=group: stages.build_shards(plan, group), monkeypatch)  # type: ignore[misc]
         assert group.rows <= decoded < group.rows + given.shard_rows
@@ -259,7 +259,7 @@ def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
 def test_a_file_changed_between_hashing_and_building_leaves_no_shard_under_its_hash(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(IMAGES), LABELS)
     given = of_parquet(tmp_path, path)
-    plan = stages.make_plan(given, stages.open_images(given))
+    plan = stages.make_plan(given, inputs.open_images(given))
     write(path, column(IMAGES[::-1]), LABELS)
     for group in plan.build_groups:
         with pytest.raises(DataError, match="expected the file that was verified, got one changed since"):

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import stages
+from mnist_pipeline import inputs, stages
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
@@ -83,7 +83,7 @@ def all_gates() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> RealNights:
     cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("nights")
-    raw = stages.fetch(load_settings(dataset="mnist", split="test", cache=cache))
+    raw = inputs.fetch(load_settings(dataset="mnist", split="test", cache=cache))
     rows = RowRange(0, raw.rows)
     labels = read_labels(raw, rows)
     assert labels is not None

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from mnist_pipeline import stages
+from mnist_pipeline import inputs, stages
 from mnist_pipeline.core.network import SHAPES, Network, forward
 from mnist_pipeline.errors import (
     DamagedError,
@@ -268,7 +268,7 @@ def test_a_damaged_shard_is_built_again_and_no_other(
 
 def test_a_shard_damaged_after_it_was_checked_is_refused(tmp_path: Path) -> None:
     settings = toy(tmp_path)
-    plan = stages.make_plan(settings, stages.fetch(settings))
+    plan = stages.make_plan(settings, inputs.fetch(settings))
     for group in plan.groups:
         stages.build_shards(plan, group)
     flip_bit(plan.shard_set.folder / "part-00001.parquet")
@@ -550,7 +550,7 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next_with_the_same_bytes(tm
 
 def test_archived_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
-    plan = stages.make_plan(settings, stages.fetch(settings))
+    plan = stages.make_plan(settings, inputs.fetch(settings))
     stages.build_shards(plan, plan.groups[0])
     plan.weights.write_bytes(encode_weights(random_network(1)))
     with (
@@ -566,7 +566,7 @@ def test_a_file_changed_between_fetch_and_shards_cannot_poison_the_shards_of_lat
     good = path.read_bytes()
     undisturbed = stages.evaluate(settings.model_copy(update={"outputs": tmp_path / "undisturbed"}))
 
-    plan = stages.make_plan(settings, stages.fetch(settings))
+    plan = stages.make_plan(settings, inputs.fetch(settings))
     path.write_bytes(good[:16] + bytes(len(good) - 16))
     with pytest.raises(DataError, match="expected the file that was verified, got one changed since"):
         stages.build_shards(plan, plan.groups[0])

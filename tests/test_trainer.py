@@ -11,9 +11,9 @@ from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import predict
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import LabelError, NumericalError, OutputsError, SettingsError, WeightsError
+from mnist_pipeline.inputs import fetch
 from mnist_pipeline.machine import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import fetch
 from mnist_pipeline.storage.weights import load_weights, weights_sha256
 from mnist_pipeline.trainer import fit_weights, score, score_weights, train
 from tests.builders import images_name, make_split, random_images, random_labels, random_network, small_settings

@@ -62,12 +62,12 @@ def fetch(
     config: Config = None,
 ) -> None:
     """Bring the raw files of a data set to the cache, or verify those that are there."""
-    from mnist_pipeline import stages
+    from mnist_pipeline import inputs
 
     settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
     for each in [split] if split else settings.described_dataset().splits:
         with progress_for(ctx.obj) as progress:
-            raw = stages.fetch(settings.model_copy(update={"split": each}), progress)
+            raw = inputs.fetch(settings.model_copy(update={"split": each}), progress)
         for file in filter(None, (raw.images, raw.labels)):
             out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
 

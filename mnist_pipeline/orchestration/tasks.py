@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from mnist_pipeline import stages, trainer
+from mnist_pipeline import inputs, stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import SourceError
@@ -60,13 +60,13 @@ fetching = task(
 @fetching
 def open_images(settings: Settings) -> OpenSplit:
     """Bring the images to evaluate to disk, verified."""
-    return stages.open_images(settings, shown(logger))
+    return inputs.open_images(settings, shown(logger))
 
 
 @fetching
 def fetch(settings: Settings) -> RawSplit:
     """Bring the IDX files to disk, verified."""
-    return stages.fetch(settings, shown(logger))
+    return inputs.fetch(settings, shown(logger))
 
 
 @task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)

@@ -21,7 +21,7 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.errors import DataError, SettingsError
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.image_columns import LABEL_COLUMN, Layout, decode_labels, decode_pixels, layout_of
-from mnist_pipeline.storage.raw import RawFile, input_errors, verified_file
+from mnist_pipeline.storage.raw import RawFile, Verify, input_errors, verified_file
 from mnist_pipeline.storage.splits import ImageRows
 
 DECODED_AT_ONCE = 1024  # rows
@@ -102,12 +102,13 @@ class ParquetSplit:
         for file in self.files:
             here = [rows for rows in ranges if rows.start < file.stop and file.start < rows.stop]
             if here:
+                file.raw.confirm()
                 with _opened(file.raw) as opened:
                     yield from opened.batches(file, here, self.layout.columns)
 
 
-def open_parquet(dataset: str, split: str, path: Path) -> ParquetSplit:
-    """Hash a Parquet file, or the Parquet files of a folder in the order of their names, and see what they hold.
+def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified_file) -> ParquetSplit:
+    """Verify a Parquet file, or the Parquet files of a folder in the order of their names, and see what they hold.
 
     Pixels and labels are not looked at before they are read.
 
@@ -115,6 +116,7 @@ def open_parquet(dataset: str, split: str, path: Path) -> ParquetSplit:
         dataset: the name its runs will have.
         split: likewise.
         path: a file; or a folder, of which *.parquet is read but for names that start with a dot or an underscore.
+        verify: hashes a file, or remembers its hash.
 
     Raises:
         SettingsError: there is nothing at `path`.
@@ -135,7 +137,7 @@ def open_parquet(dataset: str, split: str, path: Path) -> ParquetSplit:
     entries: list[int] = []
     layout, start = None, 0
     for each in paths:
-        raw = verified_file(each)
+        raw = verify(each)
         with _opened(raw) as opened:
             found, (*groups, rows) = layout_of(opened.parquet.schema_arrow, str(each)), opened.group_starts()
         if (layout := layout or found) != found:

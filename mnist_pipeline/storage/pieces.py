@@ -36,6 +36,10 @@ class Pieces:
     records: Place
     to_publish: bool = False
 
+    def count(self) -> int:
+        """How many files are there, whole or not."""
+        return sum(1 for _ in self.folder.iterdir()) if self.folder.is_dir() else 0
+
     def find(self, name: str) -> Piece | None:
         """The piece of that name if it is finished and its bytes are what its record says, else None."""
         try:

@@ -18,7 +18,7 @@ from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError
 from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source, WebSource
 from mnist_pipeline.storage.files import outputs_errors, replace_file
-from mnist_pipeline.storage.raw import RawFile, input_errors, verified_file
+from mnist_pipeline.storage.raw import RawFile, Verify, input_errors, verified_file
 from mnist_pipeline.storage.remotes import Refused, decompress, deliver
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def fetch_files(
     cache: Path,
     data_dir: Path | None,
     progress: Progress,
+    verify: Verify = verified_file,
 ) -> dict[str, RawFile | None]:
     """Bring each file to a verified place on disk.
 
@@ -44,6 +45,8 @@ def fetch_files(
         cache: folder of verified files; created if need be.
         data_dir: a local folder to ask first, or None.
         progress: told of long downloads, in bytes.
+        verify: hashes a file that lies in `data_dir` or the cache, or remembers its hash. What is downloaded or
+            unpacked is always hashed.
 
     Returns:
         For each file name its verified file; None for an unpinned file that `data_dir` does not hold.
@@ -58,9 +61,9 @@ def fetch_files(
     ready: dict[str, RawFile | None] = {}
     folder = cache / name
     if data_dir is not None:
-        ready |= _from_folder(data_dir, files, folder)
+        ready |= _from_folder(data_dir, files, folder, verify)
     for file in files:
-        if file.name not in ready and (kept := _from_cache(folder / file.name, file)):
+        if file.name not in ready and (kept := _from_cache(folder / file.name, file, verify)):
             ready[file.name] = kept
     missing = [file for file in files if file.name not in ready]
     if missing:
@@ -68,14 +71,14 @@ def fetch_files(
     return ready
 
 
-def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path) -> dict[str, RawFile | None]:
+def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path, verify: Verify) -> dict[str, RawFile | None]:
     if not data_dir.is_dir():
         raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
     found: dict[str, RawFile | None] = {}
     for file in files:
         plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
         if plain.is_file():
-            found[file.name] = _verified(plain, file)
+            found[file.name] = _verified(plain, file, verify)
         elif packed.is_file():
             found[file.name] = _unpack(packed, file, folder)
         elif file.sha256 is None:
@@ -85,8 +88,8 @@ def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path) -> dict
     return found
 
 
-def _verified(path: Path, file: IdxFile) -> RawFile:
-    raw = verified_file(path)
+def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> RawFile:
+    raw = verify(path)
     if problem := _problem(file, raw.size_bytes, raw.sha256):
         raise ChecksumError(
             f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
@@ -132,11 +135,11 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _from_cache(path: Path, file: IdxFile) -> RawFile | None:
+def _from_cache(path: Path, file: IdxFile, verify: Verify) -> RawFile | None:
     if file.sha256 is None or not path.is_file():
         return None
     try:
-        return _verified(path, file)
+        return _verified(path, file, verify)
     except DataError as error:  # other bytes, or not readable
         logger.warning("cached file is damaged and will be fetched again: %s", error)
         return None

@@ -9,7 +9,7 @@ from mnist_pipeline.errors import ChecksumError, DataError, OutputsError, Settin
 from mnist_pipeline.storage import sources
 from mnist_pipeline.storage.catalog import IdxFile, WebSource
 from mnist_pipeline.storage.catalog import unlisted as unlisted_dataset
-from mnist_pipeline.storage.raw import RawFile
+from mnist_pipeline.storage.raw import RawFile, verified_file
 from tests.builders import make_split, random_labels
 from tests.mirror import (
     CONTENT,
@@ -109,6 +109,30 @@ def test_what_the_folder_lacks_is_fetched(site: StartSite, tmp_path: Path) -> No
     mirror = site()
     fetch(tmp_path, mirror.source, data_dir=tmp_path / "mine")
     assert mirror.asked == [f"/{LABELS}.gz"]
+
+
+# Remembered hashes
+
+
+def test_a_remembered_hash_is_held_to_what_is_pinned(site: StartSite, tmp_path: Path) -> None:
+    put_in_cache(tmp_path, IMAGES, CONTENT[IMAGES])
+    put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
+    mirror = site()
+    ready = fetch(tmp_path, mirror.source, verify=lambda path: RawFile(path, "f" * 64, verified_file(path).stamp))
+    assert mirror.asked == [f"/{IMAGES}.gz", f"/{LABELS}.gz"]
+    assert {file.sha256 for file in ready.values() if file} == {file.sha256 for file in FILES}
+    make_split(tmp_path / "mine", 5)
+    with pytest.raises(ChecksumError, match=f"mine/{IMAGES}: expected sha256 {FILES[0].sha256}, got {'f' * 64}"):
+        fetch(tmp_path, data_dir=tmp_path / "mine", verify=lambda path: RawFile(path, "f" * 64, (3936,)))
+
+
+def test_what_is_downloaded_or_unpacked_is_hashed_whatever_is_remembered(site: StartSite, tmp_path: Path) -> None:
+    def nothing(path: Path) -> RawFile:
+        raise AssertionError(path)
+
+    fetch(tmp_path, site().source, verify=nothing)
+    make_packed(tmp_path / "mine")
+    fetch(tmp_path, data_dir=tmp_path / "mine", verify=nothing)
 
 
 # Sources that fail
