@@ -24,7 +24,7 @@ unit: .venv/dev.stamp
 	# In the order of tests/conftest.py: what waits for servers starts first.
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
-slow: .venv/dev.stamp  ## slow sweeps: crashes and restarts
+slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
 	$(BIN)/pytest -n $(TESTERS) -m slow
 
 bench: .venv/dev.stamp .venv-bench/bench.stamp  ## ours beside its peers, stage by stage, and by batch size

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.night import logical_date, night_name
-from mnist_pipeline.settings import DatasetName, OutputsFolder, RunDate, SplitName, load_settings
+from mnist_pipeline.settings import AnyPlace, DatasetName, RunDate, SplitName, load_settings
 
 Nights = Annotated[int, Field(ge=1, le=366)]
 
@@ -22,7 +22,7 @@ def deadline(
     split: SplitName | None = None,
     run_date: RunDate | None = None,
     nights: Nights = 1,
-    outputs: OutputsFolder | None = None,
+    outputs: AnyPlace | None = None,
     config: Path | None = None,
 ) -> None:
     """Fail if a night that is due has no published run.

@@ -13,9 +13,9 @@ from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.night import ending, logical_date, night_name
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
 from mnist_pipeline.settings import (
+    AnyPlace,
     ClusterAddress,
     DatasetName,
-    OutputsFolder,
     Rows,
     RunDate,
     Runner,
@@ -32,7 +32,7 @@ def evaluate(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     run_date: RunDate | None = None,
-    weights: Path | None = None,
+    weights: AnyPlace | None = None,
     batch_rows: Rows | None = None,
     shard_rows: Rows | None = None,
     workers: Workers | None = None,
@@ -41,7 +41,7 @@ def evaluate(
     images: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
-    outputs: OutputsFolder | None = None,
+    outputs: AnyPlace | None = None,
     report: bool | None = None,
     config: Path | None = None,
 ) -> Judged | State[Judged]:

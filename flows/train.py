@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.settings import DatasetName, OutputsFolder, load_settings
+from mnist_pipeline.settings import AnyPlace, DatasetName, load_settings
 from mnist_pipeline.trainer import TEST, TRAIN, Trained
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -23,7 +23,7 @@ def train(
     target: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
-    outputs: OutputsFolder | None = None,
+    outputs: AnyPlace | None = None,
     config: Path | None = None,
 ) -> Trained:
     """Train a network on the train split, score it on the test split, write weights and model card.

@@ -6,7 +6,6 @@ The two runs and the verdict lie in `outputs/candidates`, so that no reader of t
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, SettingsError
@@ -34,7 +33,7 @@ class Promoted:
     record: Place | None
 
 
-def promote(settings: Settings, weights: Path, force: bool = False, progress: Progress = silent) -> Promoted:
+def promote(settings: Settings, weights: Place, force: bool = False, progress: Progress = silent) -> Promoted:
     """Evaluate a candidate against the current weights, and make it current if the verdict passes.
 
     Args:

@@ -121,7 +121,7 @@ def _page(outputs: Place, run: Run) -> "Page":
 
 
 def _mistakes(run: Run) -> list[dict[str, Any]]:
-    """The most confident wrong predictions, those first; one file of the run in memory at a time."""
+    """The most confident wrong predictions, those first; one file of the run decoded at a time."""
     import pyarrow.compute as pc  # not at the top: a night without a report need not wait for it
 
     columns = ["image_id", "label", "prediction", "correct", "confidence"]

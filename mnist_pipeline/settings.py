@@ -41,19 +41,21 @@ ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-OutputsFolder = Annotated[
+# A folder or file on disk, or an address in an object store. The pattern is for Prefect's server: what has a user name
+# or a query is refused before the server keeps it.
+AnyPlace = Annotated[
     Place,
-    PlainValidator(lambda given: _outputs_place(given)),
+    PlainValidator(lambda given: _place(given)),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "format": "path"}),
+    WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[@?#])"}),
 ]
 
 
-def _outputs_place(value: object) -> Place:
+def _place(value: object) -> Place:
     if isinstance(value, ObjectPath):
         return value
     if not isinstance(value, str | Path):
-        raise ValueError("expected a folder or the address of an object store")
+        raise ValueError("expected a path or an address in an object store")
     return parse_place(str(value))
 
 
@@ -125,13 +127,13 @@ class Settings(BaseSettings):
     dataset: DatasetName = Field(description="data set to evaluate")
     split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
-    weights: Folder | None = Field(default=None, description="weights file; the current ones if left out")
+    weights: AnyPlace | None = Field(default=None, description="weights file; the current ones if left out")
     images: Folder | None = Field(
         default=None, description="Parquet file, or folder of them, with the images, in place of IDX files"
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
-    outputs: OutputsFolder = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
+    outputs: AnyPlace = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
     workers: Workers = Field(default_factory=_cores, description="threads or processes at work at once")
@@ -234,7 +236,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         layered = Layered(**given)
         settings = Settings.model_construct(layered.model_fields_set, **dict(layered))
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(_explain(error)) from None  # it repeats what was given, passwords included
     except UnreadableVariable as error:  # datasets and gates alone are more than one word
         name = "GATES" if '"gates"' in str(error) else "DATASETS"
         raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
@@ -276,8 +278,8 @@ def _explain(error: ValidationError) -> str:
         else:
             expected = "expected" if problem["type"] == "literal_error" else "expected a value"
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
-            # What a source's address holds may be a password.
-            shown = not isinstance(problem["input"], dict | list) and not where.endswith(".url")
+            # What an address holds may be a password.
+            shown = not isinstance(problem["input"], dict | list) and "://" not in str(problem["input"])
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
 

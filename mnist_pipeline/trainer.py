@@ -24,7 +24,7 @@ from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import WEIGHTS
 from mnist_pipeline.storage.files import outputs_errors, replace_file
-from mnist_pipeline.storage.objects import Place
+from mnist_pipeline.storage.objects import Place, is_address
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
 from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
 
@@ -74,6 +74,8 @@ def check_target(target: Path | None) -> None:
     """Raise SettingsError unless `target` is None or names a .safetensors file."""
     if target is not None and target.suffix != ".safetensors":
         raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
+    if target is not None and is_address(str(target)):
+        raise SettingsError(f"weights file {target}: expected a file on disk; leave --out out to write to --outputs")
 
 
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None, progress: Progress) -> Fitted:

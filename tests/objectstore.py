@@ -22,11 +22,15 @@ KEY_ID, SECRET = "AKIACANARYKEYID00000", "canary/secret+access/key"
 TOKEN = "canary-session-token"
 
 _NUMBERS = count(1)  # of buckets: all servers of a process keep them in the same memory
-Fault = Literal["refuse", "busy", "lose the answer", "lose the request"]
+Fault = Literal["refuse", "busy", "conflict", "lose the answer", "lose the request", "ignore conditions"]
 Rule = Callable[[str, str], Fault | None]
 # What S3 says; the key's id is part of some of its answers.
 REFUSED = f"<Error><Code>AccessDenied</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId></Error>".encode()
-BUSY = b"<Error><Code>SlowDown</Code></Error>"
+ANSWERS = {
+    "refuse": (403, REFUSED),
+    "busy": (503, b"<Error><Code>SlowDown</Code></Error>"),
+    "conflict": (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
+}
 
 
 @dataclass
@@ -85,14 +89,19 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             key = unquote(urlsplit(self.path).path).lstrip("/")  # path style: BUCKET/KEY
             fault = proxy.fault_of(self.command, key)
-            if fault in ("refuse", "busy"):
-                self._answer(403 if fault == "refuse" else 503, {}, REFUSED if fault == "refuse" else BUSY)
+            if fault in ANSWERS:
+                status, content = ANSWERS[fault]
+                self._answer(status, {}, content)
                 return
+            headers = dict(self.headers)
+            if fault == "ignore conditions":
+                fault = None
+                headers = {name: value for name, value in headers.items() if not name.lower().startswith("if-")}
             if fault != "lose the request":
                 # One at a time: moto's server is not made for requests that race each other.
                 with proxy.alone:
                     connection = http.client.HTTPConnection(*proxy.server, timeout=60)
-                    connection.request(self.command, self.path, body, dict(self.headers))
+                    connection.request(self.command, self.path, body, headers)
                     reply = connection.getresponse()
                     content = reply.read()
                     connection.close()

@@ -192,6 +192,7 @@ def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Night, large
     assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_its_worker_is_finished_by_the_next_run_of_its_night(
     night: Night, worker: subprocess.Popen[bytes], large: str
 ) -> None:

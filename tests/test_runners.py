@@ -160,6 +160,7 @@ def test_a_cluster_publishes_the_same_files_and_outlives_a_worker_killed_in_the_
     assert pd.read_parquet(run.folder / "predictions")["image_id"].tolist() == list(range(ROWS))
 
 
+@pytest.mark.slow
 def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_takes_over(
     environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -22,12 +22,20 @@ def prepare_engine() -> None:
     require_server()
 
 
-def start_backfill(settings: "Settings", night: date) -> str:
-    """Start a run of the backfill deployment for one night; its name."""
+def start_backfill(settings: "Settings", night: date, outputs: str | None) -> str:
+    """Start a run of the backfill deployment for one night; its name.
+
+    Args:
+        settings: data set and split.
+        night: its date.
+        outputs: as given on the command line; the deployment's own if None.
+    """
     prepare_engine()
     from mnist_pipeline.orchestration.server import start_run
 
     parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(night)}
+    if outputs is not None:
+        parameters["outputs"] = str(settings.outputs)
     return start_run("mnist-evaluation/backfill", parameters)
 
 

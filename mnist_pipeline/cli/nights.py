@@ -1,5 +1,6 @@
 """The commands that evaluate: run and backfill."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ from mnist_pipeline.cli.options import (
     Workers,
 )
 from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, StoreError
 
 
 @app.command()
@@ -90,8 +91,9 @@ def run(
     out.print(terminal.digits_table(published.scores))
     print_verdict(judged.verdict)
     out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
-    if settings.report and (page := report_path(settings.outputs, published.run_id)).is_file():
-        out.print(f"report: {terminal.path_line(page)}", soft_wrap=True)
+    with suppress(StoreError):  # whether there is a report is no reason to hide the verdict
+        if settings.report and (page := report_path(settings.outputs, published.run_id)).is_file():
+            out.print(f"report: {terminal.path_line(page)}", soft_wrap=True)
     require_accepted([judged])
 
 
@@ -128,6 +130,6 @@ def backfill(
                 filled.append(run_night(settings.model_copy(update={"run_date": night}), progress))
             out.print(f"published run {filled[-1].published.run_id}: {filled[-1].verdict.outcome}", soft_wrap=True)
         else:
-            name = start_backfill(settings, night)
+            name = start_backfill(settings, night, outputs)
             out.print(f"started: {name}", soft_wrap=True)
     require_accepted(filled)

@@ -8,7 +8,7 @@ import typer
 Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config (mnist).", show_default=False)]
 Split = Annotated[str | None, typer.Option(help="Split of the data set (test).", show_default=False)]
 Weights = Annotated[
-    Path | None,
+    str | None,
     typer.Option(help="Weights: .safetensors, .npz or the book's .pkl (the current ones).", show_default=False),
 ]
 RunDate = Annotated[

@@ -1,6 +1,5 @@
 """The commands that say whether it is still good: compare, baseline, promote, report, reindex."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +96,7 @@ def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
 @app.command()
 def promote(
     ctx: typer.Context,
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
     force: Annotated[bool, typer.Option("--force", help="Whatever the verdict; the record will say so.")] = False,
     dataset: Dataset = None,
     split: Split = None,
@@ -112,9 +111,10 @@ def promote(
     from mnist_pipeline.report import terminal
 
     given = {"images": images, "data_dir": data_dir, "cache": cache, "outputs": outputs}
-    settings = load(config, dataset=dataset, split=split, **given)
+    settings = load(config, dataset=dataset, split=split, weights=weights, **given)
+    assert settings.weights is not None, "given"
     with progress_for(ctx.obj) as progress:
-        promoted = promoter.promote(settings, weights, force, progress)
+        promoted = promoter.promote(settings, settings.weights, force, progress)
     totals = promoted.judged.published.totals
     out.print()
     out.print(terminal.accuracy_line(totals.correct, totals.labelled), soft_wrap=True)

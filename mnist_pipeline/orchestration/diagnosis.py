@@ -287,6 +287,10 @@ def _writable(outputs: Place) -> Iterator[Finding]:
     made = [folder for folder in on_disk if not folder.exists()]
     probe = staging / f"doctor-{uuid.uuid4().hex}"
     try:
+        if isinstance(probe, ObjectPath) and not _keeps_conditions(probe):
+            advice = "keep outputs in a store that knows conditional writes (If-None-Match, If-Match)"
+            yield Finding("outputs", False, f"{outputs} replaces objects that it was asked not to replace", advice)
+            return
         replace_file(probe, b"written by mnist-pipeline doctor")
         probe.unlink()
         yield Finding("outputs", True, f"{outputs} can be written")
@@ -298,6 +302,16 @@ def _writable(outputs: Place) -> Iterator[Finding]:
         with suppress(OSError):  # another run may be using them by now
             for folder in made:
                 folder.rmdir()
+
+
+def _keeps_conditions(probe: ObjectPath) -> bool:
+    """Whether a store creates only what is absent and replaces only what is unchanged: runs are published by that."""
+    created = probe.create(b"1")
+    seen = probe.read_version()
+    kept = created and not probe.create(b"2") and probe.replace_if_unchanged(b"3", seen)
+    kept = kept and not probe.replace_if_unchanged(b"4", seen) and probe.read_bytes() == b"3"
+    probe.unlink()
+    return kept
 
 
 def _cache(settings: Settings) -> Iterator[Finding]:

@@ -139,6 +139,18 @@ def put_file(
     return file
 
 
+def put_finished(folder: Place, path: Path, rows: int) -> FileRecord:
+    """Put a file that may be too large to hold into the folder of what will be published, as `put_file` does.
+
+    On disk it was written where it belongs, and is only made to last.
+    """
+    file = record_of(path, path.name, rows)
+    if isinstance(folder, ObjectPath):
+        file = replace(file, path=content_name(path.name, file.sha256))
+        (folder / file.path).upload(path)
+    return file
+
+
 def content_name(name: str, sha256: str) -> str:
     """The name of a file with its content in it: `part-00003-0a1b2c3d4e5f6071.parquet`."""
     stem, dot, suffix = name.rpartition(".")

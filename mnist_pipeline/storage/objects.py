@@ -10,8 +10,9 @@ import functools
 import importlib.util
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ _URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)
 RETRIES = 8  # with pauses that grow from 0.1 s: some seconds in all
 RETRY_SECONDS = 60
 REQUEST_SECONDS = 120
+CREATE_ATTEMPTS = 5
 # Where machines of a cloud are told their role: who is asked has no credentials in its environment.
 _METADATA_HOST = "169.254.169.254"
 
@@ -55,6 +57,11 @@ class ObjectPath(PurePosixPath):
         with _store_errors(self):
             return bytes(self.store.get(self.key).bytes())
 
+    def read_start(self, most: int) -> bytes:
+        """The object, or its first `most` bytes if it is larger."""
+        with _store_errors(self):
+            return bytes(self.store.get_range(self.key, start=0, length=most))
+
     def read_version(self) -> "Version | None":
         """What changes whenever the object does; None if there is no object."""
         try:
@@ -63,7 +70,10 @@ class ObjectPath(PurePosixPath):
         except FileNotFoundError:
             return None
         # Some stores go by the one, some by the other.
-        return {name: about[name] for name in ("e_tag", "version") if about[name] is not None}
+        version = {name: about[name] for name in ("e_tag", "version") if about[name] is not None}
+        if not version or version.get("e_tag", "").startswith("W/"):
+            raise StoreError(f"{self}: expected a strong ETag, got none; keep outputs in a store that gives them")
+        return version
 
     def write_bytes(self, data: bytes) -> None:
         """Put the object, in place of any that is there."""
@@ -80,15 +90,22 @@ class ObjectPath(PurePosixPath):
 
         On any doubt it is read back: an answer may have been lost on its way, and a second try then meets the first.
         """
-        try:
-            with _store_errors(self):
-                self.store.put(self.key, data, mode="create", use_multipart=False)
-            return True
-        except OSError as error:
+        for attempt in range(CREATE_ATTEMPTS):
             try:
-                return self.read_bytes() == data
-            except FileNotFoundError:
-                raise error from None
+                with _store_errors(self):
+                    self.store.put(self.key, data, mode="create", use_multipart=False)
+                return True
+            except OSError as error:
+                with suppress(FileNotFoundError):
+                    return self.read_bytes() == data
+                if not isinstance(error, FileExistsError):
+                    raise
+            # Refused for one that is not there: another was being created, or deleted, at that moment.
+            time.sleep(0.1 * 2**attempt)
+        raise StoreError(
+            f"{self}: expected the object store to create it or to show what is there, got neither "
+            f"{CREATE_ATTEMPTS} times; run again"
+        )
 
     def replace_if_unchanged(self, data: bytes, version: "Version | None") -> bool:
         """Put the object if it is still of that version, None for none; whether it was."""
@@ -102,7 +119,7 @@ class ObjectPath(PurePosixPath):
 
     def unlink(self) -> None:
         """Delete the object if it is there."""
-        with _store_errors(self):
+        with _store_errors(self), suppress(FileNotFoundError):
             self.store.delete(self.key)
 
     def is_file(self) -> bool:
@@ -137,6 +154,11 @@ Place = Path | ObjectPath
 Version = dict[str, str]
 
 
+def is_address(text: str) -> bool:
+    """Whether this is not meant as a path on disk, even if `Path` has taken a slash out of it."""
+    return "://" in text or text.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+
+
 def parse_place(text: str) -> Place:
     """A folder on disk, absolute, or an address in an object store.
 
@@ -144,7 +166,7 @@ def parse_place(text: str) -> Place:
         ValueError: an address of another form. It is not repeated: there may be a password in it.
         SettingsError: what object stores need is not installed.
     """
-    if "://" not in text:
+    if not is_address(text):
         return Path(text).expanduser().absolute()
     if not _URL.fullmatch(text) or ".." in PurePosixPath(text).parts:
         raise ValueError(

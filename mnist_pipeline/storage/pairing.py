@@ -1,6 +1,6 @@
 """The predictions of two runs over the same images, side by side: counted, and the changed ones written down.
 
-Streams both, whatever their shards: one file of each is in memory at a time, beside the stretch that a caller keeps.
+Streams both, whatever their shards: one file of each is decoded at a time, beside the stretch that a caller keeps.
 """
 
 from collections.abc import Iterator

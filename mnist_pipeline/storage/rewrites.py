@@ -13,7 +13,8 @@ from mnist_pipeline.storage.files import replace_file
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.staging import STAGING, lock
 
-ATTEMPTS = 20
+LEAST_ATTEMPTS = 20
+LONGEST_SECONDS = 300.0
 LONGEST_PAUSE_SECONDS = 2.0
 
 
@@ -35,13 +36,15 @@ def rewrite(outputs: Place, lock_name: str, names: Sequence[str], make: Callable
             for name, data in make().items():
                 replace_file(outputs / name, data, outputs / STAGING)
         return
-    for attempt in range(ATTEMPTS):
+    begun, attempt = time.monotonic(), 0
+    while attempt < LEAST_ATTEMPTS or time.monotonic() - begun < LONGEST_SECONDS:
+        attempt += 1
         # Before `make` looks: what is published later has a writer of its own, who will find these replaced.
         versions = {name: (outputs / name).read_version() for name in names}
         if all((outputs / name).replace_if_unchanged(data, versions[name]) for name, data in make().items()):
             return
-        time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))  # noqa: S311  no secret
+        time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(attempt, 6))))  # noqa: S311  no secret
     raise OutputsError(
         f"cannot update {', '.join(names)} in {outputs}: expected to be alone for a moment, got others "
-        f"{ATTEMPTS} times in a row; bring them up to date with `mnist-pipeline reindex`"
+        f"{attempt} times in a row; bring them up to date with `mnist-pipeline reindex`"
     )

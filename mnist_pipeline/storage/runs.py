@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -166,7 +167,9 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
     target = outputs / RUNS / manifest.run_id
     with outputs_errors(f"cannot publish {target}"):
         _check_staged(stage, manifest)
-        if not target.exists() and publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records):
+        # In a store the creation of the manifest finds out, and nothing else below that name makes a run.
+        taken = isinstance(target, Path) and target.exists()
+        if not taken and publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records):
             return True
         _require_agreement(target, stage, manifest)
     return False
@@ -176,6 +179,9 @@ def list_runs(outputs: Place) -> list[Run]:
     """All published runs by run_date, then run_id. Folders that are not named like a run are passed over."""
     folder = outputs / RUNS
     found = [Run(path, name) for path in subfolders(folder) if (name := RunName.parse(path.name))]
+    if isinstance(outputs, ObjectPath):  # an object that somebody left there makes no run
+        there = ahead(lambda run: (run.folder / MANIFEST).is_file(), found)
+        found = [run for run, published in zip(found, list(there), strict=True) if published]
     return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
 
 
@@ -187,7 +193,8 @@ def run_by_id(outputs: Place, run_id: str) -> Run:
     """
     name = RunName.parse(run_id)
     folder = outputs / RUNS / run_id
-    if name is None or not folder.is_dir():
+    there = (folder / MANIFEST).is_file() if isinstance(folder, ObjectPath) else folder.is_dir()
+    if name is None or not there:
         raise RunNotFoundError(f"run {run_id}: expected it in {outputs / RUNS}, got none; was it moved away?")
     return Run(folder, name)
 
@@ -312,6 +319,8 @@ def _set_aside(stage: Stage, manifest: Manifest) -> Place:
     kept = stage.folder.parent / f"conflict-{manifest.run_id}-{digest[:8]}"
     if isinstance(kept, ObjectPath) or isinstance(stage.run, ObjectPath):
         replace_file(kept / MANIFEST, manifest.to_bytes())  # its files lie beside those that are published
+        for each in stage.records.iterdir():  # the next attempt shall compute for itself
+            each.unlink()
         return kept
     shutil.rmtree(kept, ignore_errors=True)
     replace_file(stage.run / MANIFEST, manifest.to_bytes())

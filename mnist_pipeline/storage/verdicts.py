@@ -6,8 +6,8 @@ Judges nothing itself.
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +22,10 @@ from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import (
     FileRecord,
-    content_name,
     outputs_errors,
     publish_files,
     put_file,
-    record_of,
+    put_finished,
     subfolders,
 )
 from mnist_pipeline.storage.manifest import RunContent
@@ -165,17 +164,14 @@ class StagedVerdict:
     @contextmanager
     def writer(self, table: tables.Table) -> Iterator[tables.Writer]:
         """Write one table of any size, row by row."""
-        name, folder = f"{table.name}.parquet", self.stage.run
-        with TemporaryDirectory() as scratch:
-            path = (Path(scratch) if isinstance(folder, ObjectPath) else folder) / name
+        with ExitStack() as stack:
+            folder = self.stage.run
+            scratch = Path(stack.enter_context(TemporaryDirectory())) if isinstance(folder, ObjectPath) else folder
+            path = scratch / f"{table.name}.parquet"
             writer = tables.Writer(table, path)
             yield writer
             writer.close()
-            file = record_of(path, name, writer.rows)
-            if isinstance(folder, ObjectPath):
-                file = replace(file, path=content_name(name, file.sha256))
-                (folder / file.path).upload(path)
-            self.files.append(file)
+            self.files.append(put_finished(folder, path, writer.rows))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is derived from published runs and verdicts and may be replaced at any time: history, runs and latest."""
 
+import functools
 import json
 import logging
 from collections import defaultdict
@@ -113,7 +114,7 @@ def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
 
 
 def _runs(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
-    rows = [_run_row(outputs, manifest) for manifest in manifests.values()]
+    rows = list(ahead(functools.partial(_run_row, outputs), manifests.values()))
     return tables.build(
         tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
     )

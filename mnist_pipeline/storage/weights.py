@@ -46,11 +46,11 @@ def load_weights(path: Place) -> Network:
         if not path.is_file():
             got = "something else" if path.exists() else "nothing there"
             raise WeightsError(f"{path}: expected a weights file, got {got}; check the path, or {ADVICE}")
-        if isinstance(path, ObjectPath):  # from the archive that we keep: nobody's big file
-            data = path.read_bytes()
+        # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
+        if isinstance(path, ObjectPath):
+            data = path.read_start(MAX_FILE_BYTES + 1)
         else:
             with path.open("rb") as file:
-                # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
                 data = file.read(MAX_FILE_BYTES + 1)
     except StoreError:
         raise

@@ -47,6 +47,8 @@ def test_what_is_no_address_is_a_folder_on_disk() -> None:
         "s3://",
         "s3://nights/../hunter2",
         "ftp://nights/hunter2",
+        "s3:/nights/hunter2",
+        str(Path("s3://nights/hunter2")),
         "http://nights/hunter2",
     ],
 )
@@ -96,6 +98,11 @@ def test_a_file_larger_than_one_request_is_uploaded_whole(bucket: ObjectPath, tm
     assert (bucket / "file").read_bytes() == (bucket / "bytes").read_bytes() == data
 
 
+def test_no_more_of_an_object_is_read_than_is_wanted(bucket: ObjectPath) -> None:
+    (bucket / "one").write_bytes(b"12345")
+    assert [(bucket / "one").read_start(most) for most in (3, 5, 9)] == [b"123", b"12345", b"12345"]
+
+
 def test_what_is_not_there_is_not_found(bucket: ObjectPath) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         (bucket / "none").read_bytes()
@@ -138,6 +145,15 @@ def test_an_object_that_was_created_although_no_answer_ever_came_is_ours(
     with server.proxy.faults(always(is_put, "lose the answer")):
         assert (bucket / "one").create(b"mine")
         assert not (bucket / "one").create(b"other")
+
+
+def test_a_conflict_over_nothing_is_tried_again(server: ObjectStore, bucket: ObjectPath) -> None:
+    with server.proxy.faults(first(2, is_put, "conflict")):
+        assert (bucket / "one").create(b"mine")
+    with server.proxy.faults(always(is_put, "conflict")):
+        assert not (bucket / "one").create(b"other")
+        with pytest.raises(StoreError, match="expected the object store to create it or to show what is there"):
+            (bucket / "two").create(b"mine")
 
 
 def test_an_object_that_could_not_be_created_is_not_there(server: ObjectStore, bucket: ObjectPath) -> None:
