@@ -35,7 +35,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.storage.objects import ObjectPath, Place, parse_place
+from mnist_pipeline.storage.objects import ObjectPath, Place, is_address, parse_place
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
@@ -279,7 +279,7 @@ def _explain(error: ValidationError) -> str:
             expected = "expected" if problem["type"] == "literal_error" else "expected a value"
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
             # What an address holds may be a password.
-            shown = not isinstance(problem["input"], dict | list) and "://" not in str(problem["input"])
+            shown = not isinstance(problem["input"], dict | list) and not is_address(str(problem["input"]))
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
 

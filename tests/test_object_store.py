@@ -242,7 +242,8 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(
     words: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"s3://{KEY_ID}:hunter2@nights/a"
-    for given, variables in (["--outputs", address], {}), ([], {"MNIST_PIPELINE_OUTPUTS": address}):
+    collapsed = ["--outputs", str(Path(address))]
+    for given, variables in (["--outputs", address], {}), (collapsed, {}), ([], {"MNIST_PIPELINE_OUTPUTS": address}):
         done = subprocess.run(
             [sys.executable, "-m", "mnist_pipeline", *words, *given],
             env={**os.environ, **variables},
