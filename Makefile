@@ -5,7 +5,7 @@ BIN := .venv/bin
 # One more than there are cores: the tests with servers spend most of their time waiting.
 TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: run test check unit slow bench train docs clean help
+.PHONY: run test check unit slow torture mutants bench train docs clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,10 +22,16 @@ check: .venv/dev.stamp
 
 unit: .venv/dev.stamp
 	# In the order of tests/conftest.py: what waits for servers starts first.
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow and not torture"
 
 slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
 	$(BIN)/pytest -n $(TESTERS) -m slow
+
+torture: .venv/dev.stamp  ## every fault at every system call of publishing, and the other long sweeps of the promises
+	$(BIN)/pytest -n $(TESTERS) -m torture
+
+mutants: .venv/dev.stamp  ## break the code once for each promise, and see its test fail
+	$(BIN)/python -m tests.promises.mutants
 
 bench: .venv/dev.stamp .venv-bench/bench.stamp  ## ours beside its peers, stage by stage, and by batch size
 	$(BIN)/python -m benchmarks.compare --peers .venv-bench/bin/python
