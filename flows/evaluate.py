@@ -23,8 +23,7 @@ from mnist_pipeline.settings import (
     Workers,
     load_settings,
 )
-from mnist_pipeline.stages import Timings
-from mnist_pipeline.storage.staging import claim_stage
+from mnist_pipeline.stages import Timings, claim
 
 
 @flow(name="mnist-evaluation", flow_run_name=night_name("evaluate"), persist_result=False)
@@ -88,7 +87,7 @@ def evaluate(
     with timings.stage("fetch"):
         raw = tasks.open_images(settings)
     plan = tasks.make_plan(settings, raw)
-    with claim_stage(plan.outputs, plan.run_id) as stage:
+    with claim(plan) as stage:
         with started_runner(settings) as task_runner:
             with timings.stage("shard"):
                 over_groups(task_runner, plan, "shards", plan.build_groups, tasks.build_shards)

@@ -14,6 +14,7 @@
     │   ├── RunNotFoundError             no published run answers to that name
     │   ├── AmbiguousRunError            several published runs do
     │   ├── RunConflictError             the same run was published with other predictions
+    │   ├── PrunedError                  its predictions were given up by `mnist-pipeline prune`
     │   ├── DamagedError                 a published file or shard is not what was written
     │   └── StoreError                   the object store refuses or does not answer
     ├── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
@@ -92,6 +93,10 @@ class AmbiguousRunError(OutputsError, LookupError):
 
 class RunConflictError(OutputsError):
     """A run_id is already published with different predictions."""
+
+
+class PrunedError(OutputsError, LookupError):
+    """The predictions of a run are no longer kept; all else of it is."""
 
 
 class DamagedError(OutputsError):

@@ -32,8 +32,8 @@ from mnist_pipeline.storage.verdicts import (
     StagedVerdict,
     VerdictDocument,
     commit_verdict,
-    find_verdict,
     newest_verdict,
+    sound_verdict,
     staged_verdict,
     verdict_id,
 )
@@ -91,6 +91,8 @@ def judge_published(settings: Settings, published: Published) -> Judged:
 def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None = None) -> Verdict:
     """Judge a published run, or find the verdict on it that these references and gates have given before.
 
+    A verdict that is damaged is set aside and given again.
+
     Args:
         outputs: the outputs folder.
         run_id: of the run.
@@ -99,7 +101,8 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
 
     Raises:
         RunNotFoundError: no such run.
-        DamagedError: the run itself, or the verdict that is there, does not verify.
+        DamagedError: the run itself does not verify.
+        PrunedError: it has to be compared image by image, and its predictions were given up.
         OutputsError: the outputs folder cannot be written.
     """
     run = run_by_id(outputs, run_id)
@@ -108,11 +111,11 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
     chosen = {name: _content(outputs, reference) for name, reference in named}
     asked = asdict(gates)
     name = verdict_id(manifest.content, chosen, asked)
-    published = find_verdict(outputs, run_id, name)
+    published = sound_verdict(outputs, run_id, name)
     if published is not None:
         return read_verdict(published)
     if problems := run.problems():  # without a reference over the same images nothing below reads the predictions
-        again = f"move {run.folder} away and run --run-date {manifest.identity.run_date} again"
+        again = f"run --run-date {manifest.identity.run_date} again to set it aside and publish it anew"
         raise DamagedError(f"run {run_id}: expected it as it was published, got {'; '.join(problems)}; {again}")
     with staged_verdict(outputs, run_id, name) as staged:
         constants = {"run_id": run_id, "run_date": manifest.identity.run_date, "verdict_id": name}
@@ -218,8 +221,12 @@ def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[
 
 
 def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> Run | None:
-    """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass."""
-    name, earlier = run.name, []
+    """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass.
+
+    One that cannot be compared with stands back for an older one, if there is any: every night after it would be
+    inconclusive otherwise, until somebody has seen to it.
+    """
+    name, earlier, unfit = run.name, [], None
     for other in list_runs(outputs):
         if other.name.run_id == name.run_id or not other.name.is_of(name.dataset, name.split):
             continue
@@ -234,8 +241,19 @@ def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> Run | None:
     for _, other, content in sorted(earlier, key=lambda item: item[0], reverse=True):
         verdict = newest_verdict(outputs, content)
         if verdict and verdict.document.outcome == "pass":
-            return other
-    return None
+            if not (problem := _unfit(other)):
+                return other
+            logger.warning("run %s is no good reference: %s", other.name.run_id, problem)
+            unfit = unfit or other
+    return unfit
+
+
+def _unfit(run: Run) -> str | None:
+    """Why a run cannot be compared with, or None."""
+    if problems := run.problems():
+        again = f"run --run-date {run.name.run_date} again to set it aside and publish it anew"
+        return f"it does not verify: {'; '.join(problems)}; {again}"
+    return "its predictions were pruned" if run.pruned() else None
 
 
 def _compare_all(
@@ -260,8 +278,8 @@ def _compare_one(outputs: Place, run: Run, against: str, run_id: str, look: Call
     except RunNotFoundError:
         return Reference(against, run_id, problem="it is not there any more")
     # Looked at whole before a single flip is written: half a comparison is none.
-    if problems := before.problems():
-        return Reference(against, run_id, problem=f"it does not verify: {'; '.join(problems)}; move it away")
+    if problem := _unfit(before):
+        return Reference(against, run_id, problem=problem)
     try:
         before.manifest().counted()
     except DamagedError as error:  # of an earlier version

@@ -19,14 +19,13 @@ from mnist_pipeline.storage.runs import Run, run_by_id
 from mnist_pipeline.storage.shards import read_pictures, shard_set_of
 from mnist_pipeline.storage.staging import STAGING
 from mnist_pipeline.storage.verdicts import PublishedVerdict, newest_verdict
-from mnist_pipeline.storage.views import read_runs
+from mnist_pipeline.storage.views import REPORTS, read_runs
 
 if TYPE_CHECKING:
     from mnist_pipeline.report.page import Night, Page
 
 logger = logging.getLogger(__name__)
 
-REPORTS = "reports"
 MOST_SPECIMENS = 40  # in each gallery
 DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,8 @@ from mnist_pipeline.errors import DamagedError, NumericalError, SettingsError
 from mnist_pipeline.inputs import open_images
 from mnist_pipeline.machine import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import parts, runs, shards, summaries, tables, views
+from mnist_pipeline.storage import commits, parts, runs, shards, summaries, tables, views
+from mnist_pipeline.storage.files import outputs_errors
 from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pieces import Piece, Pieces
@@ -134,7 +135,7 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
     with timings.stage("fetch"):
         raw = open_images(settings, progress)
     plan = make_plan(settings, raw)
-    with claim_stage(plan.outputs, plan.run_id) as stage:
+    with claim(plan) as stage:
         with timings.stage("shard"):
             over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
         with timings.stage("predict"):
@@ -198,6 +199,19 @@ def current_weights(outputs: Place) -> Place:
             "or promote others with --force"
         )
     return path
+
+
+@contextmanager
+def claim(plan: Plan) -> Iterator[Stage]:
+    """Own what a run works on for the length of the block: its staging folder, and with others its shards.
+
+    Raises:
+        OutputsError: the outputs folder cannot be written.
+    """
+    with ExitStack() as stack:
+        with outputs_errors(f"cannot prepare {plan.shard_set.folder}"):
+            stack.enter_context(shards.in_use(plan.shard_set))
+        yield stack.enter_context(claim_stage(plan.outputs, plan.run_id))
 
 
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
@@ -268,7 +282,7 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     )
     files = [piece.file for piece in pieces]
     for table, data in summaries.tables_of(plan.identity, tally, calibration):
-        files.append(runs.stage_table(stage, table, data))
+        files.append(commits.stage_table(stage, table, data))
     manifest = Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=plan.run_id,
@@ -285,7 +299,7 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
         tally=tally.to_json(),
         calibration=calibration.to_json(),
     )
-    new = runs.commit(plan.outputs, stage, manifest)
+    new = commits.commit(plan.outputs, stage, manifest)
     views.update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
     return replace(result, new=new)

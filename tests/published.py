@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
-from mnist_pipeline.storage import parts, runs, summaries, tables, verdicts
-from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
+from mnist_pipeline.storage import commits, parts, runs, summaries, tables, verdicts
+from mnist_pipeline.storage.manifest import Identity, Manifest, Pruned, Totals
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.shards import ShardLabels
 from mnist_pipeline.storage.staging import Stage, claim_stage
@@ -68,7 +68,7 @@ def stage_run(
     tally, calibration = parts.counted_of(pieces)
     files = [piece.file for piece in pieces]
     for table, data in summaries.tables_of(who, tally, calibration):
-        files.append(runs.stage_table(stage, table, data))
+        files.append(commits.stage_table(stage, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=who.run_id,
@@ -97,7 +97,7 @@ def staged(outputs: Place, who: Identity, **how: Any) -> Iterator[tuple[Stage, M
 def publish_run(outputs: Place, who: Identity, *, views: bool = True, **how: Any) -> runs.Run:
     """Publish a run of drawn predictions, and with `views` bring the views up to it."""
     with staged(outputs, who, **how) as (stage, manifest):
-        assert runs.commit(outputs, stage, manifest)
+        assert commits.commit(outputs, stage, manifest)
     if views:
         update_views(outputs)
     return runs.find_run(outputs, who.run_id, who.dataset, who.split)
@@ -169,6 +169,12 @@ def publish_verdict(
     if views:
         update_views(outputs)
     return published
+
+
+def give_up(outputs: Place, run_id: str) -> None:
+    """Say of a run what `mnist-pipeline prune` says first: that its predictions are given up."""
+    record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=run_id, pruned_at=datetime(2026, 2, 2, tzinfo=UTC))
+    (outputs / "runs" / run_id / "pruned.json").write_bytes(record.to_bytes())
 
 
 def on_disk(place: Place) -> Path:

@@ -20,11 +20,11 @@ from mnist_pipeline.core.comparison import Unpaired, holm
 from mnist_pipeline.core.gates import Gates, Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
 from mnist_pipeline.judge import BASELINE, LAST_PASSED, Judged, Verdict, judge_run, read_verdict
-from mnist_pipeline.storage import runs, tables
+from mnist_pipeline.storage import commits, tables
 from mnist_pipeline.storage.baselines import set_baseline
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import find_verdict, newest_verdict
-from tests.published import flip_bit, hashes, identity, left_over, publish_run, snapshot, staged
+from tests.published import flip_bit, give_up, hashes, identity, left_over, publish_run, snapshot, staged
 
 PROJECT = Path(__file__).parents[1]
 KEPT, BROKEN = Gates(), Gates(min_images=1_000_000)
@@ -260,6 +260,19 @@ def test_the_last_passed_run_if_damaged_makes_the_verdict_inconclusive(tmp_path:
     assert (reference.run_id, reference.changed, reference.comparisons) == (before, None, ())
 
 
+def test_a_damaged_or_pruned_run_stands_back_for_an_older_one_that_has_passed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, pruned, bad = judged(tmp_path, "2026-01-28"), judged(tmp_path, "2026-01-29"), judged(tmp_path, "2026-01-30")
+    give_up(tmp_path, pruned)
+    damage(tmp_path, bad)
+    with caplog.at_level(logging.WARNING):
+        verdict = judge_run(tmp_path, publish(tmp_path), KEPT)
+    assert compared_with(verdict) == {LAST_PASSED: good}
+    assert f"run {bad} is no good reference: it does not verify: " in caplog.text
+    assert f"run {pruned} is no good reference: its predictions were pruned" in caplog.text
+
+
 def test_a_run_whose_manifest_is_damaged_is_passed_over_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,7 +288,7 @@ def test_a_baseline_of_a_version_that_kept_no_counts_is_a_reference_that_cannot_
     tmp_path: Path,
 ) -> None:
     with staged(tmp_path, identity("2026-01-30", **OTHER_IMAGES)) as (stage, manifest):
-        assert runs.commit(tmp_path, stage, manifest.model_copy(update={"tally": None, "calibration": None}))
+        assert commits.commit(tmp_path, stage, manifest.model_copy(update={"tally": None, "calibration": None}))
     set_baseline(tmp_path, "toy", "test", manifest.run_id)
     verdict = judge_run(tmp_path, publish(tmp_path), Gates(max_loss=1))
     assert verdict.outcome == "inconclusive"
@@ -299,30 +312,33 @@ def test_a_damaged_run_is_not_judged_whatever_it_is_compared_with(
         judged(tmp_path, "2026-01-30", **reference)
     tonight = publish(tmp_path)
     damage(tmp_path, tonight)
-    with pytest.raises(DamagedError, match=f"{tonight}: expected it as it was published, got .*part-00001.*; move .*"):
+    with pytest.raises(
+        DamagedError, match=f"{tonight}: expected it as it was published, got .*part-00001.*; run --run"
+    ):
         judge_run(tmp_path, tonight, KEPT)
     assert not (tmp_path / "verdicts" / tonight).exists()
 
 
-def test_a_verdict_that_was_altered_is_refused_and_passed_over_where_the_newest_is_asked_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["verdict.json", "gates.parquet", "comparison.parquet", "flips.parquet"])
+def test_a_damaged_verdict_is_passed_over_and_given_again(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = publish(tmp_path)
     first, second = judge_run(tmp_path, run_id, KEPT), judge_run(tmp_path, run_id, BROKEN)
     assert newest(tmp_path, run_id) == replace(second, new=False)
-    flip_bit(second.folder / "verdict.json")
-    with pytest.raises(DamagedError, match=r"verdict\.json: expected a verdict"):
-        judge_run(tmp_path, run_id, BROKEN)
-    with caplog.at_level(logging.WARNING):
-        assert newest(tmp_path, run_id) == replace(first, new=False)
-    assert "passed over: " in caplog.text
-    flip_bit(first.folder / "gates.parquet")
-    with pytest.raises(DamagedError, match=r"gates\.parquet: expected sha256"):
-        judge_run(tmp_path, run_id, KEPT)
-    flip_bit(first.folder / "gates.parquet")
-    flip_bit(first.folder / "flips.parquet")
-    with pytest.raises(DamagedError, match=r"flips\.parquet: expected sha256"):
-        table(tmp_path, first, tables.FLIPS)
+    flip_bit(second.folder / name)
+    damaged = hashes(second.folder)
+    if name == "verdict.json":
+        with caplog.at_level(logging.WARNING):
+            assert newest(tmp_path, run_id) == replace(first, new=False)
+        assert "passed over: " in caplog.text
+    else:
+        with pytest.raises(DamagedError, match=f"{name}: expected sha256"):
+            table(tmp_path, second, {"gates": tables.GATES, "flips": tables.FLIPS}.get(name[:5], tables.COMPARISON))
+    assert judge_run(tmp_path, run_id, BROKEN) == second
+    (aside,) = (tmp_path / "quarantine" / "verdicts" / run_id).iterdir()
+    assert hashes(aside) == damaged
+    assert f"{second.folder} is set aside in {aside}: " in caplog.text
 
 
 def test_a_run_without_a_verdict_has_no_newest(tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.stages import Published, evaluate
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.baselines import read_baselines, set_baseline
+from mnist_pipeline.storage.commits import commit
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.objects import ObjectPath
 from mnist_pipeline.storage.promotions import PROMOTIONS
-from mnist_pipeline.storage.runs import commit, list_runs, run_by_id
+from mnist_pipeline.storage.runs import list_runs, run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.views import read_history
 from mnist_pipeline.storage.weights import archive_weights, load_weights
@@ -372,7 +373,7 @@ PUBLISH = """if True:
     import sys
     from datetime import UTC, datetime
     from mnist_pipeline.storage.objects import ObjectPath
-    from mnist_pipeline.storage.runs import commit
+    from mnist_pipeline.storage.commits import commit
     from mnist_pipeline.storage.views import update_views
     from tests.published import identity, staged
     outputs, run_date = ObjectPath(sys.argv[1]), sys.argv[2]

@@ -428,7 +428,7 @@ def test_a_run_that_fails_publishes_nothing_and_leaves_earlier_runs_alone(
         ("", "cannot archive the weights"),
         ("weights", "cannot archive the weights"),
         (".staging", "cannot prepare"),
-        ("shards", "cannot write"),
+        ("shards", "cannot prepare"),
         ("runs", "cannot publish"),
     ],
 )

@@ -1,5 +1,6 @@
-"""The commands of whoever runs the server: setup and doctor."""
+"""The commands of whoever keeps it running: setup, doctor and prune."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from mnist_pipeline.cli.console import app, load, out
 from mnist_pipeline.cli.options import Config, Outputs, Project
-from mnist_pipeline.errors import EngineError
+from mnist_pipeline.errors import EngineError, RunNotFoundError
 
 
 @app.command()
@@ -46,3 +47,49 @@ def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = 
             out.print(f"     -> {finding.advice}", soft_wrap=True)
     if ill := [finding for finding in findings if not finding.healthy]:
         raise EngineError(f"not well: {len(ill)} of {len(findings)}; begin with the first: {ill[0].what}")
+
+
+@app.command()
+def prune(
+    keep_days: Annotated[int, typer.Option(min=1, help="Keep the runs of the last N days.", metavar="N")] = 90,
+    keep_last: Annotated[
+        int, typer.Option(min=1, help="Keep the last M runs of each data set and split.", metavar="M")
+    ] = 7,
+    grace_hours: Annotated[
+        int, typer.Option(min=0, help="Hours between the mark on a run and the end of its files.", metavar="HOURS")
+    ] = 24,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this nothing is changed.")] = False,
+    outputs: Outputs = None,
+    config: Config = None,
+) -> None:
+    """Give up predictions and reports of old runs, and sweep what nobody needs; without --apply say what that would do.
+
+    Manifests, summaries and verdicts stay, and so does the history. A run that is not kept is marked first; its files
+    are deleted by a prune HOURS later, so that whoever reads them can finish. The latest run, the last that passed,
+    the baseline and what is in progress are always kept.
+    """
+    from mnist_pipeline.core.retention import Retention
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage.pruning import carry_out, plan_prune
+
+    settings = load(config, outputs=outputs)
+    if not settings.outputs.is_dir():
+        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got no folder; check the path")
+    now = datetime.now(UTC)
+    plan = plan_prune(settings.outputs, Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
+    rows = [(fate.run.name.run_id, terminal.size(fate.size_bytes), fate.action, fate.why) for fate in plan.fates]
+    if rows:
+        out.print(terminal.fates_table(rows))
+    for what, leftovers in (("unused shards", plan.shards), ("left behind", plan.staging)):
+        for leftover in leftovers:
+            line = f"sweep {what}: {terminal.path_line(leftover.place)} ({terminal.size(leftover.size_bytes)})"
+            out.print(line, soft_wrap=True)
+    use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())
+    out.print(f"disk use: {terminal.size(sum(plan.use_bytes.values()))}: {use}", soft_wrap=True)
+    counts = f"{len(plan.of('mark'))} to mark, {len(plan.of('delete'))} to delete"
+    if not apply:
+        out.print(f"{counts}; would free {terminal.size(plan.frees_bytes)}; nothing is changed without --apply")
+        return
+    for line in carry_out(settings.outputs, plan, now):
+        out.print(f"left alone: {line}", soft_wrap=True)
+    out.print(f"done: {counts}; freed {terminal.size(plan.frees_bytes)}")

@@ -64,9 +64,12 @@ def set_pinned(
     """Pin a run: from now on runs of its data set and split are compared with it too."""
     from mnist_pipeline.storage.baselines import set_baseline
     from mnist_pipeline.storage.runs import find_run
+    from mnist_pipeline.storage.tables import PREDICTIONS
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    name = find_run(settings.outputs, which, settings.dataset, settings.split).name
+    found = find_run(settings.outputs, which, settings.dataset, settings.split)
+    found.paths(PREDICTIONS)  # refused if they were pruned: nothing could be compared with it
+    name = found.name
     set_baseline(settings.outputs, name.dataset, name.split, name.run_id)
     out.print(f"baseline of {name.dataset}/{name.split}: {name.run_id}", soft_wrap=True)
 

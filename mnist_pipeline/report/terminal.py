@@ -93,6 +93,23 @@ def runs_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
     return table
 
 
+def fates_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """What a prune does: run_id, size, action, reason."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("predictions", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def size(size_bytes: int) -> str:
+    """A number of bytes as a person would say it: `1.3 MB`."""
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:,.1f} kB"
+
+
 def digit_blocks(image: NDArray[np.uint8]) -> Text:
     """One image `[28, 28]` uint8 as 14 lines of half blocks, two pixels a character, in the terminal's own colours."""
     ink = image >= INK

@@ -5,16 +5,18 @@ Knows no formats.
 
 import hashlib
 import os
+import stat
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from mnist_pipeline.errors import OutputsError
+from mnist_pipeline.errors import DamagedError, OutputsError, StoreError
 from mnist_pipeline.storage.objects import ObjectPath, Place
 
 # Digits of its sha256 in the name of an object: attempts that made other bytes never meet under one name.
@@ -69,6 +71,36 @@ def outputs_errors(doing: str) -> Iterator[None]:
             f"{doing}: {error.strerror or error} ({error.filename or 'no file named'}); "
             "check that the folder exists, is writable and has space, then run again"
         ) from error
+
+
+def read_expected(path: Place, expected: str) -> bytes:
+    """The bytes of a file that has to be there.
+
+    Raises:
+        DamagedError: it is not, or cannot be read.
+        StoreError: the object store does not answer, which says nothing about the object.
+    """
+    try:
+        return path.read_bytes()
+    except StoreError:
+        raise
+    except OSError as error:
+        raise DamagedError(f"{path}: expected {expected}, got no readable file ({error.strerror})") from error
+
+
+def read_if_there(path: Place, expected: str) -> bytes | None:
+    """The bytes of a file that need not be there, or None.
+
+    Raises:
+        DamagedError: it is there and cannot be read.
+        StoreError: as `read_expected`.
+    """
+    try:
+        return read_expected(path, expected)
+    except DamagedError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def replace_file(path: Place, data: bytes, scratch: Place | None = None, sync: bool = True) -> None:
@@ -262,6 +294,30 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that was met: its path relative to where the walk began, its size, and when it was last written."""
+
+    path: PurePosixPath
+    size_bytes: int
+    written_at: datetime
+
+
+def walk(folder: Place) -> Iterator[Found]:
+    """All files below a folder, which need not exist; what vanishes on the way is passed over."""
+    if isinstance(folder, ObjectPath):
+        start = len(folder.parts)
+        for place, size_bytes, written_at in folder.walk():
+            yield Found(PurePosixPath(*place.parts[start:]), size_bytes, written_at)
+        return
+    for path in sorted(folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            about = path.lstat()
+            if not stat.S_ISDIR(about.st_mode):
+                written_at = datetime.fromtimestamp(about.st_mtime, UTC)
+                yield Found(PurePosixPath(path.relative_to(folder)), about.st_size, written_at)
 
 
 def subfolders(folder: Place) -> list[Place]:

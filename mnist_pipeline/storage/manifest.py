@@ -161,3 +161,13 @@ class Manifest(Sealed):
                 f"run {self.run_id}: expected counts that this version can read, got {error}; "
                 "read it with the version of mnist-pipeline that published it"
             ) from error
+
+
+class Pruned(Sealed):
+    """Predictions and report of a run are given up. They may be there for a while yet, for those who read them."""
+
+    kind: ClassVar[str] = "the record of a prune"
+    seal: ClassVar[str] = "pruned_sha256"
+
+    run_id: str
+    pruned_at: datetime

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -147,6 +147,13 @@ class ObjectPath(PurePosixPath):
         with _store_errors(self):
             found = self.store.list_with_delimiter(self.key)["common_prefixes"]
         return [self / PurePosixPath(name).name for name in sorted(found)]
+
+    def walk(self) -> Iterator[tuple["ObjectPath", int, datetime]]:
+        """All objects below this name: address, size in bytes, and when it was put."""
+        bucket = ObjectPath(*self.parts[:2])
+        with _store_errors(self):
+            for some in self.store.list(f"{self.key}/" if self.key else None):
+                yield from ((bucket / each["path"], each["size"], each["last_modified"]) for each in some)
 
 
 # Where something is kept: on disk or in an object store.

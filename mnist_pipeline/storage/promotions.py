@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.errors import DamagedError, StoreError
-from mnist_pipeline.storage.files import create_file, outputs_errors
+from mnist_pipeline.storage.files import create_file, outputs_errors, read_expected
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.sealed import Sealed
 from mnist_pipeline.storage.staging import STAGING
@@ -44,12 +43,7 @@ def current_promotion(outputs: Place) -> Promotion | None:
     if not numbers:
         return None
     path = _path(outputs, numbers[-1])
-    try:
-        return Promotion.from_bytes(path.read_bytes(), str(path))
-    except StoreError:
-        raise
-    except OSError as error:
-        raise DamagedError(f"{path}: expected a promotion, got no readable file ({error.strerror})") from error
+    return Promotion.from_bytes(read_expected(path, "a promotion"), str(path))
 
 
 def record_promotion(outputs: Place, promotion: Promotion) -> Place:

@@ -1,37 +1,26 @@
-"""Published runs: commit one, list them, find one, verify one, read its tables. A run never changes once visible."""
+"""Published runs: list them, find one, verify one, read its tables. A run never changes once visible, but for pruning.
+
+A pruned run has lost its predictions to housekeeping and says so itself; all else of it stays.
+"""
 
 import functools
-import logging
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 
-from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunConflictError, RunNotFoundError, StoreError
+from mnist_pipeline.errors import AmbiguousRunError, DamagedError, PrunedError, RunNotFoundError
 from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.canonical import canonical_sha256
-from mnist_pipeline.storage.files import (
-    FileRecord,
-    ahead,
-    outputs_errors,
-    publish_files,
-    put_file,
-    replace_file,
-    subfolders,
-    sync_file,
-)
-from mnist_pipeline.storage.manifest import Manifest, RunName
+from mnist_pipeline.storage.files import FileRecord, ahead, read_expected, read_if_there, subfolders
+from mnist_pipeline.storage.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.staging import Stage, data_folder
-
-logger = logging.getLogger(__name__)
+from mnist_pipeline.storage.staging import data_folder
 
 RUNS = "runs"
 MANIFEST = "manifest.json"
+PRUNED = "pruned.json"
 
 
 @dataclass(frozen=True)
@@ -46,17 +35,6 @@ class Run:
         """What the paths in the manifest are relative to: the folder of the manifest, but in an object store."""
         return files_of(self.folder.parent.parent, self.name.run_id)
 
-    def paths(self, table: tables.Table) -> list[Place]:
-        """The files of a table, in order.
-
-        Raises:
-            DamagedError: the manifest is missing or altered, or the run has no such table.
-        """
-        found = [self.files / file.path for file in self.manifest().files if table_of(file) == table.name]
-        if not found:
-            raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
-        return found
-
     def manifest(self) -> Manifest:
         """Read and check the manifest.
 
@@ -64,40 +42,65 @@ class Run:
             DamagedError: it is missing or altered, or belongs to another run.
         """
         path = self.folder / MANIFEST
-        try:
-            manifest = Manifest.from_bytes(path.read_bytes(), str(path))
-        except StoreError:
-            raise
-        except OSError as error:
-            raise DamagedError(f"{path}: expected a manifest, got no readable file ({error.strerror})") from error
+        manifest = Manifest.from_bytes(read_expected(path, "a manifest"), str(path))
         if manifest.run_id != self.name.run_id:
             raise DamagedError(f"{path}: expected the manifest of {self.name.run_id}, got {manifest.run_id}'s")
         return manifest
+
+    def pruned(self) -> Pruned | None:
+        """The record of when predictions and report were given up, or None.
+
+        Raises:
+            DamagedError: it is altered.
+        """
+        path = self.folder / PRUNED
+        data = read_if_there(path, "the record of a prune")
+        return None if data is None else Pruned.from_bytes(data, str(path))
+
+    def paths(self, table: tables.Table) -> list[Place]:
+        """The files of a table, in order.
+
+        Raises:
+            DamagedError: the manifest is missing or altered, or the run has no such table.
+            PrunedError: its predictions were given up.
+        """
+        return [self.files / file.path for file in self._parts(table)]
 
     def read(self, table: tables.Table, columns: list[str] | None = None) -> pa.Table:
         """A whole table of the run, each file's bytes checked against the manifest before they are parsed.
 
         Raises:
             DamagedError: a file is missing or altered, or the run has no such table.
+            PrunedError: its predictions were given up.
         """
-        if not (parts := list(self.read_parts(table, columns))):
-            raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
-        return pa.concat_tables(parts)
+        return pa.concat_tables(self.read_parts(table, columns))
 
     def read_parts(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """A table of the run file by file, in order, each checked as by `read`; one at a time is decoded.
 
         Raises:
-            DamagedError: a file is missing or altered.
+            DamagedError: a file is missing or altered, or the run has no such table.
+            PrunedError: its predictions were given up.
         """
-        ours = [file for file in self.manifest().files if table_of(file) == table.name]
-        for file, data in zip(ours, ahead(functools.partial(read_checked, self.files), ours), strict=True):
+        parts = self._parts(table)
+        for file, data in zip(parts, ahead(functools.partial(read_checked, self.files), parts), strict=True):
             yield tables.decode(table, data, str(self.files / file.path), columns)
+
+    def _parts(self, table: tables.Table) -> list[FileRecord]:
+        if table is tables.PREDICTIONS and (pruned := self.pruned()):
+            raise PrunedError(
+                f"run {self.name.run_id}: expected its predictions, got none: they were pruned at "
+                f"{pruned.pruned_at:%Y-%m-%d %H:%M} UTC; its other tables are there, and to have the predictions "
+                f"again run --run-date {self.name.run_date} with the same weights and settings"
+            )
+        if not (found := files_of_table(self.manifest(), table)):
+            raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
+        return found
 
     def problems(self) -> list[str]:
         """Everything about the run that is not as its manifest says; empty if it verifies."""
         try:
-            manifest = self.manifest()
+            manifest, pruned = self.manifest(), self.pruned()
         except DamagedError as error:
             return [str(error)]
 
@@ -108,11 +111,12 @@ class Run:
             except DamagedError as error:
                 return str(error)
 
-        found = [each for each in ahead(problem, manifest.files) if each]
+        given_up = files_of_table(manifest, tables.PREDICTIONS) if pruned else []
+        found = [each for each in ahead(problem, [file for file in manifest.files if file not in given_up]) if each]
         if isinstance(self.folder, ObjectPath):  # an attempt that was not published leaves its files beside these
             return found
         present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
-        extra = present - {MANIFEST} - {file.path for file in manifest.files}
+        extra = present - {MANIFEST, PRUNED} - {file.path for file in manifest.files}
         return found + [f"{self.folder / path}: expected no such file" for path in sorted(extra)]
 
 
@@ -128,51 +132,10 @@ def read_checked(folder: Place, file: FileRecord) -> bytes:
         DamagedError: missing, unreadable, or other bytes.
     """
     path = folder / file.path
-    try:
-        data = path.read_bytes()
-    except StoreError:
-        raise
-    except OSError as error:
-        raise DamagedError(
-            f"{path}: expected {file.size_bytes} bytes, got no readable file ({error.strerror})"
-        ) from error
+    data = read_expected(path, f"{file.size_bytes} bytes")
     if problem := file.problem_with(data):
         raise DamagedError(f"{path}: {problem}; the file was altered after it was published")
     return data
-
-
-def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
-    """Write one of a run's small tables into its staging folder."""
-    name = f"{table.name}.parquet"
-    with outputs_errors(f"cannot write {stage.run / name}"):
-        return put_file(stage.run, name, data.num_rows, tables.encode(table, data), scratch=stage.records)
-
-
-def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
-    """Publish what is staged in one step, or recognise that it is published already.
-
-    Args:
-        outputs: the outputs folder.
-        stage: holds exactly the files that the manifest lists.
-        manifest: of the run to be.
-
-    Returns:
-        True if the run became visible now, False if the same run was there before.
-
-    Raises:
-        RunConflictError: the run is published with other image ids or predictions.
-        DamagedError: a staged file, or the published run of that name, is not as recorded.
-        OutputsError: the folder cannot be written.
-    """
-    target = outputs / RUNS / manifest.run_id
-    with outputs_errors(f"cannot publish {target}"):
-        _check_staged(stage, manifest)
-        # In a store the creation of the manifest finds out, and nothing else below that name makes a run.
-        taken = isinstance(target, Path) and target.exists()
-        if not taken and publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records):
-            return True
-        _require_agreement(target, stage, manifest)
-    return False
 
 
 def list_runs(outputs: Place) -> list[Run]:
@@ -266,63 +229,6 @@ def table_of(file: FileRecord) -> str:
     return re.split("[/.-]", file.path)[0]
 
 
-def _check_staged(stage: Stage, manifest: Manifest) -> None:
-    """Whole-job truth comes from the plan: every planned file is on the disk as recorded, and nothing else is."""
-
-    def check(file: FileRecord) -> None:
-        read_checked(stage.run, file)
-        sync_file(stage.run / file.path)
-
-    for _ in ahead(check, manifest.files):
-        pass
-    if isinstance(stage.run, ObjectPath):
-        return
-    planned = {file.path for file in manifest.files}
-    for path in stage.run.rglob("*"):
-        if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
-            logger.warning("%s was not planned and is removed", path)
-            path.unlink()
-
-
-def _require_agreement(target: Place, stage: Stage, manifest: Manifest) -> None:
-    name = RunName.parse(manifest.run_id)
-    assert name is not None, f"{manifest.run_id} is not a run_id"
-    run = Run(target, name)
-    if problems := run.problems():
-        raise DamagedError(
-            f"run {manifest.run_id} is published but damaged: {'; '.join(problems)}; "
-            f"move {target} away and run again to publish it anew"
-        )
-    columns = ["image_id", "prediction"]
-    pairs = zip(_parts(manifest), _parts(run.manifest()), strict=True)  # the plan is part of the run_id
-    for ours, theirs in pairs:
-        if ours.sha256 == theirs.sha256:
-            continue
-        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, ours), ours.path, columns)
-        published = tables.decode(tables.PREDICTIONS, read_checked(run.files, theirs), theirs.path, columns)
-        if not staged.equals(published):
-            kept = _set_aside(stage, manifest)
-            raise RunConflictError(
-                f"run {manifest.run_id} is published with other predictions: expected {run.files / theirs.path} "
-                f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
-                "so something in the stack has changed: compare the versions in the two manifests"
-            )
-
-
-def _parts(manifest: Manifest) -> list[FileRecord]:
-    return [file for file in manifest.files if table_of(file) == tables.PREDICTIONS.name]
-
-
-def _set_aside(stage: Stage, manifest: Manifest) -> Place:
-    """Keep an attempt that disagrees, under a name of its content, so that the same conflict is kept once."""
-    digest = canonical_sha256([file.sha256 for file in manifest.files])
-    kept = stage.folder.parent / f"conflict-{manifest.run_id}-{digest[:8]}"
-    if isinstance(kept, ObjectPath) or isinstance(stage.run, ObjectPath):
-        replace_file(kept / MANIFEST, manifest.to_bytes())  # its files lie beside those that are published
-        for each in stage.records.iterdir():  # the next attempt shall compute for itself
-            each.unlink()
-        return kept
-    shutil.rmtree(kept, ignore_errors=True)
-    replace_file(stage.run / MANIFEST, manifest.to_bytes())
-    stage.run.rename(kept)
-    return kept
+def files_of_table(manifest: Manifest, table: tables.Table) -> list[FileRecord]:
+    """The files of a run that hold a table, in order."""
+    return [file for file in manifest.files if table_of(file) == table.name]

@@ -20,6 +20,9 @@ from mnist_pipeline.storage.manifest import Identity
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.splits import ImageRows, OpenSplit
+from mnist_pipeline.storage.staging import shared
+
+SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,20 @@ def _shard_set(outputs: Place, of: OpenSplit | Identity, shard_rows: int) -> Pie
             "shard_rows": shard_rows,
         }
     )
-    root = outputs / "shards" / f"{of.dataset}-{of.split}-{key[:12]}"
+    root = outputs / SHARDS / f"{of.dataset}-{of.split}-{key[:12]}"
     return Pieces(folder=root / "images", records=root / "records")
+
+
+@contextmanager
+def in_use(pieces: Pieces) -> Iterator[None]:
+    """Keep a shard set from being swept for the length of the block."""
+    folder = pieces.folder.parent
+    if isinstance(folder, ObjectPath):
+        (folder / "used").write_bytes(b"")  # nobody holds anything there: a prune goes by the time of the last use
+        yield
+    else:
+        with shared(folder):
+            yield
 
 
 def write_shard(raw: OpenSplit, shard: Shard, pieces: Pieces) -> Piece:

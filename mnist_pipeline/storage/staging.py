@@ -107,6 +107,58 @@ def _lock_of(root: Path, name: str) -> Path:
 
 
 @contextmanager
+def undisturbed(outputs: Path, name: str) -> Iterator[bool]:
+    """Keep attempts of that name from beginning for the length of the block; False if one is in progress."""
+    root = outputs / STAGING
+    root.mkdir(parents=True, exist_ok=True)
+    if (handle := _try_lock(_lock_of(root, name))) is None:
+        yield False
+        return
+    try:
+        yield not any(is_locked(path) for path in root.glob(f"{name}.*.lock"))
+    finally:
+        _unlock(_lock_of(root, name), handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds that lock; a lock file that nobody holds is removed."""
+    if (handle := _try_lock(path)) is None:
+        return True
+    _unlock(path, handle)
+    return False
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Keep a folder, which is made if need be, from being swept for the length of the block; others may too."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):  # swept between our open and our lock: then we hold nothing
+            if os.path.samestat(folder.stat(), os.fstat(handle)):
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def take_away(folder: Path, to: Path) -> bool:
+    """Rename a folder that nobody shares; whether that was so."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.rename(to)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path` for the length of the block, waiting for it if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

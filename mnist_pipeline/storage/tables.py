@@ -310,6 +310,12 @@ RUNS = Table(
         Column("evaluated_at", pa.timestamp("us", "UTC"), "when the evaluation began"),
         Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
         Column("seconds", pa.float64(), "wall seconds of all stages together"),
+        Column(
+            "pruned_at",
+            pa.timestamp("us", "UTC"),
+            "when its predictions were given up: do not begin to read them; null if they are kept",
+            nullable=True,
+        ),
     ),
     metadata={},
     layout=_SMALL,

@@ -4,6 +4,7 @@ Judges nothing itself.
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.errors import DamagedError, StoreError
+from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.canonical import canonical_sha256
 from mnist_pipeline.storage.files import (
@@ -26,10 +27,12 @@ from mnist_pipeline.storage.files import (
     publish_files,
     put_file,
     put_finished,
+    read_if_there,
     subfolders,
 )
 from mnist_pipeline.storage.manifest import RunContent
 from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.quarantine import set_aside
 from mnist_pipeline.storage.runs import read_checked, table_of
 from mnist_pipeline.storage.sealed import Sealed
 from mnist_pipeline.storage.staging import Stage, claim_stage, data_folder
@@ -39,6 +42,7 @@ logger = logging.getLogger(__name__)
 VERDICTS = "verdicts"
 DOCUMENT = "verdict.json"
 VERDICT_ID_DIGITS = 12
+STAGE_PREFIX = re.compile(r"^verdict-[0-9a-f]{12}-")  # of the name of a stage, before the run_id
 
 
 class ReferenceRecord(BaseModel):
@@ -113,25 +117,35 @@ def find_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | N
         DamagedError: its document is missing or altered, or is that of another verdict.
     """
     folder = outputs / VERDICTS / run_id / name
-    try:
-        data = (folder / DOCUMENT).read_bytes()
-    except FileNotFoundError:
-        if folder.exists():
-            raise DamagedError(
-                f"{folder}: expected {DOCUMENT}, got none; move the folder away and run the night again"
-            ) from None
-        return None
-    except StoreError:
-        raise
-    except OSError as error:
-        raise DamagedError(
-            f"{folder}: expected {DOCUMENT}, got no readable file ({error.strerror}); "
-            "move the folder away and run the night again"
-        ) from error
-    document = VerdictDocument.from_bytes(data, str(folder / DOCUMENT))
+    path = folder / DOCUMENT
+    data = read_if_there(path, "a verdict")
+    if data is None:
+        if isinstance(folder, ObjectPath) or not folder.exists():
+            return None
+        raise DamagedError(f"{folder}: expected {DOCUMENT}, got none")
+    document = VerdictDocument.from_bytes(data, str(path))
     if (document.run_id, document.verdict_id) != (run_id, name):
         raise DamagedError(f"{folder}: expected the verdict of that name, got {document.run_id}/{document.verdict_id}")
     return PublishedVerdict(folder, document)
+
+
+def sound_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+    """The verdict of that name on that run if every byte of it is as published, or None: a damaged one is set aside.
+
+    Raises:
+        OutputsError: it cannot be moved.
+    """
+    folder = outputs / VERDICTS / run_id / name
+    try:
+        published = find_verdict(outputs, run_id, name)
+        if published is not None:
+            for file in published.document.files:
+                read_checked(published.files, file)
+        return published
+    except DamagedError as error:
+        with outputs_errors(f"cannot set {folder} aside"):
+            set_aside(outputs, folder, DOCUMENT, str(error))
+        return None
 
 
 def newest_verdict(outputs: Place, run: RunContent) -> PublishedVerdict | None:

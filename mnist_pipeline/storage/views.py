@@ -1,6 +1,5 @@
 """What is derived from published runs and verdicts and may be replaced at any time: history, runs and latest."""
 
-import functools
 import json
 import logging
 from collections import defaultdict
@@ -27,6 +26,7 @@ logger = logging.getLogger(__name__)
 HISTORY = "history.parquet"
 RUNS_VIEW = "runs.parquet"
 LATEST = "latest.json"
+REPORTS = "reports"  # written by reporter.py
 
 
 def update_views(outputs: Place) -> None:
@@ -114,13 +114,13 @@ def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
 
 
 def _runs(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
-    rows = list(ahead(functools.partial(_run_row, outputs), manifests.values()))
+    rows = list(ahead(lambda item: _run_row(outputs, *item), manifests.items()))
     return tables.build(
         tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
     )
 
 
-def _run_row(outputs: Place, manifest: Manifest) -> dict[str, Any]:
+def _run_row(outputs: Place, run: Run, manifest: Manifest) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
     verdict = newest_verdict(outputs, manifest.content)
@@ -134,7 +134,17 @@ def _run_row(outputs: Place, manifest: Manifest) -> dict[str, Any]:
         "verdict_id": verdict and verdict.document.verdict_id,
         "outcome": verdict and verdict.document.outcome,
         "seconds": sum(manifest.timings_seconds.values()),
+        "pruned_at": _pruned_at(run),
     }
+
+
+def _pruned_at(run: Run) -> datetime | None:
+    try:
+        pruned = run.pruned()
+    except DamagedError as error:
+        logger.warning("taken for a run that keeps its predictions: %s", error)
+        return None
+    return None if pruned is None else pruned.pruned_at
 
 
 def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:

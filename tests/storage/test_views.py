@@ -11,9 +11,10 @@ import pytest
 
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.commits import commit
 from mnist_pipeline.storage.manifest import Totals
 from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.runs import Run, commit, list_runs
+from mnist_pipeline.storage.runs import Run, list_runs
 from mnist_pipeline.storage.staging import lock
 from mnist_pipeline.storage.views import read_history, read_runs, update_views
 from tests.builders import small_settings
@@ -269,7 +270,7 @@ def test_every_run_has_one_row_with_what_its_manifest_says(tmp_path: Path) -> No
             assert row[name] == getattr(manifest.identity, name)
         assert (row["evaluated_at"], row["published_at"]) == (manifest.evaluated_at, manifest.published_at)
         assert row["seconds"] == 0.25
-        assert row[["verdict_id", "outcome"]].isna().all()
+        assert row[["verdict_id", "outcome", "pruned_at"]].isna().all()
     assert read_runs(tmp_path).to_pylist() == stored_runs(tmp_path)
 
 
@@ -287,7 +288,7 @@ def test_a_run_without_labels_has_null_figures(tmp_path: Path) -> None:
     unknown = {name for name, value in row.items() if value is None}
     assert unknown == {
         *("accuracy", "accuracy_low", "accuracy_high", "top2_accuracy", "nll", "nll_error", "brier", "brier_error"),
-        *("ece", "ece_noise", "verdict_id", "outcome", "labels_sha256"),
+        *("ece", "ece_noise", "verdict_id", "outcome", "labels_sha256", "pruned_at"),
     }
 
 

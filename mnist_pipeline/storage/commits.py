@@ -1,0 +1,151 @@
+"""Publishes a run: what is staged becomes visible in one step, once, and in place of nothing but a damaged run."""
+
+import logging
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+
+from mnist_pipeline.errors import RunConflictError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.canonical import canonical_sha256
+from mnist_pipeline.storage.files import (
+    FileRecord,
+    ahead,
+    outputs_errors,
+    publish_files,
+    put_file,
+    replace_file,
+    sync_file,
+)
+from mnist_pipeline.storage.manifest import Manifest, RunName
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.quarantine import set_aside
+from mnist_pipeline.storage.runs import MANIFEST, RUNS, Run, files_of_table, read_checked
+from mnist_pipeline.storage.staging import STAGING, Stage, lock
+
+logger = logging.getLogger(__name__)
+
+CONFLICT = "conflict-"
+
+
+def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
+    """Write one of a run's small tables into its staging folder."""
+    name = f"{table.name}.parquet"
+    with outputs_errors(f"cannot write {stage.run / name}"):
+        return put_file(stage.run, name, data.num_rows, tables.encode(table, data), scratch=stage.records)
+
+
+def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
+    """Publish what is staged in one step, or recognise that it is published already.
+
+    A published run of that name that is damaged, or has been pruned, is set aside, and this one takes its place.
+
+    Args:
+        outputs: the outputs folder.
+        stage: holds exactly the files that the manifest lists.
+        manifest: of the run to be.
+
+    Returns:
+        True if the run became visible now, False if the same run was there before.
+
+    Raises:
+        RunConflictError: the run is published with other image ids or predictions.
+        DamagedError: a staged file is not as recorded.
+        OutputsError: the folder cannot be written.
+    """
+    target = outputs / RUNS / manifest.run_id
+    name = RunName.parse(manifest.run_id)
+    assert name is not None, f"{manifest.run_id} is not a run_id"
+    run = Run(target, name)
+    with outputs_errors(f"cannot publish {target}"):
+        _check_staged(stage, manifest)
+        # In a store the creation of the manifest finds out, and nothing else below that name makes a run.
+        taken = isinstance(target, Path) and target.exists()
+        if not taken and _publish(stage, target, manifest):
+            return True
+        if _is_incomplete(run) and _publish_instead(outputs, run, stage, manifest):
+            return True
+        _require_agreement(run, stage, manifest)
+    return False
+
+
+def _publish(stage: Stage, target: Place, manifest: Manifest) -> bool:
+    return publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records)
+
+
+def _is_incomplete(run: Run) -> bool:
+    return bool(run.problems()) or run.pruned() is not None
+
+
+def _publish_instead(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bool:
+    """Set a damaged or pruned run aside and publish in its place; False if another has done so meanwhile."""
+    alone = outputs / STAGING / f"{manifest.run_id}.instead.lock"
+    with lock(alone) if isinstance(alone, Path) else nullcontext():
+        if problems := run.problems():
+            why = "; ".join(problems)
+        elif pruned := run.pruned():
+            why = f"its predictions were pruned at {pruned.pruned_at:%Y-%m-%d %H:%M} UTC"
+            if run.manifest().totals.correct != manifest.totals.correct:
+                raise _conflict(run.folder / MANIFEST, stage, manifest)
+        else:
+            return False
+        set_aside(outputs, run.folder, MANIFEST, why)
+        return _publish(stage, run.folder, manifest)
+
+
+def _check_staged(stage: Stage, manifest: Manifest) -> None:
+    """Whole-job truth comes from the plan: every planned file is on the disk as recorded, and nothing else is."""
+
+    def check(file: FileRecord) -> None:
+        read_checked(stage.run, file)
+        sync_file(stage.run / file.path)
+
+    for _ in ahead(check, manifest.files):
+        pass
+    if isinstance(stage.run, ObjectPath):
+        return
+    planned = {file.path for file in manifest.files}
+    for path in stage.run.rglob("*"):
+        if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
+            logger.warning("%s was not planned and is removed", path)
+            path.unlink()
+
+
+def _require_agreement(run: Run, stage: Stage, manifest: Manifest) -> None:
+    """Raise RunConflictError if the published run says other than what is staged."""
+    columns = ["image_id", "prediction"]
+    # As many files in both: the plan is part of the run_id.
+    pairs = zip(*(files_of_table(each, tables.PREDICTIONS) for each in (manifest, run.manifest())), strict=True)
+    for ours, theirs in pairs:
+        if ours.sha256 == theirs.sha256:
+            continue
+        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, ours), ours.path, columns)
+        published = tables.decode(tables.PREDICTIONS, read_checked(run.files, theirs), theirs.path, columns)
+        if not staged.equals(published):
+            raise _conflict(run.files / theirs.path, stage, manifest)
+
+
+def _conflict(theirs: Place, stage: Stage, manifest: Manifest) -> RunConflictError:
+    kept = _keep(stage, manifest)
+    return RunConflictError(
+        f"run {manifest.run_id} is published with other predictions: expected {theirs} "
+        f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
+        "so something in the stack has changed: compare the versions in the two manifests"
+    )
+
+
+def _keep(stage: Stage, manifest: Manifest) -> Place:
+    """Keep an attempt that disagrees, under a name of its content, so that the same conflict is kept once."""
+    digest = canonical_sha256([file.sha256 for file in manifest.files])
+    kept = stage.folder.parent / f"{CONFLICT}{manifest.run_id}-{digest[:8]}"
+    if isinstance(kept, ObjectPath) or isinstance(stage.run, ObjectPath):
+        replace_file(kept / MANIFEST, manifest.to_bytes())  # its files lie beside those that are published
+        for each in stage.records.iterdir():  # the next attempt shall compute for itself
+            each.unlink()
+        return kept
+    shutil.rmtree(kept, ignore_errors=True)
+    replace_file(stage.run / MANIFEST, manifest.to_bytes())
+    stage.run.rename(kept)
+    return kept

@@ -1,0 +1,43 @@
+"""Where a run or verdict goes that is not as it was published: out of readers' sight, whole, for people to look at."""
+
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from mnist_pipeline.storage.files import make_folder, sync_folder
+from mnist_pipeline.storage.objects import ObjectPath, Place
+
+logger = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine"
+
+
+def set_aside(outputs: Place, folder: Place, document: str, why: str) -> None:
+    """Move what is published in a folder into quarantine, under its path and the time.
+
+    In an object store the document is moved that makes it published; the files that it lists stay where they are.
+
+    Args:
+        outputs: the outputs folder.
+        folder: of the run or verdict.
+        document: name of the document in it that lists its files.
+        why: what is wrong with it.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    path = folder.relative_to(outputs)
+    aside = outputs / QUARANTINE / path.parent / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+    if isinstance(folder, ObjectPath):
+        # The document first: without it, whatever else is there says nothing.
+        for each, _, _ in sorted(folder.walk(), key=lambda found: found[0].name != document):
+            with suppress(FileNotFoundError):
+                (aside / each.name).write_bytes(each.read_bytes())
+            each.unlink()
+    else:
+        assert not isinstance(aside, ObjectPath), f"{folder} is not in {outputs}"
+        make_folder(aside.parent)
+        folder.rename(aside)
+        sync_folder(aside.parent)
+        sync_folder(folder.parent)
+    logger.warning("%s is set aside in %s: %s", folder, aside, why)

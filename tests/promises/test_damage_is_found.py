@@ -1,0 +1,295 @@
+"""Damage is found: whatever bit is flipped and wherever a file is cut, it is said which; the next run mends it."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner, Result
+
+from mnist_pipeline import load_history, load_run
+from mnist_pipeline.cli import app
+from mnist_pipeline.core.plan import plan_shards
+from mnist_pipeline.errors import DamagedError, WeightsError
+from mnist_pipeline.nightly import run_night
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.stages import current_weights
+from mnist_pipeline.storage.runs import list_runs, run_by_id
+from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set_of
+from mnist_pipeline.storage.verdicts import newest_verdict
+from mnist_pipeline.storage.weights import load_weights
+from tests.builders import small_settings
+from tests.promises.conftest import Tried
+from tests.promises.mutants import Mutant
+from tests.published import flip_bit, hashes, on_disk
+
+FLIPS_IN_A_FILE = 12
+Damage = tuple[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A night that is published and judged. Tests put back what they damage."""
+    settings = small_settings(tmp_path_factory.mktemp("damage"), report=False)
+    run_night(settings)
+    return settings
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Settings:
+    """The same, for one test alone."""
+    settings = small_settings(tmp_path, report=False)
+    run_night(settings)
+    return settings
+
+
+def command(settings: Settings, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--outputs", str(settings.outputs)])
+
+
+def some_damages(data: bytes, seed: str) -> Iterator[Damage]:
+    """Single bits flipped, among them in the first and last bytes; cuts, among them to nothing and by one byte."""
+    chance = random.Random(seed)
+    places = [chance.randrange(len(data)) for _ in range(FLIPS_IN_A_FILE)]
+    for place in [0, len(data) - 1, *places]:
+        yield f"bit of byte {place}", with_bit(data, place, chance.randrange(8))
+    for size in [0, 1, len(data) - 1, *(chance.randrange(len(data)) for _ in range(3))]:
+        yield f"cut to {size} bytes", data[:size]
+
+
+def every_byte(data: bytes, seed: str) -> Iterator[Damage]:
+    """A bit of each byte, and a cut before each."""
+    chance = random.Random(seed)
+    for place in range(len(data)):
+        yield f"bit of byte {place}", with_bit(data, place, chance.randrange(8))
+        yield f"cut to {place} bytes", data[:place]
+
+
+def with_bit(data: bytes, place: int, bit: int) -> bytes:
+    altered = bytearray(data)
+    altered[place] ^= 1 << bit
+    return bytes(altered)
+
+
+def with_each(path: Path, damages: Callable[[bytes, str], Iterator[Damage]]) -> Iterator[str]:
+    """The file with each damage in turn, and as it was in the end."""
+    data = path.read_bytes()
+    try:
+        for what, altered in damages(data, path.name):
+            path.write_bytes(altered)
+            yield what
+    finally:
+        path.write_bytes(data)
+
+
+def run_files(settings: Settings) -> list[Path]:
+    (run,) = list_runs(settings.outputs)
+    return sorted(path for path in on_disk(run.folder).rglob("*") if path.is_file())
+
+
+def shard_files(settings: Settings) -> list[Path]:
+    return sorted(on_disk(settings.outputs).glob("shards/*/images/*.parquet"))
+
+
+def require_found_in_runs(settings: Settings, damages: Callable[[bytes, str], Iterator[Damage]]) -> int:
+    (run,) = list_runs(settings.outputs)
+    tried = 0
+    for path in run_files(settings):
+        table: Any = "summary" if path.name == "manifest.json" else path.relative_to(run.folder).parts[0].split(".")[0]
+        for what in with_each(path, damages):
+            assert str(path) in "".join(run.problems()), f"{path}: {what}"
+            with pytest.raises(DamagedError, match=path.name):
+                load_run(run.name.run_id, table=table, outputs=str(settings.outputs))
+            tried += 1
+        assert run.problems() == []
+    return tried
+
+
+def require_found_in_shards(settings: Settings, damages: Callable[[bytes, str], Iterator[Damage]]) -> int:
+    (run,) = list_runs(settings.outputs)
+    who = run.manifest().identity
+    pieces, tried = shard_set_of(settings.outputs, who), 0
+    for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(settings), strict=True):
+        whole = pieces.find(shard.file_name)
+        assert whole is not None
+        for what in with_each(path, damages):
+            assert pieces.find(shard.file_name) is None, f"{path}: {what}"  # so it is built again
+            tried += 1
+    return tried
+
+
+def test_a_flipped_bit_or_a_cut_of_any_published_file_is_found_and_the_file_named(toy: Settings, tried: Tried) -> None:
+    tried(require_found_in_runs(toy, some_damages), "flips and cuts of a run's files")
+
+
+def test_a_flipped_bit_or_a_cut_of_any_shard_is_found(toy: Settings, tried: Tried) -> None:
+    tried(require_found_in_shards(toy, some_damages), "flips and cuts of shards")
+
+
+@pytest.mark.torture
+def test_a_flip_of_any_byte_and_any_cut_of_a_published_file_is_found(own: Settings, tried: Tried) -> None:
+    tried(require_found_in_runs(own, every_byte), "flips and cuts of a run's files, at every byte")
+
+
+@pytest.mark.torture
+def test_a_flip_of_any_byte_and_any_cut_of_a_shard_is_found(own: Settings, tried: Tried) -> None:
+    tried(require_found_in_shards(own, every_byte), "flips and cuts of shards, at every byte")
+
+
+def test_no_reader_that_verifies_page_checksums_gets_other_numbers(toy: Settings, tried: Tried) -> None:
+    count = 0
+    for path in run_files(toy):
+        if path.suffix == ".parquet":
+            whole = pd.read_parquet(path, page_checksum_verification=True)
+            for what in with_each(path, some_damages):
+                try:
+                    found = pd.read_parquet(path, page_checksum_verification=True)
+                except (OSError, ValueError, KeyError, pa.ArrowException):
+                    continue
+                finally:
+                    count += 1
+                # A bit of the footer that says nothing about the numbers, such as a statistic or a description.
+                pd.testing.assert_frame_equal(found, whole, check_dtype=False, obj=f"{path}: {what}")
+    tried(count, "damaged files given to pandas")
+
+
+def test_a_shard_damaged_while_it_is_read_gives_no_other_pixels(toy: Settings, tried: Tried) -> None:
+    (run,) = list_runs(toy.outputs)
+    who = run.manifest().identity
+    pieces, count = shard_set_of(toy.outputs, who), 0
+    for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(toy), strict=True):
+
+        def read(shard: object = shard) -> tuple[object, ...]:
+            file = open_shard(pieces, shard)  # type: ignore[arg-type]
+            labels = read_shard_labels(file)
+            batches = [batch.tobytes() for batch in read_batches(file, 4)]
+            return labels.image_ids.tolist(), None if labels.labels is None else labels.labels.tolist(), batches
+
+        whole = read()
+        for what in with_each(path, some_damages):
+            count += 1
+            try:
+                assert read() == whole, f"{path}: {what}"
+            except DamagedError:
+                continue
+    tried(count, "shards damaged between check and use")
+
+
+def test_verify_names_the_run_the_file_and_the_way_out(own: Settings) -> None:
+    path = run_files(own)[2]
+    flip_bit(path)
+    found = command(own, "verify")
+    assert found.exit_code == 5
+    assert str(path) in found.stdout
+    assert "run --run-date" in found.stderr or "--run-date" in found.stderr
+
+
+# The next run
+
+
+def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Settings, tried: Tried) -> None:
+    (run,) = list_runs(own.outputs)
+    sound = hashes(run.folder)
+    files = run_files(own)
+    for path in files:
+        flip_bit(path)
+        damaged = hashes(run.folder)
+        judged = run_night(own)
+        assert judged.published.new
+        assert judged.accepted
+        assert run.problems() == []
+        assert {**hashes(run.folder), "manifest.json": ""} == {**sound, "manifest.json": ""}
+        newest = max(on_disk(own.outputs / "quarantine" / "runs").iterdir(), key=lambda path: path.name)
+        assert hashes(newest) == damaged
+        assert load_run(run.name.run_id, outputs=str(own.outputs)).shape[0] == 25
+    tried(len(files), "damaged runs published again")
+
+
+def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) -> None:
+    (run,) = list_runs(own.outputs)
+    before = {path: digest for path, digest in hashes(run.folder).items() if path != "manifest.json"}
+    verdict = newest_verdict(own.outputs, run.manifest().content)
+    assert verdict is not None
+    outputs = on_disk(own.outputs)
+    for path in [
+        *run_files(own),
+        *shard_files(own),
+        *outputs.glob("shards/*/records/*"),
+        *outputs.glob("weights/*.safetensors"),
+        *(path for path in on_disk(verdict.folder).iterdir()),
+        *(outputs / name for name in ("history.parquet", "runs.parquet", "latest.json")),
+    ]:
+        flip_bit(path)
+    judged = run_night(own)
+    assert judged.accepted
+    assert judged.published.new
+    assert {path: digest for path, digest in hashes(run.folder).items() if path != "manifest.json"} == before
+    assert command(own, "verify").exit_code == 0
+    assert len(load_history(outputs)) == 10
+    assert load_run("latest", dataset="toy", outputs=outputs, table="gates").attrs["run_id"] == run.name.run_id
+    again = hashes(own.outputs)
+    run_night(own)
+    assert hashes(own.outputs) == again
+
+
+def test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older(own: Settings) -> None:
+    second = own.model_copy(update={"run_date": own.run_date.replace(day=1, month=2)})
+    third = own.model_copy(update={"run_date": own.run_date.replace(day=2, month=2)})
+    first = list_runs(own.outputs)[0]
+    broken = run_night(second).published
+    flip_bit(run_by_id(own.outputs, broken.run_id).folder / "summary.parquet")
+    judged = run_night(third)
+    assert judged.accepted
+    assert [reference.run_id for reference in judged.verdict.references] == [first.name.run_id]
+    assert command(own, "verify", "latest", "--dataset", "toy").exit_code == 0
+
+
+def test_damaged_weights_are_never_used(own: Settings, tried: Tried) -> None:
+    (path,) = on_disk(own.outputs).glob("weights/*.safetensors")
+    count = 0
+    for what in with_each(path, some_damages):
+        count += 1
+        try:
+            network = load_weights(path)
+        except WeightsError:
+            continue
+        # A number was changed: the file is a network, but not the one its name says.
+        assert network != load_weights(current_weights(own.outputs)), what
+    tried(count, "damaged weights files")
+
+
+MUTANTS = (
+    Mutant(
+        "mnist_pipeline/storage/files.py",
+        "if (got := hashlib.sha256(data).hexdigest()) != self.sha256:",
+        "if (got := hashlib.sha256(data).hexdigest()) == '':",
+        "test_a_flipped_bit_or_a_cut_of_any_published_file_is_found_and_the_file_named",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/pieces.py",
+        "if problem := piece.file.problem_with(data):",
+        "if problem := None:",
+        "test_a_flipped_bit_or_a_cut_of_any_shard_is_found",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/commits.py",
+        "if _is_incomplete(run) and _publish_instead(outputs, run, stage, manifest):",
+        "if False:",
+        "test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/verdicts.py",
+        "        for file in published.document.files:\n",
+        "        for file in ():\n",
+        "test_one_night_mends_everything_at_once_and_nothing_wedges",
+    ),
+    Mutant(
+        "mnist_pipeline/judge.py",
+        "                return other\n            logger",
+        "                return other\n            return other\n            logger",
+        "test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older",
+    ),
+)

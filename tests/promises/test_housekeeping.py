@@ -1,0 +1,420 @@
+"""Housekeeping: old predictions and reports go, after a time in which they can be read; what is needed stays."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from mnist_pipeline import load_history, load_run, stages
+from mnist_pipeline.cli import app
+from mnist_pipeline.core.gates import Gates
+from mnist_pipeline.core.retention import Retention
+from mnist_pipeline.errors import PrunedError, RunConflictError
+from mnist_pipeline.judge import judge_run
+from mnist_pipeline.nightly import run_night
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.baselines import set_baseline
+from mnist_pipeline.storage.commits import commit
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.pruning import Action, carry_out, plan_prune
+from mnist_pipeline.storage.runs import find_run, list_runs, run_by_id
+from mnist_pipeline.storage.staging import claim_stage
+from mnist_pipeline.storage.views import update_views
+from tests.builders import small_settings
+from tests.objectstore import bucket as bucket
+from tests.objectstore import server as server
+from tests.processes import PROJECT
+from tests.promises.mutants import Mutant
+from tests.published import hashes, identity, publish_run, publish_verdict, snapshot, staged
+
+DAY = timedelta(days=1)
+NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
+LAST_ONLY = Retention(keep_days=1, keep_last=1)
+DATES = ["2026-01-01", "2026-01-02", "2026-01-03", "2026-03-31"]
+
+
+def publish(outputs: Place, *dates: str) -> list[str]:
+    """Published runs, each with a report; their run_ids."""
+    run_ids = [publish_run(outputs, identity(date), views=False).name.run_id for date in dates]
+    update_views(outputs)
+    for run_id in run_ids:
+        report = outputs / "reports" / f"{run_id}.html"
+        if isinstance(report, Path):
+            report.parent.mkdir(exist_ok=True)
+        report.write_bytes(b"<html>")
+    return run_ids
+
+
+def prune(outputs: Place, now: datetime = NOW, grace: timedelta = DAY, retention: Retention = LAST_ONLY) -> list[str]:
+    return carry_out(outputs, plan_prune(outputs, retention, grace, now), now)
+
+
+def fates(outputs: Place, now: datetime = NOW, grace: timedelta = DAY) -> dict[str, Action]:
+    plan = plan_prune(outputs, LAST_ONLY, grace, now)
+    return {fate.run.name.run_id: fate.action for fate in plan.fates}
+
+
+def reasons(outputs: Place, retention: Retention = LAST_ONLY) -> dict[str, str]:
+    return {fate.run.name.run_id: fate.why for fate in plan_prune(outputs, retention, DAY, NOW).of("keep")}
+
+
+def command(*words: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def age(path: Path, days: int) -> None:
+    """Make files look as if they had been written that long before now."""
+    moment = (datetime.now(UTC) - days * DAY).timestamp()
+    for each in [path, *path.rglob("*")]:
+        os.utime(each, (moment, moment))
+
+
+@contextmanager
+def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that says when it is at work, and stays so for the length of the block."""
+    code = f"import sys\nfrom pathlib import Path\n{code}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# What goes, and when
+
+
+def test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays(tmp_path: Path) -> None:
+    old, *_, new = publish(tmp_path, *DATES)
+    publish_verdict(tmp_path, old, outcome="fail")
+    before, history = hashes(tmp_path), pd.read_parquet(tmp_path / "history.parquet")
+    prune(tmp_path)
+    marked = hashes(tmp_path)
+    assert {path for path in marked if marked[path] != before.get(path)} == {
+        *(f"runs/{identity(date).run_id}/pruned.json" for date in DATES[:3]),
+        "runs.parquet",
+    }
+    prune(tmp_path, NOW + DAY - timedelta(seconds=1))
+    assert hashes(tmp_path) == marked
+    prune(tmp_path, NOW + DAY)
+    left = hashes(tmp_path)
+    assert {path.split("/")[0] for path in marked.keys() - left.keys()} == {"runs", "reports"}
+    assert all("/predictions/" in path or path.startswith("reports/") for path in marked.keys() - left.keys())
+    assert {path.split("/")[2] for path in left if path.startswith(f"runs/{old}/")} == {
+        *("manifest.json", "pruned.json", "summary.parquet", "confusion.parquet", "reliability.parquet"),
+    }
+    assert any(path.startswith(f"verdicts/{old}/") for path in left)
+    assert (tmp_path / "reports" / f"{new}.html").exists()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "history.parquet"), history)
+    assert load_history(tmp_path).equals(history)
+    assert command("verify", "--outputs", tmp_path).exit_code == 0
+    assert load_run(old, outputs=tmp_path, table="summary").shape[0] == 10
+    assert set(fates(tmp_path, NOW + DAY).values()) == {"gone", "keep"}
+
+
+def test_who_wants_to_read_marked_predictions_is_told_and_who_has_begun_can_go_on(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    folder = tmp_path / "runs" / old / "predictions"
+    prune(tmp_path)
+    with pytest.raises(PrunedError, match=f"run {old}: expected its predictions, got none: they were pruned at 2026-0"):
+        load_run(old, outputs=tmp_path)
+    assert len(pd.read_parquet(folder)) == 12
+    view = pd.read_parquet(tmp_path / "runs.parquet").set_index("run_id")["pruned_at"]
+    assert view.isna().to_dict() == {run.name.run_id: run.name.run_date.month == 3 for run in list_runs(tmp_path)}
+    assert view[old] == NOW
+    prune(tmp_path, NOW + DAY)
+    assert not folder.exists()
+
+
+def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path) -> None:
+    publish(tmp_path, *DATES)
+    before = snapshot(tmp_path)
+    found = command("prune", "--keep-days", 1, "--keep-last", 1, "--grace-hours", 0, "--outputs", tmp_path)
+    assert found.exit_code == 0
+    assert "3 to mark, 0 to delete" in found.stdout
+    assert "nothing is changed without --apply" in found.stdout
+    assert "disk use: " in found.stdout
+    assert snapshot(tmp_path) == before
+    for run in list_runs(tmp_path):
+        assert run.name.run_id in found.stdout
+
+
+def test_with_apply_it_is_done_and_said(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    words = ["prune", "--keep-days", 1, "--keep-last", 1, "--grace-hours", 0, "--outputs", tmp_path, "--apply"]
+    assert "done: 3 to mark, 0 to delete; freed 0.0 kB" in command(*words).stdout
+    said = command(*words)
+    assert said.exit_code == 0
+    assert "done: 0 to mark, 3 to delete; freed " in said.stdout
+    assert not (tmp_path / "runs" / old / "predictions").exists()
+    assert "0 to mark, 0 to delete; freed 0.0 kB" in command(*words).stdout
+
+
+def test_a_prune_that_was_killed_in_the_middle_is_ended_by_the_next(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    prune(tmp_path)
+    (tmp_path / "runs" / old / "predictions").rename(tmp_path / ".staging" / f"pruned-{old}")
+    age(tmp_path / ".staging" / f"pruned-{old}", 0)
+    prune(tmp_path, datetime.now(UTC) + 2 * DAY)
+    assert not (tmp_path / "reports" / f"{old}.html").exists()
+    assert not list((tmp_path / ".staging").iterdir())
+    assert command("verify", "--outputs", tmp_path).exit_code == 0
+
+
+def test_a_marked_run_that_is_kept_after_all_is_whole_again(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    prune(tmp_path)
+    prune(tmp_path, retention=Retention(keep_days=1000, keep_last=1))
+    assert len(load_run(old, outputs=tmp_path)) == 12
+    assert set(fates(tmp_path).values()) == {"mark", "keep"}
+
+
+# What stays
+
+
+def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why(tmp_path: Path) -> None:
+    run_ids = publish(tmp_path, *DATES)
+    judge_run(tmp_path, run_ids[1], Gates(min_accuracy=0.0))
+    judge_run(tmp_path, run_ids[3], Gates(min_accuracy=1.0))
+    set_baseline(tmp_path, "toy", "test", run_ids[2])
+    assert reasons(tmp_path) == {
+        run_ids[1]: "the last that passed",
+        run_ids[2]: "the baseline",
+        run_ids[3]: "the latest",
+    }
+    prune(tmp_path, grace=timedelta())
+    prune(tmp_path, grace=timedelta())
+    assert [(tmp_path / "runs" / run_id / "predictions").exists() for run_id in run_ids] == [False, True, True, True]
+
+
+def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    code = """
+from mnist_pipeline.storage.staging import claim_stage
+with claim_stage(Path(sys.argv[1]), sys.argv[2]):
+    print("at work", flush=True)
+    sys.stdin.readline()
+"""
+    plan = plan_prune(tmp_path, LAST_ONLY, DAY, NOW)
+    with another_process(code, tmp_path, old):
+        assert reasons(tmp_path)[old] == "in progress"
+        assert carry_out(tmp_path, plan, NOW) == [f"{old}: an attempt is in progress"]  # begun after it was planned
+        assert len(load_run(old, outputs=tmp_path)) == 12
+    assert fates(tmp_path)[old] == "mark"
+
+
+def test_a_damaged_run_is_left_alone(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    (tmp_path / "runs" / old / "manifest.json").write_text("{}")
+    assert reasons(tmp_path)[old] == "damaged: see `mnist-pipeline verify`"
+
+
+def test_a_pruned_run_cannot_become_the_baseline(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    prune(tmp_path)
+    found = command("baseline", "set", old, "--dataset", "toy", "--outputs", tmp_path)
+    assert found.exit_code == 5
+    assert "they were pruned" in found.stderr
+
+
+# A pruned night again
+
+
+def test_a_pruned_night_that_is_run_again_is_whole_again(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, report=False)
+    first = run_night(settings).published
+    whole = hashes(tmp_path / "outputs" / "runs")
+    run_night(settings.model_copy(update={"run_date": settings.run_date + DAY}))
+    prune(settings.outputs, grace=timedelta())
+    prune(settings.outputs, grace=timedelta())
+    with pytest.raises(PrunedError):
+        load_run(first.run_id, outputs=tmp_path / "outputs")
+    again = run_night(settings).published
+    assert again.new
+    assert {path: digest for path, digest in hashes(tmp_path / "outputs" / "runs").items() if first.run_id in path} == {
+        **whole,
+        f"{first.run_id}/manifest.json": hashes(again.folder)["manifest.json"],
+    }
+
+
+def test_other_digits_for_a_pruned_night_are_a_conflict(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    prune(tmp_path)
+    before = hashes(tmp_path / "runs")
+    with (
+        staged(tmp_path, identity(DATES[0]), seed=7) as (stage, manifest),
+        pytest.raises(RunConflictError, match=f"run {old} is published with other predictions"),
+    ):
+        commit(tmp_path, stage, manifest)
+    assert hashes(tmp_path / "runs") == before
+
+
+# What is swept
+
+
+def sweepable(tmp_path: Path) -> Settings:
+    """A night whose shards are 40 days old."""
+    settings = small_settings(tmp_path, report=False)
+    run_night(settings)
+    age(tmp_path / "outputs" / "shards", 40)
+    return settings
+
+
+def shard_sets(settings: Settings) -> list[Path]:
+    return sorted(Path(str(settings.outputs / "shards")).iterdir())
+
+
+def test_shards_go_once_no_kept_run_was_made_from_them(tmp_path: Path) -> None:
+    settings = sweepable(tmp_path)
+    now = datetime.now(UTC)
+    prune(settings.outputs, now)
+    (used,) = shard_sets(settings)
+    later = settings.model_copy(update={"run_date": settings.run_date + DAY, "shard_rows": 5})
+    run_night(later)
+    prune(settings.outputs, now, grace=timedelta())
+    assert len(shard_sets(settings)) == 2
+    prune(settings.outputs, now, grace=timedelta(seconds=-60))
+    assert used not in shard_sets(settings)
+    assert len(shard_sets(settings)) == 1
+    assert not run_night(later).published.new
+    assert command("verify", "--outputs", settings.outputs).exit_code == 0
+
+
+def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> None:
+    settings = sweepable(tmp_path)
+    (used,) = shard_sets(settings)
+    (run,) = list_runs(settings.outputs)
+    assert isinstance(run.folder, Path)
+    run.folder.rename(tmp_path / "elsewhere")
+    code = """
+from mnist_pipeline.storage.pieces import Pieces
+from mnist_pipeline.storage.shards import in_use
+with in_use(Pieces(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
+    print("at work", flush=True)
+    sys.stdin.readline()
+"""
+    with another_process(code, used):
+        assert prune(settings.outputs, datetime.now(UTC)) == [f"{used}: a run uses them"]
+        assert shard_sets(settings) == [used]
+    assert prune(settings.outputs, datetime.now(UTC)) == []
+    assert shard_sets(settings) == []
+
+
+def test_a_night_holds_its_shards_from_their_building_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(tmp_path, report=False)
+    predict = stages.predict_shards
+    swept = []
+
+    def prune_then_predict(*given: object) -> object:
+        age(tmp_path / "outputs" / "shards", 40)
+        swept.append(prune(settings.outputs, datetime.now(UTC)))
+        return predict(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "predict_shards", prune_then_predict)
+    assert run_night(settings).published.new
+    assert swept
+    assert all(left == [f"{shard_sets(settings)[0]}: a run uses them"] for left in swept)
+
+
+def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
+    publish(tmp_path, *DATES)
+    root = tmp_path / ".staging"
+    dead, tonight, verdict, conflict = "dead-run", "tonight-killed", "verdict-0123456789ab-dead", "conflict-of-old"
+    for name in (dead, tonight, verdict, conflict):
+        (root / name / "run").mkdir(parents=True)
+        (root / name / "run" / "part").write_bytes(b"x")
+    (root / f"{dead}.lock").touch()
+    (root / ".history.parquet.0123").write_bytes(b"x")
+    age(root, 5)
+    age(root / tonight, 0)
+    with claim_stage(tmp_path, "living") as stage:
+        assert isinstance(stage.folder, Path)
+        (stage.folder / "run" / "part").write_bytes(b"x")
+        age(stage.folder, 5)
+        age(root / "living.lock", 5)
+        prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
+        assert {path.name for path in root.iterdir()} == {tonight, conflict, "living", "living.lock"}
+    age(root / conflict, 31)
+    prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
+    assert {path.name for path in root.iterdir()} == {tonight}
+
+
+# In an object store
+
+
+def test_in_an_object_store_the_same_goes_and_stays(bucket: ObjectPath) -> None:
+    old, *_, new = publish(bucket, *DATES)
+    publish_verdict(bucket, old, outcome="fail")
+    with claim_stage(bucket, old) as stage:  # an attempt that published nothing
+        (stage.run / "predictions" / "part-00000-0123456789abcdef.parquet").write_bytes(b"x")
+    now = datetime.now(UTC) + 3 * DAY
+    prune(bucket, now)
+    assert len(load_run(new, outputs=str(bucket))) == 12
+    with pytest.raises(PrunedError):
+        load_run(old, outputs=str(bucket))
+    kept = {str(path) for path in find_run(bucket, new, "toy", "test").paths(tables.PREDICTIONS)}
+    left = {str(place) for place, _, _ in bucket.walk()}
+    assert not any("0123456789abcdef" in path for path in left)
+    prune(bucket, now + DAY)
+    left = {str(place) for place, _, _ in bucket.walk()}
+    assert {path for path in left if "/predictions/" in path} == kept
+    assert {path for path in left if "/reports/" in path} == {str(bucket / "reports" / f"{new}.html")}
+    assert all(run.problems() == [] for run in list_runs(bucket))
+    assert len(list_runs(bucket)) == len(DATES)
+    assert len(load_history(str(bucket))) == 10 * len(DATES)
+    with staged(bucket, identity(DATES[0]), published_at=NOW) as (stage, manifest):
+        assert commit(bucket, stage, manifest)
+    assert run_by_id(bucket, old).problems() == []
+    assert len(load_run(old, outputs=str(bucket))) == 12
+
+
+MUTANTS = (
+    Mutant(
+        "mnist_pipeline/storage/pruning.py",
+        'action, why = ("delete" if until <= now else "wait"), f',
+        'action, why = "delete", f',
+        "test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/pruning.py",
+        '    return needed | {run_id: "the baseline" for run_id in read_baselines(outputs).values()}',
+        "    return needed",
+        "test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/staging.py",
+        "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        folder.rename(to)",
+        "        folder.rename(to)",
+        "test_shards_that_a_run_in_progress_uses_are_left_alone",
+    ),
+    Mutant(
+        "mnist_pipeline/stages.py",
+        "            stack.enter_context(shards.in_use(plan.shard_set))",
+        "            pass",
+        "test_a_night_holds_its_shards_from_their_building_to_the_end",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/leftovers.py",
+        "if newest_of(some) < limit and not (isinstance(place, Path) and _is_in_use(place)):",
+        "if newest_of(some) < limit:",
+        "test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not",
+    ),
+)
