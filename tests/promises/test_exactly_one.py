@@ -1,0 +1,204 @@
+"""Exactly one: however many publish the same night at once, there is one commit, and nothing of the others is left."""
+
+import json
+import random
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mnist_pipeline.errors import RunConflictError
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.runs import list_runs
+from tests.processes import run_at_once
+from tests.promises.conftest import Tried
+from tests.promises.mutants import Mutant
+from tests.published import hashes, identity, left_over, publish_run, staged
+
+PUBLISHERS = 8
+TONIGHT = "2026-01-31"
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from mnist_pipeline.storage.commits import commit
+from mnist_pipeline.storage.views import update_views
+from tests.promises.test_exactly_one import unsafe_commit, unsafe_views
+from tests.published import identity, staged
+outputs, run_date, seed, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+publish, index = (unsafe_commit, unsafe_views) if how == "unsafe" else (commit, update_views)
+with staged(outputs, identity(run_date), seed=seed) as (stage, manifest):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        new = publish(outputs, stage, manifest)
+    except Exception as error:
+        print(type(error).__name__, error)
+    else:
+        index(outputs)
+        print("new" if new else "old")
+"""
+
+
+def unsafe_commit(outputs, stage, manifest):  # type: ignore[no-untyped-def]
+    """As one would write it in a hurry: looks first, then copies file by file into the final folder."""
+    import shutil
+
+    target = outputs / "runs" / manifest.run_id
+    if target.exists():
+        return False
+    shutil.copytree(stage.run, target, dirs_exist_ok=True)
+    (target / "manifest.json").write_bytes(manifest.to_bytes())
+    return True
+
+
+def unsafe_views(outputs):  # type: ignore[no-untyped-def]
+    """Adds what it knows to the history that it has read, with nobody kept from doing the same."""
+    from mnist_pipeline.storage.views import HISTORY, LATEST, _history, _latest, _manifests
+
+    manifests = dict(_manifests(outputs))
+    (outputs / HISTORY).write_bytes(tables.encode(tables.HISTORY, _history(outputs, manifests)))
+    (outputs / LATEST).write_text(json.dumps(_latest(manifests)))
+
+
+def race(outputs: Path, nights: list[tuple[str, int]], how: str = "safe") -> list[str]:
+    """What each publisher said of its night, all let loose at the same moment."""
+    outputs.mkdir(exist_ok=True)
+    return [said.strip() for said in run_at_once(PUBLISH, [(outputs, day, seed, how) for day, seed in nights])]
+
+
+def guilt(outputs: Path, said: list[str], nights: set[str]) -> list[str]:
+    """What does not hold after a race that was to publish these nights."""
+    found = [f"said {what}" for what in said if what not in ("new", "old")]
+    runs = list_runs(outputs)
+    if sorted(str(run.name.run_date) for run in runs) != sorted(nights):
+        found.append(f"published {[run.name.run_id for run in runs]}")
+    if said.count("new") != len(nights):
+        found.append(f"{said.count('new')} commits of {len(nights)} nights")
+    found += [problem for run in runs for problem in run.problems()]
+    found += [f"left over: {each}" for each in left_over(outputs)]
+    rows = pd.read_parquet(outputs / "history.parquet").groupby("run_id", observed=True).size().to_dict()
+    if rows != {run.name.run_id: 10 for run in runs}:
+        found.append(f"history {rows}")
+    latest = json.loads((outputs / "latest.json").read_bytes())
+    if latest["toy/test"]["run_date"] != max(nights):
+        found.append(f"latest {latest}")
+    return found
+
+
+def test_eight_publishers_of_one_night_make_one_commit_and_all_succeed(tmp_path: Path, tried: Tried) -> None:
+    rounds = 3
+    for each in range(rounds):
+        outputs = tmp_path / str(each)
+        said = race(outputs, [(TONIGHT, 0)] * PUBLISHERS)
+        assert guilt(outputs, said, {TONIGHT}) == []
+    tried(rounds * PUBLISHERS, "publishers of the same night at once")
+
+
+def test_eight_nights_at_once_lose_no_row_of_the_history_and_latest_is_the_newest(tmp_path: Path, tried: Tried) -> None:
+    nights = [str(date.fromisoformat(TONIGHT) - timedelta(days=days)) for days in range(PUBLISHERS)]
+    random.Random(0).shuffle(nights)
+    said = race(tmp_path / "outputs", [(night, 0) for night in nights])
+    assert guilt(tmp_path / "outputs", said, set(nights)) == []
+    tried(PUBLISHERS, "publishers of different nights at once")
+
+
+def test_an_unsafe_publisher_is_found_guilty_by_the_same_oracle(tmp_path: Path) -> None:
+    for each in range(10):  # a race is won by luck at times
+        outputs = tmp_path / str(each)
+        try:
+            said = race(outputs, [(TONIGHT, 0)] * PUBLISHERS, "unsafe")
+            if guilt(outputs, said, {TONIGHT}):
+                return
+        except (AssertionError, OSError, ValueError):
+            return  # a publisher or a table that broke on what another had half written
+    pytest.fail("the unsafe publisher was never caught: the test proves nothing")
+
+
+def test_the_same_night_with_other_predictions_is_a_conflict_that_names_both(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, identity(TONIGHT))
+    before = hashes(run.folder)
+    with (
+        staged(tmp_path, identity(TONIGHT), seed=1) as (_stage, _manifest),
+        pytest.raises(RunConflictError) as refused,
+    ):
+        publish_twice(tmp_path)
+    (kept,) = (tmp_path / ".staging").glob("conflict-*")
+    assert str(run.folder) in str(refused.value)
+    assert str(kept) in str(refused.value)
+    assert hashes(run.folder) == before
+    assert run.problems() == []
+
+
+def publish_twice(outputs: Path) -> None:
+    from mnist_pipeline.storage.commits import commit
+
+    with staged(outputs, identity(TONIGHT), seed=1) as (stage, manifest):
+        commit(outputs, stage, manifest)
+
+
+def test_of_eight_that_disagree_one_is_published_and_the_others_are_told(tmp_path: Path, tried: Tried) -> None:
+    outputs = tmp_path / "outputs"
+    said = race(outputs, [(TONIGHT, seed) for seed in range(PUBLISHERS)])
+    assert said.count("new") == 1
+    conflicts = [what for what in said if what.startswith("RunConflictError")]
+    assert len(conflicts) == PUBLISHERS - 1
+    (run,) = list_runs(outputs)
+    assert run.problems() == []
+    assert all(run.name.run_id in what and "conflict-" in what for what in conflicts)
+    tried(PUBLISHERS, "publishers of different predictions at once")
+
+
+def test_filling_an_old_night_during_tonights_run_never_moves_latest_back(tmp_path: Path, tried: Tried) -> None:
+    outputs = tmp_path / "outputs"
+    publish_run(outputs, identity("2026-01-30"))
+    old = [str(date(2026, 1, 1) + timedelta(days=days)) for days in range(PUBLISHERS - 1)]
+    said = race(outputs, [(TONIGHT, 0), *((night, 0) for night in old)])
+    assert said == ["new"] * PUBLISHERS
+    assert guilt(outputs, ["new", *said], {TONIGHT, "2026-01-30", *old}) == []
+    tried(len(old), "old nights filled during tonight's")
+
+
+def test_eight_that_meet_a_damaged_run_put_one_in_its_place(tmp_path: Path, tried: Tried) -> None:
+    outputs = tmp_path / "outputs"
+    run = publish_run(outputs, identity(TONIGHT))
+    (run.folder / "summary.parquet").write_bytes(b"damaged")
+    said = race(outputs, [(TONIGHT, 0)] * PUBLISHERS)
+    assert guilt(outputs, said, {TONIGHT}) == []
+    assert len(list((outputs / "quarantine" / "runs").iterdir())) == 1
+    tried(PUBLISHERS, "publishers that meet a damaged run at once")
+
+
+MUTANTS = (
+    Mutant(
+        "mnist_pipeline/storage/rewrites.py",
+        '        with lock(outputs / STAGING / f"{lock_name}.lock"):',
+        '        with lock(outputs / STAGING / f"{lock_name}-{random.random()}.lock"):',
+        "test_eight_nights_at_once_lose_no_row_of_the_history_and_latest_is_the_newest",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/files.py",
+        "        if staged.exists():\n            return False",
+        "        if staged.exists():\n            raise",
+        "test_eight_publishers_of_one_night_make_one_commit_and_all_succeed",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/views.py",
+        "sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at))",
+        "sorted(manifests.items(), key=lambda item: item[1].published_at, reverse=True)",
+        "test_filling_an_old_night_during_tonights_run_never_moves_latest_back",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/commits.py",
+        "        if not staged.equals(published):",
+        "        if staged is None:",
+        "test_of_eight_that_disagree_one_is_published_and_the_others_are_told",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/commits.py",
+        "        else:\n            return False\n        set_aside",
+        '        else:\n            why = "again"\n        set_aside',
+        "test_eight_that_meet_a_damaged_run_put_one_in_its_place",
+    ),
+)
