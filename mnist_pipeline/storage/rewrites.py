@@ -34,7 +34,8 @@ def rewrite(outputs: Place, lock_name: str, names: Sequence[str], make: Callable
     if not isinstance(outputs, ObjectPath):
         with lock(outputs / STAGING / f"{lock_name}.lock"):
             for name, data in make().items():
-                replace_file(outputs / name, data, outputs / STAGING)
+                if not _holds(outputs / name, data):  # readers that open a file twice keep the one they have begun
+                    replace_file(outputs / name, data, outputs / STAGING)
         return
     begun, attempt = time.monotonic(), 0
     while attempt < LEAST_ATTEMPTS or time.monotonic() - begun < LONGEST_SECONDS:
@@ -48,3 +49,10 @@ def rewrite(outputs: Place, lock_name: str, names: Sequence[str], make: Callable
         f"cannot update {', '.join(names)} in {outputs}: expected to be alone for a moment, got others "
         f"{attempt} times in a row; bring them up to date with `mnist-pipeline reindex`"
     )
+
+
+def _holds(path: Place, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False

@@ -1,0 +1,211 @@
+"""Readers never see a mixed, short or corrupt table, however many runs are published and pruned meanwhile."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from mnist_pipeline import load_history, load_run
+from mnist_pipeline.core.retention import Retention
+from mnist_pipeline.errors import PrunedError
+from mnist_pipeline.storage.pruning import carry_out, plan_prune
+from tests.processes import run_at_once
+from tests.promises.conftest import Tried
+from tests.promises.mutants import Mutant
+from tests.published import identity, publish_run
+
+IMAGES, DIGITS = 12, 10
+KEPT = Retention(keep_days=1, keep_last=4)  # of nights long ago: four runs
+GRACE = timedelta(seconds=5)
+FIRST = date(2015, 1, 1)
+PUBLISHES_OF_A_PRUNE = 3
+
+Rows = list[dict[str, Any]]
+
+
+def with_pandas(files: list[Path]) -> Rows:
+    return as_rows(pd.read_parquet(files, page_checksum_verification=True))  # type: ignore[call-overload]
+
+
+def with_duckdb(files: list[Path]) -> Rows:
+    found = duckdb.connect().read_parquet(list(map(str, files)))
+    # An instant of a zone would need pytz.
+    names = [
+        f"epoch_us({name}) as {name}" if "ZONE" in str(kind) else name
+        for name, kind in zip(found.columns, found.types, strict=True)
+    ]
+    rows = found.select(", ".join(names))
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
+
+
+def with_polars(files: list[Path]) -> Rows:
+    return pl.read_parquet(files).to_dicts()
+
+
+READERS: dict[str, Callable[[list[Path]], Rows]] = {"pandas": with_pandas, "duckdb": with_duckdb, "polars": with_polars}
+REFUSED = (OSError, ValueError, KeyError, duckdb.Error, pl.exceptions.PolarsError, pa.ArrowException)
+
+
+def require_whole_run(rows: Rows, run_id: str) -> None:
+    assert [row["image_id"] for row in rows] == list(range(IMAGES)), f"{run_id}: {len(rows)} rows"
+    assert {row["run_id"] for row in rows} == {run_id}
+
+
+def runs_in(rows: Rows) -> int:
+    """How many runs are in a table of digits; each has all ten."""
+    digits: dict[str, list[int]] = {}
+    for row in rows:
+        digits.setdefault(row["run_id"], []).append(row["digit"])
+    assert all(found == list(range(DIGITS)) for found in digits.values())
+    return len(digits)
+
+
+class Look:
+    """A plain reader. What is published must be there, whole; a view may be refused while it is replaced."""
+
+    def __init__(self, outputs: Path, read: Callable[[list[Path]], Rows]) -> None:
+        self.outputs, self.read = outputs, read
+        self.seen: dict[str, int] = {}
+        self.replaced = 0
+
+    def __call__(self) -> None:
+        rows = self.view("runs.parquet")
+        self.require_no_fewer("runs", len(rows))
+        kept = [row["run_id"] for row in rows if pd.isna(row["pruned_at"])]
+        latest = json.loads((self.outputs / "latest.json").read_bytes())["toy/test"]["run_id"]
+        for run_id in {latest, kept[-1], random.choice(kept)}:
+            files = sorted((self.outputs / "runs" / run_id / "predictions").glob("*.parquet"))
+            require_whole_run(self.read(files), run_id)
+        self.require_no_fewer("history", runs_in(self.view("history.parquet")))
+        self.require_no_fewer("summaries", runs_in(self.read(sorted(self.outputs.glob("runs/*/summary.parquet")))))
+
+    def view(self, name: str) -> Rows:
+        """A view is replaced in one step, but these readers open a file twice: for its footer, and for its pages."""
+        while True:
+            try:
+                return self.read([self.outputs / name])
+            except REFUSED:
+                self.replaced += 1
+
+    def require_no_fewer(self, what: str, count: int) -> None:
+        assert count >= self.seen.get(what, 0), f"{what}: {self.seen[what]} before, {count} now"
+        self.seen[what] = count
+
+
+class PackageLook(Look):
+    """The package's own reader, which is never refused but for a run that is pruned."""
+
+    def __call__(self) -> None:
+        frame = load_run("latest", dataset="toy", outputs=self.outputs)
+        require_whole_run(as_rows(frame), frame.attrs["run_id"])
+        run_id = random.choice([path.name for path in (self.outputs / "runs").iterdir()])
+        with suppress(PrunedError):
+            require_whole_run(as_rows(load_run(run_id, outputs=self.outputs)), run_id)
+        assert len(load_run(run_id, outputs=self.outputs, table="confusion")) == DIGITS * DIGITS
+        self.require_no_fewer("history", runs_in(as_rows(load_history(self.outputs))))
+
+
+def as_rows(frame: pd.DataFrame) -> Rows:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def read_until_done(outputs: Path, who: str) -> Iterator[str]:
+    """Look again and again; what was wrong, and at the end how often it looked, and how often a view was refused."""
+    look = PackageLook(outputs, with_pandas) if who == "package" else Look(outputs, READERS[who])
+    looks = 0
+    while not (outputs / "done").exists() or not looks:
+        begun = time.monotonic()
+        try:
+            look()
+        except Exception as error:
+            # Whoever takes longer than the grace period was told so.
+            if time.monotonic() - begun < GRACE.total_seconds():
+                yield f"{type(error).__name__}: {error}"
+        looks += 1
+    yield f"{looks} {look.replaced}"
+
+
+def publish_and_prune(outputs: Path, publishes: int) -> None:
+    for number in range(publishes):
+        publish_run(outputs, identity(str(FIRST + timedelta(days=2 + number))))
+        if number % PUBLISHES_OF_A_PRUNE == 0:
+            now = datetime.now(UTC)
+            carry_out(outputs, plan_prune(outputs, KEPT, GRACE, now), now)
+    (outputs / "done").touch()
+
+
+ROLES = """
+import sys
+from pathlib import Path
+from tests.promises import test_readers_see_whole_tables as it
+outputs, role, publishes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+if role == "publisher":
+    try:
+        it.publish_and_prune(outputs, publishes)
+    finally:
+        (outputs / "done").touch()
+    print(0)
+else:
+    print(*it.read_until_done(outputs, role), sep="\\n")
+"""
+
+
+def require_whole_tables(outputs: Path, publishes: int, tried: Tried) -> None:
+    for day in range(2):
+        publish_run(outputs, identity(str(FIRST + timedelta(days=day))))
+    roles = ["publisher", *READERS, "package"]
+    said = run_at_once(ROLES, [(outputs, role, publishes) for role in roles], timeout_seconds=1800)
+    found = {role: lines.split("\n")[:-1] for role, lines in zip(roles, said, strict=True)}
+    assert {role: lines[:-1] for role, lines in found.items()} == {role: [] for role in roles}
+    assert len(list((outputs / "runs").iterdir())) == publishes + 2
+    for role in roles[1:]:
+        looks, replaced = found[role][-1].split()
+        again = f", {replaced} times a view was replaced in between" if role != "package" else ""
+        tried(int(looks), f"looks by {role} through {publishes} publishes and their prunes{again}")
+
+
+def test_readers_see_whole_tables_while_runs_are_published_and_pruned(tmp_path: Path, tried: Tried) -> None:
+    require_whole_tables(tmp_path, 20, tried)
+
+
+@pytest.mark.torture
+def test_readers_see_whole_tables_through_a_thousand_publishes(tmp_path: Path, tried: Tried) -> None:
+    require_whole_tables(tmp_path, 1000, tried)
+    pruned = [path for path in (tmp_path / "runs").iterdir() if not (path / "predictions").exists()]
+    assert len(pruned) > 900
+
+
+MUTANTS = (
+    Mutant(
+        "mnist_pipeline/storage/files.py",
+        "        unfinished.replace(path)\n",
+        "        path.write_bytes(b'')\n        import time\n        time.sleep(0.05)\n        path.write_bytes(data)\n"
+        "        unfinished.unlink()\n",
+        "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/pruning.py",
+        '("delete" if until <= now else "wait")',
+        '"delete"',
+        "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/pruning.py",
+        "        create_file(run.folder / PRUNED, record.to_bytes(), outputs / STAGING)\n",
+        "        create_file(run.folder / PRUNED, record.to_bytes(), outputs / STAGING)\n"
+        "        remove(run.folder / 'predictions')\n",
+        "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
+    ),
+)
