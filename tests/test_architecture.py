@@ -21,7 +21,7 @@ LEVELS = (
     {"orchestration"},
     {"__init__"},
     {"nightly"},
-    {"analyst", "book", "gallery", "promoter", "reporter", "trainer"},
+    {"analyst", "book", "gallery", "promoter", "repairer", "reporter", "trainer"},
     {"judge"},
     {"stages"},
     {"inputs"},

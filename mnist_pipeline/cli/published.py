@@ -1,12 +1,16 @@
 """The commands that look at published runs: runs, show, verify."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_pipeline.cli.console import app, load, out
 from mnist_pipeline.cli.options import Config, Dataset, Outputs, Split, WhichRun
-from mnist_pipeline.errors import DamagedError, RunNotFoundError
+from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from mnist_pipeline.settings import Settings
+    from mnist_pipeline.storage.runs import Run
 
 
 @app.command("runs")
@@ -65,6 +69,9 @@ def verify(
     which: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Publish damaged runs again, from the weights in the archive.")
+    ] = False,
     dataset: Dataset = None,
     split: Split = None,
     outputs: Outputs = None,
@@ -83,13 +90,26 @@ def verify(
     damaged = 0
     for item in chosen:
         problems = item.problems()
-        damaged += bool(problems)
         out.print(f"{item.name.run_id}: {'damaged' if problems else 'verified'}", soft_wrap=True)
         for problem in problems:
             out.print(f"  {problem}", style="red", soft_wrap=True)
+        if problems and not (repair and _repaired(settings, item)):
+            damaged += 1
     if damaged:
         raise DamagedError(
-            f"runs damaged: {damaged} of {len(chosen)}; move them out of {settings.outputs / 'runs'} "
-            "and run their nights again with --run-date"
+            f"runs damaged: {damaged} of {len(chosen)}; `mnist-pipeline verify --repair` publishes them again, and so "
+            "does a run of the same night with the same weights; what is damaged goes into quarantine"
         )
     out.print(f"runs verified: {len(chosen)}")
+
+
+def _repaired(settings: "Settings", item: "Run") -> bool:
+    from mnist_pipeline.repairer import repair
+
+    try:
+        repair(settings, item)
+    except PipelineError as error:  # one run must not keep the others from being repaired
+        out.print(f"  not repaired: {error}", style="red", soft_wrap=True)
+        return False
+    out.print("  published again", soft_wrap=True)
+    return True

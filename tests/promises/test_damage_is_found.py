@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from typer.testing import CliRunner, Result
 
 from mnist_pipeline import load_history, load_run
 from mnist_pipeline.cli import app
+from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.errors import DamagedError, WeightsError
 from mnist_pipeline.nightly import run_night
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import current_weights
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.runs import list_runs, run_by_id
 from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set_of
 from mnist_pipeline.storage.verdicts import newest_verdict
-from mnist_pipeline.storage.weights import load_weights
-from tests.builders import small_settings
+from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
+from tests.builders import random_network, small_settings
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 from tests.published import flip_bit, hashes, on_disk
@@ -184,7 +188,7 @@ def test_verify_names_the_run_the_file_and_the_way_out(own: Settings) -> None:
     found = command(own, "verify")
     assert found.exit_code == 5
     assert str(path) in found.stdout
-    assert "run --run-date" in found.stderr or "--run-date" in found.stderr
+    assert "`mnist-pipeline verify --repair` publishes them again" in found.stderr
 
 
 # The next run
@@ -206,6 +210,47 @@ def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Setti
         assert hashes(newest) == damaged
         assert load_run(run.name.run_id, outputs=str(own.outputs)).shape[0] == 25
     tried(len(files), "damaged runs published again")
+
+
+def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Settings) -> None:
+    (run,) = list_runs(own.outputs)
+    sound = hashes(run.folder)
+    archive_weights(random_network(1), own.outputs / "weights")
+    promote_to(own, random_network(1))  # what is current by now makes another run
+    flip_bit(run_files(own)[2])
+    words = ["verify", "--repair", "--config", str(config_of(own))]
+    found = command(own, *words)
+    assert found.exit_code == 0, found.output
+    assert "  published again\n" in found.stdout
+    assert {**hashes(run.folder), "manifest.json": ""} == {**sound, "manifest.json": ""}
+    assert len(list(on_disk(own.outputs / "quarantine" / "runs").iterdir())) == 1
+    flip_bit(own.outputs / "weights" / f"{run.manifest().identity.weights_sha256}.safetensors", -1)
+    flip_bit(run_files(own)[2])
+    found = command(own, *words)
+    assert found.exit_code == 5
+    assert "not repaired: run " in found.stdout
+    assert "got other weights_sha256" in found.stdout
+
+
+def config_of(settings: Settings) -> Path:
+    """A config file that says where the images come from."""
+    path = on_disk(settings.outputs).parent / "toy.toml"
+    path.write_text(f'data_dir = "{settings.data_dir}"\ncache = "{settings.cache}"\n')
+    return path
+
+
+def promote_to(settings: Settings, network: Network) -> None:
+    record = Promotion(
+        schema_version=tables.SCHEMA_VERSION,
+        weights_sha256=weights_sha256(network),
+        previous_sha256="0" * 64,
+        run_id="a run",
+        verdict_id="a verdict",
+        outcome="pass",
+        forced=False,
+        promoted_at=datetime(2026, 2, 1, tzinfo=UTC),
+    )
+    record_promotion(settings.outputs, record)
 
 
 def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) -> None:

@@ -1,0 +1,35 @@
+"""A damaged run -> the same run, whole: made again from the weights in the archive and from the same images."""
+
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.inputs import open_images
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.stages import WEIGHTS, Published, evaluate, make_plan
+from mnist_pipeline.storage.runs import Run
+
+
+def repair(settings: Settings, run: Run, progress: Progress = silent) -> Published:
+    """Publish a damaged run again, whatever weights are the current ones; what is damaged goes into quarantine.
+
+    Args:
+        settings: outputs, and where images come from.
+        run: its manifest has to be whole.
+        progress: told of downloads, shards and predictions.
+
+    Raises:
+        DamagedError: its manifest is damaged, or the images or the archived weights are not those it was made from.
+        PipelineError: whatever a stage refuses; the run is as it was then.
+    """
+    identity = run.manifest().identity
+    weights = settings.outputs / WEIGHTS / f"{identity.weights_sha256}.safetensors"
+    of_run = identity.model_dump(include={"run_date", "dataset", "split", "batch_rows", "shard_rows"})
+    again = settings.model_copy(update={**of_run, "weights": weights})
+    plan = make_plan(again, open_images(again, progress))
+    if plan.run_id != run.name.run_id:
+        now = plan.identity.model_dump()
+        other = [name for name, value in identity.model_dump().items() if now[name] != value]
+        raise DamagedError(
+            f"run {run.name.run_id}: expected what it was made from to make it again, got other {', '.join(other)}; "
+            f"bring that back, or move {run.folder} away"
+        )
+    return evaluate(again, progress)
