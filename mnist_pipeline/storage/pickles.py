@@ -81,7 +81,7 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
     except WeightsError:
         raise
     except Exception as error:  # hostile bytes: pickletools and an empty stack or memo raise whatever they like
-        raise WeightsError(f"expected a complete pickle, got {error!r:.200}; {ADVICE}") from error
+        raise WeightsError(f"expected a complete pickle, got {told_error(error)}; {ADVICE}") from error
 
 
 def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order: bool) -> NDArray[np.float32]:
@@ -98,6 +98,11 @@ def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order
         raise WeightsError(f"expected {expected}, got {len(data)} bytes; give another weights file")
     values = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran_order else "C")
     return values.astype(np.float32, copy=False)  # copies on big-endian machines only
+
+
+def told_error(error: Exception) -> str:
+    """What hostile bytes led to. Not its repr, which may spell out all of the bytes: four characters for each."""
+    return f"{type(error).__name__}: {str(error)[:200]!r}"
 
 
 def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:

@@ -22,10 +22,10 @@ from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import StoreError, WeightsError
 from mnist_pipeline.storage.files import make_folder, outputs_errors, replace_file, sync_folder
 from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.pickles import float32_array, read_arrays
+from mnist_pipeline.storage.pickles import float32_array, read_arrays, told_error
 
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
-MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 # NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to trouble the parser of literals.
 MAX_NPY_HEADER_BYTES = 512
@@ -78,7 +78,7 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise whatever they like
-        raise WeightsError(f"{name}: expected a sound {suffix} file, got {error!r:.200}; {ADVICE}") from error
+        raise WeightsError(f"{name}: expected a sound {suffix} file, got {told_error(error)}; {ADVICE}") from error
 
 
 def archive_weights(network: Network, folder: Place) -> Place:
