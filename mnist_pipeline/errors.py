@@ -108,7 +108,7 @@ class StoreError(OutputsError):
 
 
 class NumericalError(PipelineError, ArithmeticError):
-    """Probabilities are not finite."""
+    """A sum on the way to the probabilities is not finite."""
 
     exit_code = 6
 

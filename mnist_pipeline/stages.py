@@ -232,7 +232,7 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
 
     Raises:
         DamagedError: a shard or the archived weights are not as they were written.
-        NumericalError: a probability is NaN or infinite.
+        NumericalError: a sum on the way to a probability is NaN or infinite.
         OutputsError: a part cannot be written.
     """
     one_blas_thread()

@@ -21,7 +21,6 @@ from mnist_pipeline import inputs, stages
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
-from mnist_pipeline.core.images import normalise
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
@@ -31,7 +30,7 @@ from mnist_pipeline.storage.raw import read_images, read_labels
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.weights import encode_weights, load_weights
-from tests.builders import images_name, labels_name, make_split, random_network, small_settings
+from tests.builders import images_name, labels_name, make_split, small_settings
 from tests.published import hashes, left_over, on_disk, snapshot
 
 PROJECT = Path(__file__).parents[1]
@@ -196,50 +195,6 @@ def test_one_changed_pixel_leaves_the_accuracy_as_it_was(nights: RealNights) -> 
     assert lines[0] == lines[1]
     assert "verdict: fail (0 of 1 gates passed)" in found
     assert "the images and labels are not those of the last passed run" in found
-
-
-# One NaN: nothing is published, nothing is judged
-
-
-def with_nan_in_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    tensors: dict[str, Any] = dict(random_network())
-    tensors["W1"] = tensors["W1"].copy()
-    tensors["W1"][300, 7] = np.nan
-    np.savez(tmp_path / "nan.npz", **tensors)
-    return ["--weights", str(tmp_path / "nan.npz")]
-
-
-def with_nan_in_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    def spoilt(images: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = normalise(images, out)
-        found[0, 14] = np.nan
-        return found
-
-    monkeypatch.setattr("mnist_pipeline.storage.raw.normalise", spoilt)
-    return []
-
-
-@pytest.mark.parametrize(
-    ("plant", "exit_code", "message"),
-    [
-        (with_nan_in_the_weights, 3, "W1: expected finite values, got 1 NaN or infinite"),
-        (with_nan_in_the_images, 6, "expected finite probabilities"),
-    ],
-)
-def test_one_nan_is_refused_and_nothing_is_published(
-    plant: Callable[[Path, pytest.MonkeyPatch], list[str]],
-    exit_code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = small_settings(tmp_path, shard_rows=5)
-    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs, "--shard-rows", 5]
-    result = command("run", "--direct", "--run-date", RUN_DATE, *words, *plant(tmp_path, monkeypatch))
-    assert result.exit_code == exit_code, result.output
-    assert message in result.stderr
-    for name in ("runs", "verdicts", "reports", "history.parquet", "runs.parquet", "latest.json"):
-        assert not (settings.outputs / name).exists()
 
 
 # What a night does

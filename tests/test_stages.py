@@ -399,7 +399,7 @@ def no_such_split(settings: Settings, tmp_path: Path) -> Settings:
     ("spoil", "error", "message"),
     [
         (bad_weights, WeightsError, "b2: expected finite values, got 1 NaN or infinite"),
-        (exploding_weights, NumericalError, r"shard \d of 3: \d+ of \d+ images: expected finite probabilities"),
+        (exploding_weights, NumericalError, r"shard \d of 3: \d+ of \d+ images: expected finite sums in layer 3"),
         (no_weights, WeightsError, "none.safetensors: expected a weights file, got nothing there"),
         (too_few_labels, LabelError, "expected 25 labels, one for each image of .*, got 24"),
         (no_images, DataError, "expected t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, got neither"),

@@ -95,7 +95,7 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
 
     Raises:
         ImagesError: `x` has another shape.
-        NumericalError: a pixel or a probability is not finite.
+        NumericalError: a pixel, or a sum of one of the layers, is not finite.
     """
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below as such
         images = np.asarray(x, np.float32)
@@ -129,26 +129,24 @@ def forward(
         out: `[10, B]` float32; receives the probabilities.
 
     Raises:
-        NumericalError: a probability is not finite.
+        NumericalError: a sum of one of the layers is not finite. Of finite sums softmax makes finite probabilities.
     """
     rows = len(images)
     hidden_1, hidden_2 = workspace.hidden_1[:rows], workspace.hidden_2[:rows]
-    # Overflow is no news on the way (a saturated sigmoid is exact); what counts is checked at the end.
+    # No warnings: a sum that is not finite is refused where it could become a finite number again.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         _multiply(images, network["W1"], workspace.tile_rows, out=hidden_1)
         hidden_1 += network["b1"]
+        _require_finite(hidden_1, "sums in layer 1")
         _sigmoid(hidden_1)
         np.matmul(hidden_1, network["W2"], out=hidden_2)
         hidden_2 += network["b2"]
+        _require_finite(hidden_2, "sums in layer 2")
         _sigmoid(hidden_2)
         np.matmul(network["W3"].T, hidden_2.T, out=out)
         out += network["b3"][:, None]
+        _require_finite(out.T, "sums in layer 3")
         _softmax(out)
-    if not np.isfinite(out).all():
-        raise NumericalError(
-            f"{np.count_nonzero(~np.isfinite(out).all(axis=0))} of {rows} images: expected finite probabilities, "
-            "got NaN or infinity; check the images (0..1) and the weights for huge or missing values"
-        )
 
 
 def choose(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -173,6 +171,16 @@ def _multiply(
         tiles, products = (rows[:tiled].reshape(-1, tile_rows, rows.shape[1]) for rows in (images, out))
         np.matmul(tiles, weights, out=products)
     np.matmul(images[tiled:], weights, out=out[tiled:])
+
+
+def _require_finite(values: NDArray[np.float32], what: str) -> None:
+    """Refuse `[B, n]` values of B images; sigmoid and softmax turn infinity into 0 or 1, as if all had been well."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise NumericalError(
+            f"{np.count_nonzero(~finite.all(axis=1))} of {len(values)} images: expected finite {what}, "
+            "got NaN or infinity; check the images (0..1) and the weights for huge or missing values"
+        )
 
 
 def _sigmoid(x: NDArray[np.float32]) -> None:

@@ -112,14 +112,6 @@ def test_a_workspace_may_be_larger_than_the_batch_and_used_again() -> None:
     assert np.abs(first.T - predict(network, images(0, 5))).max() < 2e-6
 
 
-@settings(deadline=None, max_examples=20)
-@given(seeds, st.sampled_from([1.0, 1e3, 1e10, 1e30]), st.sampled_from([1.0, 255.0]))
-def test_huge_weights_and_unscaled_images_saturate_without_a_warning(seed: int, gain: float, brightest: float) -> None:
-    # A RuntimeWarning is an error in this test suite.
-    probabilities = predict(Network(tensors(seed, gain)), images(seed, 8) * np.float32(brightest))
-    assert probabilities.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-5)
-
-
 def test_saturated_layers_are_exact() -> None:
     network = tensors()
     network["b1"][:] = [1e30, -1e30] * 25
@@ -134,11 +126,14 @@ def book_hidden_at(network: Mapping[str, NDArray[np.float32]], even: float, odd:
     return np.asarray(np.exp(a3) / np.exp(a3).sum())
 
 
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])  # of infinity a sigmoid makes 0 or 1
 @pytest.mark.parametrize("rows", [1, 7])
-def test_a_missing_pixel_in_a_batch_is_a_numerical_error_that_counts_the_images(rows: int) -> None:
+def test_a_pixel_in_a_batch_that_is_no_number_is_a_numerical_error_that_counts_the_images(
+    rows: int, pixel: float
+) -> None:
     batch = images(0, rows)
-    batch[0, 300] = np.nan
-    message = f"1 of {rows} images: expected finite probabilities, got NaN or infinity; check the images"
+    batch[0, 300] = pixel
+    message = f"1 of {rows} images: expected finite sums in layer 1, got NaN or infinity; check the images"
     with pytest.raises(NumericalError, match=re.escape(message)):
         forward(Network(tensors()), batch, Workspace(rows), out=np.empty((10, rows), np.float32))
 
@@ -168,7 +163,7 @@ def test_a_pickled_network_comes_back_equal_and_read_only() -> None:
 def test_weights_that_overflow_in_the_last_layer_are_a_numerical_error_and_no_warning() -> None:
     network = tensors()
     network["W3"][:] = 3e38
-    with pytest.raises(NumericalError, match="2 of 2 images: expected finite probabilities"):
+    with pytest.raises(NumericalError, match="2 of 2 images: expected finite sums in layer 3"):
         predict(Network(network), images(0, 2))
 
 
