@@ -2,7 +2,7 @@
 
 import gzip
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.attacks import archives, pickles, tensors
@@ -56,11 +56,11 @@ def hostile(sentinel: Path) -> list[Attack]:
     ]
 
 
-def altered(each: int) -> Iterator[Attack]:
-    """As many random changes of each good file: flipped, cut, inserted, spliced with another."""
+def altered(seeds: Iterable[int]) -> Iterator[Attack]:
+    """A random change of each good file for each seed: flipped, cut, inserted, spliced with another."""
     for number, (suffix, data) in enumerate(SUBJECTS):
-        for seed in range(each):
-            changes = random.Random(1000 * number + seed)
+        for seed in seeds:
+            changes = random.Random(f"{number} {seed}")
             changed = bytearray(data)
             for _ in range(changes.choice([1, 1, 2, 3, 8])):
                 change(changed, changes)
