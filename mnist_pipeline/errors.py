@@ -8,7 +8,8 @@
     │   ├── ChecksumError                right name, wrong bytes
     │   └── ImagesError                  images of a shape or range the network cannot take
     ├── WeightsError         (3)       the weights file is refused: give another one
-    ├── SourceError          (4)       no source answered: retry later, or give --data-dir
+    ├── SourceError          (4)       no source has the files: give --data-dir, or mend the sources
+    │   └── UnavailableError             one of them was not reached, or is busy: try again later
     ├── EngineError          (4)       no Prefect server answered: start it, or run with --direct
     ├── OutputsError         (5)       the outputs folder cannot be used as it is
     │   ├── RunNotFoundError             no published run answers to that name
@@ -66,9 +67,13 @@ class WeightsError(PipelineError, ValueError):
 
 
 class SourceError(PipelineError, OSError):
-    """No source could deliver the raw files; trying again later may help."""
+    """No source could deliver the raw files."""
 
     exit_code = 4
+
+
+class UnavailableError(SourceError):
+    """No source could deliver the raw files, but one did not answer, broke off or was busy: later it may serve."""
 
 
 class EngineError(PipelineError, ConnectionError):

@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,20 +73,32 @@ def put_in_cache(tmp_path: Path, name: str, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the site says to a request. `promised` is the length it announces, if not the body's."""
+    """What the site says to a request. `promised` is the length it announces, if not the body's.
+
+    `speaks` says all of it instead, byte by byte, given a way to write and an event that is set when the site closes.
+    """
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     promised: int | None = None
     stalls: bool = False
+    speaks: "Speech | None" = None
+
+
+Write = Callable[[bytes], object]
+Speech = Callable[[Write, threading.Event], None]
 
 
 class Site:
-    """A web server on this machine: answers by path, and the requests it got."""
+    """A web server on this machine: answers by path, and the requests it got.
 
-    def __init__(self, answers: dict[str, Answer]) -> None:
+    `tls` makes it one of https.
+    """
+
+    def __init__(self, answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> None:
         self.answers = answers
+        self.first: dict[str, list[Answer]] = {}  # what is answered before, each once
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
         self.encodings: list[str | None] = []
@@ -98,7 +112,17 @@ class Site:
                 site.on_request(self.path)
                 site.authorizations.append(self.headers["Authorization"])
                 site.encodings.append(self.headers["Accept-Encoding"])
-                answer = site.answers.get(self.path.partition("?")[0].lstrip("/"), Answer(HTML, 404))
+                name = self.path.partition("?")[0].lstrip("/")
+                answer = site.answers.get(name, Answer(HTML, 404))
+                if site.first.get(name):
+                    answer = site.first[name].pop(0)
+                with suppress(OSError):  # a client that has heard enough goes away
+                    self.say(answer)
+
+            def say(self, answer: Answer) -> None:
+                if answer.speaks:
+                    answer.speaks(self.wfile.write, site.closing)
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
@@ -113,7 +137,10 @@ class Site:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
 
+        self.scheme = "https" if tls else "http"
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 
@@ -123,7 +150,7 @@ class Site:
 
     @property
     def source(self) -> WebSource:
-        return web(f"http://{self.place}/")
+        return web(f"{self.scheme}://{self.place}/")
 
     def close(self) -> None:
         self.closing.set()

@@ -34,7 +34,7 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 ROOMS_WITH_PREFECT = {"orchestration", "flows"}
 # Whoever imports the package, or its innermost rooms, should not wait for these.
-SLOW = {"matplotlib", "pandas", "pooch", "prefect", "pyarrow", "scipy"}
+SLOW = {"matplotlib", "pandas", "prefect", "pyarrow", "requests", "scipy"}
 ROOMS_WITHOUT_SLOW_START = {"__init__", "core", "errors"}
 TYPE_CHECKING = {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 NAMES_THAT_SAY_NOTHING = {"common", "helper", "helpers", "misc", "util", "utils"}

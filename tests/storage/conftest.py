@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from mnist_pipeline.storage import sources
 from mnist_pipeline.storage.catalog import WebSource
 from tests.mirror import PACKED, Answer, Site, StartSite, web
 
 
 @pytest.fixture
 def scratch_is_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test may leave anything in the folder for temporary files, nor reach a proxy."""
+    """No test may leave anything in the folder for temporary files, nor reach a proxy, nor wait between tries."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(sources, "PAUSES_SECONDS", ())
     yield
     assert not list(scratch.iterdir())
 

@@ -159,7 +159,7 @@ def test_every_source_asked_is_listed_in_order(site: StartSite, nobody: WebSourc
 
 
 def test_a_data_set_without_sources_says_so(tmp_path: Path) -> None:
-    message = f"data set toy: expected a source for {IMAGES}, {LABELS}, got none: it has no sources\ntry again later"
+    message = f"data set toy: expected a source for {IMAGES}, {LABELS}, got none: it has no sources\ngive a folder"
     with pytest.raises(SourceError, match=message):
         fetch(tmp_path)
 
