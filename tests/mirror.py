@@ -87,16 +87,16 @@ class Answer:
 
 
 Write = Callable[[bytes], object]
-Speech = Callable[[Write, threading.Event], None]
+Speech = Callable[[Write, threading.Event], object]
 
 
 class Site:
     """A web server on this machine: answers by path, and the requests it got.
 
-    `tls` makes it one of https.
+    `tls` makes it one of https; `port` is any if 0.
     """
 
-    def __init__(self, answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, answers: dict[str, Answer], tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.answers = answers
         self.first: dict[str, list[Answer]] = {}  # what is answered before, each once
         self.asked: list[str] = []
@@ -138,7 +138,7 @@ class Site:
                 pass
 
         self.scheme = "https" if tls else "http"
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         if tls:
             self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
