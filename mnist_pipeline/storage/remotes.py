@@ -144,9 +144,7 @@ def _reading_archive(problem: str) -> Iterator[None]:
         yield
     except Refused:
         raise
-    except (
-        Exception
-    ) as error:  # from struct.error to NotImplementedError: what a broken archive raises is no short list
+    except Exception as error:  # of whatever kind: zlib.error, struct.error, NotImplementedError, RuntimeError, ...
         raise Refused(f"{problem} ({type(error).__name__})") from error
 
 

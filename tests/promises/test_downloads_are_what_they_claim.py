@@ -156,7 +156,8 @@ def for_ever(piece: bytes, before: bytes = b"") -> Answer:
     return says(speak)
 
 
-DRIPS = 400  # then a site gives up, so that a test which waits for it fails
+DRIPS = 400  # then a site gives up, so that a test in which it was heard to its end fails
+HEARD_OUT: list[bytes] = []
 
 
 def drip(before: bytes, piece: bytes = b"x") -> Answer:
@@ -168,6 +169,7 @@ def drip(before: bytes, piece: bytes = b"x") -> Answer:
             write(piece)
             if closing.wait(0.01):
                 return
+        HEARD_OUT.append(before)
 
     return says(speak)
 
@@ -405,6 +407,7 @@ def test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serv
         assert isinstance(raised, UnavailableError) is hostile.heals, name
         assert can_heal(nothing, nothing, Failed(data=raised)) is hostile.heals, name
         assert asked == tries(name, hostile), name
+        assert HEARD_OUT == [], name
         output = capfd.readouterr()
         printed = "".join(traceback.format_exception(raised)) if raised else ""
         for text in (caplog.text, output.out, output.err, printed):
@@ -602,6 +605,7 @@ def test_https_is_never_left_for_http_nor_for_a_stranger_and_has_the_same_deadli
         assert not isinstance(caught.value, UnavailableError)
     finally:
         secure.close()
+    assert HEARD_OUT == []
     assert in_cache(tmp_path) == {}
     tried(len(targets) + 2, "attacks on https")
 
