@@ -197,12 +197,6 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/storage/pruning.py",
-        '("delete" if until <= now else "wait")',
-        '"delete"',
-        "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
-    ),
-    Mutant(
-        "mnist_pipeline/storage/pruning.py",
         "        create_file(run.folder / PRUNED, record.to_bytes(), outputs / STAGING)\n",
         "        create_file(run.folder / PRUNED, record.to_bytes(), outputs / STAGING)\n"
         "        remove(run.folder / 'predictions')\n",
