@@ -60,6 +60,7 @@ def turns_red(promise: str, mutant: Mutant) -> bool:
             else:
                 shutil.copy(PROJECT / name, copy)
         source = (copy / mutant.path).read_text()
+        assert mutant.old in source, f"{mutant.path}: expected {mutant.old!r}"
         (copy / mutant.path).write_text(source.replace(mutant.old, mutant.new))
         file = f"{promise.replace('.', '/')}.py"
         done = subprocess.run(
