@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -44,12 +45,38 @@ out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 
+class _Stop:
+    """What a signal does. The first is left by as by an error: staging is given up, servers and workers are ended.
+
+    The second waits for nothing, not for the batch in progress either. Nothing of ours needs it: what is not finished
+    is not visible, and a lock ends with its process.
+    """
+
+    def __init__(self) -> None:
+        self._stopping = False
+
+    def __call__(self, number: int, _frame: object) -> None:
+        if self._stopping:
+            err.show_cursor()  # bars hide it
+            if "prefect" in sys.modules:
+                from mnist_pipeline.orchestration.server import kill_processes
+
+                kill_processes()
+            os._exit(128 + number)
+        self._stopping = True
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+
 class _Command(TyperGroup):
     """Turns errors of ours into one message and their exit code; with --debug the traceback comes first."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
-        # Terminated, leave as after Ctrl-C: staging is given up, and a server that Prefect started is stopped.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        stop = _Stop()
+        signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell script started us with &
+            signal.signal(signal.SIGINT, stop)
         try:
             return super().invoke(ctx)
         except PipelineError as error:

@@ -48,9 +48,11 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
 
+    from mnist_pipeline.orchestration.server import start_temporary_server
     from mnist_pipeline.orchestration.terminal import share_terminal
 
     share_terminal(debug)
+    start_temporary_server()
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
     try:
         # A flow may end as failed and return something all the same: a published run that its gates reject.
@@ -60,9 +62,12 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
             raise result
         return result
     except Exception as error:
-        # While a flow runs, Prefect turns SIGTERM into an exception, which may surface as the cause of another.
+        # While a flow runs, Prefect turns SIGTERM into an exception. It may surface as the cause of another, and so may
+        # Ctrl-C: that a server which is gone could not be told.
         if any(isinstance(cause, TerminationSignal) for cause in _causes(error)):
             sys.exit(128 + signal.SIGTERM)
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+            raise KeyboardInterrupt from error
         raise
 
 

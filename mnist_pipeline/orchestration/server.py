@@ -1,6 +1,12 @@
-"""The Prefect server in force: is it there, and start a run of a deployment on it."""
+"""The Prefect server in force: is it there, start a temporary one, and start a run of a deployment on it."""
 
+import contextvars
+import multiprocessing
+import signal
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -12,10 +18,7 @@ from mnist_pipeline.errors import EngineError
 
 
 def require_server() -> None:
-    """Raise EngineError if PREFECT_API_URL names a server that does not answer.
-
-    Without PREFECT_API_URL a temporary server is started when one is needed.
-    """
+    """Raise EngineError if PREFECT_API_URL names a server that does not answer."""
     if PREFECT_API_URL.value():
         with get_client(sync_client=True) as client:
             if problem := client.api_healthcheck():
@@ -23,6 +26,41 @@ def require_server() -> None:
                     f"Prefect server {PREFECT_API_URL.value()}: expected an answer, got {problem}; start it, unset "
                     "PREFECT_API_URL to have a temporary one started, or run with --direct"
                 )
+
+
+def start_temporary_server() -> None:
+    """Without PREFECT_API_URL have Prefect start the server of this process, where Ctrl-C does not reach it.
+
+    A terminal sends Ctrl-C to all processes of the command. A server that it ended could not be told how the run
+    ended, and Prefect would try to tell it for more than a minute. What a thread blocks, a process that it starts
+    blocks too; and it is the main thread that signals interrupt, also while it waits here.
+    """
+    if PREFECT_API_URL.value():
+        return
+    started: Future[None] = Future()
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            get_client(sync_client=True)
+        except Exception as error:
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(start,), daemon=True).start()
+    started.result()
+
+
+def kill_processes() -> None:
+    """End what this process has started, without waiting for anything: workers of ours and a temporary server."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    for worker in multiprocessing.active_children():
+        with suppress(OSError, ValueError):  # it has just ended by itself
+            worker.kill()
+    if server := SubprocessASGIServer().server_process:
+        server.kill()
 
 
 def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
