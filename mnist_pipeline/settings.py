@@ -40,7 +40,7 @@ from mnist_pipeline.storage.objects import ObjectPath, Place, is_address, parse_
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
-Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+Folder = Annotated[Path, AfterValidator(lambda path: _folder(path))]
 # A folder or file on disk, or an address in an object store. The pattern is for Prefect's server: what has a user name
 # or a query is refused before the server keeps it.
 AnyPlace = Annotated[
@@ -49,6 +49,12 @@ AnyPlace = Annotated[
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[@?#])"}),
 ]
+
+
+def _folder(path: Path) -> Path:
+    if is_address(str(path)):
+        raise ValueError("expected a path on disk, got an address")  # not repeated: there may be a password in it
+    return path.expanduser().absolute()
 
 
 def _place(value: object) -> Place:
@@ -214,6 +220,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     Raises:
         SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range.
     """
+    if config is not None and is_address(str(config)):
+        raise SettingsError("config: expected a file on disk, got an address; give its path")
     files = sorted(project_folder("config").glob("*.toml")) + ([config] if config else [])
     tables = [_read_toml(path) for path in files]
     given = {name: value for name, value in flags.items() if value is not None}

@@ -30,6 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.night import REJECTED
+from mnist_pipeline.orchestration.server import refuse_credentials
 
 POOL = "mnist"
 POOL_TYPE = "process"
@@ -140,9 +141,11 @@ def server_in_force() -> Iterator[SyncPrefectClient]:
     """A client of the server PREFECT_API_URL names, or of the one on this machine if it names none.
 
     Raises:
+        SettingsError: there is a user name or a query in PREFECT_API_URL.
         EngineError: it does not answer. None is started.
     """
     address = PREFECT_API_URL.value() or LOCAL_SERVER
+    refuse_credentials(address)
     with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
         if problem := client.api_healthcheck():
             raise EngineError(

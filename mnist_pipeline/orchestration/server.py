@@ -14,18 +14,37 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from mnist_pipeline.errors import EngineError
+from mnist_pipeline.errors import EngineError, SettingsError
 
 
 def require_server() -> None:
-    """Raise EngineError if PREFECT_API_URL names a server that does not answer."""
-    if PREFECT_API_URL.value():
+    """Make sure that a server which PREFECT_API_URL names answers.
+
+    Raises:
+        SettingsError: there is a user name or a query in PREFECT_API_URL.
+        EngineError: the server does not answer.
+    """
+    if address := PREFECT_API_URL.value():
+        refuse_credentials(address)
         with get_client(sync_client=True) as client:
             if problem := client.api_healthcheck():
                 raise EngineError(
-                    f"Prefect server {PREFECT_API_URL.value()}: expected an answer, got {problem}; start it, unset "
+                    f"Prefect server {address}: expected an answer, got {problem}; start it, unset "
                     "PREFECT_API_URL to have a temporary one started, or run with --direct"
                 )
+
+
+def refuse_credentials(address: str) -> None:
+    """Refuse an address with a user name or a query in it: Prefect logs it, and keeps it with every run.
+
+    Raises:
+        SettingsError: which does not repeat it.
+    """
+    if any(sign in address for sign in "@?#"):
+        raise SettingsError(
+            "PREFECT_API_URL: expected an address without user name, password and query, got one with them; "
+            "put USER:PASSWORD into PREFECT_API_AUTH_STRING"
+        )
 
 
 def start_temporary_server() -> None:

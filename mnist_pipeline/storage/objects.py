@@ -21,6 +21,7 @@ from mnist_pipeline.errors import SettingsError, StoreError
 
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?")
+_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
 RETRIES = 8  # with pauses that grow from 0.1 s: some seconds in all
 RETRY_SECONDS = 60
 REQUEST_SECONDS = 120
@@ -163,7 +164,7 @@ Version = dict[str, str]
 
 def is_address(text: str) -> bool:
     """Whether this is not meant as a path on disk, even if `Path` has taken a slash out of it."""
-    return "://" in text or text.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+    return "://" in text or _COLLAPSED.match(text) is not None
 
 
 def parse_place(text: str) -> Place:
