@@ -2,8 +2,6 @@
 
 import importlib.metadata
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,26 +264,6 @@ def test_a_folder_without_the_described_files_is_warned_of(home: Path, caplog: p
 
 def test_version_is_the_packages() -> None:
     assert command("--version").stdout.strip() == importlib.metadata.version("mnist-pipeline")
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_visible(home: Path, stop: signal.Signals) -> None:
-    make_split(home / "large", 20_000)
-    words = ["run", "--direct", "--data-dir", "large", "--shard-rows", "10", "--batch-rows", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_pipeline", *words], stderr=subprocess.PIPE, text=True, env=os.environ.copy()
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "20,000 images" in line:
-            break
-    process.send_signal(stop)
-    rest = process.communicate(timeout=30)[1]
-    assert process.returncode == 128 + stop, rest
-    assert published(home) == []
-    assert "Traceback" not in rest
-    if stop is signal.SIGINT:
-        assert "interrupted: nothing new is visible" in rest
 
 
 def test_python_m_is_the_same_command(home: Path) -> None:

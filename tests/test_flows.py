@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -310,7 +309,7 @@ def test_progress_that_cannot_be_shown_fails_nothing_and_is_tried_once(monkeypat
         raise OSError("the server is gone")
 
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
-    monkeypatch.setattr(progress, "create_progress_artifact", refuse)
+    monkeypatch.setattr(progress, "get_client", refuse)
     tell = progress.shown(logging.getLogger("mnist_pipeline.tests"))
     tell("training", 1, 2)
     tell("training", 2, 2)
@@ -328,27 +327,3 @@ def test_a_server_that_does_not_answer_is_one_message(environment: dict[str, str
     assert done.returncode == 4
     assert "error: Prefect server http://127.0.0.1:9/api: expected an answer" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_terminated_run_takes_the_server_that_prefect_started_with_it(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    make_split(tmp_path / "large", 30_000)
-    slow = {"MNIST_PIPELINE_DATA_DIR": "large", "MNIST_PIPELINE_BATCH_ROWS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_pipeline", "run"],
-        cwd=tmp_path,
-        env=environment | slow,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "30,000 images" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    # A server left behind would hold this pipe open, and the wait would run out.
-    rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGTERM, rest
-    assert "Stopping temporary server" in rest
-    assert not (tmp_path / "outputs" / "runs").exists()

@@ -174,7 +174,9 @@ def start(night: Night, run_date: str, large: str) -> str:
     return night.start("adhoc", run_date=run_date, data_dir=large, **SLOW)
 
 
-def test_a_cancelled_run_ends_and_leaves_nothing_visible(night: Night, large: str) -> None:
+def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_next_of_its_night(
+    night: Night, large: str
+) -> None:
     run = start(night, "2026-01-01", large)
     wait_until(lambda: len(night.parts("2026-01-01")) > 20, what="parts of the run to be cancelled")
     night.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
@@ -183,6 +185,10 @@ def test_a_cancelled_run_ends_and_leaves_nothing_visible(night: Night, large: st
     with claim_stage(night.outputs, stage.name) as claimed:
         assert claimed.folder == stage  # nobody holds it any more: the process is gone
     assert night.runs("2026-01-01") == []
+    again = start(night, "2026-01-01", large)
+    wait_until(lambda: night.state_of(again) == "COMPLETED", what="the next run")
+    assert len(night.runs("2026-01-01")) == 1
+    assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
 
 
 def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Night, large: str) -> None:

@@ -5,17 +5,22 @@ Work that ends soon gets none: each costs a request to the server.
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from mnist_pipeline.core.progress import Progress, work_of
 from mnist_pipeline.report.progress import log_lines
 
 SECONDS_BETWEEN_UPDATES = 2.0  # and before the first
+PATIENCE_SECONDS = 5.0  # Prefect's own client waits for minutes for a server that is away or whose database is locked
 
 
 def shown(logger: logging.Logger) -> Progress:
@@ -31,8 +36,7 @@ def shown(logger: logging.Logger) -> Progress:
         try:
             bar.show(100 * done / total if total else 0.0)
         except Exception:  # a view that cannot be drawn is no reason to fail the night
-            # Nor to hold it up: Prefect tries for a minute to reach a server that is away.
-            bar.given_up = True
+            bar.given_up = True  # nor to hold it up more than once
             logger.warning("the progress of %s can be shown no more", bar.work, exc_info=True)
 
     return tell
@@ -50,9 +54,27 @@ class _Bar:
     def show(self, percent: float) -> None:
         due = time.monotonic() - self.told >= SECONDS_BETWEEN_UPDATES
         if self.artifact is None and due:
-            # Where no event loop runs, as here, Prefect does the work before it returns.
-            self.artifact = cast(UUID, create_progress_artifact(percent, description=self.work))
+            self._create(percent)
         elif self.artifact is not None and (due or percent >= 100):
-            update_progress_artifact(self.artifact, percent)
+            self._update(self.artifact, percent)
         if due:
             self.told = time.monotonic()
+
+    def _create(self, percent: float) -> None:
+        run, task_run = runtime.flow_run.id, runtime.task_run.id
+        new = ArtifactCreate(
+            type="progress", data=percent, description=self.work, flow_run_id=run, task_run_id=task_run
+        )
+        with _impatient_client() as client:
+            self.artifact = client.create_artifact(new).id
+
+    def _update(self, artifact: UUID, percent: float) -> None:
+        with _impatient_client() as client:
+            client.update_artifact(artifact, ArtifactUpdate(data=percent))
+
+
+@contextmanager
+def _impatient_client() -> Iterator[SyncPrefectClient]:
+    once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+    with once, get_client(sync_client=True, httpx_settings={"timeout": PATIENCE_SECONDS}) as client:
+        yield client

@@ -300,6 +300,12 @@ def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights
     require_secrecy(nights, tried)
     assert any(QUERY in path for path in site.asked)  # they were used
     assert f"fetching {FILES[0].name}, {FILES[1].name} of toy from http://{site.place}/\n" in nights.said
+    for message in (
+        "data_dir: expected a path on disk, got an address",
+        "config: expected a file on disk, got an address; give its path",
+        "PREFECT_API_URL: expected an address without user name, password and query, got one with them; put ",
+    ):
+        assert message in nights.said
 
 
 def test_no_secret_is_found_in_tracebacks_and_debug_lines(machine: Machine, site: Site, tried: Tried) -> None:

@@ -1,0 +1,446 @@
+"""Whatever happens to Prefect, or to the command, a run is published whole or not at all, always with the same bytes.
+
+A cancelled run, a worker that is killed and a server that is killed need deployments and workers: tests/test_nightly.py
+and tests/test_crashed.py hold the promise for them.
+"""
+
+import base64
+import json
+import os
+import pickle
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.cache_policies import FLOW_PARAMETERS, INPUTS, TASK_SOURCE, CachePolicy
+from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_HOME,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
+    PREFECT_TASKS_DEFAULT_PERSIST_RESULT,
+    temporary_settings,
+)
+from prefect.tasks import Task
+
+from mnist_pipeline.nightly import run_night
+from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.settings import project_folder
+from tests.builders import make_split, small_settings
+from tests.engine import Night, clean_environment, running_server, wait_until
+from tests.promises.conftest import Tried
+from tests.promises.mutants import Mutant
+from tests.published import hashes
+
+pytestmark = pytest.mark.engine
+
+RUN_DATE = "2026-01-31"
+ROWS = 16_000  # in 80 shards and one image at a time: long enough to be disturbed
+SIZES = {"shard_rows": 200, "batch_rows": 1}
+END_SECONDS = 120
+# Of the parts that were finished when a run was ended, each of two threads may not have written its last record yet.
+UNRECORDED = 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_split(folder, ROWS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The files of the run without any engine, and undisturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_night(small_settings(folder, data_dir=data, report=False, **SIZES))
+    return tables_of(folder)
+
+
+def tables_of(folder: Path) -> dict[str, str]:
+    """The hash of each published table below `folder`; nothing if no run is published."""
+    runs = folder / "outputs" / "runs"
+    return {name: digest for name, digest in hashes(runs).items() if name.endswith(".parquet")}
+
+
+def variables(home: Path, data: Path) -> dict[str, str]:
+    """Of a person whose nights are of `data`."""
+    home.mkdir(exist_ok=True)
+    return clean_environment(home) | {
+        "MNIST_PIPELINE_DATASET": "toy",
+        "MNIST_PIPELINE_DATA_DIR": str(data),
+        "MNIST_PIPELINE_RUN_DATE": RUN_DATE,
+        "MNIST_PIPELINE_SHARD_ROWS": "200",
+        "MNIST_PIPELINE_BATCH_ROWS": "1",
+        "MNIST_PIPELINE_MAX_TASKS": "12",
+        "MNIST_PIPELINE_WORKERS": "2",
+        "MNIST_PIPELINE_REPORT": "false",
+    }
+
+
+@pytest.fixture(scope="module")
+def on_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    environment = variables(tmp_path_factory.mktemp("prefect"), data)
+    with running_server(environment) as address:
+        yield environment | {"PREFECT_API_URL": address}
+
+
+@pytest.fixture(scope="module")
+def without_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Prefect starts temporary servers, all in one home."""
+    return variables(tmp_path_factory.mktemp("temporary"), data)
+
+
+class Command:
+    """`mnist-pipeline run` in a session of its own, as a terminal would start it.
+
+    Args:
+        folder: where it is started; its outputs lie below.
+        environment: its variables.
+        words: of the command line.
+        code: what runs in place of the command.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], *words: str, code: str = "") -> None:
+        self.folder = folder
+        self._log = folder / "log"
+        start = ["-c", code] if code else ["-m", "mnist_pipeline"]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *start, "run", *words],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # Whoever started the tests in the background may have had Ctrl-C ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def parts(self) -> list[Path]:
+        """Files of predictions that are finished and not yet published."""
+        return sorted(self.folder.glob("outputs/.staging/*/run/predictions/*.parquet"))
+
+    def wait_for_the_middle(self) -> None:
+        wait_until(lambda: len(self.parts()) > 4, self.process, "parts of the run")
+
+    def ends_with(self, code: int) -> None:
+        """It ends so, and nothing of it is left."""
+        assert self.process.wait(timeout=END_SECONDS) == code, self.said
+        wait_until(lambda: self._alive() == [], what="end of every process", seconds=END_SECONDS)
+
+    def _alive(self) -> list[str]:
+        listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+        of_session = [line.split(maxsplit=2) for line in listed.splitlines()]
+        return [" ".join(line) for line in of_session if line[0] == str(self.process.pid) and line[1][0] != "Z"]
+
+    def clean_up(self) -> None:
+        if self._alive():
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    """Those that a test has started; what it leaves is ended."""
+    started: list[Command] = []
+    yield started
+    for command in started:
+        command.clean_up()
+
+
+# The command is told to stop
+
+
+def stopped(engine: str, stop: signal.Signals, times: int, *, slow: bool = False) -> Any:
+    name = f"{engine}-{stop.name}-{'twice' if times == 2 else 'once'}"
+    return pytest.param(engine, stop, times, marks=[pytest.mark.slow] if slow else [], id=name)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stop", "times"),
+    [
+        *(stopped("direct", stop, times) for stop in (signal.SIGINT, signal.SIGTERM) for times in (1, 2)),
+        stopped("server", signal.SIGINT, 1, slow=True),
+        stopped("server", signal.SIGTERM, 1),
+        stopped("server", signal.SIGINT, 2, slow=True),
+        stopped("server", signal.SIGTERM, 2, slow=True),
+        stopped("temporary server", signal.SIGINT, 1),
+        stopped("temporary server", signal.SIGTERM, 1, slow=True),
+        stopped("temporary server", signal.SIGINT, 2, slow=True),
+        stopped("temporary server", signal.SIGTERM, 2, slow=True),
+    ],
+)
+def test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes(
+    engine: str,
+    stop: signal.Signals,
+    times: int,
+    request: pytest.FixtureRequest,
+    expected: dict[str, str],
+    commands: list[Command],
+    tmp_path: Path,
+    tried: Tried,
+) -> None:
+    environment = request.getfixturevalue("on_server" if engine == "server" else "without_server")
+    words = ["--direct"] if engine == "direct" else []
+    command = Command(tmp_path, environment, *words)
+    commands.append(command)
+    command.wait_for_the_middle()
+    finished = {path.name: path.stat().st_mtime_ns for path in command.parts()}
+    for _ in range(times):
+        if stop is signal.SIGINT:
+            os.killpg(command.process.pid, stop)  # a terminal sends Ctrl-C to all processes of the command
+        else:
+            command.process.send_signal(stop)
+    command.ends_with(128 + stop)
+    if engine != "temporary server":  # which may show one of its own as it ends
+        assert "Traceback" not in command.said
+    assert tables_of(tmp_path) == {}
+    assert not (tmp_path / "outputs" / "latest.json").exists()
+    if times == 1 and stop is signal.SIGINT:
+        assert "interrupted: nothing new is visible" in command.said
+    if times == 1 and engine != "direct":
+        assert "Finished in state Crashed" in command.said  # the server was still there to be told
+
+    again = Command(tmp_path, environment, *words)
+    commands.append(again)
+    again.ends_with(0)
+    assert tables_of(tmp_path) == expected
+    (parts,) = tmp_path.glob("outputs/runs/*/predictions")
+    kept = [name for name, written in finished.items() if (parts / name).stat().st_mtime_ns == written]
+    assert len(kept) >= len(finished) - UNRECORDED
+    tried(times, "signals to a run in the middle of inference")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_told_to_stop_while_its_server_starts_takes_it_along(
+    stop: signal.Signals, without_server: dict[str, str], commands: list[Command], tmp_path: Path
+) -> None:
+    command = Command(tmp_path, without_server)
+    commands.append(command)
+    wait_until(lambda: "Starting temporary server" in command.said, command.process, "start of the server")
+    os.killpg(command.process.pid, stop)
+    command.ends_with(128 + stop)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_run_whose_server_is_gone_is_still_ctrl_c(
+    without_server: dict[str, str], commands: list[Command], tmp_path: Path
+) -> None:
+    with running_server(without_server) as address:
+        environment = without_server | {"PREFECT_API_URL": address, "PREFECT_CLIENT_MAX_RETRIES": "1"}
+        command = Command(tmp_path, environment)
+        commands.append(command)
+        command.wait_for_the_middle()
+    command.process.send_signal(signal.SIGINT)
+    command.ends_with(128 + signal.SIGINT)
+    assert tables_of(tmp_path) == {}
+
+
+# The server's database is locked
+
+
+def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_well_once_it_is_free(
+    on_server: dict[str, str], expected: dict[str, str], commands: list[Command], tmp_path: Path, tried: Tried
+) -> None:
+    command = Command(tmp_path, on_server)
+    commands.append(command)
+    command.wait_for_the_middle()
+    database = Path(on_server["PREFECT_HOME"]) / "prefect.db"
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=END_SECONDS)) as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        wait_until(lambda: tables_of(tmp_path) == expected, command.process, "published run")
+        locked.execute("ROLLBACK")
+    command.ends_with(0)
+    verified = Night(tmp_path, on_server).command("verify")
+    assert verified.returncode == 0, verified.stderr
+    tried(1, "exclusive locks on the server's database")
+
+
+# Flows and tasks that are retried
+
+# The command, with a task that fails once when it has done its work.
+FAILS_ONCE = """
+from mnist_pipeline import stages
+from mnist_pipeline.cli import app
+
+whole, failed = stages.{stage}, []
+
+def fails_once(*given, **named):
+    done = whole(*given, **named)
+    if not failed:
+        failed.append(1)
+        raise OSError("planted")
+    return done
+
+stages.{stage} = fails_once
+app()
+"""
+
+
+@pytest.mark.parametrize("retried", ["FLOWS", "TASKS"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "predict_shards",
+        pytest.param("make_plan", marks=pytest.mark.slow),
+        pytest.param("build_shards", marks=pytest.mark.slow),
+        pytest.param("publish", marks=pytest.mark.slow),
+    ],
+)
+def test_a_failure_that_prefect_retries_because_the_environment_says_so_costs_nothing(
+    retried: str,
+    stage: str,
+    on_server: dict[str, str],
+    expected: dict[str, str],
+    commands: list[Command],
+    tmp_path: Path,
+    tried: Tried,
+) -> None:
+    storage = {"PREFECT_LOCAL_STORAGE_PATH": str(tmp_path / "storage"), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"}
+    forced = storage | {f"PREFECT_{retried}_DEFAULT_RETRIES": "2", "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true"}
+    command = Command(tmp_path, on_server | forced, code=FAILS_ONCE.format(stage=stage))
+    commands.append(command)
+    command.ends_with(0)
+    assert "planted" in command.said
+    assert tables_of(tmp_path) == expected
+    # Of a flow that fails Prefect keeps the exception, under a name that nobody can know before; of a task nothing.
+    assert len(hashes(tmp_path / "storage")) <= (retried == "FLOWS")
+    tried(1, "failures that Prefect retries")
+
+
+# Records of results that somebody has planted
+
+
+class Trap:
+    """Makes a folder of that name when it is unpickled."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.makedirs, (str(self.sentinel), 0o777, True)
+
+
+def poison(storage: Path, sentinel: Path) -> int:
+    """Put a trap into every record; how many there are."""
+    records = [path for path in storage.rglob("*") if path.is_file()]
+    trap = base64.b64encode(pickle.dumps(Trap(sentinel))).decode()
+    for path in records:
+        said = path.read_text()
+        path.write_text(json.dumps(json.loads(said) | {"result": trap}) if said.startswith("{") else trap)
+    return len(records)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        INPUTS,
+        pytest.param(TASK_SOURCE, marks=pytest.mark.slow),
+        pytest.param(INPUTS + TASK_SOURCE, marks=pytest.mark.slow),
+        pytest.param(FLOW_PARAMETERS, marks=pytest.mark.slow),
+    ],
+    ids=["inputs", "source", "inputs and source", "flow parameters"],
+)
+def test_planted_results_are_never_unpickled_though_the_environment_asks_for_results_to_be_kept(
+    policy: CachePolicy,
+    on_server: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tried: Tried,
+) -> None:
+    run_night(small_settings(tmp_path, report=False))
+    expected = tables_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    storage, sentinel = tmp_path / "storage", tmp_path / "unpickled"
+    forced = {
+        PREFECT_API_URL: on_server["PREFECT_API_URL"],
+        PREFECT_HOME: Path(on_server["PREFECT_HOME"]),
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_LOCAL_STORAGE_PATH: storage,
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
+        PREFECT_TASKS_DEFAULT_PERSIST_RESULT: True,
+    }
+
+    def night() -> dict[str, str]:
+        """The same night anew, as if nothing of it had been published."""
+        shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
+        flow: Any = load_flow_from_entrypoint(f"{project_folder('flows') / 'evaluate'}.py:evaluate")
+        given = {"dataset": "toy", "data_dir": tmp_path / "data", "run_date": RUN_DATE, "report": False}
+        flow(**given, shard_rows=10, batch_rows=4, return_state=True)
+        return tables_of(tmp_path)
+
+    with temporary_settings(forced):
+        # The keys that such a policy would give are asked of tasks that have it.
+        with monkeypatch.context() as caching:
+            for name, found in vars(tasks).items():
+                if isinstance(found, Task):
+                    caching.setattr(tasks, name, found.with_options(cache_policy=policy, persist_result=True))
+            night()
+            planted = poison(storage, sentinel)
+            assert planted > 0
+            night()
+            assert sentinel.exists()  # the trap works
+        sentinel.rmdir()
+        planted = poison(storage, sentinel)
+        before = hashes(storage)
+        assert night() == expected != {}
+    assert not sentinel.exists()
+    assert hashes(storage) == before
+    tried(planted, "planted results")
+
+
+MUTANTS = (
+    Mutant(
+        "mnist_pipeline/orchestration/server.py",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
+        "pass",
+        "test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes",
+    ),
+    Mutant(
+        "mnist_pipeline/orchestration/server.py",
+        "        server.kill()",
+        "        server.poll()",
+        "test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes",
+    ),
+    Mutant(
+        "mnist_pipeline/cli/engine.py",
+        "isinstance(cause, KeyboardInterrupt)",
+        "isinstance(cause, FloatingPointError)",
+        "test_ctrl_c_on_a_run_whose_server_is_gone_is_still_ctrl_c",
+    ),
+    Mutant(
+        "mnist_pipeline/orchestration/tasks.py",
+        '@task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)',
+        '@task(task_run_name="plan {raw.dataset}/{raw.split}", '
+        'cache_policy=__import__("prefect").cache_policies.TASK_SOURCE)',
+        "test_planted_results_are_never_unpickled_though_the_environment_asks_for_results_to_be_kept",
+    ),
+    Mutant(
+        "mnist_pipeline/orchestration/tasks.py",
+        '@task(task_run_name="predict {group}", cache_policy=NO_CACHE, persist_result=False)',
+        '@task(task_run_name="predict {group}")',
+        "test_a_failure_that_prefect_retries_because_the_environment_says_so_costs_nothing",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/staging.py",
+        "        done = True",
+        "        done = False",
+        "test_a_failure_that_prefect_retries_because_the_environment_says_so_costs_nothing",
+    ),
+)
