@@ -48,7 +48,7 @@ err = Console(stderr=True, highlight=False, markup=False)
 class _Stop:
     """What a signal does. The first is left by as by an error: staging is given up, servers and workers are ended.
 
-    The second waits for nothing, not for the batch in progress either. Nothing of ours needs it: what is not finished
+    The second waits for nothing, not for the tasks in progress either. Nothing of ours needs it: what is not finished
     is not visible, and a lock ends with its process.
     """
 
