@@ -57,12 +57,12 @@ class _Stop:
 
     def __call__(self, number: int, _frame: object) -> None:
         if self._stopping:
-            err.show_cursor()  # bars hide it
-            if "prefect" in sys.modules:
-                from mnist_pipeline.orchestration.server import kill_processes
-
-                kill_processes()
-            os._exit(128 + number)
+            try:
+                err.show_cursor()  # bars hide it
+                if engine := sys.modules.get("mnist_pipeline.orchestration.server"):
+                    engine.kill_processes()
+            finally:
+                os._exit(128 + number)
         self._stopping = True
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import contextvars
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -73,12 +74,11 @@ def start_temporary_server() -> None:
 
 def kill_processes() -> None:
     """End what this process has started, without waiting for anything: workers of ours and a temporary server."""
-    from prefect.server.api.server import SubprocessASGIServer
-
     for worker in multiprocessing.active_children():
         with suppress(OSError, ValueError):  # it has just ended by itself
             worker.kill()
-    if server := SubprocessASGIServer().server_process:
+    temporary = sys.modules.get("prefect.server.api.server")  # imported to start one; it takes seconds
+    if temporary and (server := temporary.SubprocessASGIServer().server_process):
         server.kill()
 
 
