@@ -62,11 +62,13 @@ def prune(
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Give up predictions and reports of old runs, and sweep what nobody needs; without --apply say what that would do.
+    """Give up predictions and reports of old runs, and sweep what nobody needs; without --apply only say so.
 
-    Manifests, summaries and verdicts stay, and so does the history. A run that is not kept is marked first; its files
-    are deleted by a prune HOURS later, so that whoever reads them can finish. The latest run, the last that passed,
-    the baseline and what is in progress are always kept.
+    Manifests, summaries, verdicts and the history stay.
+
+    A run is marked first; its files are deleted by a prune HOURS later.
+
+    The latest run, the last that passed and the baseline are always kept.
     """
     from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.report import terminal

@@ -183,7 +183,7 @@ def _needed(outputs: Place, manifests: Mapping[Run, Manifest | None]) -> dict[st
     for run in reversed(list(manifests)):
         manifest = manifests[run]
         if manifest is None:
-            needed[run.name.run_id] = "damaged: see `mnist-pipeline verify`"
+            needed[run.name.run_id] = "damaged"
             continue
         if (kind := _kind(run)) not in passed:
             verdict = newest_verdict(outputs, manifest.content)
@@ -230,5 +230,5 @@ def _fate(
     elif reason and all(str(run.files / path) in there for path in given_up):
         action, why = "restore", reason
     else:
-        action, why = ("delete" if until <= now else "wait"), f"readers have until {until:%Y-%m-%d %H:%M} UTC"
+        action, why = ("delete", "") if until <= now else ("wait", f"until {until:%Y-%m-%d %H:%M}")
     return Fate(run, action, why, size_of(every), size_of(prunable))
