@@ -22,6 +22,7 @@ from mnist_pipeline.stages import Published
 from mnist_pipeline.storage import tables, views
 from mnist_pipeline.storage.baselines import read_baselines
 from mnist_pipeline.storage.columns import column_of
+from mnist_pipeline.storage.files import outputs_errors
 from mnist_pipeline.storage.manifest import Manifest, RunContent
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pairing import Stretch, pair_up
@@ -41,6 +42,14 @@ from mnist_pipeline.storage.verdicts import (
 logger = logging.getLogger(__name__)
 
 LAST_PASSED, BASELINE = "last passed", "baseline"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A run to compare with, and why that cannot be done if it cannot."""
+
+    content: RunContent
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,19 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
         RunNotFoundError: no such run.
         DamagedError: the run itself does not verify.
         PrunedError: it has to be compared image by image, and its predictions were given up.
-        OutputsError: the outputs folder cannot be written.
+        OutputsError: the outputs folder cannot be read or written.
     """
+    with outputs_errors(f"cannot judge run {run_id} in {outputs}"):
+        return _judge_run(outputs, run_id, gates, against)
+
+
+def _judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None) -> Verdict:
     run = run_by_id(outputs, run_id)
     manifest = run.manifest()
     named = _references(outputs, run, manifest) if against is None else against.items()
-    chosen = {name: _content(outputs, reference) for name, reference in named}
+    chosen = {name: _look_at(outputs, reference) for name, reference in named}
     asked = asdict(gates)
-    name = verdict_id(manifest.content, chosen, asked)
+    name = verdict_id(manifest.content, {against: reference.content for against, reference in chosen.items()}, asked)
     published = sound_verdict(outputs, run_id, name)
     if published is not None:
         return read_verdict(published)
@@ -130,7 +144,7 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
             run_sha256=str(manifest.content.sha256),
             outcome=outcome_of(results),
             notes=tuple(_notes(chosen, manifest)),
-            references=tuple(_record(reference, chosen[reference.against]) for reference in references),
+            references=tuple(_record(reference, chosen[reference.against].content) for reference in references),
             gates=asked,
             versions=versions(),
             judged_at=datetime.now(UTC),
@@ -257,49 +271,52 @@ def _unfit(run: Run) -> str | None:
 
 
 def _compare_all(
-    outputs: Place, run: Run, chosen: Mapping[str, RunContent], constants: Mapping[str, Any], staged: StagedVerdict
+    outputs: Place, run: Run, chosen: Mapping[str, _Chosen], constants: Mapping[str, Any], staged: StagedVerdict
 ) -> tuple[Reference, ...]:
     """Compare with every reference, and write the table of flips."""
     references = []
     with staged.writer(tables.FLIPS) as writer:
         for against, reference in chosen.items():
-            of_reference = {**constants, "against": against, "reference_run_id": reference.run_id}
+            run_id = reference.content.run_id
+            if reference.problem:
+                logger.warning("not compared with the %s run %s: %s", against, run_id, reference.problem)
+                references.append(Reference(against, run_id, problem=reference.problem))
+                continue
+            of_reference = {**constants, "against": against, "reference_run_id": run_id}
 
             def write(stretch: Stretch, of_reference: dict[str, Any] = of_reference) -> None:
                 writer.append(stretch.flips(of_reference))
 
-            references.append(_compare_one(outputs, run, against, reference.run_id, write))
+            references.append(compare(run_by_id(outputs, run_id), run, against, write))
     return tuple(references)
 
 
-def _compare_one(outputs: Place, run: Run, against: str, run_id: str, look: Callable[[Stretch], None]) -> Reference:
+def _look_at(outputs: Place, run_id: str) -> _Chosen:
+    """Look at a reference whole before a single flip is written: half a comparison is none.
+
+    And before the verdict has a name: what cannot be read now may be whole the next time, for another verdict.
+    """
+    unknown = RunContent(run_id, None)
     try:
         before = run_by_id(outputs, run_id)
     except RunNotFoundError:
-        return Reference(against, run_id, problem="it is not there any more")
-    # Looked at whole before a single flip is written: half a comparison is none.
+        return _Chosen(unknown, "it is not there any more")
     if problem := _unfit(before):
-        return Reference(against, run_id, problem=problem)
+        return _Chosen(unknown, problem)
+    manifest = before.manifest()
     try:
-        before.manifest().counted()
+        manifest.counted()
     except DamagedError as error:  # of an earlier version
-        return Reference(against, run_id, problem=str(error))
-    return compare(before, run, against, look)
+        return _Chosen(manifest.content, str(error))
+    return _Chosen(manifest.content)
 
 
-def _notes(chosen: Mapping[str, RunContent], manifest: Manifest) -> Iterator[str]:
+def _notes(chosen: Mapping[str, _Chosen], manifest: Manifest) -> Iterator[str]:
     who = f"{manifest.identity.dataset}/{manifest.identity.split}"
     if not chosen:
         yield f"compared with nothing: no earlier run of {who} has passed, and no baseline is set"
     if not manifest.totals.labelled:
         yield "no labels: what is right and wrong cannot be known"
-
-
-def _content(outputs: Place, run_id: str) -> RunContent:
-    try:
-        return run_by_id(outputs, run_id).manifest().content
-    except (RunNotFoundError, DamagedError):
-        return RunContent(run_id, None)
 
 
 def _record(reference: Reference, content: RunContent) -> ReferenceRecord:

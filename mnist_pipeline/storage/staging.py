@@ -187,5 +187,8 @@ def _try_lock(path: Path, wait: bool = False) -> int | None:
 
 
 def _unlock(path: Path, handle: int) -> None:
-    path.unlink(missing_ok=True)
-    os.close(handle)
+    # What the lock was for is done, and a file that nobody holds is in nobody's way.
+    with suppress(OSError):
+        path.unlink()
+    with suppress(OSError):
+        os.close(handle)

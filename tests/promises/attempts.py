@@ -27,7 +27,7 @@ from tests.promises import oracle
 from tests.published import on_disk
 
 ROWS = 25
-EARLIER, TONIGHT = ("2026-01-29", "2026-01-30"), "2026-01-31"
+EARLIER, TONIGHT = "2026-01-30", "2026-01-31"
 
 Look = Callable[[], list[str]]
 
@@ -105,7 +105,7 @@ def publishing_unsafely(root: Path) -> Attempt:
 
 def judging(root: Path) -> Attempt:
     """Comparison, flips, gates and the rename of a verdict on a run that is published, and the views."""
-    settings = _earlier_nights(root)
+    settings = _earlier_night(root)
     published = stages.evaluate(settings)
     return _attempt(
         root,
@@ -147,7 +147,8 @@ def promoting(root: Path) -> Attempt:
 
 def pinning(root: Path) -> Attempt:
     """Another run as the baseline."""
-    settings = _earlier_nights(root)
+    settings = _earlier_night(root)
+    stages.evaluate(settings)
     outputs, who = on_disk(settings.outputs), (settings.dataset, settings.split)
     names = sorted(path.name for path in outputs.glob("runs/*"))
     set_baseline(outputs, *who, names[0])
@@ -208,15 +209,14 @@ def _night(settings: Settings) -> None:
     judge_published(settings, stages.evaluate(settings))
 
 
-def _earlier_nights(root: Path) -> Settings:
-    """Publishes and judges the nights before; the settings of tonight."""
-    for run_date in EARLIER:
-        _night(_settings(root, run_date))
+def _earlier_night(root: Path) -> Settings:
+    """Publishes and judges the night before; the settings of tonight."""
+    _night(_settings(root, EARLIER))
     return _settings(root)
 
 
 def _publishing(root: Path, how: Callable[[Callable[[], object]], object]) -> Attempt:
-    settings = _earlier_nights(root)
+    settings = _earlier_night(root)
     outputs = on_disk(settings.outputs)
     plan = stages.make_plan(settings, open_images(settings))
     for group in plan.groups:

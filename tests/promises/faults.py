@@ -281,7 +281,7 @@ class Server:
         if not traced:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         options = [part for expression in traced for part in ("-e", expression)]
-        command = [STRACE, "-o", self._log, *options, "-p", str(child)]
+        command = [STRACE, "-o", str(self._log), *options, "-p", str(child)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
             assert strace.stderr is not None
             if "attached" not in (said := strace.stderr.readline()):

@@ -1,0 +1,184 @@
+"""Killed or refused at any system call of publishing: what is visible is whole, and the same command ends it.
+
+What a fault is and how it is made to happen: `faults.py`. What must hold: `oracle.py`.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from tests.promises.attempts import EARLIER
+from tests.promises.conftest import Tried
+from tests.promises.faults import CUT, CUT_AND_KILLED, KILL, Call, CannotTrace, Fault, Torturer
+from tests.promises.mutants import Mutant
+
+PUBLISHING = ("publish", "judge", "promote", "pin")
+BEGINNING = ("download", "unpack")
+NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
+# What a full disk and one that can only be read refuse; a failing one refuses anything.
+REFUSED = {"ENOSPC": {"openat", "write", "mkdir", "rename", "link", "fsync"}, "EROFS": {"openat", *NAMES}}
+HAPPENS = (KILL, "EIO", *REFUSED)
+SEED = 20260131
+# What may stay behind and nobody reads: unfinished files, a verdict's stage, a promotion's, locks that nobody holds.
+SCRATCH = re.compile(
+    r"(.*/)?\.[^/]+\.[0-9a-f]{32}"
+    r"|outputs/\.staging/(verdict-[^/]+|\d{6}\.json-[0-9a-f]{32}|[^/]+\.lock)"
+    r"|cache/toy/\.unpack-[^/]+"
+)
+
+
+@pytest.fixture(scope="module")
+def torturer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Torturer]:
+    try:
+        torturer = Torturer(tmp_path_factory.mktemp("torture"))
+    except CannotTrace as error:
+        pytest.skip(f"a fault at one system call takes strace: {error}")
+    yield torturer
+    torturer.close()
+
+
+def at(
+    torturer: Torturer, attempt: str, happens: str, which: Callable[[Call], object] = lambda call: True
+) -> list[Fault]:
+    """The faults of a kind at those calls of an attempt where there can be one."""
+    return [
+        Fault(attempt, call.name, call.number, happens)
+        for call in torturer.calls(attempt)
+        if call.name in REFUSED.get(happens, {call.name}) and which(call)
+    ]
+
+
+def survives(torturer: Torturer, faults: Iterable[Fault]) -> int:
+    """How many of the faults have happened; of none came anything that is not as promised."""
+    met = 0
+    for fault in faults:
+        outcome = torturer.attack(fault)
+        assert not outcome.wrong, f"{fault}: {outcome}"
+        assert all(SCRATCH.fullmatch(name) for name in outcome.left), f"{fault}: {outcome.left}"
+        met += outcome.met
+    return met
+
+
+def changes_what_is_seen(call: Call) -> bool:
+    """Between two such calls a kill at one moment leaves what a kill at another does."""
+    done = "= -1" not in call.shown
+    return done and (call.name in NAMES or (call.name == "write" and call.shown.count("PAR1") == 0))
+
+
+@pytest.mark.parametrize("attempt", PUBLISHING)
+def test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it(
+    attempt: str, torturer: Torturer, tried: Tried
+) -> None:
+    which = changes_what_is_seen if attempt != "judge" else lambda call: call.name in {"rename", "link", "unlink"}
+    faults = at(torturer, attempt, KILL, which)
+    assert survives(torturer, faults) == len(faults) > 1
+    tried(len(faults), f"kills during {attempt}")
+
+
+def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it(
+    torturer: Torturer, tried: Tried
+) -> None:
+    drawn = random.Random(SEED)
+    every = [fault for attempt in PUBLISHING for happens in HAPPENS[1:] for fault in at(torturer, attempt, happens)]
+    locks = [fault for fault in every if (fault.attempt, fault.call, fault.happens) == ("publish", "unlink", "EIO")]
+    met = survives(torturer, locks + drawn.sample(every, 14))
+    tried(met, "system calls refused during publishing")
+
+
+def test_killed_or_refused_before_there_is_anything_to_publish_the_next_night_is_as_if_undisturbed(
+    torturer: Torturer, tried: Tried
+) -> None:
+    drawn = random.Random(SEED)
+    every = [fault for attempt in BEGINNING for happens in HAPPENS for fault in at(torturer, attempt, happens)]
+    tried(survives(torturer, drawn.sample(every, 8)), "faults in download, sharding and inference")
+
+
+def test_cut_short_in_the_middle_of_a_file_it_leaves_only_what_is_whole(torturer: Torturer, tried: Tried) -> None:
+    faults = [Fault("publish", "", size, happens) for size in (100, 5000) for happens in (CUT, CUT_AND_KILLED)]
+    tried(survives(torturer, faults), "writes cut short")
+
+
+def test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict(torturer: Torturer) -> None:
+    reads = at(torturer, "judge", "EIO", lambda call: call.name == "openat" and f"{EARLIER}-toy" in call.shown)
+    assert survives(torturer, reads[3:4]) == 1
+
+
+def test_a_publisher_who_puts_one_file_after_the_other_in_its_place_is_found_guilty(torturer: Torturer) -> None:
+    kills = at(
+        torturer, "publish unsafely", KILL, lambda call: "O_CREAT" in call.shown and "outputs/runs/" in call.shown
+    )
+    outcome = torturer.attack(kills[len(kills) // 2])
+    assert outcome.ended == "killed"
+    assert any("no manifest.json" in problem or "files are" in problem for problem in outcome.wrong)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("happens", HAPPENS)
+@pytest.mark.parametrize("attempt", PUBLISHING)
+def test_every_system_call_of_publishing_may_be_the_one_that_fails(
+    attempt: str, happens: str, torturer: Torturer, tried: Tried
+) -> None:
+    faults = at(torturer, attempt, happens)
+    met = survives(torturer, faults)
+    assert met > 0.9 * len(faults)
+    tried(met, f"system calls of {attempt}: {happens}")
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("happens", HAPPENS)
+@pytest.mark.parametrize("attempt", BEGINNING)
+def test_many_system_calls_of_a_whole_night_may_be_the_one_that_fails(
+    attempt: str, happens: str, torturer: Torturer, tried: Tried
+) -> None:
+    faults = random.Random(SEED).sample(at(torturer, attempt, happens), 50)
+    tried(survives(torturer, faults), f"system calls of a night from {attempt}: {happens}")
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("happens", [CUT, CUT_AND_KILLED])
+@pytest.mark.parametrize("attempt", ["publish", "judge", "unpack"])
+def test_a_write_may_be_cut_short_anywhere(attempt: str, happens: str, torturer: Torturer, tried: Tried) -> None:
+    faults = [Fault(attempt, "", size, happens) for size in range(1, 25_000, 1_000)]
+    tried(survives(torturer, faults), f"writes of {attempt}: {happens}")
+
+
+KILLED = test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it.__name__
+FILES = "mnist_pipeline/storage/files.py"
+MUTANTS = (
+    Mutant(  # not in one step
+        FILES, "        staged.rename(target)\n", '        __import__("shutil").copytree(staged, target)\n', KILLED
+    ),
+    Mutant(  # the manifest comes last
+        FILES,
+        "    replace_file(staged / document, content, scratch)\n    return publish_folder(staged, target)\n",
+        "    new = publish_folder(staged, target)\n    replace_file(target / document, content, scratch)\n"
+        "    return new\n",
+        KILLED,
+    ),
+    Mutant(  # in place
+        FILES,
+        "        unfinished.replace(path)\n",
+        "        unfinished.unlink()\n        path.write_bytes(data)\n",
+        KILLED,
+    ),
+    Mutant(  # a promotion that is seen before it is whole
+        FILES,
+        "        os.link(ready, path)  # unlike a rename, refuses a name that is taken\n",
+        "        path.write_bytes(data)\n",
+        KILLED,
+    ),
+    Mutant(  # a lock that is not let go once its file cannot be removed
+        "mnist_pipeline/storage/staging.py",
+        "    with suppress(OSError):\n        path.unlink()\n",
+        "    path.unlink()\n",
+        test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it.__name__,
+    ),
+    Mutant(  # what was once not readable is said for ever
+        "mnist_pipeline/judge.py",
+        "        return _Chosen(unknown, f\"it does not verify: {'; '.join(problems)}; move it away\")\n",
+        '        return _Chosen(before.manifest().content, "it does not verify")\n',
+        test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict.__name__,
+    ),
+)
