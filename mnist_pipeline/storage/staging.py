@@ -71,12 +71,14 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
     with outputs_errors(f"cannot prepare {root}"):
         root.mkdir(parents=True, exist_ok=True)
         name, handle = _claim_name(root, run_id)
-        stage = Stage(root / name)
-        for folder in (root / name / "run" / "predictions", root / name / "records"):
-            folder.mkdir(parents=True, exist_ok=True)
     done = False
     try:
-        yield stage
+        with outputs_errors(f"cannot prepare {root}"):
+            if name == run_id:
+                _sweep(root, run_id)
+            for folder in (root / name / "run" / "predictions", root / name / "records"):
+                folder.mkdir(parents=True, exist_ok=True)
+        yield Stage(root / name)
         done = True
     finally:
         if done or name != run_id:
@@ -86,7 +88,6 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
 
 def _claim_name(root: Path, run_id: str) -> tuple[str, int]:
     if (handle := _try_lock(_lock_of(root, run_id))) is not None:
-        _sweep(root, run_id)
         return run_id, handle
     while (handle := _try_lock(_lock_of(root, name := f"{run_id}.{uuid.uuid4().hex[:8]}"))) is None:
         pass

@@ -82,8 +82,14 @@ def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_en
 ) -> None:
     drawn = random.Random(SEED)
     every = [fault for attempt in PUBLISHING for happens in HAPPENS[1:] for fault in at(torturer, attempt, happens)]
-    locks = [fault for fault in every if (fault.attempt, fault.call, fault.happens) == ("publish", "unlink", "EIO")]
-    met = survives(torturer, locks + drawn.sample(every, 14))
+    # What an attempt that is refused holds, the next one in its process needs: the lock of its stage, and of the views.
+    held = [
+        fault
+        for fault in every
+        if (fault.attempt, fault.happens) == ("publish", "EIO")
+        and (fault.call == "unlink" or (fault.call, fault.number) == ("getdents64", 1))
+    ]
+    met = survives(torturer, held + drawn.sample(every, 13))
     tried(met, "system calls refused during publishing")
 
 
@@ -145,7 +151,8 @@ def test_a_write_may_be_cut_short_anywhere(attempt: str, happens: str, torturer:
 
 
 KILLED = test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it.__name__
-FILES = "mnist_pipeline/storage/files.py"
+REFUSED_AT_TIMES = test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it.__name__
+FILES, STAGING = "mnist_pipeline/storage/files.py", "mnist_pipeline/storage/staging.py"
 MUTANTS = (
     Mutant(  # not in one step
         FILES, "        staged.rename(target)\n", '        __import__("shutil").copytree(staged, target)\n', KILLED
@@ -170,10 +177,13 @@ MUTANTS = (
         KILLED,
     ),
     Mutant(  # a lock that is not let go once its file cannot be removed
-        "mnist_pipeline/storage/staging.py",
-        "    with suppress(OSError):\n        path.unlink()\n",
-        "    path.unlink()\n",
-        test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it.__name__,
+        STAGING, "    with suppress(OSError):\n        path.unlink()\n", "    path.unlink()\n", REFUSED_AT_TIMES
+    ),
+    Mutant(  # a stage that is held by an attempt that is over
+        STAGING,
+        "        _unlock(_lock_of(root, name), handle)\n",
+        "        if done:\n            _unlock(_lock_of(root, name), handle)\n",
+        REFUSED_AT_TIMES,
     ),
     Mutant(  # what was once not readable is said for ever
         "mnist_pipeline/judge.py",
