@@ -191,7 +191,8 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
             f"{labels}: expected {rows} labels, one for each image of {images}, got {count}; "
             "are the two files of the same split?"
         )
-    values = np.memmap(labels, np.uint8, mode="r", offset=idx.IdxHeader((rows,)).header_bytes)
+    with input_errors(labels):
+        values = np.memmap(labels, np.uint8, mode="r", offset=idx.IdxHeader((rows,)).header_bytes)
     if values.max() >= DIGITS:
         where = int(np.argmax(values >= DIGITS))
         raise LabelError(

@@ -304,7 +304,7 @@ def _be_child(function: Callable[[], object], traced: bool, then: Callable[[], o
         signal.alarm(PATIENCE_SECONDS)
         if traced:
             # Where one may trace one's children only, strace needs to be let: it is not the parent.
-            ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
+            ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(PR_SET_PTRACER_ANY), 0, 0, 0)
             signal.sigwait({BEGIN})
         function()
         if traced:

@@ -296,5 +296,5 @@ def test_a_machine_without_room_for_what_a_package_unpacks_to_is_told_so(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(SourceError, match="no folder for what it sends: .*gone.*; make room there, or set TMPDIR"):
+    with pytest.raises(SourceError, match=r"no folder for what it sends: .*gone.*; make room there, or set TMPDIR"):
         fetch(tmp_path, source)
