@@ -5,6 +5,7 @@ Knows no formats.
 
 import hashlib
 import os
+import shutil
 import stat
 import uuid
 from collections import deque
@@ -260,6 +261,12 @@ def make_folder(folder: Place) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         sync_folder(each.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that nobody needs any more; what cannot be removed stays."""
+    with suppress(OSError):  # there are some that `ignore_errors` does not ignore
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_file(path: Place) -> None:

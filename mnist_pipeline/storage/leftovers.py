@@ -3,7 +3,6 @@
 Whatever was written lately may be somebody's at work, and is left alone.
 """
 
-import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage.commits import CONFLICT
-from mnist_pipeline.storage.files import Found, subfolders, walk
+from mnist_pipeline.storage.files import Found, remove_folder, subfolders, walk
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.runs import list_runs
 from mnist_pipeline.storage.shards import SHARDS
@@ -140,6 +139,6 @@ def remove(place: Place) -> None:
             each.unlink()
         place.unlink()
     elif place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
+        remove_folder(place)
     else:
         place.unlink(missing_ok=True)

@@ -9,14 +9,13 @@ In an object store attempts share one folder, and nobody owns it: their files ar
 
 import fcntl
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_pipeline.storage.files import outputs_errors
+from mnist_pipeline.storage.files import outputs_errors, remove_folder
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pieces import Pieces
 
@@ -82,7 +81,7 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
         done = True
     finally:
         if done or name != run_id:
-            shutil.rmtree(root / name, ignore_errors=True)
+            remove_folder(root / name)
         _unlock(_lock_of(root, name), handle)
 
 
@@ -99,7 +98,7 @@ def _sweep(root: Path, run_id: str) -> None:
     for folder in root.glob(f"{run_id}.*"):
         path = _lock_of(root, folder.name)
         if folder.is_dir() and (handle := _try_lock(path)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
             _unlock(path, handle)
 
 

@@ -28,6 +28,7 @@ from mnist_pipeline.storage.files import (
     put_file,
     put_finished,
     read_if_there,
+    remove_folder,
     subfolders,
 )
 from mnist_pipeline.storage.manifest import RunContent
@@ -208,7 +209,7 @@ def staged_verdict(outputs: Place, run_id: str, name: str) -> Iterator[StagedVer
         try:
             yield StagedVerdict(stage)
         finally:  # a verdict takes seconds: unlike a run's, its parts are not worth keeping for the next attempt
-            shutil.rmtree(stage.folder, ignore_errors=True)
+            remove_folder(stage.folder)
 
 
 def commit_verdict(outputs: Place, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
