@@ -400,9 +400,9 @@ MUTANTS = (
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(
-        "mnist_pipeline/storage/remotes.py",
-        'raise Refused(f"no connection ({type(error).__name__})") from error',
-        'raise Refused(f"no connection ({error})") from error',
+        "mnist_pipeline/storage/web.py",
+        'raise Refused(f"no connection ({type(error).__name__})", heals=heals) from error',
+        'raise Refused(f"no connection ({error})", heals=heals) from error',
         "test_no_secret_is_found_in_what_prefect_keeps_of_its_runs",
     ),
     Mutant(

@@ -181,14 +181,14 @@ MUTANTS = (
     ),
     Mutant(  # a stage that is held by an attempt that is over
         STAGING,
-        "        _unlock(_lock_of(root, name), handle)\n",
-        "        if done:\n            _unlock(_lock_of(root, name), handle)\n",
+        "            remove_folder(root / name)\n        _unlock(_lock_of(root, name), handle)\n",
+        "            remove_folder(root / name)\n        if done:\n            _unlock(_lock_of(root, name), handle)\n",
         REFUSED_AT_TIMES,
     ),
     Mutant(  # what was once not readable is said for ever
         "mnist_pipeline/judge.py",
-        "        return _Chosen(unknown, f\"it does not verify: {'; '.join(problems)}; move it away\")\n",
-        '        return _Chosen(before.manifest().content, "it does not verify")\n',
+        "        return _Chosen(unknown, problem)\n",
+        "        return _Chosen(before.manifest().content, problem)\n",
         test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict.__name__,
     ),
 )
