@@ -1,14 +1,40 @@
-"""Python processes that do something at the same moment."""
+"""Python processes beside the one of the test, and some that do something at the same moment."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import dedent
 
 PROJECT = Path(__file__).parents[1]
+
+
+@contextmanager
+def another_process(body: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Another real process that runs `body` with `arguments` in sys.argv; ended with the block."""
+    code = "import sys\nfrom pathlib import Path\n" + dedent(body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def says(process: subprocess.Popen[str]) -> str:
+    """The next line it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
 
 # Imports once what the code imports, which takes longest, and forks a process for each list of arguments.
 _MASTER = """

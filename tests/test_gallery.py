@@ -15,7 +15,7 @@ from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.raw import read_images
 from mnist_pipeline.storage.weights import encode_weights
 from tests.builders import make_split, random_images, random_labels, random_network, small_settings
-from tests.test_stages import promote_to
+from tests.published import promote_to
 
 ROWS = 25
 PROBABILITIES = predict(random_network(), flatten(normalise(random_images(ROWS))))

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ from mnist_pipeline.machine import versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.runs import Run, find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
-from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import encode_weights, load_weights, weights_sha256
 from tests.builders import (
     images_name,
     labels_name,
@@ -44,7 +42,7 @@ from tests.builders import (
     random_network,
     small_settings,
 )
-from tests.published import flip_bit, hashes, left_over, on_disk, snapshot
+from tests.published import flip_bit, hashes, left_over, on_disk, promote_to, snapshot
 
 PROJECT = Path(__file__).parents[1]
 ROWS = 25
@@ -583,21 +581,6 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
 
 
 # Current weights
-
-
-def promote_to(outputs: Place, network: Network) -> None:
-    """Make weights the current ones without a look at them."""
-    promotion = Promotion(
-        schema_version=tables.SCHEMA_VERSION,
-        weights_sha256=archive_weights(network, outputs / "weights").stem,
-        previous_sha256="0" * 64,
-        run_id="none",
-        verdict_id="none",
-        outcome="pass",
-        forced=True,
-        promoted_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-    record_promotion(outputs, promotion)
 
 
 def test_without_any_promotion_the_shipped_weights_are_current(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,19 @@ from typer.testing import CliRunner, Result
 
 from mnist_pipeline import load_history, load_run
 from mnist_pipeline.cli import app
-from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.errors import DamagedError, WeightsError
 from mnist_pipeline.nightly import run_night
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import current_weights
-from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.promotions import Promotion, record_promotion
 from mnist_pipeline.storage.runs import list_runs, run_by_id
 from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set_of
 from mnist_pipeline.storage.verdicts import newest_verdict
-from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import load_weights
 from tests.builders import random_network, small_settings
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.published import flip_bit, hashes, on_disk
+from tests.published import flip_bit, hashes, on_disk, promote_to
 
 FLIPS_IN_A_FILE = 12
 Damage = tuple[str, bytes]
@@ -215,8 +211,7 @@ def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Setti
 def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Settings) -> None:
     (run,) = list_runs(own.outputs)
     sound = hashes(run.folder)
-    archive_weights(random_network(1), own.outputs / "weights")
-    promote_to(own, random_network(1))  # what is current by now makes another run
+    promote_to(own.outputs, random_network(1))  # what is current by now makes another run
     flip_bit(run_files(own)[2])
     words = ["verify", "--repair", "--config", str(config_of(own))]
     found = command(own, *words)
@@ -237,20 +232,6 @@ def config_of(settings: Settings) -> Path:
     path = on_disk(settings.outputs).parent / "toy.toml"
     path.write_text(f'data_dir = "{settings.data_dir}"\ncache = "{settings.cache}"\n')
     return path
-
-
-def promote_to(settings: Settings, network: Network) -> None:
-    record = Promotion(
-        schema_version=tables.SCHEMA_VERSION,
-        weights_sha256=weights_sha256(network),
-        previous_sha256="0" * 64,
-        run_id="a run",
-        verdict_id="a verdict",
-        outcome="pass",
-        forced=False,
-        promoted_at=datetime(2026, 2, 1, tzinfo=UTC),
-    )
-    record_promotion(settings.outputs, record)
 
 
 def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) -> None:

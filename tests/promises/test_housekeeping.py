@@ -1,10 +1,6 @@
 """Housekeeping: old predictions and reports go, after a time in which they can be read; what is needed stays."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +27,7 @@ from mnist_pipeline.storage.views import update_views
 from tests.builders import small_settings
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
-from tests.processes import PROJECT
+from tests.processes import another_process, says
 from tests.promises.mutants import Mutant
 from tests.published import hashes, identity, publish_run, publish_verdict, snapshot, staged
 
@@ -75,26 +71,6 @@ def age(path: Path, days: int) -> None:
     moment = (datetime.now(UTC) - days * DAY).timestamp()
     for each in [path, *path.rglob("*")]:
         os.utime(each, (moment, moment))
-
-
-@contextmanager
-def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A process that says when it is at work, and stays so for the length of the block."""
-    code = f"import sys\nfrom pathlib import Path\n{code}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "at work\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 # What goes, and when
@@ -206,13 +182,14 @@ def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_sai
 def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     code = """
-from mnist_pipeline.storage.staging import claim_stage
-with claim_stage(Path(sys.argv[1]), sys.argv[2]):
-    print("at work", flush=True)
-    sys.stdin.readline()
-"""
+        from mnist_pipeline.storage.staging import claim_stage
+        with claim_stage(Path(sys.argv[1]), sys.argv[2]):
+            print("at work", flush=True)
+            sys.stdin.readline()
+    """
     plan = plan_prune(tmp_path, LAST_ONLY, DAY, NOW)
-    with another_process(code, tmp_path, old):
+    with another_process(code, tmp_path, old) as owner:
+        assert says(owner) == "at work"
         assert reasons(tmp_path)[old] == "in progress"
         assert carry_out(tmp_path, plan, NOW) == [f"{old}: an attempt is in progress"]  # begun after it was planned
         assert len(load_run(old, outputs=tmp_path)) == 12
@@ -303,13 +280,14 @@ def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> No
     assert isinstance(run.folder, Path)
     run.folder.rename(tmp_path / "elsewhere")
     code = """
-from mnist_pipeline.storage.pieces import Pieces
-from mnist_pipeline.storage.shards import in_use
-with in_use(Pieces(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
-    print("at work", flush=True)
-    sys.stdin.readline()
-"""
-    with another_process(code, used):
+        from mnist_pipeline.storage.pieces import Pieces
+        from mnist_pipeline.storage.shards import in_use
+        with in_use(Pieces(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
+            print("at work", flush=True)
+            sys.stdin.readline()
+    """
+    with another_process(code, used) as user:
+        assert says(user) == "at work"
         assert prune(settings.outputs, datetime.now(UTC)) == [f"{used}: a run uses them"]
         assert shard_sets(settings) == [used]
     assert prune(settings.outputs, datetime.now(UTC)) == []

@@ -1,5 +1,4 @@
 import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,21 @@ from mnist_pipeline.storage.commits import commit
 from mnist_pipeline.storage.files import publish_files, record
 from mnist_pipeline.storage.runs import find_run, list_runs
 from mnist_pipeline.storage.staging import claim_stage
-from tests.published import flip_bit, hashes, identity, left_over, on_disk, publish_run, snapshot, stage_run, staged
+from tests.published import (
+    FILES,
+    at,
+    flip_bit,
+    hashes,
+    identity,
+    left_over,
+    on_disk,
+    publish_run,
+    snapshot,
+    stage_run,
+    staged,
+)
 
 WHO = identity()
-FILES = [
-    "predictions/part-00000.parquet",
-    "predictions/part-00001.parquet",
-    "predictions/part-00002.parquet",
-    "summary.parquet",
-    "confusion.parquet",
-    "reliability.parquet",
-]
-
-
-def at(day: int) -> datetime:
-    return datetime(2026, 2, day, tzinfo=UTC)
 
 
 def test_a_run_becomes_visible_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:

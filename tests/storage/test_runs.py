@@ -1,7 +1,7 @@
 import json
 import re
 import shutil
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,9 @@ from mnist_pipeline.storage.commits import commit
 from mnist_pipeline.storage.files import FileRecord
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.runs import find_run, list_runs
-from tests.published import flip_bit, identity, on_disk, publish_run, staged
+from tests.published import FILES, at, flip_bit, identity, on_disk, publish_run, staged
 
 WHO = identity()
-FILES = [
-    "predictions/part-00000.parquet",
-    "predictions/part-00001.parquet",
-    "predictions/part-00002.parquet",
-    "summary.parquet",
-    "confusion.parquet",
-    "reliability.parquet",
-]
-
-
-def at(day: int) -> datetime:
-    return datetime(2026, 2, day, tzinfo=UTC)
 
 
 # Listing and finding

@@ -2,41 +2,19 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage import staging
 from mnist_pipeline.storage.staging import Stage, claim_stage, lock
+from tests.processes import another_process, says
 from tests.published import on_disk
 
 RUN_ID = "2026-01-31-toy-test-0123456789ab"
 PROJECT = Path(__file__).parents[2]
-
-
-@contextmanager
-def another_process(body: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Another real process that runs `body` with `arguments` in sys.argv; ended with the block."""
-    code = "import sys\nfrom pathlib import Path\n" + dedent(body)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
 
 CLAIM_AND_WAIT = """
     from mnist_pipeline.storage.staging import claim_stage
@@ -45,11 +23,6 @@ CLAIM_AND_WAIT = """
         print(stage.folder.name, flush=True)
         sys.stdin.readline()
 """
-
-
-def says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def let_go(process: subprocess.Popen[str]) -> int:
