@@ -5,6 +5,7 @@ Knows no formats.
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -23,6 +24,7 @@ from mnist_pipeline.storage.objects import ObjectPath, Place
 # Digits of its sha256 in the name of an object: attempts that made other bytes never meet under one name.
 CONTENT_DIGITS = 16
 BEGUN_AHEAD = 8  # files
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")  # the name of a file that is not yet in its place
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage.commits import CONFLICT
-from mnist_pipeline.storage.files import Found, remove_folder, subfolders, walk
+from mnist_pipeline.storage.files import UNFINISHED, Found, remove_folder, subfolders, walk
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.runs import list_runs
 from mnist_pipeline.storage.shards import SHARDS
@@ -84,6 +84,10 @@ def abandoned(inventory: Inventory, before: datetime, conflicts_before: datetime
         limit = conflicts_before if name.startswith(CONFLICT) else before
         if newest_of(some) < limit and not (isinstance(place, Path) and _is_in_use(place)):
             yield Leftover(place, size_of(some))
+    for (top, _), some in inventory.files.items():
+        for found in some:
+            if top != STAGING and UNFINISHED.fullmatch(found.path.name) and found.written_at < before:
+                yield Leftover(inventory.outputs / found.path, found.size_bytes)
     if isinstance(inventory.outputs, ObjectPath):
         yield from _unpublished(inventory, before)
 

@@ -321,6 +321,10 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
         (root / name / "run" / "part").write_bytes(b"x")
     (root / f"{dead}.lock").touch()
     (root / ".history.parquet.0123").write_bytes(b"x")
+    unfinished = tmp_path / "weights" / f".{'a' * 64}.safetensors.{'0' * 32}"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"x")
+    age(unfinished, 5)
     age(root, 5)
     age(root / tonight, 0)
     with claim_stage(tmp_path, "living") as stage:
@@ -330,6 +334,7 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
         age(root / "living.lock", 5)
         prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
         assert {path.name for path in root.iterdir()} == {tonight, conflict, "living", "living.lock"}
+        assert not unfinished.exists()
     age(root / conflict, 31)
     prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
     assert {path.name for path in root.iterdir()} == {tonight}
