@@ -121,8 +121,10 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
 def _judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None) -> Verdict:
     run = run_by_id(outputs, run_id)
     manifest = run.manifest()
-    named = _references(outputs, run, manifest) if against is None else against.items()
-    chosen = {name: _look_at(outputs, reference) for name, reference in named}
+    if against is None:
+        chosen = dict(_references(outputs, run, manifest))
+    else:
+        chosen = {name: _look_at(outputs, reference) for name, reference in against.items()}
     asked = asdict(gates)
     name = verdict_id(manifest.content, {against: reference.content for against, reference in chosen.items()}, asked)
     published = sound_verdict(outputs, run_id, name)
@@ -224,17 +226,17 @@ def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None]
     return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
 
 
-def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """The run_ids that a run is held to unless told otherwise, by what they are."""
+def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[str, _Chosen]]:
+    """The runs that a run is held to unless told otherwise, by what they are."""
     name = run.name
     if (passed := _last_passed(outputs, run, manifest)) is not None:
-        yield LAST_PASSED, passed.name.run_id
+        yield LAST_PASSED, passed
     pinned = read_baselines(outputs).get(f"{name.dataset}/{name.split}")
     if pinned not in (None, name.run_id):
-        yield BASELINE, pinned
+        yield BASELINE, _look_at(outputs, pinned)
 
 
-def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> Run | None:
+def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> _Chosen | None:
     """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass.
 
     One that cannot be compared with stands back for an older one, if there is any: every night after it would be
@@ -255,19 +257,12 @@ def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> Run | None:
     for _, other, content in sorted(earlier, key=lambda item: item[0], reverse=True):
         verdict = newest_verdict(outputs, content)
         if verdict and verdict.document.outcome == "pass":
-            if not (problem := _unfit(other)):
-                return other
-            logger.warning("run %s is no good reference: %s", other.name.run_id, problem)
-            unfit = unfit or other
+            chosen = _look_at(outputs, other.name.run_id)
+            if chosen.problem is None:
+                return chosen
+            logger.warning("run %s is no good reference: %s", other.name.run_id, chosen.problem)
+            unfit = unfit or chosen
     return unfit
-
-
-def _unfit(run: Run) -> str | None:
-    """Why a run cannot be compared with, or None."""
-    if problems := run.problems():
-        again = f"run --run-date {run.name.run_date} again to set it aside and publish it anew"
-        return f"it does not verify: {'; '.join(problems)}; {again}"
-    return "its predictions were pruned" if run.pruned() else None
 
 
 def _compare_all(
@@ -301,9 +296,12 @@ def _look_at(outputs: Place, run_id: str) -> _Chosen:
         before = run_by_id(outputs, run_id)
     except RunNotFoundError:
         return _Chosen(unknown, "it is not there any more")
-    if problem := _unfit(before):
-        return _Chosen(unknown, problem)
+    if problems := before.problems():
+        again = f"run --run-date {before.name.run_date} again to set it aside and publish it anew"
+        return _Chosen(unknown, f"it does not verify: {'; '.join(problems)}; {again}")
     manifest = before.manifest()
+    if before.pruned():
+        return _Chosen(manifest.content, "its predictions were pruned")
     try:
         manifest.counted()
     except DamagedError as error:  # of an earlier version

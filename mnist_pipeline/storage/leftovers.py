@@ -84,8 +84,8 @@ def abandoned(inventory: Inventory, before: datetime, conflicts_before: datetime
         limit = conflicts_before if name.startswith(CONFLICT) else before
         if newest_of(some) < limit and not (isinstance(place, Path) and _is_in_use(place)):
             yield Leftover(place, size_of(some))
-    for (top, _), some in inventory.files.items():
-        for found in some:
+    for (top, _), files in inventory.files.items():
+        for found in files:
             if top != STAGING and UNFINISHED.fullmatch(found.path.name) and found.written_at < before:
                 yield Leftover(inventory.outputs / found.path, found.size_bytes)
     if isinstance(inventory.outputs, ObjectPath):

@@ -314,8 +314,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/judge.py",
-        "                return other\n            logger",
-        "                return other\n            return other\n            logger",
+        "            if chosen.problem is None:\n                return chosen\n",
+        "            return chosen\n",
         "test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older",
     ),
 )

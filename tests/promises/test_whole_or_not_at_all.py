@@ -107,8 +107,14 @@ def test_cut_short_in_the_middle_of_a_file_it_leaves_only_what_is_whole(torturer
 
 
 def test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict(torturer: Torturer) -> None:
-    reads = at(torturer, "judge", "EIO", lambda call: call.name == "openat" and f"{EARLIER}-toy" in call.shown)
-    assert survives(torturer, reads[3:4]) == 1
+    of_reference = f"{EARLIER}-toy"
+    reads = at(
+        torturer,
+        "judge",
+        "EIO",
+        lambda call: call.name == "openat" and of_reference in call.shown and "/predictions/part" in call.shown,
+    )
+    assert survives(torturer, reads[:1]) == 1
 
 
 def test_a_publisher_who_puts_one_file_after_the_other_in_its_place_is_found_guilty(torturer: Torturer) -> None:
@@ -187,8 +193,8 @@ MUTANTS = (
     ),
     Mutant(  # what was once not readable is said for ever
         "mnist_pipeline/judge.py",
-        "        return _Chosen(unknown, problem)\n",
-        "        return _Chosen(before.manifest().content, problem)\n",
+        "        return _Chosen(unknown, f\"it does not verify: {'; '.join(problems)}; {again}\")\n",
+        "        return _Chosen(before.manifest().content, again)\n",
         test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict.__name__,
     ),
 )
