@@ -1,7 +1,8 @@
 """The stages as Prefect tasks: names and retries, nothing else.
 
 Results are neither cached nor persisted: what may be reused lies in the outputs folder and is verified there.
-Only fetching is retried, and only when a source may yet answer; nothing else heals by trying again.
+Only fetching is retried, and only when a source may yet answer; nothing else heals by trying again, whatever the
+environment says of retries: a run that has just been published cannot be published again from what was staged for it.
 """
 
 import logging
@@ -69,31 +70,31 @@ def fetch(settings: Settings) -> RawSplit:
     return inputs.fetch(settings, shown(logger))
 
 
-@task(task_run_name="plan {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="plan {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
     """Fix the run's identity and its pieces."""
     return stages.make_plan(settings, raw)
 
 
-@task(task_run_name="build {group}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="build {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
     """Normalise and flatten images into Parquet shards."""
     return stages.build_shards(plan, group)
 
 
-@task(task_run_name="predict {group}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="predict {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
     """Classify the images of some shards in batches."""
     return stages.predict_shards(plan, stage, group)
 
 
-@task(task_run_name="publish {plan.run_id}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="publish {plan.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
     """Publish predictions, summary and manifest all at once."""
     return stages.publish(plan, stage, pieces, timings, engine="prefect")
 
 
-@task(task_run_name="judge {published.run_id}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="judge {published.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def judge(settings: Settings, published: Published) -> Judged:
     """Compare the run with its references and judge it by its gates."""
     judged = judge_published(settings, published)
@@ -107,13 +108,13 @@ def judge(settings: Settings, published: Published) -> Judged:
     return judged
 
 
-@task(task_run_name="report {judged.published.run_id}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="report {judged.published.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def report(settings: Settings, judged: Judged) -> None:
     """Write the night's report."""
     try_report(settings.outputs, judged.published.run_id)
 
 
-@task(task_run_name="nights up to {settings.run_date}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def require_nights(settings: Settings, nights: int) -> None:
     """Fail if one of the last nights has no published run."""
     first = settings.run_date - timedelta(days=nights - 1)
@@ -123,13 +124,13 @@ def require_nights(settings: Settings, nights: int) -> None:
     )
 
 
-@task(task_run_name="fit {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="fit {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None) -> Fitted:
     """Train the network and write its weights."""
     return trainer.fit_weights(raw, recipe, outputs, target, shown(logger))
 
 
-@task(task_run_name="score on {raw.dataset}/{raw.split}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="score on {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
     """Score the weights on a split they have not seen and write their model card."""
     return trainer.score_weights(fitted, raw)
