@@ -11,11 +11,11 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, SettingsError
 from mnist_pipeline.judge import Judged, Verdict, judge_run
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import SHIPPED_WEIGHTS, WEIGHTS, current_weights, evaluate
+from mnist_pipeline.stages import SHIPPED_WEIGHTS, current_weights, evaluate
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.promotions import Promotion, record_promotion
-from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.inputs import open_images
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import WEIGHTS, Published, evaluate, make_plan
+from mnist_pipeline.stages import Published, evaluate, make_plan
 from mnist_pipeline.storage.runs import Run
+from mnist_pipeline.storage.weights import WEIGHTS
 
 
 def repair(settings: Settings, run: Run, progress: Progress = silent) -> Published:

@@ -35,14 +35,13 @@ from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.promotions import current_promotion
 from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.staging import Stage, claim_stage
-from mnist_pipeline.storage.weights import archive_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Engine = Literal["direct", "prefect"]
 
-WEIGHTS = "weights"
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "mnist.safetensors"
 
 

@@ -22,11 +22,10 @@ from mnist_pipeline.machine import one_blas_thread, versions
 from mnist_pipeline.report.card import Card, render_card
 from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import WEIGHTS
 from mnist_pipeline.storage.files import outputs_errors, replace_file
 from mnist_pipeline.storage.objects import Place, is_address
 from mnist_pipeline.storage.raw import RawSplit, read_images, read_labels
-from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
 
 TRAIN, TEST = "train", "test"
 SCORING_ROWS = 10_000

@@ -51,12 +51,17 @@ def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = 
 
 @app.command()
 def prune(
-    keep_days: Annotated[int, typer.Option(min=1, help="Keep the runs of the last N days.", metavar="N")] = 90,
+    keep_days: Annotated[
+        int, typer.Option(min=1, max=36_500, help="Keep the runs of the last N days.", metavar="N")
+    ] = 90,
     keep_last: Annotated[
         int, typer.Option(min=1, help="Keep the last M runs of each data set and split.", metavar="M")
     ] = 7,
     grace_hours: Annotated[
-        int, typer.Option(min=0, help="Hours between the mark on a run and the end of its files.", metavar="HOURS")
+        int,
+        typer.Option(
+            min=0, max=87_600, help="Hours between the mark on a run and the end of its files.", metavar="HOURS"
+        ),
     ] = 24,
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without this nothing is changed.")] = False,
     outputs: Outputs = None,
@@ -72,11 +77,13 @@ def prune(
     """
     from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.storage.leftovers import Inventory
     from mnist_pipeline.storage.pruning import carry_out, plan_prune
+    from mnist_pipeline.storage.runs import list_runs
 
     settings = load(config, outputs=outputs)
-    if not settings.outputs.is_dir():
-        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got no folder; check the path")
+    if not list_runs(settings.outputs):
+        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     now = datetime.now(UTC)
     plan = plan_prune(settings.outputs, Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
     rows = [(fate.run.name.run_id, terminal.size(fate.size_bytes), fate.action, fate.why) for fate in plan.fates]
@@ -87,11 +94,13 @@ def prune(
             line = f"sweep {what}: {terminal.path_line(leftover.place)} ({terminal.size(leftover.size_bytes)})"
             out.print(line, soft_wrap=True)
     use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())
-    out.print(f"disk use: {terminal.size(sum(plan.use_bytes.values()))}: {use}", soft_wrap=True)
+    before = sum(plan.use_bytes.values())
+    out.print(f"disk use: {terminal.size(before)}: {use}", soft_wrap=True)
     counts = f"{len(plan.of('mark'))} to mark, {len(plan.of('delete'))} to delete"
     if not apply:
         out.print(f"{counts}; would free {terminal.size(plan.frees_bytes)}; nothing is changed without --apply")
         return
     for line in carry_out(settings.outputs, plan, now):
         out.print(f"left alone: {line}", soft_wrap=True)
-    out.print(f"done: {counts}; freed {terminal.size(plan.frees_bytes)}")
+    after = sum(Inventory.take(settings.outputs).use_bytes().values())
+    out.print(f"done: {counts}; disk use now: {terminal.size(after)}, before: {terminal.size(before)}")

@@ -96,10 +96,14 @@ def verify(
         if problems and not (repair and _repaired(settings, item)):
             damaged += 1
     if damaged:
-        raise DamagedError(
-            f"runs damaged: {damaged} of {len(chosen)}; `mnist-pipeline verify --repair` publishes them again, and so "
-            "does a run of the same night with the same weights; what is damaged goes into quarantine"
+        way_out = (
+            f"what stood in the way is said above; a run of the same night mends it too, or move it out of "
+            f"{settings.outputs / 'runs'}"
+            if repair
+            else "`mnist-pipeline verify --repair` publishes them again, and so does a run of the same night with the "
+            "same weights; what is damaged goes into quarantine"
         )
+        raise DamagedError(f"runs damaged: {damaged} of {len(chosen)}; {way_out}")
     out.print(f"runs verified: {len(chosen)}")
 
 

@@ -166,7 +166,8 @@ def reindex(outputs: Outputs = None, config: Config = None) -> None:
     runs, damaged = list_runs(settings.outputs), []
     for found in runs:
         try:
-            write_report(settings.outputs, found)
+            if not found.pruned():  # which gives up the report too
+                write_report(settings.outputs, found)
         except DamagedError as error:  # one run must not keep the others from their reports
             damaged.append(str(error))
     out.print(f"runs indexed: {len(runs) - len(damaged)}")

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,16 +17,18 @@ from mnist_pipeline.storage.files import (
     put_file,
     replace_file,
     sync_file,
+    sync_folder,
 )
 from mnist_pipeline.storage.manifest import Manifest, RunName
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.quarantine import set_aside
-from mnist_pipeline.storage.runs import MANIFEST, RUNS, Run, files_of_table, read_checked
-from mnist_pipeline.storage.staging import STAGING, Stage, lock
+from mnist_pipeline.storage.runs import MANIFEST, PRUNED, RUNS, Run, files_of_table, read_checked
+from mnist_pipeline.storage.staging import PREDICTIONS, Stage
 
 logger = logging.getLogger(__name__)
 
 CONFLICT = "conflict-"
+DIGITS_COUNTED = ("confusion", "unlabelled")  # what a tally says of the digits alone
 
 
 def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
@@ -40,7 +41,8 @@ def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord
 def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
     """Publish what is staged in one step, or recognise that it is published already.
 
-    A published run of that name that is damaged, or has been pruned, is set aside, and this one takes its place.
+    A published run of that name that is damaged is set aside, and this one takes its place. One that has been pruned is
+    given its predictions back.
 
     Args:
         outputs: the outputs folder.
@@ -48,7 +50,7 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
         manifest: of the run to be.
 
     Returns:
-        True if the run became visible now, False if the same run was there before.
+        True if the run became visible now, or whole again, False if the same run was there before.
 
     Raises:
         RunConflictError: the run is published with other image ids or predictions.
@@ -65,8 +67,12 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
         taken = isinstance(target, Path) and target.exists()
         if not taken and _publish(stage, target, manifest):
             return True
-        if _is_incomplete(run) and _publish_instead(outputs, run, stage, manifest):
-            return True
+        if run.problems():
+            set_aside(outputs, target, MANIFEST, lambda: "; ".join(run.problems()) or None)
+            if _publish(stage, target, manifest):
+                return True
+        if run.pruned():
+            return _give_back(outputs, run, stage, manifest)
         _require_agreement(run, stage, manifest)
     return False
 
@@ -75,24 +81,34 @@ def _publish(stage: Stage, target: Place, manifest: Manifest) -> bool:
     return publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records)
 
 
-def _is_incomplete(run: Run) -> bool:
-    return bool(run.problems()) or run.pruned() is not None
+def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bool:
+    """Let a pruned run have its predictions again: those it had, if these are the very same files or digits.
 
+    Returns:
+        True: the run is whole again.
 
-def _publish_instead(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bool:
-    """Set a damaged or pruned run aside and publish in its place; False if another has done so meanwhile."""
-    alone = outputs / STAGING / f"{manifest.run_id}.instead.lock"
-    with lock(alone) if isinstance(alone, Path) else nullcontext():
-        if problems := run.problems():
-            why = "; ".join(problems)
-        elif pruned := run.pruned():
-            why = f"its predictions were pruned at {pruned.pruned_at:%Y-%m-%d %H:%M} UTC"
-            if run.manifest().totals.correct != manifest.totals.correct:
-                raise _conflict(run.folder / MANIFEST, stage, manifest)
-        else:
-            return False
-        set_aside(outputs, run.folder, MANIFEST, why)
+    Raises:
+        RunConflictError: they were others.
+    """
+    published, there = run.manifest(), run.files / PREDICTIONS
+    theirs, ours = (files_of_table(each, tables.PREDICTIONS) for each in (published, manifest))
+    if isinstance(there, Path) and there.exists():  # marked, and not yet deleted
+        _require_agreement(run, stage, manifest)
+    elif ours == theirs:
+        if isinstance(there, Path):
+            assert isinstance(stage.run, Path), f"{stage.run} and {there} are not in the same place"
+            sync_folder(stage.run / PREDICTIONS)
+            (stage.run / PREDICTIONS).rename(there)
+            sync_folder(there.parent)
+    elif published.tally and any(published.tally[name] != (manifest.tally or {})[name] for name in DIGITS_COUNTED):
+        raise _conflict(run.folder / MANIFEST, stage, manifest)
+    else:  # the same digits, with probabilities that differ in their last bits: they have another manifest
+        set_aside(outputs, run.folder, MANIFEST, lambda: "its predictions were pruned")
         return _publish(stage, run.folder, manifest)
+    (run.folder / PRUNED).unlink()
+    sync_folder(run.folder)
+    logger.info("run %s has its predictions again", manifest.run_id)
+    return True
 
 
 def _check_staged(stage: Stage, manifest: Manifest) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -321,10 +320,11 @@ def walk(folder: Place) -> Iterator[Found]:
         for place, size_bytes, written_at in folder.walk():
             yield Found(PurePosixPath(*place.parts[start:]), size_bytes, written_at)
         return
-    for path in sorted(folder.rglob("*")):
-        with suppress(FileNotFoundError):
-            about = path.lstat()
-            if not stat.S_ISDIR(about.st_mode):
+    for here, folders, names in os.walk(folder):  # unlike rglob, goes on where a folder vanishes
+        folders.sort()
+        for path in (Path(here, name) for name in sorted(names)):
+            with suppress(FileNotFoundError):
+                about = path.lstat()
                 written_at = datetime.fromtimestamp(about.st_mtime, UTC)
                 yield Found(PurePosixPath(path.relative_to(folder)), about.st_size, written_at)
 

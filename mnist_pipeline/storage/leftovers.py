@@ -1,23 +1,28 @@
-"""What lies in the outputs folder, and what of it nobody needs: unused shard sets, and what attempts left behind.
+"""What lies in an outputs folder, and what of it nobody needs: unused shard sets, and what attempts left behind.
 
-Whatever was written lately may be somebody's at work, and is left alone.
+Whatever was written lately may be somebody's at work, and so may what is locked: both are left alone. Touches nothing
+but what has a name that we give.
 """
 
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.storage.commits import CONFLICT
-from mnist_pipeline.storage.files import UNFINISHED, Found, remove_folder, subfolders, walk
+from mnist_pipeline.storage.files import UNFINISHED, Found, remove_folder, walk
 from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.runs import list_runs
 from mnist_pipeline.storage.shards import SHARDS
-from mnist_pipeline.storage.staging import DATA, STAGING, is_locked, take_away
-from mnist_pipeline.storage.verdicts import VERDICTS, find_verdict
+from mnist_pipeline.storage.staging import STAGING, is_locked, take_away, undisturbed
+from mnist_pipeline.storage.weights import WEIGHTS
+
+_SHARD_SET = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{12}")
+# A file is written within this time, however short a grace is asked for.
+LONGEST_WRITE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,12 @@ class Inventory:
 
     @classmethod
     def take(cls, outputs: Place) -> "Inventory":
+        """Look through the folder, and through what a link at its top leads to."""
         files: dict[tuple[str, str], list[Found]] = defaultdict(list)
-        for found in walk(outputs):
+        for found in _walk_all(outputs):
             top, *below = found.path.parts
             files[top, below[0] if below else ""].append(found)
         return cls(outputs, files)
-
-    def names(self, top: str) -> list[str]:
-        """The names below a top-level folder."""
-        return sorted(name for first, name in self.files if first == top)
 
     def of(self, *places: tuple[str, str]) -> list[Found]:
         """The files below these places."""
@@ -55,7 +57,7 @@ class Inventory:
 class Leftover:
     """A folder or file that nobody needs."""
 
-    place: Place
+    place: Path
     size_bytes: int
 
 
@@ -64,85 +66,78 @@ def size_of(files: Sequence[Found]) -> int:
     return sum(found.size_bytes for found in files)
 
 
-def newest_of(files: Sequence[Found]) -> datetime:
-    """When the last of some files was written."""
-    return max(found.written_at for found in files)
-
-
 def unused_shards(inventory: Inventory, used: Collection[str], before: datetime) -> Iterator[Leftover]:
-    """Shard sets that are not among the used ones, and were complete before that time."""
-    for name in inventory.names(SHARDS):
-        some = inventory.of((SHARDS, name))
-        if name not in used and newest_of(some) < before:
-            yield Leftover(inventory.outputs / SHARDS / name, size_of(some))
+    """Shard sets that are not among the used ones, and were written before that time."""
+    if isinstance(inventory.outputs, Path):
+        for place in _below(inventory.outputs / SHARDS):
+            some = inventory.of((SHARDS, place.name))
+            ours = _SHARD_SET.fullmatch(place.name) and place.is_dir() and not place.is_symlink()
+            if ours and place.name not in used and _written_at(place, some) < before:
+                yield Leftover(place, size_of(some))
 
 
 def abandoned(inventory: Inventory, before: datetime, conflicts_before: datetime) -> Iterator[Leftover]:
     """What attempts have left behind that ended before that time, and conflicts that were kept before another."""
-    for name in inventory.names(STAGING):
-        some, place = inventory.of((STAGING, name)), inventory.outputs / STAGING / name
-        limit = conflicts_before if name.startswith(CONFLICT) else before
-        if newest_of(some) < limit and not (isinstance(place, Path) and _is_in_use(place)):
+    if not isinstance(inventory.outputs, Path):
+        return
+    for place in _below(inventory.outputs / STAGING):
+        some = inventory.of((STAGING, place.name))
+        limit = conflicts_before if place.name.startswith(CONFLICT) else before
+        if _written_at(place, some) < limit and not is_locked(_lock_of(place)):
             yield Leftover(place, size_of(some))
-    for (top, _), files in inventory.files.items():
-        for found in files:
-            if top != STAGING and UNFINISHED.fullmatch(found.path.name) and found.written_at < before:
-                yield Leftover(inventory.outputs / found.path, found.size_bytes)
-    if isinstance(inventory.outputs, ObjectPath):
-        yield from _unpublished(inventory, before)
+    for found in (found for (top, _), some in inventory.files.items() if top == WEIGHTS for found in some):
+        if UNFINISHED.fullmatch(found.path.name) and found.written_at < before:
+            yield Leftover(inventory.outputs / found.path, found.size_bytes)
 
 
-def _is_in_use(place: Path) -> bool:
-    return is_locked(place if place.suffix == ".lock" else place.parent / f"{place.name}.lock")
+def sweep(outputs: Path, leftover: Leftover) -> None:
+    """Delete it; it may be gone already.
 
-
-def _unpublished(inventory: Inventory, before: datetime) -> Iterator[Leftover]:
-    """In a store: files in `data/` that no run and no verdict lists. Those of a damaged one are left alone."""
-    outputs = inventory.outputs
-    listed: set[str] = set()
-    unknown: set[str] = set()
-    for run in list_runs(outputs):
-        try:
-            listed |= {str(run.files / file.path) for file in run.manifest().files}
-        except DamagedError:
-            unknown.add(run.name.run_id)
-    for folder in subfolders(outputs / VERDICTS):
-        for each in subfolders(folder):
-            try:
-                verdict = find_verdict(outputs, folder.name, each.name)
-            except DamagedError:
-                unknown.add(folder.name)
-                continue
-            listed |= {str(verdict.files / file.path) for file in verdict.document.files} if verdict else set()
-    for name in inventory.names(DATA):
-        if not any(name.endswith(run_id) for run_id in unknown):
-            for found in inventory.of((DATA, name)):
-                place = outputs / found.path
-                if str(place) not in listed and found.written_at < before:
-                    yield Leftover(place, found.size_bytes)
-
-
-def sweep_shards(outputs: Place, folder: Place) -> bool:
-    """Delete a shard set, if no run has begun to use it meanwhile; whether it is gone."""
-    if not isinstance(folder, Path):
-        remove(folder)
-        return True
-    away = outputs / STAGING / f"swept-{folder.name}-{uuid.uuid4().hex[:8]}"
-    assert isinstance(away, Path), f"{folder} is not in {outputs}"
-    away.parent.mkdir(exist_ok=True)
-    if not take_away(folder, away):
-        return False
-    remove(away)
-    return True
-
-
-def remove(place: Place) -> None:
-    """Delete a file, or a folder with all below it; it may be gone already."""
-    if isinstance(place, ObjectPath):
-        for each, _, _ in [*place.walk()]:
-            each.unlink()
-        place.unlink()
-    elif place.is_dir():
-        remove_folder(place)
+    Raises:
+        OutputsError: it has come into use meanwhile.
+        OSError: it cannot be deleted.
+    """
+    place = leftover.place
+    away = outputs / STAGING / f"swept-{place.name}-{uuid.uuid4().hex[:8]}"
+    if place.parent.name == SHARDS:
+        away.parent.mkdir(exist_ok=True)
+        if not take_away(place, away):
+            raise OutputsError("a run uses them")
+    elif place.is_dir() and not place.is_symlink():
+        with undisturbed(outputs, place.name) as alone:
+            if not alone:
+                raise OutputsError("an attempt is at work there")
+            place.rename(away)
+    elif place.suffix == ".lock":
+        with undisturbed(outputs, place.stem):
+            return  # which removes it
     else:
         place.unlink(missing_ok=True)
+    remove_folder(away)
+
+
+def _walk_all(outputs: Place) -> Iterator[Found]:
+    if isinstance(outputs, ObjectPath):
+        yield from walk(outputs)
+        return
+    yield from (found for found in walk(outputs) if len(found.path.parts) == 1)
+    for top in _below(outputs):
+        if top.is_dir():
+            yield from (replace(each, path=PurePosixPath(top.name, each.path)) for each in walk(top))
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _written_at(place: Path, files: Sequence[Found]) -> datetime:
+    if files:
+        return max(found.written_at for found in files)
+    try:
+        return datetime.fromtimestamp(place.lstat().st_mtime, UTC)
+    except FileNotFoundError:
+        return datetime.now(UTC)
+
+
+def _lock_of(place: Path) -> Path:
+    return place if place.suffix == ".lock" else place.parent / f"{place.name}.lock"

@@ -6,32 +6,32 @@ The rule itself is in `core/retention.py`; what is swept beside is found by `lef
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from mnist_pipeline.core.retention import Aged, Retention, kept
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.baselines import read_baselines
-from mnist_pipeline.storage.files import create_file, outputs_errors
+from mnist_pipeline.storage.files import Found, create_file, outputs_errors, remove_folder
 from mnist_pipeline.storage.leftovers import (
+    LONGEST_WRITE,
     Inventory,
     Leftover,
     abandoned,
-    newest_of,
-    remove,
     size_of,
-    sweep_shards,
+    sweep,
     unused_shards,
 )
 from mnist_pipeline.storage.manifest import Manifest, Pruned
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.runs import PRUNED, RUNS, Run, files_of_table, list_runs
 from mnist_pipeline.storage.shards import shard_set_of
-from mnist_pipeline.storage.staging import DATA, STAGING, is_locked, undisturbed
+from mnist_pipeline.storage.staging import DATA, PREDICTIONS, STAGING, is_locked, undisturbed
 from mnist_pipeline.storage.verdicts import STAGE_PREFIX, VERDICTS, newest_verdict
 from mnist_pipeline.storage.views import REPORTS, update_views
 
@@ -47,6 +47,7 @@ class Fate:
     run: Run
     action: Action
     why: str
+    pruned: Pruned | None
     size_bytes: int
     prunable_bytes: int
 
@@ -57,7 +58,7 @@ class Prune:
 
     fates: tuple[Fate, ...]  # oldest first
     shards: tuple[Leftover, ...]
-    staging: tuple[Leftover, ...]
+    staging: tuple[Leftover, ...]  # neither in an object store, where there are no locks
     use_bytes: Mapping[str, int]  # by top-level name, the largest first
 
     def of(self, *actions: Action) -> list[Fate]:
@@ -78,7 +79,8 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
         outputs: the outputs folder.
         retention: which runs keep their predictions, beside the latest, the baseline, the last that passed, and
             those of which an attempt is in progress.
-        grace: how long marked predictions, and what attempts have left behind, stay for whoever is at work with them.
+        grace: how long marked predictions, what attempts have left behind, and what was published stay untouched for
+            whoever is at work with them.
         now: in UTC.
 
     Raises:
@@ -92,7 +94,7 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
             [Aged(run.name.run_id, run.name.run_date, _kind(run)) for run in manifests],
             retention,
             now.date(),
-            needed=_needed(outputs, manifests) | _in_progress(inventory, now - grace),
+            needed=_needed(inventory, manifests) | _in_progress(inventory, now - grace),
         )
         fates = [_fate(run, manifest, inventory, reasons, grace, now) for run, manifest in manifests.items()]
         used = {
@@ -103,56 +105,84 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
         return Prune(
             fates=tuple(fates),
             shards=tuple(unused_shards(inventory, used, now - grace)),
-            staging=tuple(abandoned(inventory, now - grace, now - max(grace, timedelta(retention.keep_days)))),
+            staging=tuple(
+                abandoned(
+                    inventory,
+                    before=now - max(grace, LONGEST_WRITE),
+                    conflicts_before=now - max(grace, timedelta(retention.keep_days)),
+                )
+            ),
             use_bytes=inventory.use_bytes(),
         )
 
 
 def carry_out(outputs: Place, prune: Prune, now: datetime) -> list[str]:
-    """Do what was decided; what has come into use meanwhile is left alone.
+    """Do what was decided, and go on where it cannot be done; what has come into use meanwhile is left alone.
 
     Returns:
         What was left alone, a line each.
 
     Raises:
-        OutputsError: something cannot be written or deleted; the same command goes on from there.
+        OutputsError: a view cannot be written.
     """
-    left = []
-    with outputs_errors(f"cannot prune {outputs}"):
-        for fate in prune.of("mark", "delete", "restore"):
-            if not isinstance(outputs, Path):
-                _do(outputs, fate, now)
-                continue
-            with undisturbed(outputs, fate.run.name.run_id) as alone:
-                if alone:
-                    _do(outputs, fate, now)
-                else:
-                    left.append(f"{fate.run.name.run_id}: an attempt is in progress")
-        left += [f"{each.place}: a run uses them" for each in prune.shards if not sweep_shards(outputs, each.place)]
-        for leftover in prune.staging:
-            remove(leftover.place)
-    update_views(outputs)
+    left: list[str] = []
+    for fate in prune.of("mark", "restore"):
+        with _or_left(fate.run.name.run_id, left), _alone(outputs, fate):
+            if fate.action == "restore":
+                (fate.run.folder / PRUNED).unlink()
+            else:
+                fate.run.manifest()  # it may have been moved away
+                record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=fate.run.name.run_id, pruned_at=now)
+                create_file(fate.run.folder / PRUNED, record.to_bytes(), outputs / STAGING)
+    update_views(outputs)  # before anything is deleted: readers go by them
+    for fate in prune.of("delete"):
+        with _or_left(fate.run.name.run_id, left), _alone(outputs, fate):
+            _delete(outputs, fate.run)
+    for leftover in (*prune.shards, *prune.staging):
+        assert isinstance(outputs, Path), f"nothing is swept in {outputs}"
+        with _or_left(str(leftover.place), left):
+            sweep(outputs, leftover)
     return left
 
 
-def _do(outputs: Place, fate: Fate, now: datetime) -> None:
-    run = fate.run
-    if fate.action == "mark":
-        record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=run.name.run_id, pruned_at=now)
-        create_file(run.folder / PRUNED, record.to_bytes(), outputs / STAGING)
-    elif fate.action == "restore":
-        (run.folder / PRUNED).unlink()
-    elif isinstance(run.folder, Path):
+@contextmanager
+def _or_left(what: str, left: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # one run must not keep the others from their fate
+        left.append(f"{what}: {error}")
+
+
+@contextmanager
+def _alone(outputs: Place, fate: Fate) -> Iterator[None]:
+    """Be alone with a run that is still as it was when its fate was decided.
+
+    Raises:
+        OutputsError: it is not, or there is an attempt at work.
+    """
+    with undisturbed(outputs, fate.run.name.run_id) if isinstance(outputs, Path) else nullcontext(True) as alone:
+        if not alone:
+            raise OutputsError("an attempt is in progress")
+        if fate.run.pruned() != fate.pruned:
+            raise OutputsError("it has been run again, or pruned by another, meanwhile")
+        yield
+
+
+def _delete(outputs: Place, run: Run) -> None:
+    if isinstance(run.folder, Path):
         away = run.folder.parent.parent / STAGING / f"pruned-{run.name.run_id}"
-        remove(away)
-        if (predictions := run.folder / "predictions").exists():
+        remove_folder(away)
+        if (predictions := run.folder / PREDICTIONS).exists():
             predictions.rename(away)  # so that nobody who comes now sees a part of them
-        remove(away)
-        remove(outputs / REPORTS / f"{run.name.run_id}.html")
+        remove_folder(away)
     else:
         for file in files_of_table(run.manifest(), tables.PREDICTIONS):
-            remove(run.files / file.path)
-        remove(outputs / REPORTS / f"{run.name.run_id}.html")
+            part = run.files / file.path
+            assert isinstance(part, ObjectPath), f"{part} is in a store"
+            part.unlink()
+    report = outputs / REPORTS / f"{run.name.run_id}.html"
+    if report.is_file():
+        report.unlink()
 
 
 def _manifests(outputs: Place) -> dict[Run, Manifest | None]:
@@ -176,7 +206,7 @@ def _kind(run: Run) -> str:
     return f"{run.name.dataset}/{run.name.split}"
 
 
-def _needed(outputs: Place, manifests: Mapping[Run, Manifest | None]) -> dict[str, str]:
+def _needed(inventory: Inventory, manifests: Mapping[Run, Manifest | None]) -> dict[str, str]:
     """The runs that are kept in any case, with the reason."""
     needed: dict[str, str] = {}
     latest, passed = set(), set()
@@ -186,21 +216,37 @@ def _needed(outputs: Place, manifests: Mapping[Run, Manifest | None]) -> dict[st
             needed[run.name.run_id] = "damaged"
             continue
         if (kind := _kind(run)) not in passed:
-            verdict = newest_verdict(outputs, manifest.content)
+            verdict = newest_verdict(inventory.outputs, manifest.content)
             if verdict and verdict.document.outcome == "pass":
-                passed.add(kind)
                 needed[run.name.run_id] = "the last that passed"
+                if run.pruned() is None and _has_predictions(inventory, run, manifest):
+                    passed.add(kind)  # else judging goes by an older one
         if kind not in latest:
             latest.add(kind)
             needed[run.name.run_id] = "the latest"
-    return needed | dict.fromkeys(read_baselines(outputs).values(), "the baseline")
+    return needed | dict.fromkeys(read_baselines(inventory.outputs).values(), "the baseline")
+
+
+def _has_predictions(inventory: Inventory, run: Run, manifest: Manifest) -> bool:
+    there = {str(inventory.outputs / each.path): each.size_bytes for each in _files_of(inventory, run)}
+    parts = files_of_table(manifest, tables.PREDICTIONS)
+    return all(there.get(str(run.files / file.path)) == file.size_bytes for file in parts)
+
+
+def _files_of(inventory: Inventory, run: Run) -> list[Found]:
+    name = run.name.run_id
+    return inventory.of((RUNS, name), (VERDICTS, name), (DATA, name), (REPORTS, f"{name}.html"))
 
 
 def _in_progress(inventory: Inventory, since: datetime) -> dict[str, str]:
     """The runs that are made or judged now: on disk a lock is held, in a store something was written since then."""
     outputs = inventory.outputs
     if isinstance(outputs, ObjectPath):
-        staged = [name for name in inventory.names(STAGING) if newest_of(inventory.of((STAGING, name))) > since]
+        staged = [
+            name
+            for (top, name), some in inventory.files.items()
+            if top == STAGING and any(found.written_at > since for found in some)
+        ]
     else:
         staged = [path.stem for path in (outputs / STAGING).glob("*.lock") if is_locked(path)]
     return {re.sub(STAGE_PREFIX, "", name).partition(".")[0]: "in progress" for name in staged}
@@ -215,20 +261,23 @@ def _fate(
     now: datetime,
 ) -> Fate:
     name = run.name.run_id
-    every = inventory.of((RUNS, name), (VERDICTS, name), (DATA, name), (REPORTS, f"{name}.html"))
-    given_up = [file.path for file in files_of_table(manifest, tables.PREDICTIONS)] if manifest else []
+    every = _files_of(inventory, run)
     there = {str(inventory.outputs / each.path): each for each in every}
-    prunable = [there[path] for path in (str(run.files / path) for path in given_up) if path in there]
-    prunable += inventory.of((REPORTS, f"{name}.html"))
+    given_up = [str(run.files / file.path) for file in files_of_table(manifest, tables.PREDICTIONS)] if manifest else []
+    prunable = [there[path] for path in given_up if path in there] + inventory.of((REPORTS, f"{name}.html"))
     reason, pruned = reasons.get(name), run.pruned() if manifest else None
     until = None if pruned is None else pruned.pruned_at + grace
     action: Action
-    if until is None:
+    if isinstance(run.folder, Path) and run.folder.is_symlink():
+        action, why = "keep", "a link to elsewhere"
+    elif until is None:
+        if manifest and manifest.published_at > now - grace:
+            reason = reason or "just published"  # and perhaps not judged yet
         action, why = ("keep", reason) if reason else ("mark", "")
     elif not prunable:
         action, why = "gone", ""
-    elif reason and all(str(run.files / path) in there for path in given_up):
+    elif reason and all(path in there for path in given_up):
         action, why = "restore", reason
     else:
         action, why = ("delete", "") if until <= now else ("wait", f"until {until:%Y-%m-%d %H:%M}")
-    return Fate(run, action, why, size_of(every), size_of(prunable))
+    return Fate(run, action, why, pruned, size_of(every), size_of(prunable))

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, PrunedError, RunNotFoundError
 from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.files import FileRecord, ahead, read_expected, read_if_there, subfolders
+from mnist_pipeline.storage.files import FileRecord, ahead, read_expected, read_if_there, subfolders, walk
 from mnist_pipeline.storage.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.staging import data_folder
@@ -115,7 +115,7 @@ class Run:
         found = [each for each in ahead(problem, [file for file in manifest.files if file not in given_up]) if each]
         if isinstance(self.folder, ObjectPath):  # an attempt that was not published leaves its files beside these
             return found
-        present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+        present = {str(each.path) for each in walk(self.folder)}
         extra = present - {MANIFEST, PRUNED} - {file.path for file in manifest.files}
         return found + [f"{self.folder / path}: expected no such file" for path in sorted(extra)]
 

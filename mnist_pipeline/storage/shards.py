@@ -1,7 +1,7 @@
 """Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -74,12 +74,8 @@ def _shard_set(outputs: Place, of: OpenSplit | Identity, shard_rows: int) -> Pie
 def in_use(pieces: Pieces) -> Iterator[None]:
     """Keep a shard set from being swept for the length of the block."""
     folder = pieces.folder.parent
-    if isinstance(folder, ObjectPath):
-        (folder / "used").write_bytes(b"")  # nobody holds anything there: a prune goes by the time of the last use
+    with nullcontext() if isinstance(folder, ObjectPath) else shared(folder):  # nothing is swept in an object store
         yield
-    else:
-        with shared(folder):
-            yield
 
 
 def write_shard(raw: OpenSplit, shard: Shard, pieces: Pieces) -> Piece:

@@ -8,6 +8,7 @@ In an object store attempts share one folder, and nobody owns it: their files ar
 """
 
 import fcntl
+import glob
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mnist_pipeline.storage.pieces import Pieces
 STAGING = ".staging"
 # In an object store nothing is renamed: what will be published is put where it stays.
 DATA = "data"
+PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Stage:
 
     @property
     def parts(self) -> Pieces:
-        return Pieces(folder=self.run / "predictions", records=self.records, to_publish=True)
+        return Pieces(folder=self.run / PREDICTIONS, records=self.records, to_publish=True)
 
 
 def data_folder(outputs: ObjectPath, name: str) -> ObjectPath:
@@ -75,7 +77,7 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
         with outputs_errors(f"cannot prepare {root}"):
             if name == run_id:
                 _sweep(root, run_id)
-            for folder in (root / name / "run" / "predictions", root / name / "records"):
+            for folder in (root / name / "run" / PREDICTIONS, root / name / "records"):
                 folder.mkdir(parents=True, exist_ok=True)
         yield Stage(root / name)
         done = True
@@ -108,23 +110,31 @@ def _lock_of(root: Path, name: str) -> Path:
 
 @contextmanager
 def undisturbed(outputs: Path, name: str) -> Iterator[bool]:
-    """Keep attempts of that name from beginning for the length of the block; False if one is in progress."""
+    """Keep attempts of that name from beginning for the length of the block; False if one is at work, or a judge."""
     root = outputs / STAGING
     root.mkdir(parents=True, exist_ok=True)
-    if (handle := _try_lock(_lock_of(root, name))) is None:
+    own = _lock_of(root, name)
+    if (handle := _try_lock(own)) is None:
         yield False
         return
     try:
-        yield not any(is_locked(path) for path in root.glob(f"{name}.*.lock"))
+        yield not any(is_locked(path) for path in root.glob(f"*{glob.escape(name)}*.lock") if path != own)
     finally:
-        _unlock(_lock_of(root, name), handle)
+        _unlock(own, handle)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds that lock; a lock file that nobody holds is removed."""
-    if (handle := _try_lock(path)) is None:
+    """Whether a process holds that lock. Nothing is created or removed."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    _unlock(path, handle)
+    finally:
+        os.close(handle)
     return False
 
 
@@ -146,8 +156,11 @@ def shared(folder: Path) -> Iterator[None]:
 
 
 def take_away(folder: Path, to: Path) -> bool:
-    """Rename a folder that nobody shares; whether that was so."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Rename a folder that nobody shares; whether that was so, or it is gone already."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         folder.rename(to)

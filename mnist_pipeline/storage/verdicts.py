@@ -138,15 +138,27 @@ def sound_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | 
     """
     folder = outputs / VERDICTS / run_id / name
     try:
-        published = find_verdict(outputs, run_id, name)
-        if published is not None:
-            for file in published.document.files:
-                read_checked(published.files, file)
-        return published
-    except DamagedError as error:
+        return _read_whole(outputs, run_id, name)
+    except DamagedError:
         with outputs_errors(f"cannot set {folder} aside"):
-            set_aside(outputs, folder, DOCUMENT, str(error))
-        return None
+            set_aside(outputs, folder, DOCUMENT, lambda: _damage(outputs, run_id, name))
+    return find_verdict(outputs, run_id, name)  # that of another, if it was faster
+
+
+def _read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+    published = find_verdict(outputs, run_id, name)
+    if published is not None:
+        for file in published.document.files:
+            read_checked(published.files, file)
+    return published
+
+
+def _damage(outputs: Place, run_id: str, name: str) -> str | None:
+    try:
+        _read_whole(outputs, run_id, name)
+    except DamagedError as error:
+        return str(error)
+    return None
 
 
 def newest_verdict(outputs: Place, run: RunContent) -> PublishedVerdict | None:

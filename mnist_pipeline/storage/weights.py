@@ -25,6 +25,7 @@ from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pickles import float32_array, read_arrays, told_error
 
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
+WEIGHTS = "weights"  # the archive in the outputs folder
 MAX_FILE_BYTES = 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 # NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to trouble the parser of literals.

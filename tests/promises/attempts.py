@@ -20,7 +20,7 @@ from mnist_pipeline.storage.baselines import read_baselines, set_baseline
 from mnist_pipeline.storage.catalog import Dataset, IdxFile, Split
 from mnist_pipeline.storage.promotions import current_promotion, record_promotion
 from mnist_pipeline.storage.staging import claim_stage
-from mnist_pipeline.storage.weights import archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
 from tests.builders import images_name, labels_name, make_split, random_network, small_settings
 from tests.mirror import Answer, Site
 from tests.promises import oracle
@@ -132,7 +132,7 @@ def promoting(root: Path) -> Attempt:
             path.unlink()
 
     def run() -> None:
-        archive_weights(candidate, outputs / stages.WEIGHTS)
+        archive_weights(candidate, outputs / WEIGHTS)
         record_promotion(outputs, promotion)
 
     def undone() -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def unsafe_commit(outputs, stage, manifest):  # type: ignore[no-untyped-def]
     target = outputs / "runs" / manifest.run_id
     if target.exists():
         return False
+    time.sleep(0.05)
     shutil.copytree(stage.run, target, dirs_exist_ok=True)
     (target / "manifest.json").write_bytes(manifest.to_bytes())
     return True
@@ -204,9 +206,9 @@ MUTANTS = (
         "test_of_eight_that_disagree_one_is_published_and_the_others_are_told",
     ),
     Mutant(
-        "mnist_pipeline/storage/commits.py",
-        "        else:\n            return False\n        set_aside",
-        '        else:\n            why = "again"\n        set_aside',
+        "mnist_pipeline/storage/quarantine.py",
+        "        if not folder.exists() or (why := look()) is None:\n            return\n",
+        '        if not folder.exists():\n            return\n        why = "again"\n',
         "test_eight_that_meet_a_damaged_run_put_one_in_its_place",
     ),
 )

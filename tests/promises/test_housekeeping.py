@@ -21,7 +21,7 @@ from mnist_pipeline.storage.baselines import set_baseline
 from mnist_pipeline.storage.commits import commit
 from mnist_pipeline.storage.objects import ObjectPath, Place
 from mnist_pipeline.storage.pruning import Action, carry_out, plan_prune
-from mnist_pipeline.storage.runs import find_run, list_runs, run_by_id
+from mnist_pipeline.storage.runs import files_of_table, list_runs, run_by_id
 from mnist_pipeline.storage.staging import claim_stage
 from mnist_pipeline.storage.views import update_views
 from tests.builders import small_settings
@@ -134,12 +134,12 @@ def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path)
 def test_with_apply_it_is_done_and_said(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     words = ["prune", "--keep-days", 1, "--keep-last", 1, "--grace-hours", 0, "--outputs", tmp_path, "--apply"]
-    assert "done: 3 to mark, 0 to delete; freed 0.0 kB" in command(*words).stdout
+    assert "done: 3 to mark, 0 to delete; disk use now: " in command(*words).stdout
     said = command(*words)
     assert said.exit_code == 0
-    assert "done: 0 to mark, 3 to delete; freed " in said.stdout
+    assert "done: 0 to mark, 3 to delete; disk use now: " in said.stdout
     assert not (tmp_path / "runs" / old / "predictions").exists()
-    assert "0 to mark, 0 to delete; freed 0.0 kB" in command(*words).stdout
+    assert "done: 0 to mark, 0 to delete" in command(*words).stdout
 
 
 def test_a_prune_that_was_killed_in_the_middle_is_ended_by_the_next(tmp_path: Path) -> None:
@@ -218,24 +218,37 @@ def test_a_pruned_night_that_is_run_again_is_whole_again(tmp_path: Path) -> None
     first = run_night(settings).published
     whole = hashes(tmp_path / "outputs" / "runs")
     run_night(settings.model_copy(update={"run_date": settings.run_date + DAY}))
-    prune(settings.outputs, grace=timedelta())
-    prune(settings.outputs, grace=timedelta())
+    for _ in range(2):
+        prune(settings.outputs, datetime.now(UTC), grace=timedelta())
     with pytest.raises(PrunedError):
         load_run(first.run_id, outputs=tmp_path / "outputs")
-    again = run_night(settings).published
-    assert again.new
-    assert {path: digest for path, digest in hashes(tmp_path / "outputs" / "runs").items() if first.run_id in path} == {
-        **whole,
-        f"{first.run_id}/manifest.json": hashes(again.folder)["manifest.json"],
-    }
+    assert run_night(settings).published.new
+    found = hashes(tmp_path / "outputs" / "runs")
+    assert {path: digest for path, digest in found.items() if first.run_id in path} == whole
+    assert len(load_run(first.run_id, outputs=tmp_path / "outputs")) == 25
 
 
-def test_other_digits_for_a_pruned_night_are_a_conflict(tmp_path: Path) -> None:
+def test_a_marked_night_that_is_run_again_is_kept_as_it_is(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
+    before = {path: at for path, at in snapshot(tmp_path / "runs").items() if old in path}
     prune(tmp_path)
+    with staged(tmp_path, identity(DATES[0]), published_at=NOW) as (stage, manifest):
+        assert commit(tmp_path, stage, manifest)
+    assert {path: at for path, at in snapshot(tmp_path / "runs").items() if old in path} == before
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["marked", "deleted"])
+@pytest.mark.parametrize("labels", ["2" * 64, None], ids=["labels", "no labels"])
+def test_other_digits_for_a_pruned_night_are_a_conflict(deleted: bool, labels: str | None, tmp_path: Path) -> None:
+    who = identity(DATES[0], labels_sha256=labels)
+    old = publish_run(tmp_path, who).name.run_id
+    publish(tmp_path, DATES[-1])
+    prune(tmp_path)
+    if deleted:
+        prune(tmp_path, NOW + DAY)
     before = hashes(tmp_path / "runs")
     with (
-        staged(tmp_path, identity(DATES[0]), seed=7) as (stage, manifest),
+        staged(tmp_path, who, seed=7) as (stage, manifest),
         pytest.raises(RunConflictError, match=f"run {old} is published with other predictions"),
     ):
         commit(tmp_path, stage, manifest)
@@ -340,28 +353,126 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
     assert {path.name for path in root.iterdir()} == {tonight}
 
 
+def test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions(tmp_path: Path) -> None:
+    old, *_ = publish(tmp_path, *DATES)
+    prune(tmp_path)
+    plan = plan_prune(tmp_path, LAST_ONLY, DAY, NOW + DAY)
+    with staged(tmp_path, identity(DATES[0])) as (stage, manifest):
+        assert commit(tmp_path, stage, manifest)
+    left = carry_out(tmp_path, plan, NOW + DAY)
+    assert left == [f"{old}: it has been run again, or pruned by another, meanwhile"]
+    assert len(load_run(old, outputs=tmp_path)) == 12
+
+
+def test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone(tmp_path: Path) -> None:
+    publish(tmp_path, *DATES)
+    stage = tmp_path / ".staging" / "dead-run"
+    (stage / "run").mkdir(parents=True)
+    age(stage, 5)
+    plan = plan_prune(tmp_path, LAST_ONLY, DAY, datetime.now(UTC))
+    with claim_stage(tmp_path, "dead-run") as taken_over:
+        assert carry_out(tmp_path, plan, NOW) == [f"{stage}: an attempt is at work there"]
+        assert taken_over.folder == stage
+        assert stage.is_dir()
+
+
+def test_the_same_prune_twice_at_once_ends_as_one(tmp_path: Path) -> None:
+    publish(tmp_path, *DATES)
+    for now in (NOW, NOW + DAY):
+        plan = plan_prune(tmp_path, LAST_ONLY, DAY, now)
+        carry_out(tmp_path, plan, now)
+        done = hashes(tmp_path)
+        carry_out(tmp_path, plan, now)
+        assert hashes(tmp_path) == done
+
+
+def test_what_was_just_published_is_not_marked_and_may_still_be_judged(tmp_path: Path) -> None:
+    run = publish_run(tmp_path, identity(DATES[0]), published_at=NOW - DAY / 2)
+    publish(tmp_path, DATES[-1])
+    assert reasons(tmp_path)[run.name.run_id] == "just published"
+
+
+def test_an_older_run_that_judging_would_go_back_to_is_kept(tmp_path: Path) -> None:
+    run_ids = publish(tmp_path, *DATES)
+    for run_id in run_ids[:2]:
+        judge_run(tmp_path, run_id, Gates(min_accuracy=0.0))
+    (tmp_path / "runs" / run_ids[1] / "predictions" / "part-00001.parquet").unlink()
+    kept = reasons(tmp_path)
+    assert (kept[run_ids[0]], kept[run_ids[1]]) == ("the last that passed", "the last that passed")
+
+
+def test_reports_are_written_anew_around_pruned_runs(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, report=False)
+    for days in range(2):
+        run_night(settings.model_copy(update={"run_date": settings.run_date + days * DAY}))
+    prune(settings.outputs, datetime.now(UTC), grace=timedelta())
+    found = command("reindex", "--outputs", settings.outputs)
+    assert found.exit_code == 0, found.output
+    assert len(list((tmp_path / "outputs" / "reports").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["shards/imagenet/000.tar", "shards/README", f"src/.key.{'0' * 32}", ".staging/x"])
+def test_a_folder_that_is_no_outputs_folder_is_left_alone(name: str, tmp_path: Path) -> None:
+    theirs = tmp_path / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    age(tmp_path, 40)
+    before = snapshot(tmp_path)
+    found = command("prune", "--outputs", tmp_path, "--apply")
+    assert found.exit_code == 5
+    assert f"{tmp_path}: expected published runs, got none" in found.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_names_that_are_none_of_ours_and_links_are_left_alone(tmp_path: Path) -> None:
+    outputs, elsewhere = tmp_path / "outputs", tmp_path / "elsewhere"
+    publish(outputs, *DATES)
+    (elsewhere / "toy-test-0123456789ab").mkdir(parents=True)
+    (elsewhere / "toy-test-0123456789ab" / "file").write_text("theirs")
+    (outputs / "shards").mkdir()
+    (outputs / "shards" / "README").write_text("theirs")
+    (outputs / "shards" / "toy-test-0123456789ab").symlink_to(elsewhere / "toy-test-0123456789ab")
+    link = outputs / "runs" / identity("2025-01-01").run_id
+    publish_run(elsewhere, identity("2025-01-01"))
+    link.symlink_to(elsewhere / "runs" / link.name)
+    for path in (outputs / "shards", elsewhere):
+        age(path, 40)
+    before = snapshot(elsewhere)
+    assert prune(outputs, datetime.now(UTC)) == []
+    assert prune(outputs, datetime.now(UTC) + 2 * DAY) == []
+    assert snapshot(elsewhere) == before
+    assert (outputs / "shards" / "README").exists()
+    assert reasons(outputs)[link.name] == "a link to elsewhere"
+
+
+def test_a_number_too_large_is_refused(tmp_path: Path) -> None:
+    publish(tmp_path, DATES[0])
+    for words in (["--keep-days", 1_000_000], ["--grace-hours", 100_000_000]):
+        assert command("prune", "--outputs", tmp_path, *words).exit_code == 2
+
+
 # In an object store
 
 
-def test_in_an_object_store_the_same_goes_and_stays(bucket: ObjectPath) -> None:
+def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_swept(bucket: ObjectPath) -> None:
     old, *_, new = publish(bucket, *DATES)
     publish_verdict(bucket, old, outcome="fail")
+    for marker in ("data", f"data/{new}", "shards", ".staging"):  # as consoles make to show an empty folder
+        (bucket / marker).write_bytes(b"")
     with claim_stage(bucket, old) as stage:  # an attempt that published nothing
         (stage.run / "predictions" / "part-00000-0123456789abcdef.parquet").write_bytes(b"x")
     now = datetime.now(UTC) + 3 * DAY
+    before = {str(place) for place, _, _ in bucket.walk()}
     prune(bucket, now)
     assert len(load_run(new, outputs=str(bucket))) == 12
     with pytest.raises(PrunedError):
         load_run(old, outputs=str(bucket))
-    kept = {str(path) for path in find_run(bucket, new, "toy", "test").paths(tables.PREDICTIONS)}
-    left = {str(place) for place, _, _ in bucket.walk()}
-    assert not any("0123456789abcdef" in path for path in left)
+    gone = list_runs(bucket)[:3]
+    parts = {str(run.files / file.path) for run in gone for file in files_of_table(run.manifest(), tables.PREDICTIONS)}
     prune(bucket, now + DAY)
     left = {str(place) for place, _, _ in bucket.walk()}
-    assert {path for path in left if "/predictions/" in path} == kept
-    assert {path for path in left if "/reports/" in path} == {str(bucket / "reports" / f"{new}.html")}
+    assert before - left == parts | {str(bucket / "reports" / f"{run.name.run_id}.html") for run in gone}
     assert all(run.problems() == [] for run in list_runs(bucket))
-    assert len(list_runs(bucket)) == len(DATES)
     assert len(load_history(str(bucket))) == 10 * len(DATES)
     with staged(bucket, identity(DATES[0]), published_at=NOW) as (stage, manifest):
         assert commit(bucket, stage, manifest)
@@ -378,7 +489,7 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/storage/pruning.py",
-        '    return needed | dict.fromkeys(read_baselines(outputs).values(), "the baseline")',
+        '    return needed | dict.fromkeys(read_baselines(inventory.outputs).values(), "the baseline")',
         "    return needed",
         "test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why",
     ),
@@ -396,8 +507,20 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/storage/leftovers.py",
-        "if newest_of(some) < limit and not (isinstance(place, Path) and _is_in_use(place)):",
-        "if newest_of(some) < limit:",
+        "limit = conflicts_before if place.name.startswith(CONFLICT) else before",
+        "limit = before",
         "test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/pruning.py",
+        "        if fate.run.pruned() != fate.pruned:",
+        "        if fate is None:",
+        "test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions",
+    ),
+    Mutant(
+        "mnist_pipeline/storage/leftovers.py",
+        '            if not alone:\n                raise OutputsError("an attempt is at work there")\n',
+        "",
+        "test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone",
     ),
 )
