@@ -294,14 +294,19 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
     An object store makes one wait for each, a disk can do with several at once, and hashing lets go of the interpreter.
     """
-    with ThreadPoolExecutor(BEGUN_AHEAD) as pool:
-        begun: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(BEGUN_AHEAD)
+    begun: deque[Future[R]] = deque()
+    try:
         for item in items:
             begun.append(pool.submit(function, item))
             if len(begun) == BEGUN_AHEAD:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
+    finally:
+        # Not waited for: given up half-way, this may be closed by the garbage collector, in any thread and in the
+        # middle of anything. In a thread that is just starting, waiting for another would be for ever.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage.files import (
     FileRecord,
+    ahead,
     make_folder,
     outputs_errors,
     publish_folder,
@@ -245,3 +247,36 @@ def test_a_file_whose_replacement_fails_stays_as_it_was(tmp_path: Path, monkeypa
 def test_an_error_of_the_system_says_what_was_being_done(error: OSError, message: str) -> None:
     with pytest.raises(OutputsError, match=message), outputs_errors("working"):
         raise error
+
+
+# Several at once
+
+
+def test_results_come_in_order_and_a_few_are_begun_before_they_are_asked_for() -> None:
+    begun: list[int] = []
+
+    def square(number: int) -> int:
+        begun.append(number)
+        return number * number
+
+    results = ahead(square, range(30))
+    assert next(results) == 0
+    assert set(begun) <= set(range(8))
+    assert list(results) == [number * number for number in range(1, 30)]
+
+
+def test_what_is_given_up_half_way_is_not_waited_for() -> None:
+    # As when the garbage collector closes it, in a thread that can wait for no other.
+    gate, ended = threading.Event(), list[int]()
+
+    def wait(number: int) -> int:
+        if number:
+            gate.wait(5)
+            ended.append(number)
+        return number
+
+    results = ahead(wait, range(20))
+    assert next(results) == 0
+    del results
+    assert ended == []
+    gate.set()
