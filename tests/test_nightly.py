@@ -191,6 +191,7 @@ def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_nex
     assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
 
 
+@pytest.mark.slow  # without a server: tests/promises/test_exactly_one.py
 def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Night, large: str) -> None:
     runs = [start(night, "2026-01-02", large) for _ in range(2)]
     wait_until(lambda: all(night.state_of(run) == "COMPLETED" for run in runs), what="both runs")
