@@ -21,7 +21,14 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
         DamagedError: its manifest is damaged, or the images or the archived weights are not those it was made from.
         PipelineError: whatever a stage refuses; the run is as it was then.
     """
-    identity = run.manifest().identity
+    try:
+        identity = run.manifest().identity
+    except DamagedError as error:
+        name = run.name
+        raise DamagedError(
+            f"{error}; it says with which weights the run was made: run its night again, `mnist-pipeline run "
+            f"--dataset {name.dataset} --split {name.split} --run-date {name.run_date}`, or move {run.folder} away"
+        ) from error
     weights = settings.outputs / WEIGHTS / f"{identity.weights_sha256}.safetensors"
     of_run = identity.model_dump(include={"run_date", "dataset", "split", "batch_rows", "shard_rows"})
     again = settings.model_copy(update={**of_run, "weights": weights})

@@ -60,10 +60,13 @@ def prune(
     grace_hours: Annotated[
         int,
         typer.Option(
-            min=0, max=87_600, help="Hours between the mark on a run and the end of its files.", metavar="HOURS"
+            min=0,
+            max=87_600,
+            help="Hours from the mark on a run until its predictions and report may go.",
+            metavar="HOURS",
         ),
     ] = 24,
-    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this nothing is changed.")] = False,
+    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Do it; otherwise nothing is changed.")] = False,
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
@@ -71,9 +74,9 @@ def prune(
 
     Manifests, summaries, verdicts and the history stay.
 
-    A run is marked first; its files are deleted by a prune HOURS later.
+    A run is marked first; the first prune HOURS later deletes its predictions and report.
 
-    The latest run, the last that passed and the baseline are always kept.
+    The latest run, the last that passed, the baseline, and what was just published are kept in any case.
     """
     from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.report import terminal
@@ -86,21 +89,22 @@ def prune(
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     now = datetime.now(UTC)
     plan = plan_prune(settings.outputs, Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
+    left = carry_out(settings.outputs, plan, now) if apply else []  # before anybody can close the terminal on it
     rows = [(fate.run.name.run_id, terminal.size(fate.size_bytes), fate.action, fate.why) for fate in plan.fates]
-    if rows:
-        out.print(terminal.fates_table(rows))
+    out.print(terminal.fates_table(rows))
     for what, leftovers in (("unused shards", plan.shards), ("left behind", plan.staging)):
         for leftover in leftovers:
             line = f"sweep {what}: {terminal.path_line(leftover.place)} ({terminal.size(leftover.size_bytes)})"
             out.print(line, soft_wrap=True)
-    use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())
     before = sum(plan.use_bytes.values())
-    out.print(f"disk use: {terminal.size(before)}: {use}", soft_wrap=True)
-    counts = f"{len(plan.of('mark'))} to mark, {len(plan.of('delete'))} to delete"
+    use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())
+    out.print(f"disk use before: {terminal.size(before)}: {use}", soft_wrap=True)
+    counts = ", ".join(f"{action} {len(plan.of(action))}" for action in ("mark", "delete", "restore"))
     if not apply:
-        out.print(f"{counts}; would free {terminal.size(plan.frees_bytes)}; nothing is changed without --apply")
+        free = terminal.size(plan.frees_bytes)
+        out.print(f"{counts}; would free {free}; nothing is changed without --apply", soft_wrap=True)
         return
-    for line in carry_out(settings.outputs, plan, now):
+    for line in left:
         out.print(f"left alone: {line}", soft_wrap=True)
     after = sum(Inventory.take(settings.outputs).use_bytes().values())
-    out.print(f"done: {counts}; disk use now: {terminal.size(after)}, before: {terminal.size(before)}")
+    out.print(f"done: {counts}; disk use now: {terminal.size(after)}")

@@ -10,6 +10,8 @@ from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
+    from mnist_pipeline.storage.manifest import Pruned
+    from mnist_pipeline.storage.objects import Place
     from mnist_pipeline.storage.runs import Run
 
 
@@ -57,7 +59,7 @@ def show(
     found = find_run(settings.outputs, which, settings.dataset, settings.split)
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
     manifest = found.manifest()
-    out.print(f"run {found.name.run_id}", style="bold", soft_wrap=True)
+    out.print(f"run {found.name.run_id}{_pruned(found.pruned())}", style="bold", soft_wrap=True)
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
@@ -77,12 +79,16 @@ def verify(
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Check every byte of published runs against their manifests."""
+    """Check every byte of published runs against their manifests; without RUN of verdicts, shards and weights too."""
     from mnist_pipeline.storage.runs import find_run, list_runs
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     if which is None:
-        chosen = list_runs(settings.outputs)
+        chosen = [
+            item
+            for item in list_runs(settings.outputs)
+            if dataset in (None, item.name.dataset) and split in (None, item.name.split)
+        ]
     else:
         chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
     if not chosen:
@@ -90,11 +96,14 @@ def verify(
     damaged = 0
     for item in chosen:
         problems = item.problems()
-        out.print(f"{item.name.run_id}: {'damaged' if problems else 'verified'}", soft_wrap=True)
+        pruned = None if problems else item.pruned()
+        state = "damaged" if problems else f"verified{_pruned(pruned)}"
+        out.print(f"{item.name.run_id}: {state}", soft_wrap=True)
         for problem in problems:
             out.print(f"  {problem}", style="red", soft_wrap=True)
         if problems and not (repair and _repaired(settings, item)):
             damaged += 1
+    beside = _check_beside(settings.outputs) if which is None else 0
     if damaged:
         way_out = (
             f"what stood in the way is said above; a run of the same night mends it too, or move it out of "
@@ -104,7 +113,28 @@ def verify(
             "same weights; what is damaged goes into quarantine"
         )
         raise DamagedError(f"runs damaged: {damaged} of {len(chosen)}; {way_out}")
+    if beside:
+        raise DamagedError(f"damaged beside the runs: {beside}; each line above says what mends it")
     out.print(f"runs verified: {len(chosen)}")
+
+
+def _check_beside(outputs: "Place") -> int:
+    """Check what is published or kept beside the runs; how much of it is damaged."""
+    from mnist_pipeline.storage import verification
+
+    damaged = 0
+    for what in ("verdicts", "shards", "weights"):
+        checked = list(getattr(verification, f"check_{what}")(outputs))
+        problems = [(place, problem) for place, problem in checked if problem]
+        damaged += len(problems)
+        out.print(f"{what}: {len(checked) - len(problems)} verified, {len(problems)} damaged")
+        for place, problem in problems:
+            out.print(f"  {place}: {problem}", style="red", soft_wrap=True)
+    return damaged
+
+
+def _pruned(pruned: "Pruned | None") -> str:
+    return f" (its predictions were pruned at {pruned.pruned_at:%Y-%m-%d %H:%M} UTC)" if pruned else ""
 
 
 def _repaired(settings: "Settings", item: "Run") -> bool:

@@ -273,11 +273,12 @@ def _fate(
     elif until is None:
         if manifest and manifest.published_at > now - grace:
             reason = reason or "just published"  # and perhaps not judged yet
-        action, why = ("keep", reason) if reason else ("mark", "")
+        action, why = ("keep", reason) if reason else ("mark", "old enough")
     elif not prunable:
-        action, why = "gone", ""
+        action, why = "gone", f"since {pruned.pruned_at:%Y-%m-%d %H:%M}" if pruned else ""
     elif reason and all(path in there for path in given_up):
         action, why = "restore", reason
     else:
-        action, why = ("delete", "") if until <= now else ("wait", f"until {until:%Y-%m-%d %H:%M}")
+        over = until <= now
+        action, why = ("delete" if over else "wait"), f"{'since' if over else 'until'} {until:%Y-%m-%d %H:%M}"
     return Fate(run, action, why, pruned, size_of(every), size_of(prunable))

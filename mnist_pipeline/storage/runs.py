@@ -89,9 +89,9 @@ class Run:
     def _parts(self, table: tables.Table) -> list[FileRecord]:
         if table is tables.PREDICTIONS and (pruned := self.pruned()):
             raise PrunedError(
-                f"run {self.name.run_id}: expected its predictions, got none: they were pruned at "
-                f"{pruned.pruned_at:%Y-%m-%d %H:%M} UTC; its other tables are there, and to have the predictions "
-                f"again run --run-date {self.name.run_date} with the same weights and settings"
+                f"run {self.name.run_id}: expected its predictions, got a run that gave them up: they were pruned at "
+                f"{pruned.pruned_at:%Y-%m-%d %H:%M} UTC; its other tables are there, and `mnist-pipeline run "
+                f"--run-date {self.name.run_date}` with the same weights and settings brings them back"
             )
         if not (found := files_of_table(self.manifest(), table)):
             raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
@@ -220,8 +220,15 @@ def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run
     raise RunNotFoundError(
         f"run {str(which)!r}: expected a published run of {dataset}/{split} in {outputs}, got none; "
         f"what is there: {', '.join(known) or 'nothing yet'}; "
-        f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}`"
+        f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_night(which)}`"
     )
+
+
+def _night(which: str | date) -> str:
+    try:
+        return f" --run-date {date.fromisoformat(str(which))}"
+    except ValueError:
+        return ""
 
 
 def table_of(file: FileRecord) -> str:

@@ -138,14 +138,19 @@ def sound_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | 
     """
     folder = outputs / VERDICTS / run_id / name
     try:
-        return _read_whole(outputs, run_id, name)
+        return read_whole(outputs, run_id, name)
     except DamagedError:
         with outputs_errors(f"cannot set {folder} aside"):
             set_aside(outputs, folder, DOCUMENT, lambda: _damage(outputs, run_id, name))
     return find_verdict(outputs, run_id, name)  # that of another, if it was faster
 
 
-def _read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+def read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+    """The verdict of that name on that run, every byte of it checked, or None.
+
+    Raises:
+        DamagedError: its document or a table is missing or altered.
+    """
     published = find_verdict(outputs, run_id, name)
     if published is not None:
         for file in published.document.files:
@@ -155,7 +160,7 @@ def _read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | No
 
 def _damage(outputs: Place, run_id: str, name: str) -> str | None:
     try:
-        _read_whole(outputs, run_id, name)
+        read_whole(outputs, run_id, name)
     except DamagedError as error:
         return str(error)
     return None

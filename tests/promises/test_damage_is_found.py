@@ -178,6 +178,30 @@ def test_a_shard_damaged_while_it_is_read_gives_no_other_pixels(toy: Settings, t
     tried(count, "shards damaged between check and use")
 
 
+@pytest.mark.parametrize(
+    ("what", "pattern", "way_out"),
+    [
+        ("verdicts", "verdicts/*/*/gates.parquet", "gives it again"),
+        ("verdicts", "verdicts/*/*/verdict.json", "gives it again"),
+        ("shards", "shards/*/images/part-00001.parquet", "makes it again"),
+        ("weights", "weights/*.safetensors", "puts them back"),
+    ],
+)
+def test_verify_finds_what_is_damaged_beside_the_runs_and_says_what_mends_it(
+    what: str, pattern: str, way_out: str, own: Settings
+) -> None:
+    assert command(own, "verify").exit_code == 0
+    (path,) = on_disk(own.outputs).glob(pattern)
+    flip_bit(path, -1 if what == "weights" else None)
+    found = command(own, "verify")
+    assert found.exit_code == 5
+    assert f"{what}: {len(shard_files(own)) - 1 if what == 'shards' else 0} verified, 1 damaged" in found.stdout
+    assert str(path.parent if what == "verdicts" else path) in found.stdout
+    assert way_out in found.stdout
+    run_night(own)
+    assert command(own, "verify").exit_code == 0
+
+
 def test_verify_names_the_run_the_file_and_the_way_out(own: Settings) -> None:
     path = run_files(own)[2]
     flip_bit(path)

@@ -108,7 +108,10 @@ def test_who_wants_to_read_marked_predictions_is_told_and_who_has_begun_can_go_o
     old, *_ = publish(tmp_path, *DATES)
     folder = tmp_path / "runs" / old / "predictions"
     prune(tmp_path)
-    with pytest.raises(PrunedError, match=f"run {old}: expected its predictions, got none: they were pruned at 2026-0"):
+    with pytest.raises(
+        PrunedError,
+        match=f"run {old}: expected its predictions, got a run that gave them up: they were pruned at 2026-0",
+    ):
         load_run(old, outputs=tmp_path)
     assert len(pd.read_parquet(folder)) == 12
     view = pd.read_parquet(tmp_path / "runs.parquet").set_index("run_id")["pruned_at"]
@@ -123,9 +126,9 @@ def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path)
     before = snapshot(tmp_path)
     found = command("prune", "--keep-days", 1, "--keep-last", 1, "--grace-hours", 0, "--outputs", tmp_path)
     assert found.exit_code == 0
-    assert "3 to mark, 0 to delete" in found.stdout
+    assert "mark 3, delete 0, restore 0; would free" in found.stdout
     assert "nothing is changed without --apply" in found.stdout
-    assert "disk use: " in found.stdout
+    assert "disk use before: " in found.stdout
     assert snapshot(tmp_path) == before
     for run in list_runs(tmp_path):
         assert run.name.run_id in found.stdout
@@ -134,12 +137,12 @@ def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path)
 def test_with_apply_it_is_done_and_said(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     words = ["prune", "--keep-days", 1, "--keep-last", 1, "--grace-hours", 0, "--outputs", tmp_path, "--apply"]
-    assert "done: 3 to mark, 0 to delete; disk use now: " in command(*words).stdout
+    assert "done: mark 3, delete 0, restore 0; disk use now: " in command(*words).stdout
     said = command(*words)
     assert said.exit_code == 0
-    assert "done: 0 to mark, 3 to delete; disk use now: " in said.stdout
+    assert "done: mark 0, delete 3, restore 0; disk use now: " in said.stdout
     assert not (tmp_path / "runs" / old / "predictions").exists()
-    assert "done: 0 to mark, 0 to delete" in command(*words).stdout
+    assert "done: mark 0, delete 0" in command(*words).stdout
 
 
 def test_a_prune_that_was_killed_in_the_middle_is_ended_by_the_next(tmp_path: Path) -> None:
@@ -483,8 +486,8 @@ def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_
 MUTANTS = (
     Mutant(
         "mnist_pipeline/storage/pruning.py",
-        'action, why = ("delete", "") if until <= now',
-        'action, why = ("delete", "") if now',
+        "over = until <= now",
+        "over = True",
         "test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays",
     ),
     Mutant(
