@@ -1,10 +1,10 @@
-"""How often each promise was tried, told at the end of a test run."""
+"""How often each promise was tried; `tests/conftest.py` tells it at the end of a test run."""
 
 from collections.abc import Callable
 
 import pytest
 
-TRIED = "tried"
+from tests.conftest import TRIED
 
 Tried = Callable[[int, str], None]
 
@@ -18,14 +18,3 @@ def tried(request: pytest.FixtureRequest) -> Tried:
         request.node.user_properties.append((TRIED, f"{count:,} {what}"))
 
     return note
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    lines = []
-    for report in terminalreporter.getreports("passed"):
-        promise = report.nodeid.partition("::")[0].rpartition("/")[2].removeprefix("test_").removesuffix(".py")
-        lines += [f"{promise.replace('_', ' ')}: {what}" for name, what in report.user_properties if name == TRIED]
-    if lines:
-        terminalreporter.section("promises tried")
-        for line in sorted(lines):
-            terminalreporter.write_line(line)
