@@ -231,7 +231,7 @@ def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[
     name = run.name
     if (passed := _last_passed(outputs, run, manifest)) is not None:
         yield LAST_PASSED, passed
-    pinned = read_baselines(outputs).get(f"{name.dataset}/{name.split}")
+    pinned = read_baselines(outputs).get(name.split_of)
     if pinned not in (None, name.run_id):
         yield BASELINE, _look_at(outputs, pinned)
 

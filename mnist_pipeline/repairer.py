@@ -4,7 +4,7 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.inputs import open_images
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import Published, evaluate, make_plan
+from mnist_pipeline.stages import Published, Timings, evaluate_plan, make_plan
 from mnist_pipeline.storage.runs import Run
 from mnist_pipeline.storage.weights import WEIGHTS
 
@@ -32,7 +32,10 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
     weights = settings.outputs / WEIGHTS / f"{identity.weights_sha256}.safetensors"
     of_run = identity.model_dump(include={"run_date", "dataset", "split", "batch_rows", "shard_rows"})
     again = settings.model_copy(update={**of_run, "weights": weights})
-    plan = make_plan(again, open_images(again, progress))
+    timings = Timings()
+    with timings.stage("fetch"):
+        raw = open_images(again, progress)
+    plan = make_plan(again, raw)
     if plan.run_id != run.name.run_id:
         now = plan.identity.model_dump()
         other = [name for name, value in identity.model_dump().items() if now[name] != value]
@@ -40,4 +43,4 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
             f"run {run.name.run_id}: expected what it was made from to make it again, got other {', '.join(other)}; "
             f"bring that back, or move {run.folder} away"
         )
-    return evaluate(again, progress)
+    return evaluate_plan(plan, timings, progress)

@@ -133,7 +133,15 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
     timings = Timings()
     with timings.stage("fetch"):
         raw = open_images(settings, progress)
-    plan = make_plan(settings, raw)
+    return evaluate_plan(make_plan(settings, raw), timings, progress)
+
+
+def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> Published:
+    """Carry out a plan in this process; `timings` has what it took to get there.
+
+    Raises:
+        PipelineError: as `evaluate`.
+    """
     with claim(plan) as stage:
         with timings.stage("shard"):
             over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)

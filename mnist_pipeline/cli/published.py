@@ -120,11 +120,11 @@ def verify(
 
 def _check_beside(outputs: "Place") -> int:
     """Check what is published or kept beside the runs; how much of it is damaged."""
-    from mnist_pipeline.storage import verification
+    from mnist_pipeline.storage.verification import check_shards, check_verdicts, check_weights
 
     damaged = 0
-    for what in ("verdicts", "shards", "weights"):
-        checked = list(getattr(verification, f"check_{what}")(outputs))
+    for what, check in (("verdicts", check_verdicts), ("shards", check_shards), ("weights", check_weights)):
+        checked = list(check(outputs))
         problems = [(place, problem) for place, problem in checked if problem]
         damaged += len(problems)
         out.print(f"{what}: {len(checked) - len(problems)} verified, {len(problems)} damaged")

@@ -1,7 +1,6 @@
 """Publishes a run: what is staged becomes visible in one step, once, and in place of nothing but a damaged run."""
 
 import logging
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,9 +14,11 @@ from mnist_pipeline.storage.files import (
     outputs_errors,
     publish_files,
     put_file,
+    remove_folder,
     replace_file,
     sync_file,
     sync_folder,
+    walk,
 )
 from mnist_pipeline.storage.manifest import Manifest, RunName
 from mnist_pipeline.storage.objects import ObjectPath, Place
@@ -123,10 +124,10 @@ def _check_staged(stage: Stage, manifest: Manifest) -> None:
     if isinstance(stage.run, ObjectPath):
         return
     planned = {file.path for file in manifest.files}
-    for path in stage.run.rglob("*"):
-        if path.is_file() and path.relative_to(stage.run).as_posix() not in planned:
-            logger.warning("%s was not planned and is removed", path)
-            path.unlink()
+    for found in walk(stage.run):
+        if str(found.path) not in planned:
+            logger.warning("%s was not planned and is removed", stage.run / found.path)
+            (stage.run / found.path).unlink()
 
 
 def _require_agreement(run: Run, stage: Stage, manifest: Manifest) -> None:
@@ -161,7 +162,7 @@ def _keep(stage: Stage, manifest: Manifest) -> Place:
         for each in stage.records.iterdir():  # the next attempt shall compute for itself
             each.unlink()
         return kept
-    shutil.rmtree(kept, ignore_errors=True)
+    remove_folder(kept)
     replace_file(stage.run / MANIFEST, manifest.to_bytes())
     stage.run.rename(kept)
     return kept

@@ -58,6 +58,11 @@ class RunName(_Values):
     dataset: str
     split: str
 
+    @property
+    def split_of(self) -> str:
+        """`dataset/split`, as the pointer and the baselines name it."""
+        return f"{self.dataset}/{self.split}"
+
     def is_of(self, dataset: str, split: str) -> bool:
         """Whether the run evaluated that split of that data set."""
         return (self.dataset, self.split) == (dataset, split)

@@ -5,7 +5,6 @@ deleted by a later prune, when those who had begun to read have had time to fini
 The rule itself is in `core/retention.py`; what is swept beside is found by `leftovers.py`.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mnist_pipeline.core.retention import Aged, Retention, kept
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.baselines import read_baselines
-from mnist_pipeline.storage.files import Found, create_file, outputs_errors, remove_folder
+from mnist_pipeline.storage.files import Found, ahead, create_file, outputs_errors, remove_folder
 from mnist_pipeline.storage.leftovers import (
     LONGEST_WRITE,
     Inventory,
@@ -50,6 +49,14 @@ class Fate:
     pruned: Pruned | None
     size_bytes: int
     prunable_bytes: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a run says of itself; both documents were whole."""
+
+    manifest: Manifest
+    pruned: Pruned | None
 
 
 @dataclass(frozen=True)
@@ -89,18 +96,18 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
     """
     with outputs_errors(f"cannot look through {outputs}"):
         inventory = Inventory.take(outputs)
-        manifests = _manifests(outputs)
+        runs = _read_runs(outputs)
         reasons = kept(
-            [Aged(run.name.run_id, run.name.run_date, _kind(run)) for run in manifests],
+            [Aged(run.name.run_id, run.name.run_date, run.name.split_of) for run in runs],
             retention,
             now.date(),
-            needed=_needed(inventory, manifests) | _in_progress(inventory, now - grace),
+            needed=_needed(inventory, runs) | _in_progress(inventory, now - grace),
         )
-        fates = [_fate(run, manifest, inventory, reasons, grace, now) for run, manifest in manifests.items()]
+        fates = [_fate(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
         used = {
-            shard_set_of(outputs, manifest.identity).folder.parent.name
-            for fate, manifest in zip(fates, manifests.values(), strict=True)
-            if manifest and fate.action not in ("delete", "gone")
+            shard_set_of(outputs, read.manifest.identity).folder.parent.name
+            for fate, read in zip(fates, runs.values(), strict=True)
+            if read and fate.action not in ("delete", "gone")
         }
         return Prune(
             fates=tuple(fates),
@@ -185,52 +192,57 @@ def _delete(outputs: Place, run: Run) -> None:
         report.unlink()
 
 
-def _manifests(outputs: Place) -> dict[Run, Manifest | None]:
-    """All runs, oldest first, each with its manifest; None if it, or the mark of a prune, is damaged."""
-    manifests: dict[Run, Manifest | None] = {}
-    for run in list_runs(outputs):
+def _read_runs(outputs: Place) -> dict[Run, _Read | None]:
+    """All runs, oldest first, each with its manifest and mark; None if one of them is damaged."""
+
+    def read(run: Run) -> _Read | None:
         try:
-            run.pruned()
-            manifests[run] = run.manifest()
+            return _Read(run.manifest(), run.pruned())
         except DamagedError:
-            manifests[run] = None
+            return None
+
+    runs = list_runs(outputs)
+    found = dict(zip(runs, ahead(read, runs), strict=True))
 
     def age(run: Run) -> tuple[object, ...]:
-        manifest = manifests[run]
-        return run.name.run_date, manifest is not None, manifest and manifest.published_at, run.name.run_id
+        known = found[run]
+        return run.name.run_date, known is not None, known and known.manifest.published_at, run.name.run_id
 
-    return {run: manifests[run] for run in sorted(manifests, key=age)}
-
-
-def _kind(run: Run) -> str:
-    return f"{run.name.dataset}/{run.name.split}"
+    return {run: found[run] for run in sorted(found, key=age)}
 
 
-def _needed(inventory: Inventory, manifests: Mapping[Run, Manifest | None]) -> dict[str, str]:
+def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str, str]:
     """The runs that are kept in any case, with the reason."""
     needed: dict[str, str] = {}
     latest, passed = set(), set()
-    for run in reversed(list(manifests)):
-        manifest = manifests[run]
-        if manifest is None:
+    for run in reversed(list(runs)):
+        read, split = runs[run], run.name.split_of
+        if read is None:
             needed[run.name.run_id] = "damaged"
             continue
-        if (kind := _kind(run)) not in passed:
-            verdict = newest_verdict(inventory.outputs, manifest.content)
+        if split not in passed:
+            verdict = newest_verdict(inventory.outputs, read.manifest.content)
             if verdict and verdict.document.outcome == "pass":
                 needed[run.name.run_id] = "the last that passed"
-                if run.pruned() is None and _has_predictions(inventory, run, manifest):
-                    passed.add(kind)  # else judging goes by an older one
-        if kind not in latest:
-            latest.add(kind)
+                if read.pruned is None and _has_predictions(inventory, run, read.manifest):
+                    passed.add(split)  # else judging goes by an older one
+        if split not in latest:
+            latest.add(split)
             needed[run.name.run_id] = "the latest"
     return needed | dict.fromkeys(read_baselines(inventory.outputs).values(), "the baseline")
 
 
 def _has_predictions(inventory: Inventory, run: Run, manifest: Manifest) -> bool:
-    there = {str(inventory.outputs / each.path): each.size_bytes for each in _files_of(inventory, run)}
-    parts = files_of_table(manifest, tables.PREDICTIONS)
-    return all(there.get(str(run.files / file.path)) == file.size_bytes for file in parts)
+    there = _by_path(inventory, run)
+    for file in files_of_table(manifest, tables.PREDICTIONS):
+        found = there.get(str(run.files / file.path))
+        if found is None or found.size_bytes != file.size_bytes:
+            return False
+    return True
+
+
+def _by_path(inventory: Inventory, run: Run) -> dict[str, Found]:
+    return {str(inventory.outputs / each.path): each for each in _files_of(inventory, run)}
 
 
 def _files_of(inventory: Inventory, run: Run) -> list[Found]:
@@ -249,29 +261,28 @@ def _in_progress(inventory: Inventory, since: datetime) -> dict[str, str]:
         ]
     else:
         staged = [path.stem for path in (outputs / STAGING).glob("*.lock") if is_locked(path)]
-    return {re.sub(STAGE_PREFIX, "", name).partition(".")[0]: "in progress" for name in staged}
+    return {STAGE_PREFIX.sub("", name).partition(".")[0]: "in progress" for name in staged}
 
 
 def _fate(
     run: Run,
-    manifest: Manifest | None,
+    read: _Read | None,
     inventory: Inventory,
     reasons: Mapping[str, str],
     grace: timedelta,
     now: datetime,
 ) -> Fate:
-    name = run.name.run_id
-    every = _files_of(inventory, run)
-    there = {str(inventory.outputs / each.path): each for each in every}
-    given_up = [str(run.files / file.path) for file in files_of_table(manifest, tables.PREDICTIONS)] if manifest else []
+    name, there = run.name.run_id, _by_path(inventory, run)
+    parts = files_of_table(read.manifest, tables.PREDICTIONS) if read else []
+    given_up = [str(run.files / file.path) for file in parts]
     prunable = [there[path] for path in given_up if path in there] + inventory.of((REPORTS, f"{name}.html"))
-    reason, pruned = reasons.get(name), run.pruned() if manifest else None
+    reason, pruned = reasons.get(name), read.pruned if read else None
     until = None if pruned is None else pruned.pruned_at + grace
     action: Action
     if isinstance(run.folder, Path) and run.folder.is_symlink():
         action, why = "keep", "a link to elsewhere"
     elif until is None:
-        if manifest and manifest.published_at > now - grace:
+        if read and read.manifest.published_at > now - grace:
             reason = reason or "just published"  # and perhaps not judged yet
         action, why = ("keep", reason) if reason else ("mark", "old enough")
     elif not prunable:
@@ -281,4 +292,4 @@ def _fate(
     else:
         over = until <= now
         action, why = ("delete" if over else "wait"), f"{'since' if over else 'until'} {until:%Y-%m-%d %H:%M}"
-    return Fate(run, action, why, pruned, size_of(every), size_of(prunable))
+    return Fate(run, action, why, pruned, size_of(list(there.values())), size_of(prunable))

@@ -152,5 +152,5 @@ def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:
     pointer = {}
     for run, _ in sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at)):
         name = run.name
-        pointer[f"{name.dataset}/{name.split}"] = {"run_id": name.run_id, "run_date": str(name.run_date)}
+        pointer[name.split_of] = {"run_id": name.run_id, "run_date": str(name.run_date)}
     return dict(sorted(pointer.items()))
