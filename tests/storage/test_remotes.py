@@ -1,6 +1,5 @@
 import base64
 import pickle
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.mirror import (
     web,
 )
 from tests.packages import PICKLE, TEST_PART, TGZ, WHEEL, Client, npm_source, part, pickled, pip_source, tgz, wheel
+from tests.packages import client as client
 
 pytestmark = pytest.mark.usefixtures("scratch_is_left_empty")
 
@@ -92,14 +92,6 @@ def test_a_bomb_is_never_held_as_a_whole() -> None:
 
 
 # Package registries, with clients that bring what the test made
-
-
-@pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    client = Client(tmp_path / "client")
-    monkeypatch.setenv("PATH", str(client.folder))
-    monkeypatch.setattr(sys, "executable", str(client.folder / "python"))
-    return client
 
 
 def test_npm_brings_the_files_of_its_package(client: Client, tmp_path: Path) -> None:
