@@ -16,7 +16,7 @@ from mnist_pipeline.core.retention import Aged, Retention, kept
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.baselines import read_baselines
-from mnist_pipeline.storage.files import Found, ahead, create_file, outputs_errors, remove_folder
+from mnist_pipeline.storage.files import Found, create_file, each_document, outputs_errors, remove_folder
 from mnist_pipeline.storage.leftovers import (
     LONGEST_WRITE,
     Inventory,
@@ -202,7 +202,7 @@ def _read_runs(outputs: Place) -> dict[Run, _Read | None]:
             return None
 
     runs = list_runs(outputs)
-    found = dict(zip(runs, ahead(read, runs), strict=True))
+    found = dict(zip(runs, each_document(outputs, read, runs), strict=True))
 
     def age(run: Run) -> tuple[object, ...]:
         known = found[run]

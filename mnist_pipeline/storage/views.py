@@ -14,7 +14,7 @@ from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.columns import column_of
-from mnist_pipeline.storage.files import ahead, outputs_errors
+from mnist_pipeline.storage.files import each_document, outputs_errors
 from mnist_pipeline.storage.manifest import Manifest
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.rewrites import rewrite
@@ -73,7 +73,7 @@ def _manifests(outputs: Place) -> Iterator[tuple[Run, Manifest]]:
             return None
 
     found = list_runs(outputs)
-    for run, manifest in zip(found, ahead(read, found), strict=True):
+    for run, manifest in zip(found, each_document(outputs, read, found), strict=True):
         if manifest is not None:
             yield run, manifest
 
@@ -85,14 +85,19 @@ def _history(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
     published_at = known["published_at"].cast(pa.timestamp("us")).to_pylist()
     for place, (run_id, published) in enumerate(zip(known["run_id"].to_pylist(), published_at, strict=True)):
         places[run_id, published.replace(tzinfo=UTC)].append(place)
-    rows = [tables.HISTORY.empty]
+    found, count, chosen = [known], known.num_rows, list[int]()
     for run, manifest in manifests.items():
         stored = places[run.name.run_id, manifest.published_at]
-        rows += [known.take(column_of(stored, pa.int64()))] if len(stored) == DIGITS else _rows_of(run, manifest)
-    merged = pa.concat_tables(rows)
+        if len(stored) != DIGITS:
+            new = _rows_of(run, manifest)
+            found.append(new)
+            stored = list(range(count, count := count + new.num_rows))
+        chosen += stored
+    merged = pa.concat_tables(found)
     # Through plain strings, so that the dictionary names the runs of these rows and no others.
     names = merged["run_id"].cast(pa.string())
-    return merged.set_column(0, "run_id", names).combine_chunks().cast(tables.HISTORY.schema)
+    rows = merged.set_column(0, "run_id", names).take(column_of(chosen, pa.int64()))
+    return rows.combine_chunks().cast(tables.HISTORY.schema)
 
 
 def _stored_history(path: Place) -> pa.Table:
@@ -102,19 +107,19 @@ def _stored_history(path: Place) -> pa.Table:
         return tables.HISTORY.empty
 
 
-def _rows_of(run: Run, manifest: Manifest) -> list[pa.Table]:
+def _rows_of(run: Run, manifest: Manifest) -> pa.Table:
     try:
         summary = run.read(tables.SUMMARY)
     except DamagedError as error:
         logger.warning("left out of the history: %s", error)
-        return []
+        return tables.HISTORY.empty
     published_at = tables.HISTORY.schema.field("published_at").type
     column = tables.constant(manifest.published_at, published_at, summary.num_rows)
-    return [summary.append_column("published_at", column).cast(tables.HISTORY.schema)]
+    return summary.append_column("published_at", column).cast(tables.HISTORY.schema)
 
 
 def _runs(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
-    rows = list(ahead(lambda item: _run_row(outputs, *item), manifests.items()))
+    rows = list(each_document(outputs, lambda item: _run_row(outputs, *item), manifests.items()))
     return tables.build(
         tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
     )

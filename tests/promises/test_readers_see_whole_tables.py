@@ -30,7 +30,7 @@ GRACE = timedelta(seconds=5)
 FIRST = date(2015, 1, 1)
 PUBLISHES_OF_A_PRUNE = 3
 SUMMARIES = 30  # of so many of the newest runs at each look
-PAUSE_SECONDS = 0.02  # after each look: two cores are shared by five who look and publish
+LONGEST_PAUSE_SECONDS = 0.25  # after each look; else as long as it took
 
 Rows = list[dict[str, Any]]
 
@@ -128,15 +128,16 @@ def read_until_done(outputs: Path, who: str) -> Iterator[str]:
     look = PackageLook(outputs, with_pandas) if who == "package" else Look(outputs, READERS[who])
     looks = 0
     while not (outputs / "done").exists() or not looks:
-        begun = time.monotonic()
+        begun, problem = time.monotonic(), None
         try:
             look()
         except Exception as error:
-            # Whoever takes longer than the grace period was told so.
-            if time.monotonic() - begun < GRACE.total_seconds():
-                yield f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
+        seconds = time.monotonic() - begun
+        if problem and seconds < GRACE.total_seconds():  # whoever takes longer than the grace period was told so
+            yield problem
         looks += 1
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(min(seconds, LONGEST_PAUSE_SECONDS))  # they share two cores with the publisher
     yield f"{looks} {look.replaced}"
 
 
