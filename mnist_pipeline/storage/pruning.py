@@ -233,12 +233,9 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
 
 
 def _has_predictions(inventory: Inventory, run: Run, manifest: Manifest) -> bool:
-    there = _by_path(inventory, run)
-    for file in files_of_table(manifest, tables.PREDICTIONS):
-        found = there.get(str(run.files / file.path))
-        if found is None or found.size_bytes != file.size_bytes:
-            return False
-    return True
+    sizes = {path: found.size_bytes for path, found in _by_path(inventory, run).items()}
+    parts = files_of_table(manifest, tables.PREDICTIONS)
+    return all(sizes.get(str(run.files / file.path)) == file.size_bytes for file in parts)
 
 
 def _by_path(inventory: Inventory, run: Run) -> dict[str, Found]:

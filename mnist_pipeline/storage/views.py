@@ -89,15 +89,16 @@ def _history(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
     for run, manifest in manifests.items():
         stored = places[run.name.run_id, manifest.published_at]
         if len(stored) != DIGITS:
-            new = _rows_of(run, manifest)
-            found.append(new)
-            stored = list(range(count, count := count + new.num_rows))
+            rows = _rows_of(run, manifest)
+            stored = list(range(count, count + rows.num_rows))
+            found.append(rows)
+            count += rows.num_rows
         chosen += stored
     merged = pa.concat_tables(found)
     # Through plain strings, so that the dictionary names the runs of these rows and no others.
     names = merged["run_id"].cast(pa.string())
-    rows = merged.set_column(0, "run_id", names).take(column_of(chosen, pa.int64()))
-    return rows.combine_chunks().cast(tables.HISTORY.schema)
+    history = merged.set_column(0, "run_id", names).take(column_of(chosen, pa.int64()))
+    return history.combine_chunks().cast(tables.HISTORY.schema)
 
 
 def _stored_history(path: Place) -> pa.Table:
