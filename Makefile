@@ -5,7 +5,7 @@ BIN := .venv/bin
 # One more than there are cores: the tests with servers spend most of their time waiting.
 TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: run test check unit slow torture mutants bench train docs clean help
+.PHONY: run test check unit search slow torture mutants bench train docs clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ check: .venv/dev.stamp
 unit: .venv/dev.stamp
 	# In the order of tests/conftest.py: what waits for servers starts first.
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow and not torture"
+
+search: .venv/dev.stamp  ## the property tests with examples drawn anew, and more of them
+	$(BIN)/pytest -n $(TESTERS) --hypothesis-profile=search -m "hypothesis and not slow and not torture"
 
 slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
 	$(BIN)/pytest -n $(TESTERS) -m slow

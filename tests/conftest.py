@@ -10,8 +10,10 @@ TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 prepare_environment()  # before anything imports Prefect: no telemetry from tests either
 
 # Two cores, and tests run side by side: how long one example takes says nothing.
-settings.register_profile("shared-machine", deadline=None)
-settings.load_profile("shared-machine")
+# A red test must be somebody's change and never luck: the same examples each time. `make search` draws others.
+settings.register_profile("everyday", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("everyday")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from mnist_pipeline.core.plan import cut
 from mnist_pipeline.core.tally import Tally
 
 Digits = NDArray[np.int8]
+UNDERFLOW = 1e-290  # below it the judges' binomials give 0 where sums of SciPy's do not
 
 
 def paired(lost: int, gained: int, images: int) -> Paired:
@@ -40,13 +41,14 @@ def samples(draw: st.DrawFn, least: int = 0, most: int = 600) -> Unpaired:
 
 
 @given(pairs_of())
+@example(paired(lost=14, gained=1061, images=1100))  # ours 1.45e-292, statsmodels' 0
 def test_statsmodels_and_scipy_get_the_same_paired_p(line: Paired) -> None:
     table = [[line.both_right, line.lost], [line.gained, 0]]
-    assert line.p == pytest.approx(float(mcnemar(table, exact=True).pvalue), rel=1e-9, abs=1e-300)
+    assert line.p == pytest.approx(float(mcnemar(table, exact=True).pvalue), rel=1e-9, abs=UNDERFLOW)
     if changed := line.lost + line.gained:
-        assert line.p == pytest.approx(binomtest(line.lost, changed).pvalue, rel=1e-9, abs=1e-300)
+        assert line.p == pytest.approx(binomtest(line.lost, changed).pvalue, rel=1e-9, abs=UNDERFLOW)
         worse = binomtest(line.lost, changed, alternative="greater").pvalue
-        assert line.p_worse == pytest.approx(worse, rel=1e-9, abs=1e-300)
+        assert line.p_worse == pytest.approx(worse, rel=1e-9, abs=UNDERFLOW)
 
 
 @pytest.mark.parametrize("images", [0, 1, 10_000])
@@ -78,9 +80,9 @@ def test_paired_p_of_a_few_images_is_that_of_tossed_coins(lost: int, gained: int
 def test_scipy_gets_the_same_unpaired_p(line: Unpaired) -> None:
     wrong, wrong_before = line.images - line.correct, line.images_before - line.correct_before
     table = [[line.correct, wrong], [line.correct_before, wrong_before]]
-    assert line.p == pytest.approx(float(fisher_exact(table).pvalue), rel=1e-9, abs=1e-300)
+    assert line.p == pytest.approx(float(fisher_exact(table).pvalue), rel=1e-9, abs=UNDERFLOW)
     worse = float(fisher_exact(table, alternative="less").pvalue)
-    assert line.p_worse == pytest.approx(worse, rel=1e-9, abs=1e-300)
+    assert line.p_worse == pytest.approx(worse, rel=1e-9, abs=UNDERFLOW)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,8 @@ def test_the_detectable_paired_loss_is_the_smallest_that_is_significant(line: Pa
     assert line.detectable(alpha) == smallest_paired(line, alpha)
 
 
-@given(samples(most=40), st.sampled_from([0.001, 0.01, 0.05, 0.2]))
+# No p of Fisher's test is one of these: where one is alpha itself, its last bit decides.
+@given(samples(most=40), st.sampled_from([0.00101317, 0.0101317, 0.0501317, 0.201317]))
 def test_the_detectable_unpaired_loss_is_the_smallest_that_is_significant(line: Unpaired, alpha: float) -> None:
     smallest = None
     if line.images and line.images_before:

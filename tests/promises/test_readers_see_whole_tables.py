@@ -79,13 +79,14 @@ class Look:
         self.outputs, self.read = outputs, read
         self.seen: dict[str, int] = {}
         self.replaced = 0
+        self.random = random.Random(0)
 
     def __call__(self) -> None:
         rows = self.view("runs.parquet")
         self.require_no_fewer("runs", len(rows))
         kept = [row["run_id"] for row in rows if pd.isna(row["pruned_at"])]
         latest = json.loads((self.outputs / "latest.json").read_bytes())["toy/test"]["run_id"]
-        for run_id in {latest, kept[-1], random.choice(kept)}:
+        for run_id in {latest, kept[-1], self.random.choice(kept)}:
             files = sorted((self.outputs / "runs" / run_id / "predictions").glob("*.parquet"))
             require_whole_run(self.read(files), run_id)
         self.require_no_fewer("history", runs_in(self.view("history.parquet")))
@@ -112,7 +113,7 @@ class PackageLook(Look):
     def __call__(self) -> None:
         frame = load_run("latest", dataset="toy", outputs=self.outputs)
         require_whole_run(as_rows(frame), frame.attrs["run_id"])
-        run_id = random.choice([path.name for path in (self.outputs / "runs").iterdir()])
+        run_id = self.random.choice([path.name for path in (self.outputs / "runs").iterdir()])
         with suppress(PrunedError):
             require_whole_run(as_rows(load_run(run_id, outputs=self.outputs)), run_id)
         assert len(load_run(run_id, outputs=self.outputs, table="confusion")) == DIGITS * DIGITS
