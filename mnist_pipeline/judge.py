@@ -41,7 +41,7 @@ from mnist_pipeline.storage.verdicts import (
 
 logger = logging.getLogger(__name__)
 
-LAST_PASSED, BASELINE = "last passed", "baseline"
+LAST_PASSED, EARLIER, BASELINE = "last passed", "earlier", "baseline"  # earlier: nothing was judged there
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Judged:
         """The verdict in one line, with the gates that did not pass."""
         verdict = self.verdict
         gates = [result.brief for result in verdict.results if result.outcome == verdict.outcome != "pass"]
-        return f"run {verdict.run_id}: {verdict.outcome}" + (f": {', '.join(gates)}" if gates else "")
+        why = ["nothing was judged"] if verdict.outcome == "none" else gates
+        return f"run {verdict.run_id}: {verdict.outcome}" + (f": {', '.join(why)}" if why else "")
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
@@ -93,11 +94,17 @@ def judge_published(settings: Settings, published: Published) -> Judged:
         PipelineError: as `judge_run`; the run itself stays published.
     """
     gates = settings.gates_of_dataset()
-    verdict = judge_run(settings.outputs, published.run_id, gates)
+    verdict = judge_run(settings.outputs, published.run_id, gates, gates_chosen=settings.dataset in settings.gates)
     return Judged(published, verdict, accepted=not verdict.fails(gates))
 
 
-def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None = None) -> Verdict:
+def judge_run(
+    outputs: Place,
+    run_id: str,
+    gates: Gates,
+    against: Mapping[str, str] | None = None,
+    gates_chosen: bool = True,
+) -> Verdict:
     """Judge a published run, or find the verdict on it that these references and gates have given before.
 
     A verdict that is damaged is set aside and given again.
@@ -106,7 +113,9 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
         outputs: the outputs folder.
         run_id: of the run.
         gates: what it has to keep.
-        against: run_ids to compare with, by what they are; the last run that passed and the baseline if None.
+        against: run_ids to compare with, by what they are; an earlier run and the baseline if None.
+        gates_chosen: whether somebody has chosen these gates for the data set. If so the earlier run is the last that
+            passed, as long as there is one; if not, the newest that passed or on which nothing was judged.
 
     Raises:
         RunNotFoundError: no such run.
@@ -115,14 +124,16 @@ def judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, s
         OutputsError: the outputs folder cannot be read or written.
     """
     with outputs_errors(f"cannot judge run {run_id} in {outputs}"):
-        return _judge_run(outputs, run_id, gates, against)
+        return _judge_run(outputs, run_id, gates, against, gates_chosen)
 
 
-def _judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None) -> Verdict:
+def _judge_run(
+    outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None, gates_chosen: bool
+) -> Verdict:
     run = run_by_id(outputs, run_id)
     manifest = run.manifest()
     if against is None:
-        chosen = dict(_references(outputs, run, manifest))
+        chosen = dict(_references(outputs, run, manifest, gates_chosen))
     else:
         chosen = {name: _look_at(outputs, reference) for name, reference in against.items()}
     asked = asdict(gates)
@@ -145,7 +156,7 @@ def _judge_run(outputs: Place, run_id: str, gates: Gates, against: Mapping[str, 
             run_id=run_id,
             run_sha256=str(manifest.content.sha256),
             outcome=outcome_of(results),
-            notes=tuple(_notes(chosen, manifest)),
+            notes=tuple(_notes(manifest, references, results, gates_chosen)),
             references=tuple(_record(reference, chosen[reference.against].content) for reference in references),
             gates=asked,
             versions=versions(),
@@ -171,7 +182,7 @@ def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
     return Verdict(
         run_id=document.run_id,
         verdict_id=document.verdict_id,
-        outcome=document.outcome,
+        outcome=published.outcome,
         notes=document.notes,
         references=tuple(
             Reference(
@@ -226,23 +237,23 @@ def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None]
     return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
 
 
-def _references(outputs: Place, run: Run, manifest: Manifest) -> Iterator[tuple[str, _Chosen]]:
-    """The runs that a run is held to unless told otherwise, by what they are."""
-    name = run.name
-    if (passed := _last_passed(outputs, run, manifest)) is not None:
-        yield LAST_PASSED, passed
+def _references(outputs: Place, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
+    """The runs that a run is compared with unless told otherwise, by what they are."""
+    name, earlier = run.name, _earlier_runs(outputs, run, manifest)
+    if gates_chosen:
+        found = _newest_fit(outputs, earlier, ("pass",)) or _newest_fit(outputs, earlier, ("none",))
+    else:
+        found = _newest_fit(outputs, earlier, ("pass", "none"))
+    if found is not None:
+        yield found
     pinned = read_baselines(outputs).get(name.split_of)
     if pinned not in (None, name.run_id):
         yield BASELINE, _look_at(outputs, pinned)
 
 
-def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> _Chosen | None:
-    """The newest of the runs before this one, by (run_date, published_at), whose newest verdict is a pass.
-
-    One that cannot be compared with stands back for an older one, if there is any: every night after it would be
-    inconclusive otherwise, until somebody has seen to it.
-    """
-    name, earlier, unfit = run.name, [], None
+def _earlier_runs(outputs: Place, run: Run, manifest: Manifest) -> list[RunContent]:
+    """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
+    name, earlier = run.name, []
     for other in list_runs(outputs):
         if other.name.run_id == name.run_id or not other.name.is_of(name.dataset, name.split):
             continue
@@ -253,15 +264,28 @@ def _last_passed(outputs: Place, run: Run, manifest: Manifest) -> _Chosen | None
             continue
         order = (other.name.run_date, found.published_at)
         if order < (name.run_date, manifest.published_at):
-            earlier.append((order, other, found.content))
-    for _, other, content in sorted(earlier, key=lambda item: item[0], reverse=True):
+            earlier.append((order, found.content))
+    return [content for _, content in sorted(earlier, key=lambda item: item[0], reverse=True)]
+
+
+def _newest_fit(
+    outputs: Place, earlier: Sequence[RunContent], outcomes: Sequence[Outcome]
+) -> tuple[str, _Chosen] | None:
+    """The first of some runs whose newest verdict has one of these outcomes, with what it is to the run judged.
+
+    One that cannot be compared with stands back for a later one, if there is any: every night after it would be
+    inconclusive otherwise, until somebody has seen to it.
+    """
+    unfit = None
+    for content in earlier:
         verdict = newest_verdict(outputs, content)
-        if verdict and verdict.document.outcome == "pass":
-            chosen = _look_at(outputs, other.name.run_id)
+        if verdict and verdict.outcome in outcomes:
+            against = LAST_PASSED if verdict.outcome == "pass" else EARLIER
+            chosen = _look_at(outputs, content.run_id)
             if chosen.problem is None:
-                return chosen
-            logger.warning("run %s is no good reference: %s", other.name.run_id, chosen.problem)
-            unfit = unfit or chosen
+                return against, chosen
+            logger.warning("run %s is no good reference: %s", content.run_id, chosen.problem)
+            unfit = unfit or (against, chosen)
     return unfit
 
 
@@ -309,12 +333,27 @@ def _look_at(outputs: Place, run_id: str) -> _Chosen:
     return _Chosen(manifest.content)
 
 
-def _notes(chosen: Mapping[str, _Chosen], manifest: Manifest) -> Iterator[str]:
-    who = f"{manifest.identity.dataset}/{manifest.identity.split}"
-    if not chosen:
-        yield f"compared with nothing: no earlier run of {who} has passed, and no baseline is set"
-    if not manifest.totals.labelled:
+def _notes(
+    manifest: Manifest, references: Sequence[Reference], results: Sequence[GateResult], gates_chosen: bool
+) -> Iterator[str]:
+    identity, totals = manifest.identity, manifest.totals
+    if not gates_chosen:
+        yield (
+            f"no gates are chosen for {identity.dataset}: judged only for losses that are certain, and for changes "
+            f"with the same images and weights; choose bounds under [gates.{identity.dataset}] in a config file"
+        )
+    if not references:
+        which = "has passed" if gates_chosen else "has passed, or had nothing to judge"
+        who = f"{identity.dataset}/{identity.split}"
+        yield f"compared with nothing: no earlier run of {who} {which}, and no baseline is set"
+    if not totals.labelled:
         yield "no labels: what is right and wrong cannot be known"
+    for reference in references:
+        if reference.changed and not any(result.against == reference.against for result in results):
+            yield (
+                f"not judged: {reference.changed:,} of {totals.images:,} predictions changed against the "
+                f"{reference.against} run, whose weights were others"
+            )
 
 
 def _record(reference: Reference, content: RunContent) -> ReferenceRecord:

@@ -32,7 +32,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from mnist_pipeline.core.gates import Gates
+from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.storage.objects import ObjectPath, Place, is_address, parse_place
@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     )
 
     def gates_of_dataset(self) -> Gates:
-        """The gates of `dataset`; for one without an entry only those that are always on."""
-        return self.gates.get(self.dataset, Gates())
+        """The gates of `dataset`; for one without an entry those that need no bound to be chosen."""
+        return self.gates.get(self.dataset, DEFAULT_GATES)
 
     def require_source(self) -> None:
         """Refuse, before anything is waited for, images that cannot be meant.

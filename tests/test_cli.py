@@ -340,7 +340,7 @@ def test_a_night_that_fails_says_which_gates_and_why_and_ends_with_7(home: Path)
     assert lines[at + 1] == "  fail  min_images: 35 images, at least 36 wanted"
     assert lines[at + 2].startswith("  fail  min_accuracy: accuracy ")
     assert lines[at + 2].endswith(", at least 99.90 % wanted")
-    assert lines[at + 3] == f"  last passed: {before}"
+    assert lines[at + 3] == f"  earlier: {before}"
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     run_id = published(home)[-1].name
     assert error.startswith(f"error: run {run_id}: fail: min_images (35, bound 36), min_accuracy (")

@@ -17,17 +17,28 @@ import pytest
 
 from mnist_pipeline import judge
 from mnist_pipeline.core.comparison import Unpaired, holm
-from mnist_pipeline.core.gates import Gates, Outcome
+from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
-from mnist_pipeline.judge import BASELINE, LAST_PASSED, Judged, Verdict, judge_run, read_verdict
+from mnist_pipeline.judge import BASELINE, EARLIER, LAST_PASSED, Judged, Verdict, judge_run, read_verdict
 from mnist_pipeline.storage import commits, tables
 from mnist_pipeline.storage.baselines import set_baseline
 from mnist_pipeline.storage.runs import run_by_id
-from mnist_pipeline.storage.verdicts import find_verdict, newest_verdict
-from tests.published import flip_bit, give_up, hashes, identity, left_over, publish_run, snapshot, staged
+from mnist_pipeline.storage.verdicts import commit_verdict, find_verdict, newest_verdict, staged_verdict
+from mnist_pipeline.storage.views import read_runs
+from tests.published import (
+    flip_bit,
+    give_up,
+    hashes,
+    identity,
+    left_over,
+    publish_run,
+    snapshot,
+    staged,
+    verdict_document,
+)
 
 PROJECT = Path(__file__).parents[1]
-KEPT, BROKEN = Gates(), Gates(min_images=1_000_000)
+KEPT, BROKEN = Gates(min_images=1), Gates(min_images=1_000_000)
 UNSURE = Gates(min_accuracy=0.1)  # of so few images nothing is certain
 OTHER_IMAGES: dict[str, Any] = {"images_sha256": "a" * 64}
 OTHER_WEIGHTS: dict[str, Any] = {"weights_sha256": "b" * 64}
@@ -150,6 +161,61 @@ def test_a_run_that_did_not_pass_is_no_reference(gates: Gates | None, outcome: O
     assert compared_with(judge_run(tmp_path, publish(tmp_path), KEPT)) == {LAST_PASSED: good}
 
 
+LOSSES = Gates(max_loss=1)  # on a first night there is nothing that it can judge
+
+
+def test_where_nothing_was_judged_the_verdict_is_none_everywhere(tmp_path: Path) -> None:
+    first = publish(tmp_path, "2026-01-30", labels_sha256=None)
+    verdict = judge_run(tmp_path, first, DEFAULT_GATES, gates_chosen=False)
+    assert (verdict.outcome, verdict.results, verdict.fails(DEFAULT_GATES)) == ("none", (), False)
+    assert verdict.notes[0].startswith("no gates are chosen for toy: judged only for losses that are certain")
+    changed = publish(tmp_path, seed=1, labels_sha256=None, **OTHER_WEIGHTS)
+    verdict = judge_run(tmp_path, changed, DEFAULT_GATES, gates_chosen=False)
+    assert (verdict.outcome, compared_with(verdict)) == ("none", {EARLIER: first})
+    count = verdict.references[0].changed
+    assert count
+    assert verdict.notes[-1] == (
+        f"not judged: {count} of 12 predictions changed against the earlier run, whose weights were others"
+    )
+    assert read_runs(tmp_path)["outcome"].to_pylist() == ["none", "none"]
+
+
+def test_a_data_set_without_gates_is_compared_with_the_newest_that_did_not_fail(tmp_path: Path) -> None:
+    def tonight(run_date: str, hour: int, gates: Gates) -> Verdict:
+        return judge_run(tmp_path, publish(tmp_path, run_date, hour=hour), gates, gates_chosen=False)
+
+    first = tonight("2026-01-27", 1, DEFAULT_GATES)
+    second = tonight("2026-01-28", 2, DEFAULT_GATES)
+    assert (first.outcome, second.outcome, compared_with(second)) == ("none", "pass", {EARLIER: first.run_id})
+    tonight("2026-01-29", 3, BROKEN)
+    unjudged = tonight("2026-01-30", 4, Gates(max_flips_unchanged=None))
+    assert (unjudged.outcome, compared_with(unjudged)) == ("none", {LAST_PASSED: second.run_id})
+    assert compared_with(tonight("2026-01-31", 5, DEFAULT_GATES)) == {EARLIER: unjudged.run_id}
+
+
+def test_a_data_set_with_gates_is_compared_with_one_not_judged_only_until_one_has_passed(tmp_path: Path) -> None:
+    def tonight(run_date: str, hour: int, gates: Gates) -> Verdict:
+        return judge_run(tmp_path, publish(tmp_path, run_date, hour=hour), gates)
+
+    first, second = tonight("2026-01-28", 1, LOSSES), tonight("2026-01-29", 2, LOSSES)
+    assert (first.outcome, second.outcome, compared_with(second)) == ("none", "pass", {EARLIER: first.run_id})
+    assert tonight("2026-01-30", 3, Gates(max_flips_unchanged=None)).outcome == "none"
+    assert compared_with(tonight("2026-01-31", 4, LOSSES)) == {LAST_PASSED: second.run_id}
+
+
+def test_a_pass_of_an_earlier_version_that_no_gate_had_judged_is_none(tmp_path: Path) -> None:
+    run_id = publish(tmp_path)
+    content = run_by_id(tmp_path, run_id).manifest().content
+    with staged_verdict(tmp_path, run_id, "0" * 12) as staging:
+        for each in (tables.COMPARISON, tables.GATES):
+            staging.add(each, each.schema.empty_table())
+        commit_verdict(tmp_path, staging, verdict_document(staging, run_id, "0" * 12, "pass", str(content.sha256)))
+    assert read_runs(tmp_path)["outcome"].to_pylist() == ["none"]
+    found = newest(tmp_path, run_id)
+    assert found is not None
+    assert found.outcome == "none"
+
+
 @pytest.mark.parametrize(("order", "passes"), [((KEPT, BROKEN), False), ((BROKEN, KEPT), True)])
 def test_the_newest_verdict_on_a_run_says_whether_it_passed(
     order: tuple[Gates, Gates], passes: bool, tmp_path: Path
@@ -199,6 +265,7 @@ def test_a_run_may_be_the_last_that_passed_and_the_baseline_too(tmp_path: Path) 
     verdict = judge_run(tmp_path, publish(tmp_path, seed=1, **OTHER_WEIGHTS), replace(KEPT, max_loss=1))
     assert compared_with(verdict) == {LAST_PASSED: pinned, BASELINE: pinned}
     assert [(result.gate, result.against) for result in verdict.results] == [
+        ("min_images", None),
         ("max_loss", LAST_PASSED),
         ("max_loss", BASELINE),
     ]
@@ -429,14 +496,17 @@ def test_the_same_images_and_weights_have_no_flips(tmp_path: Path) -> None:
     assert (verdict.references[0].same_images, verdict.references[0].same_weights) == (True, True)
     assert verdict.references[0].changed == 0
     assert table(tmp_path, verdict, tables.FLIPS).empty
-    assert [(result.gate, result.outcome) for result in verdict.results] == [("max_flips_unchanged", "pass")]
+    assert [(result.gate, result.outcome) for result in verdict.results] == [
+        ("min_images", "pass"),
+        ("max_flips_unchanged", "pass"),
+    ]
 
 
 def test_other_predictions_from_the_same_images_and_weights_fail_unless_that_gate_is_off(tmp_path: Path) -> None:
     judged(tmp_path, "2026-01-30")
     tonight = publish(tmp_path, seed=1)
     verdict = judge_run(tmp_path, tonight, KEPT)
-    (result,) = verdict.results
+    *_, result = verdict.results
     assert (result.gate, result.outcome, result.value) == ("max_flips_unchanged", "fail", verdict.references[0].changed)
     assert "the stack has changed: compare the versions in the two manifests" in result.reason
     assert judge_run(tmp_path, tonight, replace(KEPT, max_flips_unchanged=None)).outcome == "pass"

@@ -21,7 +21,8 @@ from mnist_pipeline import inputs, stages
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
-from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.images import flatten, normalise
+from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.nightly import run_night
@@ -30,7 +31,7 @@ from mnist_pipeline.storage.raw import read_images, read_labels
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.weights import encode_weights, load_weights
-from tests.builders import images_name, labels_name, make_split, small_settings
+from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
 from tests.published import hashes, left_over, on_disk, snapshot
 
 PROJECT = Path(__file__).parents[1]
@@ -259,6 +260,36 @@ def test_an_inconclusive_night_ends_as_the_gates_say(inconclusive: str, exit_cod
 
 
 # The command, killed when its run has just become visible.
+def labelled_by(network: Network, folder: Path, rows: int = 1000) -> None:
+    """A split of images whose labels are what a network says of them, but for each 30th."""
+    make_split(folder, rows)
+    images = random_images(rows)
+    labels = predict(network, flatten(normalise(images))).argmax(axis=1).astype(np.uint8)
+    labels[::30] = (labels[::30] + 1) % 10
+    (folder / labels_name()).write_bytes(idx.encode(labels))
+
+
+def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fails(tmp_path: Path) -> None:
+    good, bad = random_network(0), random_network(1)
+    labelled_by(good, tmp_path / "data")
+    outputs, ended = tmp_path / "outputs", []
+    for day, network in ((28, good), (29, good), (30, bad)):
+        (tmp_path / "weights.safetensors").write_bytes(encode_weights(network))
+        words = ["--dataset", "toy", "--data-dir", tmp_path / "data", "--weights", tmp_path / "weights.safetensors"]
+        ended.append(command("run", "--direct", "--run-date", f"2026-01-{day}", "--outputs", outputs, *words))
+    assert [result.exit_code for result in ended] == [0, 0, 7], ended[0].output
+    first, second, third = (result.stdout for result in ended)
+    assert "verdict: none (nothing was judged)" in first
+    assert "verdict: pass (2 of 2 gates passed)" in second
+    assert "verdict: fail" in third
+    runs = pd.read_parquet(outputs / "runs.parquet")
+    assert runs["outcome"].tolist() == ["none", "pass", "fail"]
+    assert runs["accuracy"][1] - runs["accuracy"][2] > 0.39
+    assert f"  last passed: {runs['run_id'][1]}" in third.splitlines()
+    titles = [(outputs / "reports" / f"{run_id}.html").read_text().split("<title>")[1] for run_id in runs["run_id"]]
+    assert [title.split(":")[0] for title in titles] == ["None", "Pass", "Fail"]
+
+
 KILLED_BEFORE_THE_VERDICT = """
 import os, signal
 from mnist_pipeline import nightly
@@ -285,7 +316,7 @@ def test_a_night_killed_between_run_and_verdict_is_judged_by_the_same_command_ag
     assert f"run {run.name} was published before with the same predictions: nothing new" in result.stdout
     assert "verdict: none" in result.stdout
     assert snapshot(run) == before
-    assert pd.read_parquet(settings.outputs / "runs.parquet")["outcome"].tolist() == ["pass"]
+    assert pd.read_parquet(settings.outputs / "runs.parquet")["outcome"].tolist() == ["none"]
     assert left_over(settings.outputs) == []
 
 

@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 from mnist_pipeline.core.comparison import Comparison
 from mnist_pipeline.core.images import DIGITS
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+GateOutcome = Literal["pass", "fail", "inconclusive"]
+Outcome = Literal["pass", "fail", "inconclusive", "none"]  # of a verdict; none: nothing was judged
 MOST = 1e12  # images, or any other bound that is no share
 LEAST_ALPHA = 1e-9
 # How the value of a gate is said to people: as it is, where it is not listed.
 SHARES = ("min_accuracy", "min_digit_accuracy")
 LOSSES = ("max_loss", "max_digit_loss")
-WORST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+WORST_FIRST: tuple[GateOutcome, ...] = ("fail", "inconclusive", "pass")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Gates:
     digit_accuracy: Mapping[int, float] = field(default_factory=dict)  # in place of min_digit_accuracy, by digit
     max_loss: float | None = None  # of accuracy, against each reference
     max_digit_loss: float | None = None
+    no_certain_loss: bool = False  # of accuracy, against each reference; needs no bound to be chosen
     max_flips_unchanged: int | None = 0  # changed predictions with the same images and the same weights
     same_images: bool = False  # the images must be those of the references
     max_nll: float | None = None  # mean negative log likelihood, nats
@@ -76,12 +78,16 @@ class Gates:
         return self.digit_accuracy.get(digit, self.min_digit_accuracy)
 
 
+# For a data set without gates of its own.
+DEFAULT_GATES = Gates(no_certain_loss=True)
+
+
 @dataclass(frozen=True)
 class Reference:
     """What a run is compared with.
 
     Attributes:
-        against: "last passed" or "baseline".
+        against: "last passed", "earlier" (a run on which nothing was judged) or "baseline".
         run_id: of the reference.
         problem: why it cannot be compared with; None if it can. Nothing below holds then.
         same_images: whether both runs are over the same images and labels, by hash.
@@ -120,7 +126,7 @@ class GateResult:
     gate: str
     against: str | None
     digit: int | None
-    outcome: Outcome
+    outcome: GateOutcome
     bound: float
     value: float | None
     low: float | None
@@ -139,10 +145,12 @@ class GateResult:
             return f"{which} ({100 * self.value:.2f} %, bound {100 * self.bound:.2f} %)"
         if self.gate in LOSSES:
             return f"{which} ({100 * self.value:.2f} points, bound {100 * self.bound:.2f})"
+        if self.gate == "no_certain_loss":
+            return f"{which} ({100 * self.value:.2f} points lost)"
         return f"{which} ({self.value:.6g}, bound {self.bound:.6g})"
 
 
 def outcome_of(results: Iterable[GateResult]) -> Outcome:
-    """The worst of them; pass if there are none."""
+    """The worst of them; none if there are none: what nobody has looked at has not passed."""
     found = {result.outcome for result in results}
-    return next((outcome for outcome in WORST_FIRST if outcome in found), "pass")
+    return next((outcome for outcome in WORST_FIRST if outcome in found), "none")

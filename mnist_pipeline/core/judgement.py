@@ -15,7 +15,7 @@ from typing import Literal
 
 from mnist_pipeline.core.calibration import Calibration, Mean
 from mnist_pipeline.core.comparison import Comparison, holm
-from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference
+from mnist_pipeline.core.gates import GateOutcome, GateResult, Gates, Reference
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import Interval, clopper_pearson, normal_quantile
 from mnist_pipeline.core.tally import Tally
@@ -81,6 +81,8 @@ def _against(gates: Gates, reference: Reference) -> Iterator[GateResult]:
     """Every gate about one reference."""
     if gates.same_images:
         yield _same_images(reference)
+    if gates.no_certain_loss:
+        yield from _certain_losses(gates, reference)
     if gates.max_flips_unchanged is not None:
         yield from _flips(gates.max_flips_unchanged, reference)
     comparisons = () if reference.problem else reference.comparisons
@@ -101,7 +103,7 @@ def _same_images(reference: Reference) -> GateResult:
     if reference.problem:
         return _no_comparison("same_images", reference, 1)
     reason = f"the images and labels are {'' if reference.same_images else 'not '}those of the {reference.against} run"
-    outcome: Outcome = "pass" if reference.same_images else "fail"
+    outcome: GateOutcome = "pass" if reference.same_images else "fail"
     value = float(reference.same_images)
     return GateResult("same_images", reference.against, None, outcome, 1, value, None, None, None, None, reason)
 
@@ -132,7 +134,7 @@ def _proportion(
     """Clopper-Pearson's interval and the binomial test, which agree with each other."""
     from scipy.special import bdtr
 
-    what = "accuracy" if digit is None else f"accuracy of digit {digit}"
+    what = _accuracy_of(digit)
     interval = clopper_pearson(correct, images, gates.confidence)
     if interval is None:
         return _unknown(gate, None, digit, bound, f"{what} cannot be known: no labelled images")
@@ -151,22 +153,70 @@ def _proportion(
 
 def _loss(gates: Gates, alone: float, gate: str, reference: Reference, line: Comparison, margin: float) -> GateResult:
     """Non-inferiority: passes if a loss beyond the margin is excluded, fails if there is a loss and it is not."""
-    what = "accuracy" if line.digit is None else f"accuracy of digit {line.digit}"
     interval, difference = line.interval(gates.confidence), line.difference
     if interval is None or difference is None:
-        reason = f"{what} cannot be compared with the {reference.against} run: no labelled images"
+        reason = f"{_accuracy_of(line.digit)} cannot be compared with the {reference.against} run: no labelled images"
         return _unknown(gate, reference.against, line.digit, margin, reason)
     p = line.p_worse
-    outcome: Outcome = "pass" if interval.low >= -margin else "fail" if p <= gates.alpha else "inconclusive"
+    outcome: GateOutcome = "pass" if interval.low >= -margin else "fail" if p <= gates.alpha else "inconclusive"
     return GateResult(
         gate, reference.against, line.digit, outcome,
         bound=margin, value=-difference, low=-interval.high, high=-interval.low, p=p,
         detectable=line.detectable(alone),
-        reason=f"{what} changed by {_points(difference)} points against the {reference.against} run, "
-        f"{_confidence(gates)} interval {_points(interval.low)} to {_points(interval.high)}, "
+        reason=f"{_change(gates, reference, line.digit, difference, interval)}, "
         f"{'no' if outcome == 'pass' else 'a'} loss beyond the {100 * margin:.2f} allowed "
         f"{'is possible' if outcome == 'pass' else 'is not excluded'}",
     )  # fmt: skip
+
+
+def _certain_losses(gates: Gates, reference: Reference) -> Iterator[GateResult]:
+    """Whether there is a loss for certain, all digits together and of each; nothing where no image has a label.
+
+    A digit with so few images that no loss of it could be certain is not judged.
+    """
+    gate = "no_certain_loss"
+    if reference.problem:
+        yield _no_comparison(gate, reference, 0)
+        return
+    lines = [line for line in reference.comparisons if line.difference is not None]
+    if lines and reference.changed == 0:  # known for certain: no test is needed, nor SciPy, which is slow to import
+        reason = f"no prediction changed against the {reference.against} run"
+        yield GateResult(gate, reference.against, None, "pass", 0.0, 0.0, None, None, None, None, reason)
+        return
+    whole, digits = lines[:1], lines[1:]
+    yield from (_certain_loss(gates, gates.alpha, reference, line, line.p_worse) for line in whole)
+    alone = gates.alpha / max(1, len(digits))
+    for line, p in zip(digits, holm([line.p_worse for line in digits]), strict=True):
+        result = _certain_loss(gates, alone, reference, line, p)
+        if result.outcome != "inconclusive":
+            yield result
+
+
+def _certain_loss(gates: Gates, alone: float, reference: Reference, line: Comparison, p: float) -> GateResult:
+    """Fails if there is a loss for certain, passes if one would have been seen, or there is none for certain."""
+    interval, difference = line.interval(gates.confidence), line.difference
+    assert interval is not None, "both have labelled images"
+    assert difference is not None, "both have labelled images"
+    detectable = line.detectable(alone)
+    seen = detectable is not None or interval.low >= 0
+    outcome: GateOutcome = "fail" if p <= gates.alpha else "pass" if seen else "inconclusive"
+    found = {"fail": "a loss is certain", "pass": "no loss is certain", "inconclusive": "too few images to be certain"}
+    return GateResult(
+        "no_certain_loss", reference.against, line.digit, outcome,
+        bound=0.0, value=-difference, low=-interval.high, high=-interval.low, p=p, detectable=detectable,
+        reason=f"{_change(gates, reference, line.digit, difference, interval)}, {found[outcome]}",
+    )  # fmt: skip
+
+
+def _accuracy_of(digit: int | None) -> str:
+    return "accuracy" if digit is None else f"accuracy of digit {digit}"
+
+
+def _change(gates: Gates, reference: Reference, digit: int | None, difference: float, interval: Interval) -> str:
+    return (
+        f"{_accuracy_of(digit)} changed by {_points(difference)} points against the {reference.against} run, "
+        f"{_confidence(gates)} interval {_points(interval.low)} to {_points(interval.high)}"
+    )
 
 
 def _mean_gate(
@@ -179,7 +229,7 @@ def _mean_gate(
         yield _unknown(gate, None, None, bound, reason)
         return
     interval = mean.interval(gates.confidence)
-    outcome: Outcome
+    outcome: GateOutcome
     outcome = "pass" if interval.high <= bound else "fail" if interval.low > bound else "inconclusive"
     yield GateResult(
         gate, None, None, outcome, bound, mean.value, interval.low, interval.high, None,

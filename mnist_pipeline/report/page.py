@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
-from mnist_pipeline.core.gates import GateResult, Outcome, Reference
+from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.report.plots import NARROW, WIDE, Scale, digit_png, reliability_svg, trend_svg
@@ -31,12 +31,13 @@ VERDICTS: Mapping[Outcome | None, str] = {
     "pass": "Pass",
     "fail": "Fail",
     "inconclusive": "Inconclusive",
+    "none": "None",
     None: "No verdict",
 }
 # What it takes to fail a gate: shares of images, but for the means, which have their own unit.
 SHORT_OF = {
     "min_accuracy": "a shortfall", "min_digit_accuracy": "a shortfall",
-    "max_loss": "a loss", "max_digit_loss": "a loss",
+    "max_loss": "a loss", "max_digit_loss": "a loss", "no_certain_loss": "a loss",
     "max_nll": "an excess", "max_brier": "an excess",
 }  # fmt: skip
 MEANS = {"max_nll", "max_brier"}
@@ -224,14 +225,18 @@ def _summary(page: Page) -> str:
     if page.outcome is None:
         return "This run has not been judged."
     if not page.results:
-        return "No gate is set, so there was nothing to judge."
-    words: Sequence[tuple[Outcome, str]] = (("fail", "failed"), ("inconclusive", "inconclusive"), ("pass", "passed"))
+        return "Nothing was judged."
+    words: Sequence[tuple[GateOutcome, str]] = (
+        ("fail", "failed"),
+        ("inconclusive", "inconclusive"),
+        ("pass", "passed"),
+    )
     counted = [(sum(result.outcome == outcome for result in page.results), word) for outcome, word in words]
     judged = f"{len(page.results)} {'gate' if len(page.results) == 1 else 'gates'}"
     return f"{judged}: " + ", ".join(f"{number} {word}" for number, word in counted if number) + "."
 
 
-def _grouped(results: Sequence[GateResult], outcome: Outcome) -> list[list[GateResult]]:
+def _grouped(results: Sequence[GateResult], outcome: GateOutcome) -> list[list[GateResult]]:
     """What came out so, in the order given; neighbours of one gate and reference together."""
     found = [result for result in results if result.outcome == outcome]
     return [list(group) for _, group in groupby(found, key=lambda result: (result.gate, result.against))]

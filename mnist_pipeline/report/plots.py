@@ -41,6 +41,7 @@ OUTCOMES: tuple[tuple[Outcome | None, str, str, str], ...] = (
     ("pass", PASS, "o", "pass"),
     ("inconclusive", INCONCLUSIVE, "^", "inconclusive"),
     ("fail", FAIL, "s", "fail"),
+    ("none", SOFT, "D", "none"),
     (None, SOFT, "o", "no verdict"),
 )
 

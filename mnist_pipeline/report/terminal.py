@@ -19,7 +19,7 @@ from mnist_pipeline.core.tally import DigitScore
 CELL_GAP = 2
 INK = 96  # pixels at least this bright are drawn
 BLOCKS = " ▄▀█"
-OUTCOME_STYLES: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green"}
+OUTCOME_STYLES: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green", "none": "dim"}
 
 
 def percent(share: float | None) -> str:
@@ -140,12 +140,9 @@ def verdict_lines(
     outcome: Outcome, results: Sequence[GateResult], references: Sequence[Reference], notes: Sequence[str]
 ) -> list[Text]:
     """The verdict: its outcome, each gate that did not pass with its reason, what was compared with, and the notes."""
-    if not results:
-        return [Text("verdict: none, there are no gates for this data set"), *(Text(f"  {note}") for note in notes)]
     passed = sum(result.outcome == "pass" for result in results)
-    lines = [
-        Text(f"verdict: {outcome}", OUTCOME_STYLES[outcome]).append(f" ({passed} of {len(results)} gates passed)", "")
-    ]
+    judged = f"{passed} of {len(results)} gates passed" if results else "nothing was judged"
+    lines = [Text(f"verdict: {outcome}", OUTCOME_STYLES[outcome]).append(f" ({judged})", "")]
     for result in sorted(results, key=lambda result: WORST_FIRST.index(result.outcome)):
         if result.outcome != "pass":
             lines.append(Text(f"  {result.outcome}  {result.gate}: {result.reason}", OUTCOME_STYLES[result.outcome]))

@@ -5,6 +5,7 @@ deleted by a later prune, when those who had begun to read have had time to fini
 The rule itself is in `core/retention.py`; what is swept beside is found by `leftovers.py`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.retention import Aged, Retention, kept
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.storage import tables
@@ -37,6 +39,9 @@ from mnist_pipeline.storage.views import REPORTS, update_views
 # keep: nothing happens. mark: it is said that predictions and report are given up. wait: that is said, and readers have
 # time. delete: that time is over. gone: they have been deleted. restore: marked, and to be kept after all.
 Action = Literal["keep", "mark", "wait", "delete", "gone", "restore"]
+
+# The newest run of each of these outcomes is kept: the next night may be compared with it.
+REFERENCES: Mapping[Outcome, str] = {"pass": "the last that passed", "none": "the last with nothing judged"}
 
 
 @dataclass(frozen=True)
@@ -214,18 +219,18 @@ def _read_runs(outputs: Place) -> dict[Run, _Read | None]:
 def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str, str]:
     """The runs that are kept in any case, with the reason."""
     needed: dict[str, str] = {}
-    latest, passed = set(), set()
+    latest, found = set[str](), defaultdict[str, set[Outcome]](set)
     for run in reversed(list(runs)):
         read, split = runs[run], run.name.split_of
         if read is None:
             needed[run.name.run_id] = "damaged"
             continue
-        if split not in passed:
+        if "pass" not in found[split]:  # before it nothing is looked for
             verdict = newest_verdict(inventory.outputs, read.manifest.content)
-            if verdict and verdict.document.outcome == "pass":
-                needed[run.name.run_id] = "the last that passed"
+            if verdict and verdict.outcome in REFERENCES.keys() - found[split]:
+                needed[run.name.run_id] = REFERENCES[verdict.outcome]
                 if read.pruned is None and _has_predictions(inventory, run, read.manifest):
-                    passed.add(split)  # else judging goes by an older one
+                    found[split].add(verdict.outcome)  # else judging goes by an older one
         if split not in latest:
             latest.add(split)
             needed[run.name.run_id] = "the latest"

@@ -300,7 +300,12 @@ RUNS = Table(
             "ece_noise", pa.float64(), "what ece would be by chance alone, were all confidences right", nullable=True
         ),
         Column("verdict_id", pa.string(), "newest verdict of the run; null if it was never judged", nullable=True),
-        Column("outcome", pa.string(), "of that verdict: pass, fail or inconclusive", nullable=True),
+        Column(
+            "outcome",
+            pa.string(),
+            "of that verdict: pass, fail, inconclusive, or none: nothing was judged",
+            nullable=True,
+        ),
         Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),
         Column("labels_sha256", pa.string(), "sha256 of the labels' IDX file; null without labels", nullable=True),
         Column("weights_sha256", pa.string(), "sha256 of the weights"),

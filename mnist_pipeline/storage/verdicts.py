@@ -86,6 +86,12 @@ class PublishedVerdict:
     document: VerdictDocument
 
     @property
+    def outcome(self) -> Outcome:
+        """What the document says; none where no gate was judged, which earlier versions called a pass."""
+        judged = sum(file.rows for file in self.document.files if table_of(file) == tables.GATES.name)
+        return self.document.outcome if judged else "none"
+
+    @property
     def files(self) -> Place:
         """What the paths in the document are relative to: its folder, but in an object store."""
         if isinstance(self.folder, ObjectPath):

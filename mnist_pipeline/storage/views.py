@@ -138,7 +138,7 @@ def _run_row(outputs: Place, run: Run, manifest: Manifest) -> dict[str, Any]:
         "accuracy_low": interval and interval.low,
         "accuracy_high": interval and interval.high,
         "verdict_id": verdict and verdict.document.verdict_id,
-        "outcome": verdict and verdict.document.outcome,
+        "outcome": verdict and verdict.outcome,
         "seconds": sum(manifest.timings_seconds.values()),
         "pruned_at": _pruned_at(run),
     }

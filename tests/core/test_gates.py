@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, unpaired
-from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
+from mnist_pipeline.core.gates import GateOutcome, GateResult, Gates, Reference, outcome_of
 from mnist_pipeline.core.intervals import clopper_pearson
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.core.tally import Tally
@@ -27,6 +27,7 @@ ALL_ON = Gates(
     min_digit_accuracy=0.94,
     max_loss=0.005,
     max_digit_loss=0.02,
+    no_certain_loss=True,
     same_images=True,
     max_nll=0.10,
     max_brier=0.05,
@@ -57,6 +58,7 @@ def calibration_of(images: int, sure: float, wrong: int = 0) -> Calibration:
     return Calibration.count(labels, np.zeros(images, np.int8), probabilities[0], probabilities)
 
 
+ABOUT_REFERENCES = ("same_images", "no_certain_loss", "max_flips_unchanged", "max_loss", "max_digit_loss")
 SURE = calibration_of(10_000, 0.99, wrong=50)
 
 
@@ -477,7 +479,7 @@ def test_a_reference_with_a_problem_makes_every_gate_about_it_inconclusive(
     reference = reference_of(comparisons, problem=problem, changed=7, same_images=True, same_weights=True)
     results = judged(ALL_ON, GOOD, reference)
     about_it = [result for result in results if result.against]
-    assert [result.gate for result in about_it] == ["same_images", "max_flips_unchanged", "max_loss", "max_digit_loss"]
+    assert [result.gate for result in about_it] == list(ABOUT_REFERENCES)
     for result in about_it:
         assert result.outcome == "inconclusive"
         assert result.reason == f"the baseline run mnist-7 cannot be compared with: {problem}"
@@ -577,26 +579,74 @@ def test_a_mean_over_few_images_is_not_judged(images: int) -> None:
 @pytest.mark.parametrize(
     ("found", "outcome"),
     [
-        ([], "pass"),
+        ([], "none"),
         (["pass", "pass"], "pass"),
         (["pass", "inconclusive"], "inconclusive"),
         (["inconclusive", "fail", "pass"], "fail"),
         (["fail"], "fail"),
     ],
 )
-def test_a_night_is_as_good_as_its_worst_gate(found: list[Outcome], outcome: str) -> None:
+def test_a_night_is_as_good_as_its_worst_gate(found: list[GateOutcome], outcome: str) -> None:
     some = only(judged(replace(OFF, min_images=1)))
     assert outcome_of(replace(some, outcome=each) for each in found) == outcome
+
+
+# No loss that is certain
+
+
+CERTAIN = replace(OFF, no_certain_loss=True)
+
+
+def test_a_loss_that_is_certain_fails_of_all_and_of_each_digit() -> None:
+    results = judged(CERTAIN, GOOD, reference_of(lines_of({3: 200, 5: 2}), same_images=True, changed=202))
+    failed = [result for result in results if result.outcome == "fail"]
+    assert [result.digit for result in failed] == [None, 3]
+    assert [len(results), {result.outcome for result in results}] == [11, {"fail", "pass"}]
+    assert failed[1].brief == "no_certain_loss of digit 3 (20.00 points lost)"
+    assert failed[1].reason.startswith("accuracy of digit 3 changed by -20.00 points against the baseline run, 99.8 %")
+    assert failed[1].reason.endswith(", a loss is certain")
+
+
+@pytest.mark.parametrize("lost", [{}, {3: 5}, dict.fromkeys(range(10), 1)])
+def test_a_loss_that_may_be_chance_passes(lost: dict[int, int]) -> None:
+    results = judged(CERTAIN, GOOD, reference_of(lines_of(lost, {4: 3}), same_images=True, changed=9))
+    assert {result.outcome for result in results} == {"pass"}
+
+
+def test_images_that_are_not_the_same_are_judged_too() -> None:
+    worse = tally_of([600] * 10, [1000] * 10)
+    assert outcome_of(judged(CERTAIN, worse, reference_of(unpaired(GOOD, worse)))) == "fail"
+    assert outcome_of(judged(CERTAIN, GOOD, reference_of(unpaired(worse, GOOD)))) == "pass"
+
+
+def test_what_is_too_few_to_show_any_loss_does_not_pass() -> None:
+    five = tally_of([5] + [0] * 9, [5] + [0] * 9)
+    assert outcome_of(judged(CERTAIN, five, reference_of(unpaired(five, five)))) == "inconclusive"
+    some = tally_of([95, 5] + [0] * 8, [95, 5] + [0] * 8)
+    results = judged(CERTAIN, some, reference_of(unpaired(some, some)))
+    assert [(result.digit, result.outcome) for result in results] == [(None, "pass"), (0, "pass")]
+
+
+def test_predictions_that_are_all_the_same_need_no_test() -> None:
+    result = only(judged(CERTAIN, GOOD, SAME_AGAIN))
+    assert (result.outcome, result.value, result.p, result.reason) == (
+        "pass", 0.0, None, "no prediction changed against the baseline run",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("comparisons", [(), Pairs.empty().comparisons(), unpaired(UNLABELLED, UNLABELLED)])
+@pytest.mark.parametrize("changed", [None, 0, 250])
+def test_without_labels_no_loss_is_judged(comparisons: tuple[Comparison, ...], changed: int | None) -> None:
+    assert judged(CERTAIN, UNLABELLED, reference_of(comparisons, changed=changed)) == ()
 
 
 def test_results_come_in_a_fixed_order() -> None:
     results = judged(ALL_ON, GOOD, replace(SAME_AGAIN, against="last passed"), SAME_AGAIN)
     order = list(dict.fromkeys((result.gate, result.against) for result in results))
-    about_references = ("same_images", "max_flips_unchanged", "max_loss", "max_digit_loss")
     assert order == [
         *((gate, None) for gate in ("min_images", "min_digit_images", "min_accuracy", "min_digit_accuracy")),
-        *((gate, "last passed") for gate in about_references),
-        *((gate, "baseline") for gate in about_references),
+        *((gate, "last passed") for gate in ABOUT_REFERENCES),
+        *((gate, "baseline") for gate in ABOUT_REFERENCES),
         ("max_nll", None),
         ("max_brier", None),
     ]
@@ -677,7 +727,7 @@ def test_fewer_than_one_night_in_a_hundred_fails_when_nothing_has_changed() -> N
     verdicts = unchanged_nights(1000)
     assert share_of(verdicts, lambda results: outcome_of(results) == "fail") < 0.01
     broken = Counter(result.gate for results in verdicts for result in results if result.outcome == "fail")
-    assert set(broken) <= {"max_loss", "max_digit_loss"}
+    assert set(broken) <= {"no_certain_loss", "max_loss", "max_digit_loss"}
 
 
 @pytest.mark.parametrize(("accuracy", "least"), [(0.988, 0.15), (0.935, 0.75)])

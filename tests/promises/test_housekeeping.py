@@ -404,6 +404,15 @@ def test_an_older_run_that_judging_would_go_back_to_is_kept(tmp_path: Path) -> N
     assert (kept[run_ids[0]], kept[run_ids[1]]) == ("the last that passed", "the last that passed")
 
 
+def test_the_newest_run_with_nothing_judged_is_kept_until_a_later_one_has_passed(tmp_path: Path) -> None:
+    first, second, third, _ = publish(tmp_path, *DATES[:4])
+    for run_id in (first, second):
+        judge_run(tmp_path, run_id, Gates(max_flips_unchanged=None))
+    assert (first in reasons(tmp_path), reasons(tmp_path)[second]) == (False, "the last with nothing judged")
+    judge_run(tmp_path, third, Gates(min_images=1))
+    assert (second in reasons(tmp_path), reasons(tmp_path)[third]) == (False, "the last that passed")
+
+
 def test_reports_are_written_anew_around_pruned_runs(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, report=False)
     for days in range(2):

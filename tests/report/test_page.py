@@ -18,7 +18,7 @@ from PIL import Image
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.comparison import Paired, Pairs, holm, unpaired
-from mnist_pipeline.core.gates import GateResult, Outcome, Reference
+from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.report.page import (
@@ -65,7 +65,7 @@ BASELINE = Reference("baseline", "2026-01-01-toy-test-aaaaaaaaaaaa", None, False
 LOST_LABELS = Reference("baseline", "2026-01-01-toy-test-aaaaaaaaaaaa", "it has no labels")
 
 
-def result(gate: str, outcome: Outcome, reason: str, **more: Any) -> GateResult:
+def result(gate: str, outcome: GateOutcome, reason: str, **more: Any) -> GateResult:
     given: dict[str, Any] = {
         "against": None, "digit": None, "bound": 0.9, "value": 0.9, "low": 0.8, "high": 1.0, "p": None,
         "detectable": None,
@@ -356,7 +356,7 @@ def test_gates_that_did_not_pass_are_in_sight_the_worst_first_and_the_others_are
     ("page", "line"),
     [
         (replace(PAGE, outcome=None, results=()), "This run has not been judged."),
-        (replace(PAGE, outcome="pass", results=()), "No gate is set, so there was nothing to judge."),
+        (replace(PAGE, outcome="pass", results=()), "Nothing was judged."),
         (replace(PAGE, outcome="pass", results=RESULTS[:1]), "1 gate: 1 passed."),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from mnist_pipeline.core.comparison import Comparison, Paired, Unpaired
-from mnist_pipeline.core.gates import GateResult, Outcome, Reference
+from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.judge import comparison_rows
@@ -156,7 +156,7 @@ def test_a_grid_shows_every_image_under_its_caption(number: int, columns: int) -
 # Verdicts
 
 
-def result(gate: str, outcome: Outcome, reason: str = "because", digit: int | None = None) -> GateResult:
+def result(gate: str, outcome: GateOutcome, reason: str = "because", digit: int | None = None) -> GateResult:
     return GateResult(gate, None, digit, outcome, 0.5, 0.25, None, None, None, None, reason)
 
 
@@ -168,7 +168,7 @@ def lines_of(results: list[GateResult], outcome: Outcome = "fail", **more: Any) 
 def test_a_verdict_is_its_outcome_and_how_many_gates_passed() -> None:
     results = [result("min_images", "pass"), result("max_nll", "pass")]
     assert lines_of(results, "pass") == ["verdict: pass (2 of 2 gates passed)"]
-    assert lines_of([], "pass") == ["verdict: none, there are no gates for this data set"]
+    assert lines_of([], "none") == ["verdict: none (nothing was judged)"]
 
 
 def test_what_did_not_pass_is_told_worst_first_and_in_the_order_of_the_gates() -> None:
@@ -194,9 +194,11 @@ def test_references_and_notes_come_last() -> None:
     assert found[2:] == ["  last passed: run-1", "  baseline: run-2", "  no labels"]
 
 
-@pytest.mark.parametrize(("outcome", "style"), [("pass", "green"), ("inconclusive", "yellow"), ("fail", "bold red")])
+@pytest.mark.parametrize(
+    ("outcome", "style"), [("pass", "green"), ("inconclusive", "yellow"), ("fail", "bold red"), ("none", "dim")]
+)
 def test_the_outcome_has_its_colour(outcome: Outcome, style: str) -> None:
-    (first, *_) = terminal.verdict_lines(outcome, [result("a", outcome)], (), ())
+    (first, *_) = terminal.verdict_lines(outcome, [result("a", outcome)] if outcome != "none" else [], (), ())
     assert first.style == style
 
 
