@@ -1,4 +1,4 @@
-"""The flow mnist-deadline: is the night published? It fails where it is not, so that somebody is told.
+"""The flow mnist-deadline: is the night published, and good? It fails where it is not, so that somebody is told.
 
 Looks at the published runs alone, and so holds even if Prefect never created the run, or lost it.
 """
@@ -25,7 +25,7 @@ def deadline(
     outputs: AnyPlace | None = None,
     config: Path | None = None,
 ) -> None:
-    """Fail if a night that is due has no published run.
+    """Fail if a night that is due has no published run, or one that fails its gates or was not judged.
 
     Args:
         dataset: data set the nights are of. Whatever is left out comes from config and environment.

@@ -69,6 +69,13 @@ class Verdict:
         """Whether a night ends as failed by it."""
         return self.outcome == "fail" or (self.outcome == "inconclusive" and gates.inconclusive == "fail")
 
+    @property
+    def line(self) -> str:
+        """The verdict in one line, with the gates that did not pass."""
+        gates = [result.brief for result in self.results if result.outcome == self.outcome != "pass"]
+        why = ["nothing was judged"] if self.outcome == "none" else gates
+        return f"run {self.run_id}: {self.outcome}" + (f": {', '.join(why)}" if why else "")
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -77,14 +84,6 @@ class Judged:
     published: Published
     verdict: Verdict
     accepted: bool  # False ends the night as failed; the run stays published
-
-    @property
-    def line(self) -> str:
-        """The verdict in one line, with the gates that did not pass."""
-        verdict = self.verdict
-        gates = [result.brief for result in verdict.results if result.outcome == verdict.outcome != "pass"]
-        why = ["nothing was judged"] if verdict.outcome == "none" else gates
-        return f"run {verdict.run_id}: {verdict.outcome}" + (f": {', '.join(why)}" if why else "")
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
@@ -195,6 +194,16 @@ def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
         folder=published.folder,
         new=new,
     )
+
+
+def current_verdict(outputs: Place, manifest: Manifest) -> Verdict | None:
+    """The newest verdict on a run as it is now, or None if it was never judged.
+
+    Raises:
+        DamagedError: a table of it is altered.
+    """
+    published = newest_verdict(outputs, manifest.content)
+    return None if published is None else read_verdict(published)
 
 
 def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None] | None = None) -> Reference:

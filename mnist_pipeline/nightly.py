@@ -1,10 +1,20 @@
-"""A whole night in this process: evaluate, judge, report. The flow in `flows/evaluate.py` chains the same as tasks."""
+"""A whole night in this process, and whether nights that are due are published and good.
+
+The flow in `flows/evaluate.py` chains the same steps as tasks.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.judge import Judged, judge_published
+from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
+from mnist_pipeline.judge import Judged, current_verdict, judge_published
 from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import evaluate
+from mnist_pipeline.storage import runs
+from mnist_pipeline.storage.runs import Run
 
 
 def run_night(settings: Settings, progress: Progress = silent) -> Judged:
@@ -17,3 +27,41 @@ def run_night(settings: Settings, progress: Progress = silent) -> Judged:
     if settings.report:
         try_report(settings.outputs, judged.published.run_id)
     return judged
+
+
+def require_nights(settings: Settings, nights: int) -> None:
+    """Nothing, if each of the last nights up to `run_date` has a published run, and the newest of each is good.
+
+    Raises:
+        RunNotFoundError: some nights have no run; what is wrong with the others is said too.
+        VerdictError: runs that fail their gates, or were not judged.
+    """
+    outputs, dataset, split, last = settings.outputs, settings.dataset, settings.split, settings.run_date
+    first = last - timedelta(days=nights - 1)
+    found = [run for run in runs.list_runs(outputs) if run.name.is_of(dataset, split)]
+    due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
+    failed = [problem for _, of_night in due if (problem := failure_of(settings, list(of_night)))]
+    try:
+        runs.require_nights(outputs, dataset, split, first, last)
+    except RunNotFoundError as error:
+        raise RunNotFoundError("; ".join([str(error), *failed])) from error
+    if failed:
+        raise VerdictError(f"{'; '.join(failed)}; look at each with `mnist-pipeline show RUN_ID`")
+
+
+def failure_of(settings: Settings, of_night: Sequence[Run]) -> str | None:
+    """What is wrong with the newest run of a night, in a line; None if it is as good as its gates want.
+
+    Newest is by time of publication. A verdict that is missing is a failure: nobody has looked.
+    """
+    try:
+        manifest = max((run.manifest() for run in of_night), key=lambda each: each.published_at)
+        verdict = current_verdict(settings.outputs, manifest)
+    except DamagedError as error:
+        return str(error)
+    if verdict is None:
+        return (
+            f"run {manifest.run_id}: expected a verdict, got none; judge it: `mnist-pipeline run --dataset "
+            f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
+        )
+    return verdict.line if verdict.fails(settings.gates_of_dataset()) else None

@@ -346,7 +346,12 @@ def test_a_night_that_fails_says_which_gates_and_why_and_ends_with_7(home: Path)
     assert error.startswith(f"error: run {run_id}: fail: min_images (35, bound 36), min_accuracy (")
     assert error.endswith("; what was published stays published")
     assert "Traceback" not in result.output
-    assert command("show", run_id).exit_code == 0
+    shown = command("show", run_id)
+    assert shown.exit_code == 0
+    said = [line for line in shown.stdout.splitlines() if line.startswith(("verdict", "  "))]
+    assert said[-len(lines[at:]) :] == lines[at:]
+    listed = [line.split() for line in command("runs").stdout.splitlines()[-2:]]
+    assert [(name, verdict) for name, _, _, _, verdict, *_ in listed] == [(before, "none"), (run_id, "fail")]
 
 
 def test_run_writes_a_report_unless_told_not_to(home: Path) -> None:

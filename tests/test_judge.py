@@ -609,7 +609,7 @@ def test_a_night_in_one_line_names_what_decided(gates: Gates, line: str, tmp_pat
     run_id = publish(tmp_path)
     nothing: Any = None  # what was published is not looked at
     night = Judged(nothing, judge_run(tmp_path, run_id, gates), accepted=True)
-    assert night.line == f"run {run_id}: {line}"
+    assert night.verdict.line == f"run {run_id}: {line}"
 
 
 # Judges in children of its own, each killed at a later sync to disk than the one before, then once more to the end.

@@ -1,6 +1,8 @@
 """A night as the platform engineers have it: a real server, a real worker, the deployments of prefect.yaml."""
 
 import json
+import logging
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -140,6 +142,30 @@ def test_a_run_that_fails_ends_with_1_and_publishes_nothing(night: Night) -> Non
     done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
     assert done.returncode == 1, done.stdout + done.stderr
     assert night.runs("2026-01-04") == []
+
+
+def test_a_night_that_its_gates_reject_is_seen_by_whoever_looks(night: Night, tmp_path: Path) -> None:
+    (tmp_path / "strict.toml").write_text("[gates.toy]\nmin_accuracy = 0.9\n")
+    where = {"outputs": str(tmp_path / "outputs"), "run_date": DATE}
+    rejected = night.start("adhoc", **where, config=str(tmp_path / "strict.toml"))
+    wait_until(lambda: night.state_of(rejected) == "FAILED", what="a rejected run")
+    state = night.ask(f"flow_runs/{rejected}")["state"]
+    assert state["name"] == "Rejected"
+    assert "fail: min_accuracy (" in state["message"]
+
+    logs = {"logs": {"flow_run_id": {"any_": [rejected]}, "level": {"ge_": logging.ERROR}}}
+    wait_until(lambda: night.ask("logs/filter", logs) != [], what="its log")
+    (line,) = night.ask("logs/filter", logs)  # and no traceback of what Prefect raises for it
+    assert line["message"] == state["message"]
+
+    due = night.start("deadline", **where)
+    wait_until(lambda: night.state_of(due) == "FAILED", what="the deadline")
+    assert state["message"] in night.ask(f"flow_runs/{due}")["state"]["message"]
+    for words, exit_code in ((["runs"], 0), (["show", DATE], 0), (["doctor"], 4)):
+        found = night.command(*words, "--outputs", where["outputs"])
+        assert found.returncode == exit_code, found.stderr
+        assert re.search(r"\bfail\b", found.stdout), words
+    assert f"ILL  newest night of toy/test: {state['message']}" in found.stdout
 
 
 def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: Night) -> None:

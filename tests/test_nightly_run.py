@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.errors import RunNotFoundError, VerdictError
+from mnist_pipeline.nightly import require_nights, run_night
 from mnist_pipeline.settings import load_settings, project_folder
 from mnist_pipeline.storage.raw import read_images, read_labels
 from mnist_pipeline.storage.runs import run_by_id
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.weights import encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
-from tests.published import hashes, left_over, on_disk, snapshot
+from tests.published import flip_bit, hashes, left_over, on_disk, snapshot
 
 PROJECT = Path(__file__).parents[1]
 RUN_DATE = "2026-01-31"
@@ -214,7 +216,7 @@ def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
     assert (result.exit_code, by_function.accepted) == (7, False)
     assert f"published run {by_function.published.run_id}" in result.stdout
     assert f"verdict: {by_function.verdict.outcome}" in result.stdout
-    assert by_function.line in result.stderr
+    assert by_function.verdict.line in result.stderr
     told_when = {"manifest.json", "verdict.json", "history.parquet", "runs.parquet"}  # and the report
     ours, theirs = (
         {name: at for name, at in hashes(folder).items() if Path(name).name not in told_when and ".html" not in name}
@@ -288,6 +290,42 @@ def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fail
     assert f"  last passed: {runs['run_id'][1]}" in third.splitlines()
     titles = [(outputs / "reports" / f"{run_id}.html").read_text().split("<title>")[1] for run_id in runs["run_id"]]
     assert [title.split(":")[0] for title in titles] == ["None", "Pass", "Fail"]
+
+
+def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, report=False, gates={"toy": Gates(min_images=20)})
+    with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; publish them"):
+        require_nights(settings, 1)
+    good = run_night(settings)
+    require_nights(settings, 1)
+    strict = settings.model_copy(update={"gates": {"toy": Gates(min_images=30)}})
+    bad = run_night(strict.model_copy(update={"batch_rows": 5}))
+    with pytest.raises(VerdictError, match=r"^run \S+: fail: min_images \(25, bound 30\); look at each with"):
+        require_nights(settings, 1)
+    with pytest.raises(RunNotFoundError, match=r"got none of 2026-01-29, 2026-01-30; .*; run .* fail: min_images"):
+        require_nights(settings, 3)
+    run_night(settings.model_copy(update={"batch_rows": 6}))  # another run of the night, published last
+    require_nights(settings, 1)
+    assert {good.verdict.outcome, bad.verdict.outcome} == {"pass", "fail"}
+
+
+def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    published = stages.evaluate(settings)
+    with pytest.raises(VerdictError, match="expected a verdict, got none; judge it: `mnist-pipeline run --dataset toy"):
+        require_nights(settings, 1)
+    flip_bit(settings.outputs / "runs" / published.run_id / "manifest.json")
+    with pytest.raises(VerdictError, match=r"manifest\.json"):
+        require_nights(settings, 1)
+
+
+@pytest.mark.parametrize(("inconclusive", "good"), [("warn", True), ("fail", False)])
+def test_an_inconclusive_night_is_as_good_as_its_gates_say(inconclusive: Any, good: bool, tmp_path: Path) -> None:
+    gates = Gates(min_accuracy=0.1, inconclusive=inconclusive)
+    settings = small_settings(tmp_path, report=False, gates={"toy": gates})
+    assert run_night(settings).verdict.outcome == "inconclusive"
+    with nullcontext() if good else pytest.raises(VerdictError, match="inconclusive: min_accuracy"):
+        require_nights(settings, 1)
 
 
 KILLED_BEFORE_THE_VERDICT = """

@@ -106,7 +106,7 @@ def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: Object
     assert there.published.new
     assert there.published.run_id == here.published.run_id
     assert parquet_of(there.published) == parquet_of(here.published)
-    assert there.line == here.line
+    assert there.verdict.line == here.verdict.line
     places = {key.split("/")[0] for key in objects(bucket)}
     assert places == {"runs", "data", "verdicts", "reports", "shards", "weights", *VIEWS}
 

@@ -17,14 +17,17 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
+from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.nightly import run_night
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
 from mnist_pipeline.orchestration.night import REJECTED
 from mnist_pipeline.settings import Settings, load_settings
+from mnist_pipeline.stages import evaluate
 from mnist_pipeline.storage.objects import Place
-from tests.builders import images_name, make_split
+from tests.builders import images_name, make_split, small_settings
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
 from tests.published import on_disk
 
@@ -401,4 +404,20 @@ def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings)
     assert finding.advice == f"`mnist-pipeline backfill --from {missing[0]} --to {missing[1]}`"
     _publish_nights(settings.outputs, *missing)
     (finding,) = diagnosis._nights(settings)
+    assert finding.healthy
+
+
+def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, gates={"toy": Gates(min_images=30)}, report=False)
+    (finding,) = diagnosis._newest_verdict(settings)
+    assert (finding.healthy, finding.found) == (True, "none yet")
+    judged = run_night(settings)
+    (finding,) = diagnosis._newest_verdict(settings)
+    assert (finding.healthy, finding.found) == (False, judged.verdict.line)
+    assert finding.advice == "`mnist-pipeline show`, or its report, has the gates that failed"
+    evaluate(settings.model_copy(update={"batch_rows": 5}))
+    (finding,) = diagnosis._newest_verdict(settings)
+    assert (finding.healthy, "expected a verdict, got none" in finding.found) == (False, True)
+    run_night(settings.model_copy(update={"batch_rows": 6, "gates": {"toy": Gates(min_images=20)}}))
+    (finding,) = diagnosis._newest_verdict(settings)
     assert finding.healthy

@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
 from mnist_pipeline.core.progress import Progress
@@ -40,6 +40,8 @@ EXIT_CODES = """Exit codes:
 7  the run is published, but does not keep its gates
 
 130, 143  interrupted, terminated: nothing half-done is visible"""
+
+PIPE_WIDTH = 1000  # characters; whoever reads a pipe looks for whole lines
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -123,6 +125,14 @@ def load(config: Path | None, **given: Any) -> "Settings":
     from mnist_pipeline.settings import load_settings
 
     return load_settings(config, **given)
+
+
+def print_lines(make: Callable[[int], RenderableType]) -> None:
+    """Print what is made for the width of the terminal; where there is none, in lines that are never broken."""
+    if out.is_terminal:
+        out.print(make(out.width))
+    else:
+        Console(file=out.file, width=PIPE_WIDTH, highlight=False, markup=False).print(make(PIPE_WIDTH))
 
 
 @contextmanager

@@ -48,6 +48,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
 
+    from mnist_pipeline.orchestration.night import RejectedError
     from mnist_pipeline.orchestration.server import start_temporary_server
     from mnist_pipeline.orchestration.terminal import share_terminal
 
@@ -58,6 +59,8 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
         # A flow may end as failed and return something all the same: a published run that its gates reject.
         state = cast("State[Any]", flow(**parameters, return_state=True))
         result = state.result(raise_on_failure=False)
+        if isinstance(result, RejectedError):
+            return result.judged
         if isinstance(result, BaseException):
             raise result
         return result

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out
+from mnist_pipeline.cli.console import app, load, out, print_lines
 from mnist_pipeline.cli.options import Config, Dataset, Outputs, Split, WhichRun
+from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def list_published(outputs: Outputs = None, config: Config = None) -> None:
     """List the published runs."""
     from mnist_pipeline.report import terminal
     from mnist_pipeline.storage.runs import list_runs
+    from mnist_pipeline.storage.verdicts import newest_verdict
 
     settings = load(config, outputs=outputs)
     rows = []
@@ -27,14 +29,22 @@ def list_published(outputs: Outputs = None, config: Config = None) -> None:
         try:
             manifest = item.manifest()
         except DamagedError:
-            rows.append((item.name.run_id, "damaged", "-", "-", "-"))
+            rows.append(terminal.RunLine(item.name.run_id, "damaged", "-", "-", "-", "-"))
             continue
-        totals, weights = manifest.totals, manifest.identity.weights_sha256
-        when = f"{manifest.published_at:%Y-%m-%d %H:%M}"
-        rows.append((item.name.run_id, f"{totals.images:,}", terminal.percent(totals.accuracy), weights[:8], when))
-    rows.sort(key=lambda row: (row[0][:10], row[-1]))  # by run date, then by time of publication
+        verdict = newest_verdict(settings.outputs, manifest.content)
+        rows.append(
+            terminal.RunLine(
+                run_id=item.name.run_id,
+                images=f"{manifest.totals.images:,}",
+                accuracy=terminal.percent(manifest.totals.accuracy),
+                verdict=verdict.outcome if verdict else "not judged",
+                weights=manifest.identity.weights_sha256[:8],
+                published_at=f"{manifest.published_at:%Y-%m-%d %H:%M}",
+            )
+        )
+    rows.sort(key=lambda row: (row.run_id[:10], row.published_at))
     if rows:
-        out.print(terminal.runs_table(rows))
+        print_lines(lambda width: terminal.runs_table(rows, width))
     else:
         out.print(f"no runs in {settings.outputs} yet: publish one with `mnist-pipeline run`", soft_wrap=True)
 
@@ -47,10 +57,11 @@ def show(
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Show the per-digit table of a published run."""
+    """Show the per-digit table of a published run, and the newest verdict on it."""
     from dataclasses import fields
 
     from mnist_pipeline.core.tally import DigitScore
+    from mnist_pipeline.judge import current_verdict
     from mnist_pipeline.report import terminal
     from mnist_pipeline.storage import tables
     from mnist_pipeline.storage.runs import find_run
@@ -62,6 +73,10 @@ def show(
     out.print(f"run {found.name.run_id}{_pruned(found.pruned())}", style="bold", soft_wrap=True)
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
+    if verdict := current_verdict(settings.outputs, manifest):
+        print_verdict(verdict)
+    else:
+        out.print("verdict: not judged yet: running its night again judges it")
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
 

@@ -28,7 +28,7 @@ def print_verdict(verdict: "Verdict") -> None:
 def require_accepted(nights: "Sequence[Judged]") -> None:
     """Raise VerdictError if the verdict on one of the runs fails it."""
     if rejected := [night for night in nights if not night.accepted]:
-        raise VerdictError("; ".join(night.line for night in rejected) + "; what was published stays published")
+        raise VerdictError("; ".join(night.verdict.line for night in rejected) + "; what was published stays published")
 
 
 @app.command()
@@ -129,7 +129,7 @@ def promote(
         out.print("these are the current weights already: nothing to do")
     else:
         raise VerdictError(
-            f"{promoted.judged.line}; not promoted, {promoted.previous_sha256} stays current; "
+            f"{promoted.judged.verdict.line}; not promoted, {promoted.previous_sha256} stays current; "
             "`--force` promotes it all the same"
         )
 

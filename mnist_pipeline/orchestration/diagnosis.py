@@ -33,6 +33,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError
+from mnist_pipeline.nightly import failure_of
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
@@ -74,7 +75,7 @@ class Finding:
 
 
 def diagnose(settings: Settings, project: Path) -> list[Finding]:
-    """Look at versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache and nights.
+    """Look at versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache, nights and verdict.
 
     Args:
         settings: whose outputs and cache are looked at.
@@ -90,6 +91,7 @@ def diagnose(settings: Settings, project: Path) -> list[Finding]:
         *_guarded("outputs", lambda: _writable(settings.outputs)),
         *_guarded("cache", lambda: _cache(settings)),
         *_guarded("nights", lambda: _nights(settings)),
+        *_guarded("newest verdict", lambda: _newest_verdict(settings)),
     ]
 
 
@@ -359,3 +361,16 @@ def _nights(settings: Settings) -> Iterator[Finding]:
         yield Finding(what, False, found, f"`mnist-pipeline backfill --from {missing[0]} --to {missing[-1]}`")
     else:
         yield Finding(what, True, f"every one from {first} to {last} is published")
+
+
+def _newest_verdict(settings: Settings) -> Iterator[Finding]:
+    """Whether the newest night is as good as its gates want."""
+    dataset, split = settings.dataset, settings.split
+    what = f"newest night of {dataset}/{split}"
+    found = [run for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
+    if not found:
+        yield Finding(what, True, "none yet")
+    elif problem := failure_of(settings, [run for run in found if run.name.run_date == found[-1].name.run_date]):
+        yield Finding(what, False, problem, "`mnist-pipeline show`, or its report, has the gates that failed")
+    else:
+        yield Finding(what, True, f"{found[-1].name.run_date} does not fail its gates")

@@ -6,7 +6,6 @@ environment says of retries: a run that has just been published cannot be publis
 """
 
 import logging
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from mnist_pipeline import inputs, stages, trainer
+from mnist_pipeline import inputs, nightly, stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import UnavailableError
@@ -25,7 +24,6 @@ from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import Plan, Published, Sharded, Timings
-from mnist_pipeline.storage import runs
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pieces import Piece
 from mnist_pipeline.storage.raw import RawSplit
@@ -98,8 +96,8 @@ def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> 
 def judge(settings: Settings, published: Published) -> Judged:
     """Compare the run with its references and judge it by its gates."""
     judged = judge_published(settings, published)
-    log = logger.info if judged.verdict.outcome == "pass" else logger.warning
-    log("%s", judged.line)
+    usual = logging.INFO if judged.verdict.outcome == "pass" else logging.WARNING
+    logger.log(usual if judged.accepted else logging.ERROR, "%s", judged.verdict.line)
     try:
         show_judged(judged)
     except Exception:
@@ -116,11 +114,11 @@ def report(settings: Settings, judged: Judged) -> None:
 
 @task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def require_nights(settings: Settings, nights: int) -> None:
-    """Fail if one of the last nights has no published run."""
-    first = settings.run_date - timedelta(days=nights - 1)
-    runs.require_nights(settings.outputs, settings.dataset, settings.split, first, settings.run_date)
+    """Fail if one of the last nights has no published run, or one that fails its gates or was not judged."""
+    nightly.require_nights(settings, nights)
     logger.info(
-        "%s/%s: every night from %s to %s is published", settings.dataset, settings.split, first, settings.run_date
+        "%s/%s: the last %d nights up to %s are published, and none fails its gates",
+        *(settings.dataset, settings.split, nights, settings.run_date),
     )
 
 

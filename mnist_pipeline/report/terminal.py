@@ -1,13 +1,14 @@
 """What the command prints: rich tables and digits drawn in half blocks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,21 @@ CELL_GAP = 2
 INK = 96  # pixels at least this bright are drawn
 BLOCKS = " ▄▀█"
 OUTCOME_STYLES: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green", "none": "dim"}
+
+
+LEFT_OUT_FIRST = ("weights", "published_at", "images")  # of the columns of `runs_table`
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A published run as it is listed: texts, `weights` the start of their sha256."""
+
+    run_id: str
+    images: str
+    accuracy: str
+    verdict: str
+    weights: str
+    published_at: str
 
 
 def percent(share: float | None) -> str:
@@ -80,16 +96,22 @@ def _scores_table(scores: Sequence[DigitScore]) -> Table:
     return table
 
 
-def runs_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
-    """Published runs: run_id, images, accuracy, start of the weights' sha256, time of publication."""
+def runs_table(rows: Sequence[RunLine], width: int) -> Table:
+    """Published runs; what does not fit `width` characters is left out, a column at a time."""
+    headings = {"run_id": "run", "published_at": "published (UTC)"}
+    cells = {
+        field.name: [headings.get(field.name, field.name), *(getattr(row, field.name) for row in rows)]
+        for field in fields(RunLine)
+    }
+    for name in LEFT_OUT_FIRST:
+        if sum(2 + max(map(len, column)) for column in cells.values()) - 1 > width:  # each padded, and a rule between
+            del cells[name]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("published (UTC)", no_wrap=True)
+    for name, (heading, *_) in cells.items():
+        justify: JustifyMethod = "right" if name in ("images", "accuracy") else "left"
+        table.add_column(heading, justify=justify, no_wrap=name != "run_id", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(getattr(row, name) for name in cells))
     return table
 
 

@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,22 @@ def test_a_path_is_told_from_the_current_folder_where_it_is_below_it(
 
 def test_the_list_of_runs_has_a_line_for_each_and_its_long_names_whole() -> None:
     long = "2026-01-31-" + "a" * 64 + "-test-0123456789ab"
-    rows = [(long, "10,000", "98.18 %", "a879db9f", "2026-02-01 02:30"), ("other", "5", "-", "-", "-")]
-    text = printed(terminal.runs_table(rows), 80)
+    line = terminal.RunLine(long, "10,000", "98.18 %", "pass", "a879db9f", "2026-02-01 02:30")
+    text = printed(terminal.runs_table([line, terminal.RunLine("other", "5", "-", "none", "-", "-")], 80), 80)
     assert max(map(len, text.splitlines())) <= 80
     names = [line.split("  ")[0].strip() for line in text.splitlines()]
     assert long in "".join(names)
-    assert "2026-02-01 02:30" in text
+    assert "98.18 %  pass" in text
+
+
+@pytest.mark.parametrize(("width", "seen"), [(200, 6), (90, 6), (89, 5), (80, 5), (79, 4), (62, 4), (61, 3)])
+def test_the_list_of_runs_loses_columns_and_no_digits_on_a_narrow_terminal(width: int, seen: int) -> None:
+    run_id = "2026-01-31-mnist-test-0123456789ab"
+    line = terminal.RunLine(run_id, "10,000", "98.18 %", "pass", "a879db9f", "2026-02-01 02:30")
+    heading, _, shown = printed(terminal.runs_table([line], width), width).splitlines()
+    assert len(shown.rstrip()) <= width
+    assert [run_id in shown, "98.18 %" in shown, "pass" in shown] == [True] * 3
+    assert len(re.findall(r"run|images|accuracy|verdict|weights|published", heading)) == seen
 
 
 # Digits
