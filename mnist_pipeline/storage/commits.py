@@ -22,7 +22,7 @@ from mnist_pipeline.storage.files import (
 )
 from mnist_pipeline.storage.manifest import Manifest, RunName
 from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.quarantine import set_aside
+from mnist_pipeline.storage.repairs import replace_run
 from mnist_pipeline.storage.runs import MANIFEST, PRUNED, RUNS, Run, files_of_table, read_checked
 from mnist_pipeline.storage.staging import PREDICTIONS, Stage
 
@@ -42,8 +42,8 @@ def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord
 def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
     """Publish what is staged in one step, or recognise that it is published already.
 
-    A published run of that name that is damaged is set aside, and this one takes its place. One that has been pruned is
-    given its predictions back.
+    A published run of that name that is damaged goes to quarantine, and this one takes its place. One that has been
+    pruned is given its predictions back.
 
     Args:
         outputs: the outputs folder.
@@ -68,10 +68,8 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
         taken = isinstance(target, Path) and target.exists()
         if not taken and _publish(stage, target, manifest):
             return True
-        if run.problems():
-            set_aside(outputs, target, MANIFEST, lambda: "; ".join(run.problems()) or None)
-            if _publish(stage, target, manifest):
-                return True
+        if run.problems() and replace_run(outputs, run, stage.run, manifest, stage.records):
+            return True
         if run.pruned():
             return _give_back(outputs, run, stage, manifest)
         _require_agreement(run, stage, manifest)
@@ -86,7 +84,7 @@ def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bo
     """Let a pruned run have its predictions again: those it had, if these are the very same files or digits.
 
     Returns:
-        True: the run is whole again.
+        True: the run is whole again. False: another has seen to it meanwhile.
 
     Raises:
         RunConflictError: they were others.
@@ -104,8 +102,10 @@ def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bo
     elif published.tally and any(published.tally[name] != (manifest.tally or {})[name] for name in DIGITS_COUNTED):
         raise _conflict(run.folder / MANIFEST, stage, manifest)
     else:  # the same digits, with probabilities that differ in their last bits: they have another manifest
-        set_aside(outputs, run.folder, MANIFEST, lambda: "its predictions were pruned")
-        return _publish(stage, run.folder, manifest)
+        if replace_run(outputs, run, stage.run, manifest, stage.records):
+            return True
+        _require_agreement(run, stage, manifest)  # with what another has put there meanwhile
+        return False
     (run.folder / PRUNED).unlink()
     sync_folder(run.folder)
     logger.info("run %s has its predictions again", manifest.run_id)

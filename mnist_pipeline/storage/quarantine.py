@@ -30,12 +30,11 @@ def set_aside(outputs: Place, folder: Place, document: str, look: Callable[[], s
     Raises:
         OSError: it cannot be moved.
     """
-    path = folder.relative_to(outputs)
     alone = outputs / STAGING / f"{folder.name}.aside.lock"
     with lock(alone) if isinstance(alone, Path) else nullcontext():
         if not folder.exists() or (why := look()) is None:
             return
-        aside = outputs / QUARANTINE / path.parent / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+        aside = _place_for(outputs, folder)
         if isinstance(folder, ObjectPath):
             # The document first: without it, whatever else is there says nothing.
             for each, _, _ in sorted(folder.walk(), key=lambda found: found[0].name != document):
@@ -49,3 +48,21 @@ def set_aside(outputs: Place, folder: Place, document: str, look: Callable[[], s
             sync_folder(aside.parent)
             sync_folder(folder.parent)
     logger.warning("%s is set aside in %s: %s", folder, aside, why)
+
+
+def copy_aside(outputs: Place, folder: ObjectPath) -> Place:
+    """Copy what is published in a folder of an object store into quarantine, and leave it there; where the copy is.
+
+    Raises:
+        StoreError: it cannot be copied.
+    """
+    aside = _place_for(outputs, folder)
+    for each, _, _ in folder.walk():
+        with suppress(FileNotFoundError):
+            (aside / each.name).write_bytes(each.read_bytes())
+    return aside
+
+
+def _place_for(outputs: Place, folder: Place) -> Place:
+    path = folder.relative_to(outputs)
+    return outputs / QUARANTINE / path.parent / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"

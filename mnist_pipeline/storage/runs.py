@@ -5,7 +5,7 @@ A pruned run has lost its predictions to housekeeping and says so itself; all el
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -21,6 +21,7 @@ from mnist_pipeline.storage.staging import data_folder
 RUNS = "runs"
 MANIFEST = "manifest.json"
 PRUNED = "pruned.json"
+REPAIRS = ".repairs"  # holds complete runs that are to take the place of published ones: repairs.py
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Run:
     @property
     def files(self) -> Place:
         """What the paths in the manifest are relative to: the folder of the manifest, but in an object store."""
-        return files_of(self.folder.parent.parent, self.name.run_id)
+        if isinstance(self.folder, ObjectPath):
+            return files_of(self.folder.parent.parent, self.name.run_id)
+        return self.folder
 
     def manifest(self) -> Manifest:
         """Read and check the manifest.
@@ -158,8 +161,34 @@ def run_by_id(outputs: Place, run_id: str) -> Run:
     folder = outputs / RUNS / run_id
     there = (folder / MANIFEST).is_file() if isinstance(folder, ObjectPath) else folder.is_dir()
     if name is None or not there:
-        raise RunNotFoundError(f"run {run_id}: expected it in {outputs / RUNS}, got none; was it moved away?")
+        repair = "" if name is None else _unfinished(outputs, [name])
+        raise RunNotFoundError(
+            f"run {run_id}: expected it in {outputs / RUNS}, got none; {repair or 'was it moved away?'}"
+        )
     return Run(folder, name)
+
+
+def unfinished_repairs(outputs: Place) -> list[RunName]:
+    """The runs whose replacement waits to be put in its place; quickly none where none was ever replaced.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if isinstance(outputs, ObjectPath):  # there a manifest is replaced in one step
+        return []
+    names = [RunName.parse(path.name) for path in subfolders(outputs / REPAIRS)]
+    return sorted((name for name in names if name is not None), key=lambda name: name.run_id)
+
+
+def _unfinished(outputs: Place, names: Sequence[RunName]) -> str:
+    """What to do about those of the runs that are missing because their repair is unfinished; empty if none is."""
+    waiting = [name.run_id for name in unfinished_repairs(outputs) if name in names]
+    if not waiting:
+        return ""
+    return (
+        f"its repair is unfinished: the replacement of {', '.join(waiting)} is kept in {outputs / REPAIRS}, and "
+        "`mnist-pipeline verify --repair` puts it in its place"
+    )
 
 
 def missing_nights(outputs: Place, dataset: str, split: str, first: date, last: date) -> list[date]:
@@ -217,10 +246,18 @@ def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run
         if dated:
             return dated[0]
     known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
+    meant = [
+        name
+        for name in unfinished_repairs(outputs)
+        if str(which) == name.run_id or (name.is_of(dataset, split) and str(which) in ("latest", str(name.run_date)))
+    ]
     raise RunNotFoundError(
         f"run {str(which)!r}: expected a published run of {dataset}/{split} in {outputs}, got none; "
         f"what is there: {', '.join(known) or 'nothing yet'}; "
-        f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_night(which)}`"
+        + (
+            _unfinished(outputs, meant)
+            or f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_night(which)}`"
+        )
     )
 
 

@@ -337,8 +337,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/storage/commits.py",
-        "        if run.problems():\n            set_aside",
-        "        if False:\n            set_aside",
+        "        if run.problems() and replace_run",
+        "        if False and replace_run",
         "test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again",
     ),
     Mutant(
