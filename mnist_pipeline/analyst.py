@@ -10,6 +10,7 @@ from mnist_pipeline.errors import RunNotFoundError, SettingsError
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.storage import tables
 from mnist_pipeline.storage.objects import Place
+from mnist_pipeline.storage.repairs import finish_repairs
 from mnist_pipeline.storage.runs import Run, find_run
 from mnist_pipeline.storage.verdicts import newest_verdict
 from mnist_pipeline.storage.views import read_history
@@ -112,4 +113,6 @@ def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
 
 
 def _outputs(given: Path | str | None) -> Place:
-    return load_settings(outputs=given).outputs
+    outputs = load_settings(outputs=given).outputs
+    finish_repairs(outputs)
+    return outputs

@@ -14,6 +14,7 @@ from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.stages import evaluate
 from mnist_pipeline.storage import runs
+from mnist_pipeline.storage.repairs import finish_repairs
 from mnist_pipeline.storage.runs import Run
 
 
@@ -36,6 +37,7 @@ def require_nights(settings: Settings, nights: int) -> None:
         RunNotFoundError: some nights have no run; what is wrong with the others is said too.
         VerdictError: runs that fail their gates, or were not judged.
     """
+    finish_repairs(settings.outputs)
     outputs, dataset, split, last = settings.outputs, settings.dataset, settings.split, settings.run_date
     first = last - timedelta(days=nights - 1)
     found = [run for run in runs.list_runs(outputs) if run.name.is_of(dataset, split)]

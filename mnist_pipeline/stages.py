@@ -33,6 +33,7 @@ from mnist_pipeline.storage.manifest import Identity, Manifest, Totals
 from mnist_pipeline.storage.objects import Place
 from mnist_pipeline.storage.pieces import Piece, Pieces
 from mnist_pipeline.storage.promotions import current_promotion
+from mnist_pipeline.storage.repairs import finish_repairs
 from mnist_pipeline.storage.splits import OpenSplit
 from mnist_pipeline.storage.staging import Stage, claim_stage
 from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, load_weights, weights_sha256
@@ -152,7 +153,7 @@ def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> 
 
 
 def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
-    """Decide the run: read the weights, archive them, and fix its identity and its pieces.
+    """Decide the run: read the weights, archive them, and fix its identity and its pieces. Finishes repairs first.
 
     Raises:
         SettingsError: so many shards that their names run out.
@@ -164,6 +165,7 @@ def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
             f"shard_rows {settings.shard_rows}: expected at most {MOST_SHARDS} shards for {raw.rows} images; "
             "give more rows a shard"
         )
+    finish_repairs(settings.outputs)
     network = load_weights(settings.weights or current_weights(settings.outputs))
     archived = archive_weights(network, settings.outputs / WEIGHTS)
     identity = Identity(

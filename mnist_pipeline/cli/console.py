@@ -121,10 +121,13 @@ def _global(
 
 
 def load(config: Path | None, **given: Any) -> "Settings":
-    """The settings of this call, all layers read."""
+    """The settings of this call, all layers read; repairs that were begun in its outputs folder are finished."""
     from mnist_pipeline.settings import load_settings
+    from mnist_pipeline.storage.repairs import finish_repairs
 
-    return load_settings(config, **given)
+    settings = load_settings(config, **given)
+    finish_repairs(settings.outputs)
+    return settings
 
 
 def print_lines(make: Callable[[int], RenderableType]) -> None:

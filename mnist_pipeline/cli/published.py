@@ -10,6 +10,8 @@ from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mnist_pipeline.settings import Settings
     from mnist_pipeline.storage.manifest import Pruned
     from mnist_pipeline.storage.objects import Place
@@ -95,7 +97,7 @@ def verify(
     config: Config = None,
 ) -> None:
     """Check every byte of published runs against their manifests; without RUN of verdicts, shards and weights too."""
-    from mnist_pipeline.storage.runs import find_run, list_runs
+    from mnist_pipeline.storage.runs import REPAIRS, find_run, list_runs
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     if which is None:
@@ -106,9 +108,9 @@ def verify(
         ]
     else:
         chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
-    if not chosen:
+    if not chosen and not _unfinished(settings.outputs, dataset, split):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
-    damaged = 0
+    damaged = set()
     for item in chosen:
         problems = item.problems()
         pruned = None if problems else item.pruned()
@@ -117,7 +119,11 @@ def verify(
         for problem in problems:
             out.print(f"  {problem}", style="red", soft_wrap=True)
         if problems and not (repair and _repaired(settings, item)):
-            damaged += 1
+            damaged.add(item.name.run_id)
+    unfinished = _unfinished(settings.outputs, dataset, split, None if which is None else chosen)
+    for run_id in unfinished:
+        out.print(f"{run_id}: its repair is unfinished", soft_wrap=True)
+    damaged.update(unfinished)
     beside = _check_beside(settings.outputs) if which is None else 0
     if damaged:
         way_out = (
@@ -127,10 +133,34 @@ def verify(
             else "`mnist-pipeline verify --repair` publishes them again, and so does a run of the same night with the "
             "same weights; what is damaged goes into quarantine"
         )
-        raise DamagedError(f"runs damaged: {damaged} of {len(chosen)}; {way_out}")
+        if unfinished:
+            way_out = (
+                f"replacements that are not in their place: {len(unfinished)}, kept in "
+                f"{settings.outputs / REPAIRS}; a warning says what stands in the way, and once that is seen to "
+                f"`mnist-pipeline verify --repair` puts them there; otherwise {way_out}"
+            )
+        count = len({item.name.run_id for item in chosen} | damaged)
+        raise DamagedError(f"runs damaged: {len(damaged)} of {count}; {way_out}")
     if beside:
         raise DamagedError(f"damaged beside the runs: {beside}; each line above says what mends it")
     out.print(f"runs verified: {len(chosen)}")
+
+
+def _unfinished(
+    outputs: "Place", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
+) -> list[str]:
+    """The runs, or those among the given ones, whose replacement is not in its place yet."""
+    from mnist_pipeline.storage.files import outputs_errors
+    from mnist_pipeline.storage.runs import unfinished_repairs
+
+    with outputs_errors(f"cannot look for unfinished repairs in {outputs}"):
+        return [
+            name.run_id
+            for name in unfinished_repairs(outputs)
+            if dataset in (None, name.dataset)
+            and split in (None, name.split)
+            and (among is None or name in [run.name for run in among])
+        ]
 
 
 def _check_beside(outputs: "Place") -> int:
