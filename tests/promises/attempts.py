@@ -24,7 +24,7 @@ from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, encode_weig
 from tests.builders import images_name, labels_name, make_split, random_network, small_settings
 from tests.mirror import Answer, Site
 from tests.promises import oracle
-from tests.published import on_disk
+from tests.published import flip_bit, on_disk
 
 ROWS = 25
 EARLIER, TONIGHT = "2026-01-30", "2026-01-31"
@@ -44,6 +44,7 @@ class Attempt:
         again: the command once more, as a person or an engine repeats it, from its beginning.
         undone: what `run` has not done.
         undone_again: what `again` has not done.
+        damaged: of a run that `run` replaces: as it is until then.
     """
 
     work: Path
@@ -53,6 +54,7 @@ class Attempt:
     again: Callable[[], object]
     undone: Look
     undone_again: Look
+    damaged: oracle.Facts | None = None
 
     def reset(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -60,7 +62,9 @@ class Attempt:
 
     def unsound(self) -> list[str]:
         """What is not as it must be at any moment."""
-        return oracle.unsound(self.work / "outputs", self.earlier) + oracle.unsound_cache(self.work / "cache")
+        return oracle.unsound(self.work / "outputs", self.earlier, self.damaged) + oracle.unsound_cache(
+            self.work / "cache"
+        )
 
     def left(self) -> list[str]:
         """What lies about that nobody reads."""
@@ -101,6 +105,15 @@ def publishing_unsafely(root: Path) -> Attempt:
             publish()
 
     return _publishing(root, unsafely)
+
+
+def repairing(root: Path) -> Attempt:
+    """A run in the place of a damaged one: its record, the way of the damaged one to quarantine, and the views."""
+
+    def damage(outputs: Path, run_id: str) -> None:
+        flip_bit(outputs / "runs" / run_id / "summary.parquet")
+
+    return _publishing(root, lambda publish: publish(), damage)
 
 
 def judging(root: Path) -> Attempt:
@@ -187,6 +200,7 @@ def unpacking(root: Path) -> Attempt:
 ATTEMPTS: dict[str, Callable[[Path], Attempt]] = {
     "publish": publishing,
     "publish unsafely": publishing_unsafely,
+    "repair": repairing,
     "judge": judging,
     "promote": promoting,
     "pin": pinning,
@@ -215,9 +229,16 @@ def _earlier_night(root: Path) -> Settings:
     return _settings(root)
 
 
-def _publishing(root: Path, how: Callable[[Callable[[], object]], object]) -> Attempt:
+def _publishing(
+    root: Path,
+    how: Callable[[Callable[[], object]], object],
+    damage: Callable[[Path, str], None] | None = None,
+) -> Attempt:
+    """Tonight's run, or with `damage` tonight's run once more, in the place of one to which that was done."""
     settings = _earlier_night(root)
     outputs = on_disk(settings.outputs)
+    if damage:
+        damage(outputs, stages.evaluate(settings).run_id)
     plan = stages.make_plan(settings, open_images(settings))
     for group in plan.groups:
         stages.build_shards(plan, group)
@@ -237,6 +258,7 @@ def _publishing(root: Path, how: Callable[[Callable[[], object]], object]) -> At
         again=partial(_night, settings),
         undone=lambda: _published(outputs, plan.run_id),
         undone_again=lambda: _judged(outputs, plan.run_id),
+        damaged_run=plan.run_id if damage else None,
     )
 
 
@@ -255,6 +277,7 @@ def _attempt(
     again: Callable[[], object],
     undone: Callable[[], Look],
     undone_again: Callable[[], Look] | None = None,
+    damaged_run: str | None = None,
 ) -> Attempt:
     """An attempt on what lies in `work` now.
 
@@ -267,7 +290,12 @@ def _attempt(
     looks = [undone()]
     again()
     looks.append((undone_again or undone)())
-    attempt = Attempt(work, template, oracle.facts(template / "outputs"), run, again, *looks)
+    earlier, damaged = oracle.facts(template / "outputs"), None
+    if damaged_run is not None:
+        damaged = {name: found for name, found in earlier.items() if name.startswith(f"runs/{damaged_run}/")}
+        earlier = {name: found for name, found in earlier.items() if name not in damaged}
+        looks = [_repaired(work / "outputs", look, damaged) for look in looks]
+    attempt = Attempt(work, template, earlier, run, again, looks[0], looks[1], damaged)
     for look in (attempt.unsound, *looks):
         assert look() == [], "of what nothing has disturbed"
     return attempt
@@ -282,3 +310,7 @@ def _judged(outputs: Path, run_id: str) -> Look:
     (verdict,) = (outputs / "verdicts" / run_id).iterdir()
     judged = partial(oracle.unjudged, outputs, run_id, oracle.table_hashes(verdict))
     return lambda: [*published(), *judged()]
+
+
+def _repaired(outputs: Path, published: Look, damaged: oracle.Facts) -> Look:
+    return lambda: [*published(), *oracle.unrepaired(outputs, damaged)]

@@ -32,13 +32,27 @@ def facts(outputs: Path) -> Facts:
     }
 
 
-def unsound(outputs: Path, earlier: Facts) -> list[str]:
-    """Everything that is visible and not whole, or was visible before and has changed."""
+def unsound(outputs: Path, earlier: Facts, damaged: Facts | None = None) -> list[str]:
+    """Everything that is visible and not whole, or was visible before and has changed.
+
+    Args:
+        outputs: the outputs folder.
+        earlier: what must not change.
+        damaged: of a run that is to be replaced: as it is until then.
+    """
     now = facts(outputs)
     wrong = [f"{name}: changed or gone" for name, found in earlier.items() if now.get(name) != found]
     runs = _folders(outputs / "runs")
+    waiting = _folders(outputs / ".repairs")
+    wrong += [f"replacement {path.name}: {problem}" for path in waiting for problem in _unlike(path, DOCUMENTS["runs"])]
+    replaced = {Path(name).parts[1] for name in damaged or {}}
+    kept = {name for name in replaced if damaged == {at: now[at] for at in now if Path(at).parts[1] == name}}
+    wrong += [f"run {name}: neither there nor kept" for name in replaced - {path.name for path in (*runs, *waiting)}]
+    runs = [path for path in runs if path.name not in kept]
     wrong += [f"run {path.name}: {problem}" for path in runs for problem in _unlike(path, DOCUMENTS["runs"])]
-    wrong += [problem for run in list_runs(outputs) for problem in run.problems()]
+    found_runs = [run for run in list_runs(outputs) if run.name.run_id not in kept]
+    wrong += [problem for run in found_runs for problem in run.problems()]
+    runs = [*runs, *waiting, *(outputs / "runs" / name for name in kept)]
     for path in [folder for run in _folders(outputs / "verdicts") for folder in _folders(run)]:
         wrong += [f"verdict {path.name}: {problem}" for problem in _unlike(path, DOCUMENTS["verdicts"])]
         if path.parent.name not in {run.name for run in runs}:
@@ -90,6 +104,14 @@ def unpublished(outputs: Path, run_id: str, tables: dict[str, str], images: int)
     return wrong
 
 
+def unrepaired(outputs: Path, damaged: Facts) -> list[str]:
+    """What is missing of a damaged run's way to quarantine, beside its replacement."""
+    expected = {Path(*Path(name).parts[2:]).as_posix(): found for name, found in damaged.items()}
+    found = [snapshot(path) for path in _folders(outputs / "quarantine" / "runs")]
+    wrong = [] if found == [expected] else [f"quarantine: {len(found)} runs, not the damaged one alone and as it was"]
+    return wrong + [f"{path.name}: its repair is unfinished" for path in _folders(outputs / ".repairs")]
+
+
 def unjudged(outputs: Path, run_id: str, tables: dict[str, str]) -> list[str]:
     """What is missing of a verdict on a run, and of the views."""
     folder = outputs / "verdicts" / run_id
@@ -111,9 +133,9 @@ def table_hashes(folder: Path) -> dict[str, str]:
 
 def left(work: Path) -> list[str]:
     """What lies about that nobody has published: in staging, and hidden anywhere."""
-    hidden = [path for path in work.rglob(".*") if path.name != ".staging"]
-    found = {path.relative_to(work).as_posix() for path in [*hidden, *(work / "outputs" / ".staging").glob("*")]}
-    return sorted(found)
+    hidden = [path for path in work.rglob(".*") if path.name not in (".staging", ".repairs")]
+    inside = [path for name in (".staging", ".repairs") for path in (work / "outputs" / name).glob("*")]
+    return sorted({path.relative_to(work).as_posix() for path in [*hidden, *inside]})
 
 
 def _folders(folder: Path) -> list[Path]:

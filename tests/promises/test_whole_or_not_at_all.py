@@ -14,7 +14,7 @@ from tests.promises.conftest import Tried
 from tests.promises.faults import CUT, CUT_AND_KILLED, KILL, Call, CannotTrace, Fault, Torturer
 from tests.promises.mutants import Mutant
 
-PUBLISHING = ("publish", "judge", "promote", "pin")
+PUBLISHING = ("publish", "repair", "judge", "promote", "pin")
 BEGINNING = ("download", "unpack")
 NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
 # What a full disk and one that can only be read refuse; a failing one refuses anything.
@@ -91,6 +91,15 @@ def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_en
     ]
     met = survives(torturer, held + drawn.sample(every, 13))
     tried(met, "system calls refused during publishing")
+
+
+def test_a_repair_that_is_refused_a_name_or_a_sync_leaves_the_run_or_its_replacement(
+    torturer: Torturer, tried: Tried
+) -> None:
+    faults = at(torturer, "repair", "EIO", lambda call: call.name in {"rename", "link", "fsync"})
+    faults += at(torturer, "repair", "ENOSPC", lambda call: call.name in {"rename", "link"})
+    assert survives(torturer, faults) == len(faults) > 20
+    tried(len(faults), "names and syncs refused during repair")
 
 
 def test_killed_or_refused_before_there_is_anything_to_publish_the_next_night_is_as_if_undisturbed(
@@ -180,6 +189,12 @@ MUTANTS = (
         FILES,
         "        os.link(ready, path)  # unlike a rename, refuses a name that is taken\n",
         "        path.write_bytes(data)\n",
+        KILLED,
+    ),
+    Mutant(  # a damaged run that leaves its place before its replacement is recorded
+        "mnist_pipeline/storage/repairs.py",
+        "            _finish(outputs, run)  # what an attempt before has recorded\n",
+        "            set_aside(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))\n",
         KILLED,
     ),
     Mutant(  # a lock that is not let go once its file cannot be removed
