@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnist_pipeline import settings as module
-from mnist_pipeline.core.gates import Gates
+from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import Settings, load_settings, project_folder
 from mnist_pipeline.storage.catalog import Dataset
@@ -116,10 +116,10 @@ def test_data_sets_can_be_given_as_json_in_a_variable(monkeypatch: pytest.Monkey
 # Gates
 
 
-def test_the_gates_of_a_data_set_are_those_of_its_entry_and_of_any_other_what_is_always_on(tmp_path: Path) -> None:
+def test_the_gates_of_a_data_set_are_those_of_its_entry_and_of_any_other_the_default(tmp_path: Path) -> None:
     settings = load_settings(config(tmp_path, "[gates.toy]\nmax_loss = 0.25\n"), dataset="toy", data_dir=tmp_path)
     assert settings.gates_of_dataset() == Gates(max_loss=0.25)
-    assert load_settings(dataset="emnist").gates_of_dataset() == Gates()
+    assert load_settings(dataset="emnist").gates_of_dataset() == DEFAULT_GATES
     values = tomllib.loads((CONFIG / "gates.toml").read_text())["gates"]["mnist"]
     assert load_settings().gates_of_dataset() == Gates(**values)
 

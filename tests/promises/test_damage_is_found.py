@@ -349,8 +349,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/judge.py",
-        "            if chosen.problem is None:\n                return chosen\n",
-        "            return chosen\n",
+        "            if chosen.problem is None:\n                return against, chosen\n",
+        "            return against, chosen\n",
         "test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older",
     ),
 )

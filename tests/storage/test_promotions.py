@@ -58,8 +58,8 @@ def test_a_promotion_comes_back_as_it_was_recorded(changes: dict[str, Any], tmp_
     assert path.read_bytes() == promotion(**changes).to_bytes()
 
 
-def test_an_outcome_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="Input should be 'pass', 'fail' or 'inconclusive'"):
+def test_an_outcome_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="Input should be 'pass', 'fail', 'inconclusive' or 'none'"):
         promotion(outcome="maybe")
 
 
