@@ -11,6 +11,7 @@
     ├── SourceError          (4)       no source has the files: give --data-dir, or mend the sources
     │   └── UnavailableError             one of them was not reached, or is busy: try again later
     ├── EngineError          (4)       no Prefect server answered: start it, or run with --direct
+    │   └── UnauthorizedError            it answered, and does not let us in: give its password
     ├── OutputsError         (5)       the outputs folder cannot be used as it is
     │   ├── RunNotFoundError             no published run answers to that name
     │   ├── AmbiguousRunError            several published runs do
@@ -80,6 +81,10 @@ class EngineError(PipelineError, ConnectionError):
     """The Prefect server in force or the cluster does not answer, or workers were ended from outside."""
 
     exit_code = 4
+
+
+class UnauthorizedError(EngineError):
+    """The Prefect server in force wants a password, or another one than it was given."""
 
 
 class OutputsError(PipelineError, OSError):

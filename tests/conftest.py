@@ -1,13 +1,17 @@
 """What every test shares."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
 from mnist_pipeline.orchestration.environment import prepare_environment
+from tests.engine import AUTH
 
 TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 
 prepare_environment()  # before anything imports Prefect: no telemetry from tests either
+os.environ.update(AUTH)
 
 # Two cores, and tests run side by side: how long one example takes says nothing.
 # A red test must be somebody's change and never luck: the same examples each time. `make search` draws others.

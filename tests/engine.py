@@ -3,6 +3,7 @@
 Checks nothing about the pipeline itself.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -22,6 +23,9 @@ from typing import Any
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 
 ROOT = Path(__file__).parents[1]
+
+# Every server here wants a password, and every command of ours is tried with it.
+AUTH = {"PREFECT_SERVER_API_AUTH_STRING": "test:of-loopback", "PREFECT_API_AUTH_STRING": "test:of-loopback"}
 
 # A writer of Prefect's SQLite waits up to 60 seconds for its turn (PRAGMA busy_timeout), and so does the request
 # behind it: one request may take that long, and a fact that needs several of them longer.
@@ -50,7 +54,17 @@ WORKER_SETTINGS = {
 def clean_environment(home: Path) -> dict[str, str]:
     """The variables of a person who has never used Prefect or the pipeline here; Prefect's files lie in `home`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MNIST_"))}
-    return inherited | PREFECT_DEFAULTS | {"PREFECT_HOME": str(home)}
+    return inherited | PREFECT_DEFAULTS | AUTH | {"PREFECT_HOME": str(home)}
+
+
+def request_of(address: str, path: str, question: object = None) -> urllib.request.Request:
+    """A request to a server of these tests, with its password."""
+    user = base64.b64encode(AUTH["PREFECT_API_AUTH_STRING"].encode()).decode()
+    return urllib.request.Request(
+        f"{address}/{path}",
+        data=None if question is None else json.dumps(question).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Basic {user}"},
+    )
 
 
 def free_port() -> int:
@@ -187,11 +201,7 @@ class Night:
 
     def ask(self, path: str, question: object = None) -> Any:
         """What the server answers. A question may reach it twice, when SQLite is busy: let it say the same twice."""
-        request = urllib.request.Request(
-            f"{self.environment['PREFECT_API_URL']}/{path}",
-            data=None if question is None else json.dumps(question).encode(),
-            headers={"Content-Type": "application/json"},
-        )
+        request = request_of(self.environment["PREFECT_API_URL"], path, question)
         answers: list[Any] = []
 
         def answered() -> bool:

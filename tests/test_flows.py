@@ -23,7 +23,7 @@ from mnist_pipeline.orchestration.tasks import can_heal
 from mnist_pipeline.settings import project_folder
 from mnist_pipeline.storage import sources
 from tests.builders import make_split, random_images, random_labels
-from tests.engine import START_SECONDS, clean_environment, running_server, wait_until
+from tests.engine import START_SECONDS, clean_environment, free_port, request_of, running_server, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 from tests.parquet_files import as_numbers, column, write
 
@@ -68,10 +68,7 @@ def in_this_process(environment: dict[str, str], server: str) -> Iterator[str]:
 
 
 def _ask(address: str, path: str, question: object) -> Any:
-    request = urllib.request.Request(
-        f"{address}/{path}", data=json.dumps(question).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=100) as answer:
+    with urllib.request.urlopen(request_of(address, path, question), timeout=100) as answer:
         return json.load(answer)
 
 
@@ -177,7 +174,9 @@ def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_s
         check=True,
     )
     assert Path(where.stdout.strip()) == site / "mnist_pipeline" / "flows"
-    done = _command(work, variables, "run", "--run-date", RUN_DATE)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    proxies = {"HTTP_PROXY": nobody, "http_proxy": nobody, "ALL_PROXY": nobody, "no_proxy": ".example", "NO_PROXY": ""}
+    done = _command(work, variables | proxies, "run", "--run-date", RUN_DATE)
     assert done.returncode == 0, done.stderr
     assert "Starting temporary server" in done.stderr
     assert "published run" in done.stdout

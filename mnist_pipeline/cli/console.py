@@ -117,6 +117,9 @@ def _global(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
+    from mnist_pipeline.orchestration.environment import spare_loopback
+
+    spare_loopback()
     ctx.obj = debug
 
 

@@ -1,5 +1,6 @@
-"""The commands of whoever keeps it running: setup, doctor and prune."""
+"""The commands of whoever keeps it running: credentials, setup, doctor and prune."""
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,18 @@ def setup(
         out.print(f"{change.state:9}  {change.what}", soft_wrap=True)
     out.print()
     out.print("next: `prefect worker start --pool mnist`, then `mnist-pipeline doctor`")
+
+
+@app.command()
+def credentials() -> None:
+    """Make the password of the Prefect server, once and before it starts, and say where it is kept."""
+    from mnist_pipeline.orchestration.credentials import credentials_file, make_credentials
+
+    path = credentials_file()
+    made = make_credentials(path)
+    out.print(f"{'made' if made else 'kept'} {path}, which only you can read", soft_wrap=True)
+    out.print("next, in each shell that starts the server, a worker or a command:", soft_wrap=True)
+    out.print(f"  set -a; . {shlex.quote(str(path))}; set +a", soft_wrap=True)
 
 
 @app.command()

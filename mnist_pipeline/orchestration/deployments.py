@@ -27,10 +27,10 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.night import REJECTED
-from mnist_pipeline.orchestration.server import refuse_credentials
+from mnist_pipeline.orchestration.server import refuse_credentials, require_answer
 
 POOL = "mnist"
 POOL_TYPE = "process"
@@ -142,15 +142,13 @@ def server_in_force() -> Iterator[SyncPrefectClient]:
 
     Raises:
         SettingsError: there is a user name or a query in PREFECT_API_URL.
+        UnauthorizedError: it wants a password, or another one.
         EngineError: it does not answer. None is started.
     """
     address = PREFECT_API_URL.value() or LOCAL_SERVER
     refuse_credentials(address)
     with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
-        if problem := client.api_healthcheck():
-            raise EngineError(
-                f"Prefect server {address}: expected an answer, got {problem}; start one with `prefect server start`"
-            )
+        require_answer(client, "start one with `prefect server start`")
         yield client
 
 

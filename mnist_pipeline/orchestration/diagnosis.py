@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -29,10 +30,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, Worker
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
-from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError
+from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError, UnauthorizedError
 from mnist_pipeline.nightly import failure_of
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
@@ -61,6 +62,7 @@ NIGHTS_LOOKED_AT = 7
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
 # Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
 PINNED = {"prefect", "fastapi", "sqlalchemy"}
+FOREIGN_ORIGIN = "http://foreign.example"
 HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
@@ -129,17 +131,56 @@ def _server(project: Path) -> list[Finding]:
                 reached = Finding("server", False, f"{LOCAL_SERVER} answers, but PREFECT_API_URL is not set", name_it)
             return [
                 reached,
+                *_guarded("server password", _open_door),
                 *_guarded("server version", lambda: _server_version(client)),
                 *_guarded("work pools", lambda: _pools(client, read_entries(project))),
                 *_guarded("late runs", lambda: _late(client)),
                 *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
             ]
+    except UnauthorizedError as error:
+        return [Finding("server", False, str(error), "`mnist-pipeline credentials`"), *_unseen("its password")]
     except EngineError:
         found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
         advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
-        later = ("server version", "work pools", "late runs", "deployments", "schedules", "concurrency slots")
-        unseen = [Finding(what, False, "not checked: needs the server", "first start the server") for what in later]
-        return [Finding("server", False, found, advice), *unseen]
+        return [Finding("server", False, found, advice), *_unseen("the server")]
+
+
+def _unseen(missing: str) -> list[Finding]:
+    later = (
+        *("server password", "server origins", "server version", "work pools", "late runs", "deployments"),
+        *("schedules", "concurrency slots"),
+    )
+    return [Finding(what, False, f"not checked: needs {missing}", "first see to the server") for what in later]
+
+
+def _open_door() -> Iterator[Finding]:
+    """Whether a stranger may use the server, and a page of a foreign origin: either can run commands on the worker."""
+    again = "restart the server with it: docs/operations.md"
+    asked = {"Origin": FOREIGN_ORIGIN, "Access-Control-Request-Method": "POST"}
+    as_stranger = temporary_settings({PREFECT_API_AUTH_STRING: None, PREFECT_API_KEY: None})
+    with as_stranger, get_client(sync_client=True) as stranger:
+        answer = _answer(stranger, "GET", "/admin/version")
+        preflight = _answer(stranger, "OPTIONS", "/deployments/", headers=asked)
+    what = "server password"
+    if answer.is_success:
+        found = "none: whoever reaches the server can run commands on the worker, a page in a browser here too"
+        yield Finding(what, False, found, f"`mnist-pipeline credentials` makes one; {again}")
+    else:
+        yield Finding(what, True, f"wanted from whoever comes without one ({answer.status_code})")
+    what = "server origins"
+    if preflight.headers.get("Access-Control-Allow-Origin") in ("*", FOREIGN_ORIGIN):
+        advice = f"set PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS to the server's own address, then {again}"
+        yield Finding(what, False, "pages of any origin may use the server", advice)
+    else:
+        yield Finding(what, True, "pages of other origins are refused")
+
+
+def _answer(client: SyncPrefectClient, method: Any, path: Any, **more: Any) -> Any:
+    """What the server answers, whatever it is; Prefect's types know its own routes and methods only."""
+    try:
+        return client.request(method, path, **more)
+    except PrefectHTTPStatusError as error:
+        return error.response
 
 
 def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:

@@ -1,6 +1,8 @@
-"""What we tell Prefect before it is imported. Values the user has set stay as they are."""
+"""What we tell Prefect before it is imported, and whatever we start. Values the user has set stay as they are."""
 
 import os
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 PREFECT_DEFAULTS = {
     # No telemetry, from the client or from a temporary server.
@@ -9,6 +11,8 @@ PREFECT_DEFAULTS = {
     # Without PREFECT_API_URL each command starts a temporary server; the first start in a home creates its
     # database and takes longer than Prefect's own limit of 20 seconds on a small machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # Prefect's own default lets a page of any origin use the server. Its UI is of the server's own origin.
+    "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200",
     # Our loggers' lines belong to the run; outside a run they go to the terminal alone.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "mnist_pipeline",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -17,5 +21,16 @@ PREFECT_DEFAULTS = {
 
 def prepare_environment() -> None:
     """Set the defaults; must run before the first import of Prefect."""
+    spare_loopback()
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def spare_loopback() -> None:
+    """Never ask this machine through a proxy, whatever HTTP_PROXY and its like say; nor do processes that we start.
+
+    Some libraries read the variable in small letters first, some the other: both say the same then.
+    """
+    given = [name.strip() for variable in ("no_proxy", "NO_PROXY") for name in os.environ.get(variable, "").split(",")]
+    spared = ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
+    os.environ.update(no_proxy=spared, NO_PROXY=spared)

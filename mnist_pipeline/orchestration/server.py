@@ -2,20 +2,24 @@
 
 import contextvars
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import refresh_global_settings_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
-from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
+from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, new_auth_string
 
 
 def require_server() -> None:
@@ -28,11 +32,35 @@ def require_server() -> None:
     if address := PREFECT_API_URL.value():
         refuse_credentials(address)
         with get_client(sync_client=True) as client:
-            if problem := client.api_healthcheck():
-                raise EngineError(
-                    f"Prefect server {address}: expected an answer, got {problem}; start it, unset "
-                    "PREFECT_API_URL to have a temporary one started, or run with --direct"
-                )
+            require_answer(
+                client, "start it, unset PREFECT_API_URL to have a temporary one started, or run with --direct"
+            )
+
+
+def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
+    """Make sure that a server answers, and lets us in.
+
+    Args:
+        client: of the server.
+        otherwise: what to do if it does not answer.
+
+    Raises:
+        UnauthorizedError: it wants a password, or another one.
+        EngineError: it does not answer.
+    """
+    address = PREFECT_API_URL.value()
+    if problem := client.api_healthcheck():  # which servers answer to everybody
+        raise EngineError(f"Prefect server {address}: expected an answer, got {problem}; {otherwise}")
+    try:
+        client.api_version()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise
+        got = "another one" if PREFECT_API_AUTH_STRING.value() else "none"
+        raise UnauthorizedError(
+            f"Prefect server {address}: expected its password in PREFECT_API_AUTH_STRING, got {got}; "
+            f"`mnist-pipeline credentials` says where it is kept"
+        ) from error
 
 
 def refuse_credentials(address: str) -> None:
@@ -51,12 +79,18 @@ def refuse_credentials(address: str) -> None:
 def start_temporary_server() -> None:
     """Without PREFECT_API_URL have Prefect start the server of this process, where Ctrl-C does not reach it.
 
+    It takes a password that this process and what it starts know, and nobody else: a page that is open in a browser
+    here could use the server otherwise.
+
     A terminal sends Ctrl-C to all processes of the command. A server that it ended could not be told how the run
     ended, and Prefect would try to tell it for more than a minute. What a thread blocks, a process that it starts
     blocks too; and it is the main thread that signals interrupt, also while it waits here.
     """
     if PREFECT_API_URL.value():
         return
+    auth = PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or new_auth_string()
+    os.environ.update({SERVER_SIDE: auth, CLIENT_SIDE: auth})
+    refresh_global_settings_context()
     started: Future[None] = Future()
 
     def start() -> None:

@@ -1,0 +1,208 @@
+"""Who may use a Prefect server of ours: whoever has its password, and nobody else, whatever a browser here shows."""
+
+import http.client
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from typer.testing import CliRunner
+
+from mnist_pipeline.cli import app
+from mnist_pipeline.errors import SettingsError, UnauthorizedError
+from mnist_pipeline.orchestration import diagnosis
+from mnist_pipeline.orchestration.credentials import make_credentials
+from mnist_pipeline.orchestration.deployments import server_in_force
+from mnist_pipeline.orchestration.environment import LOOPBACK, spare_loopback
+from mnist_pipeline.orchestration.server import require_server
+from tests.engine import ROOT, clean_environment, free_port, running_server
+
+EVIL = "http://evil.example"
+QUESTION = json.dumps({}).encode()
+
+
+def status_of(port: int, method: str, path: str, **headers: str) -> int:
+    """What a server answers to whoever has no password; headers as they are given, Host too."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(QUESTION)),
+            **headers,
+        }.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders(QUESTION)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def require_closed(port: int) -> None:
+    """Without its password a server does nothing, for no origin and no host; and it lets no foreign page ask."""
+    for headers in ({}, {"Origin": EVIL}, {"Host": "evil.example"}, {"Origin": "null", "Host": "[::1]"}):
+        for method, path in (
+            ("POST", "/api/deployments/"),
+            ("POST", "/api/flow_runs/filter"),
+            ("GET", "/api/admin/version"),
+        ):
+            assert status_of(port, method, path, **headers) == 401, (headers, path)
+    for origin in (EVIL, "null", f"http://127.0.0.1.evil.example:{port}"):
+        before = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        preflight = httpx.options(f"http://127.0.0.1:{port}/api/deployments/", headers=before)
+        assert "Access-Control-Allow-Origin" not in preflight.headers, origin
+
+
+# The file
+
+
+def test_the_password_is_made_once_for_its_owner_alone_and_said_how_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "my config"))
+    before = os.umask(0)
+    try:
+        first, second = (CliRunner().invoke(app, ["credentials"]) for _ in range(2))
+    finally:
+        os.umask(before)
+    path = tmp_path / "my config" / "mnist-pipeline" / "prefect.env"
+    assert [first.exit_code, second.exit_code] == [0, 0]
+    assert first.stdout.startswith(f"made {path}")
+    assert second.stdout.startswith(f"kept {path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    shell = [line.strip() for line in first.stdout.splitlines() if "set -a" in line]
+    show = f'{shell[0]}; printf \'%s %s\' "$PREFECT_SERVER_API_AUTH_STRING" "$PREFECT_API_AUTH_STRING"'
+    shown = subprocess.run(["sh", "-c", show], capture_output=True, text=True, check=True, env={}).stdout.split()
+    assert shown[0] == shown[1]
+    assert re.fullmatch(r"mnist:[A-Za-z0-9_-]{43}", shown[0])
+    assert shown[0].partition(":")[2] not in first.stdout + second.stdout
+
+
+def test_two_passwords_are_never_the_same(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert make_credentials(tmp_path / name)
+    assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
+
+
+def test_a_password_that_others_can_read_or_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+    make_credentials(tmp_path / "a")
+    (tmp_path / "a").chmod(0o640)
+    with pytest.raises(
+        SettingsError, match="expected a file that its owner alone can read, got mode 640; others may know it"
+    ):
+        make_credentials(tmp_path / "a")
+    (tmp_path / "b").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        make_credentials(tmp_path / "b" / "prefect.env")
+
+
+# Loopback and proxies
+
+
+@pytest.mark.parametrize(
+    ("given", "spared"),
+    [
+        ({}, [*LOOPBACK]),
+        ({"NO_PROXY": "a.example, .b.example"}, ["a.example", ".b.example", *LOOPBACK]),
+        ({"no_proxy": "a.example", "NO_PROXY": "localhost,b.example"}, ["a.example", "localhost", "b.example"]),
+        ({"no_proxy": "*"}, ["*", *LOOPBACK]),
+        ({"no_proxy": "", "NO_PROXY": " ,, "}, [*LOOPBACK]),
+    ],
+)
+def test_loopback_is_spared_beside_what_was_spared_before(
+    given: dict[str, str], spared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        spare_loopback()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+    assert os.environ["NO_PROXY"].split(",")[: len(spared)] == spared
+    assert set(os.environ["NO_PROXY"].split(",")) >= set(LOOPBACK)
+
+
+# Servers
+
+
+TEMPORARY = """
+import sys
+from mnist_pipeline.orchestration.environment import prepare_environment
+
+prepare_environment()
+from prefect.client.orchestration import get_client
+from mnist_pipeline.orchestration.server import start_temporary_server
+
+start_temporary_server()
+with get_client(sync_client=True) as client:
+    client.read_flows()
+    print(client.api_url.port, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.engine
+def test_the_temporary_server_lets_nobody_else_in_and_is_asked_through_no_proxy(tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    environment = clean_environment(tmp_path) | {"HTTP_PROXY": nobody, "http_proxy": nobody, "NO_PROXY": ".example"}
+    for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+        del environment[name]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TEMPORARY],
+        cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        require_closed(int(process.stdout.readline()))
+    finally:
+        process.communicate("", timeout=60)
+    assert process.returncode == 0
+
+
+def look(address: str, tmp_path: Path) -> dict[str, diagnosis.Finding]:
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: tmp_path}):
+        return {finding.what: finding for finding in diagnosis._server(ROOT)}
+
+
+@pytest.mark.engine
+def test_a_server_that_is_set_up_as_the_docs_say_lets_in_whoever_has_the_password(tmp_path: Path) -> None:
+    make_credentials(tmp_path / "prefect.env")
+    kept = dict(line.split("=") for line in (tmp_path / "prefect.env").read_text().splitlines()[1:])
+    with running_server(clean_environment(tmp_path) | kept) as address:
+        require_closed(httpx.URL(address).port or 0)
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: kept["PREFECT_API_AUTH_STRING"]}):
+            require_server()
+            with server_in_force() as client:
+                assert client.read_flows() == []
+            findings = look(address, tmp_path)
+        assert findings["server password"].found == "wanted from whoever comes without one (401)"
+        assert findings["server origins"].found == "pages of other origins are refused"
+        for wrong, got in ((None, "none"), ("mnist:wrong", "another one")):
+            with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: wrong}):
+                for ask in (require_server, lambda: server_in_force().__enter__()):
+                    with pytest.raises(UnauthorizedError, match=f"in PREFECT_API_AUTH_STRING, got {got}; `mnist-"):
+                        ask()
+                findings = look(address, tmp_path)
+            assert {finding.healthy for finding in findings.values()} == {False}
+            assert findings["server"].advice == "`mnist-pipeline credentials`"
+
+
+@pytest.mark.engine
+def test_the_doctor_finds_a_server_out_that_lets_everybody_in(tmp_path: Path) -> None:
+    environment: dict[str, Any] = clean_environment(tmp_path) | {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}
+    del environment["PREFECT_SERVER_API_AUTH_STRING"]
+    with running_server(environment) as address:
+        findings = look(address, tmp_path)
+    assert findings["server"].healthy
+    for what, found in (("server password", "none: whoever reaches"), ("server origins", "pages of any origin may")):
+        assert (findings[what].healthy, findings[what].found.startswith(found)) == (False, True)
+        assert "restart the server" in findings[what].advice
