@@ -348,8 +348,8 @@ def _notes(
     identity, totals = manifest.identity, manifest.totals
     if not gates_chosen:
         yield (
-            f"no gates are chosen for {identity.dataset}: judged only for losses that are certain, and for changes "
-            f"with the same images and weights; choose bounds under [gates.{identity.dataset}] in a config file"
+            f"no gates are chosen for {identity.dataset}: only certain losses, and changes without a cause, fail it; "
+            f"choose bounds under [gates.{identity.dataset}] in a config file"
         )
     if not references:
         which = "has passed" if gates_chosen else "has passed, or had nothing to judge"

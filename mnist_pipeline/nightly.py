@@ -4,6 +4,7 @@ The flow in `flows/evaluate.py` chains the same steps as tasks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 
@@ -30,8 +31,16 @@ def run_night(settings: Settings, progress: Progress = silent) -> Judged:
     return judged
 
 
-def require_nights(settings: Settings, nights: int) -> None:
-    """Nothing, if each of the last nights up to `run_date` has a published run, and the newest of each is good.
+@dataclass(frozen=True)
+class NightState:
+    """What the newest run of a night came to, in a line, and whether that is as good as its gates want."""
+
+    line: str
+    good: bool
+
+
+def require_nights(settings: Settings, nights: int) -> list[NightState]:
+    """The state of each of the last nights up to `run_date`, if all of them are published and good.
 
     Raises:
         RunNotFoundError: some nights have no run; what is wrong with the others is said too.
@@ -42,28 +51,31 @@ def require_nights(settings: Settings, nights: int) -> None:
     first = last - timedelta(days=nights - 1)
     found = [run for run in runs.list_runs(outputs) if run.name.is_of(dataset, split)]
     due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
-    failed = [problem for _, of_night in due if (problem := failure_of(settings, list(of_night)))]
+    states = [state_of(settings, list(of_night)) for _, of_night in due]
+    failed = [state.line for state in states if not state.good]
     try:
         runs.require_nights(outputs, dataset, split, first, last)
     except RunNotFoundError as error:
         raise RunNotFoundError("; ".join([str(error), *failed])) from error
     if failed:
         raise VerdictError(f"{'; '.join(failed)}; look at each with `mnist-pipeline show RUN_ID`")
+    return states
 
 
-def failure_of(settings: Settings, of_night: Sequence[Run]) -> str | None:
-    """What is wrong with the newest run of a night, in a line; None if it is as good as its gates want.
+def state_of(settings: Settings, of_night: Sequence[Run]) -> NightState:
+    """The state of a night by its runs; the newest of them, by time of publication, speaks for it.
 
-    Newest is by time of publication. A verdict that is missing is a failure: nobody has looked.
+    A verdict that is missing is not good: nobody has looked.
     """
     try:
         manifest = max((run.manifest() for run in of_night), key=lambda each: each.published_at)
         verdict = current_verdict(settings.outputs, manifest)
     except DamagedError as error:
-        return str(error)
+        return NightState(str(error), good=False)
     if verdict is None:
-        return (
+        line = (
             f"run {manifest.run_id}: expected a verdict, got none; judge it: `mnist-pipeline run --dataset "
             f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
         )
-    return verdict.line if verdict.fails(settings.gates_of_dataset()) else None
+        return NightState(line, good=False)
+    return NightState(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))

@@ -168,7 +168,9 @@ def test_where_nothing_was_judged_the_verdict_is_none_everywhere(tmp_path: Path)
     first = publish(tmp_path, "2026-01-30", labels_sha256=None)
     verdict = judge_run(tmp_path, first, DEFAULT_GATES, gates_chosen=False)
     assert (verdict.outcome, verdict.results, verdict.fails(DEFAULT_GATES)) == ("none", (), False)
-    assert verdict.notes[0].startswith("no gates are chosen for toy: judged only for losses that are certain")
+    assert verdict.notes[0].startswith(
+        "no gates are chosen for toy: only certain losses, and changes without a cause, fail it; "
+    )
     changed = publish(tmp_path, seed=1, labels_sha256=None, **OTHER_WEIGHTS)
     verdict = judge_run(tmp_path, changed, DEFAULT_GATES, gates_chosen=False)
     assert (verdict.outcome, compared_with(verdict)) == ("none", {EARLIER: first})

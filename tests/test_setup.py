@@ -418,6 +418,8 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
     evaluate(settings.model_copy(update={"batch_rows": 5}))
     (finding,) = diagnosis._newest_verdict(settings)
     assert (finding.healthy, "expected a verdict, got none" in finding.found) == (False, True)
-    run_night(settings.model_copy(update={"batch_rows": 6, "gates": {"toy": Gates(min_images=20)}}))
-    (finding,) = diagnosis._newest_verdict(settings)
-    assert finding.healthy
+    for rows, gates in ((6, {"toy": Gates(min_images=20)}), (7, {"toy": Gates(max_flips_unchanged=None)})):
+        judged = run_night(settings.model_copy(update={"batch_rows": rows, "gates": gates}))
+        (finding,) = diagnosis._newest_verdict(settings)
+        assert (finding.healthy, finding.found) == (True, judged.verdict.line)
+    assert finding.found.endswith(": none: nothing was judged")

@@ -34,7 +34,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
 from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError, UnauthorizedError
-from mnist_pipeline.nightly import failure_of
+from mnist_pipeline.nightly import state_of
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
@@ -411,7 +411,7 @@ def _newest_verdict(settings: Settings) -> Iterator[Finding]:
     found = [run for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
     if not found:
         yield Finding(what, True, "none yet")
-    elif problem := failure_of(settings, [run for run in found if run.name.run_date == found[-1].name.run_date]):
-        yield Finding(what, False, problem, "`mnist-pipeline show`, or its report, has the gates that failed")
-    else:
-        yield Finding(what, True, f"{found[-1].name.run_date} does not fail its gates")
+        return
+    state = state_of(settings, [run for run in found if run.name.run_date == found[-1].name.run_date])
+    advice = "`mnist-pipeline show`, or its report, has the gates that failed"
+    yield Finding(what, state.good, state.line, "" if state.good else advice)

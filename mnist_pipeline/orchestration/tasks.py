@@ -115,11 +115,8 @@ def report(settings: Settings, judged: Judged) -> None:
 @task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def require_nights(settings: Settings, nights: int) -> None:
     """Fail if one of the last nights has no published run, or one that fails its gates or was not judged."""
-    nightly.require_nights(settings, nights)
-    logger.info(
-        "%s/%s: the last %d nights up to %s are published, and none fails its gates",
-        *(settings.dataset, settings.split, nights, settings.run_date),
-    )
+    for state in nightly.require_nights(settings, nights):
+        logger.info("%s", state.line)
 
 
 @task(task_run_name="fit {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
