@@ -24,7 +24,7 @@ unit: .venv/dev.stamp
 	# In the order of tests/conftest.py: what waits for servers starts first.
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow and not torture"
 
-search: .venv/dev.stamp  ## the property tests with examples drawn anew, and more of them
+search: .venv/dev.stamp  ## the property tests with examples drawn anew
 	$(BIN)/pytest -n $(TESTERS) --hypothesis-profile=search -m "hypothesis and not slow and not torture"
 
 slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store

@@ -354,6 +354,16 @@ def test_a_night_that_fails_says_which_gates_and_why_and_ends_with_7(home: Path)
     assert [(name, verdict) for name, _, _, _, verdict, *_ in listed] == [(before, "none"), (run_id, "fail")]
 
 
+def test_a_run_whose_verdict_is_damaged_is_shown_all_the_same(home: Path) -> None:
+    run_id = night(home, "2026-01-30", *gates(home, "min_images = 35"))
+    (table,) = (home / "outputs" / "verdicts" / run_id).glob("*/gates.parquet")
+    flip_bit(table)
+    shown = command("show", run_id)
+    assert shown.exit_code == 0, shown.output
+    assert "verdict: damaged: " in shown.stdout
+    assert "weights sha256 " in shown.stdout
+
+
 def test_run_writes_a_report_unless_told_not_to(home: Path) -> None:
     result = run("--no-report")
     assert "report: " not in result.stdout

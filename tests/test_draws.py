@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FOLDER = Path(__file__).parent
-UNSEEDED = {"choice", "choices", "randint", "random", "randrange", "sample", "shuffle", "uniform", "SystemRandom"}
+UNSEEDED = {
+    "choice",
+    "choices",
+    "rand",
+    "randint",
+    "random",
+    "randrange",
+    "sample",
+    "shuffle",
+    "uniform",
+    "SystemRandom",
+}
 
 
 def unseeded(source: str) -> Iterator[int]:
@@ -17,10 +28,17 @@ def unseeded(source: str) -> Iterator[int]:
     tree = ast.parse(source)
     shared = any(isinstance(node, ast.Import) and "random" in {name.name for name in node.names} for node in tree.body)
     for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "random"
+            and {each.name for each in node.names} & UNSEEDED
+        ):
+            yield node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name, owner = node.func.attr, ast.unparse(node.func.value)
-            if (name in ("default_rng", "Random") and not node.args) or (
-                name in UNSEEDED and (owner == "np.random" or (owner == "random" and shared))
+            given = [argument for argument in node.args if ast.unparse(argument) != "None"]
+            if (name in ("default_rng", "Random") and not given) or (
+                name in UNSEEDED and (owner in ("np.random", "numpy.random") or (owner == "random" and shared))
             ):
                 yield node.lineno
 
@@ -50,6 +68,9 @@ def test_every_generator_in_the_tests_is_seeded() -> None:
     "source",
     [
         "np.random.default_rng()",
+        "np.random.default_rng(None)",
+        "from random import choice",
+        "numpy.random.rand(3)",
         "import random\nrandom.choice([1, 2])",
         "import random\nx = random.Random()",
         "np.random.shuffle(x)",

@@ -1,5 +1,6 @@
 """Who may use a Prefect server of ours: whoever has its password, and nobody else, whatever a browser here shows."""
 
+import errno
 import http.client
 import json
 import os
@@ -7,16 +8,25 @@ import re
 import stat
 import subprocess
 import sys
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
+    temporary_settings,
+)
 from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
-from mnist_pipeline.errors import SettingsError, UnauthorizedError
+from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
 from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.orchestration.credentials import make_credentials
 from mnist_pipeline.orchestration.deployments import server_in_force
@@ -96,12 +106,24 @@ def test_a_password_that_others_can_read_or_that_cannot_be_kept_is_refused(tmp_p
     make_credentials(tmp_path / "a")
     (tmp_path / "a").chmod(0o640)
     with pytest.raises(
-        SettingsError, match="expected a file that its owner alone can read, got mode 640; others may know it"
+        SettingsError, match="expected a password that this user alone can read, got mode 640; delete it, make"
     ):
         make_credentials(tmp_path / "a")
-    (tmp_path / "b").write_text("")
+    (tmp_path / "b").touch(0o600)
+    with pytest.raises(SettingsError, match="got a file without PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_"):
+        make_credentials(tmp_path / "b")
     with pytest.raises(SettingsError, match="cannot be written"):
         make_credentials(tmp_path / "b" / "prefect.env")
+
+
+def test_a_password_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettingsError, match=r"cannot be written \(No space left on device\)"):
+        make_credentials(tmp_path / "prefect.env")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Loopback and proxies
@@ -110,10 +132,8 @@ def test_a_password_that_others_can_read_or_that_cannot_be_kept_is_refused(tmp_p
 @pytest.mark.parametrize(
     ("given", "spared"),
     [
-        ({}, [*LOOPBACK]),
         ({"NO_PROXY": "a.example, .b.example"}, ["a.example", ".b.example", *LOOPBACK]),
         ({"no_proxy": "a.example", "NO_PROXY": "localhost,b.example"}, ["a.example", "localhost", "b.example"]),
-        ({"no_proxy": "*"}, ["*", *LOOPBACK]),
         ({"no_proxy": "", "NO_PROXY": " ,, "}, [*LOOPBACK]),
     ],
 )
@@ -122,13 +142,24 @@ def test_loopback_is_spared_beside_what_was_spared_before(
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in {"https_proxy": "http://proxy.example", **given}.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
         spare_loopback()
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
     assert os.environ["NO_PROXY"].split(",")[: len(spared)] == spared
     assert set(os.environ["NO_PROXY"].split(",")) >= set(LOOPBACK)
+
+
+def test_no_proxy_at_all_stays_so_and_nothing_is_set_where_no_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    spare_loopback()
+    assert not {"no_proxy", "NO_PROXY"} & os.environ.keys()
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example")
+    monkeypatch.setenv("NO_PROXY", "*")
+    spare_loopback()
+    assert urllib.request.proxy_bypass("files.example")  # what urllib itself goes by
 
 
 # Servers
@@ -189,20 +220,45 @@ def test_a_server_that_is_set_up_as_the_docs_say_lets_in_whoever_has_the_passwor
         for wrong, got in ((None, "none"), ("mnist:wrong", "another one")):
             with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: wrong}):
                 for ask in (require_server, lambda: server_in_force().__enter__()):
-                    with pytest.raises(UnauthorizedError, match=f"in PREFECT_API_AUTH_STRING, got {got}; `mnist-"):
+                    with pytest.raises(UnauthorizedError, match=f"in PREFECT_API_AUTH_STRING, got {got}; source the "):
                         ask()
                 findings = look(address, tmp_path)
             assert {finding.healthy for finding in findings.values()} == {False}
-            assert findings["server"].advice == "`mnist-pipeline credentials`"
+            assert findings["server"].advice == "source the file that `mnist-pipeline credentials` made"
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Says that it is healthy, and nothing else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path.endswith("/health") else 500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_OPTIONS(self) -> None:
+        self.do_GET()
+
+
+def test_what_a_broken_server_says_is_not_known_to_be_good(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with pytest.raises(EngineError, match="expected its version, got 500; start it"):
+                require_server()
+            (password, _) = list(diagnosis._open_door())
+        server.shutdown()
+    assert (password.healthy, password.found.startswith("not known: ")) == (False, True)
 
 
 @pytest.mark.engine
-def test_the_doctor_finds_a_server_out_that_lets_everybody_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("password", [None, ""])
+def test_the_doctor_finds_a_server_out_that_lets_everybody_in(password: str | None, tmp_path: Path) -> None:
     environment: dict[str, Any] = clean_environment(tmp_path) | {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}
     del environment["PREFECT_SERVER_API_AUTH_STRING"]
-    with running_server(environment) as address:
-        findings = look(address, tmp_path)
-    assert findings["server"].healthy
+    environment |= {} if password is None else {"PREFECT_SERVER_API_AUTH_STRING": password}
+    with running_server(environment) as address, temporary_settings({PREFECT_API_URL: address}):
+        findings = {finding.what: finding for finding in diagnosis._open_door()}
     for what, found in (("server password", "none: whoever reaches"), ("server origins", "pages of any origin may")):
         assert (findings[what].healthy, findings[what].found.startswith(found)) == (False, True)
         assert "restart the server" in findings[what].advice

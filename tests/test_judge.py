@@ -19,7 +19,7 @@ from mnist_pipeline import judge
 from mnist_pipeline.core.comparison import Unpaired, holm
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
-from mnist_pipeline.judge import BASELINE, EARLIER, LAST_PASSED, Judged, Verdict, judge_run, read_verdict
+from mnist_pipeline.judge import BASELINE, EARLIER, LAST_PASSED, Verdict, judge_run, read_verdict
 from mnist_pipeline.storage import commits, tables
 from mnist_pipeline.storage.baselines import set_baseline
 from mnist_pipeline.storage.runs import run_by_id
@@ -602,6 +602,7 @@ def test_the_views_tell_of_the_verdict(tmp_path: Path) -> None:
     ("gates", "line"),
     [
         (KEPT, "pass"),
+        (Gates(), "none: nothing was judged"),
         (Gates(min_images=13), "fail: min_images (12, bound 13)"),
         (Gates(min_images=13, min_accuracy=0.1), "fail: min_images (12, bound 13)"),
         (Gates(digit_accuracy={3: 0.9}), "inconclusive: min_digit_accuracy of digit 3 (0.00 %, bound 90.00 %)"),
@@ -609,9 +610,7 @@ def test_the_views_tell_of_the_verdict(tmp_path: Path) -> None:
 )
 def test_a_night_in_one_line_names_what_decided(gates: Gates, line: str, tmp_path: Path) -> None:
     run_id = publish(tmp_path)
-    nothing: Any = None  # what was published is not looked at
-    night = Judged(nothing, judge_run(tmp_path, run_id, gates), accepted=True)
-    assert night.verdict.line == f"run {run_id}: {line}"
+    assert judge_run(tmp_path, run_id, gates).line == f"run {run_id}: {line}"
 
 
 # Judges in children of its own, each killed at a later sync to disk than the one before, then once more to the end.

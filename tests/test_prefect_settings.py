@@ -24,7 +24,7 @@ def variables() -> dict[str, str]:
     """The variables of config/prefect.env, whose lines systemd and sh must read alike."""
     lines = [line for line in ENV_FILE.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     for line in lines:
-        assert re.fullmatch(r"[A-Z_]+=[\w.:/]+", line), line
+        assert re.fullmatch(r"[A-Z_]+=[\w.,:/]+", line), line
     pairs = [line.split("=") for line in lines]
     assert len(dict(pairs)) == len(pairs), "a variable is set twice"
     return dict(pairs)

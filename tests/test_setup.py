@@ -1,6 +1,7 @@
 """Set-up and diagnosis against a real server and a real worker, each of its own on loopback."""
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +24,7 @@ from mnist_pipeline.nightly import run_night
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
-from mnist_pipeline.orchestration.night import REJECTED
+from mnist_pipeline.orchestration.night import REJECTED, RejectedError
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.stages import evaluate
 from mnist_pipeline.storage.objects import Place
@@ -423,3 +424,10 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
         (finding,) = diagnosis._newest_verdict(settings)
         assert (finding.healthy, finding.found) == (True, judged.verdict.line)
     assert finding.found.endswith(": none: nothing was judged")
+
+
+def test_what_prefect_raises_for_a_rejected_night_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    judged = run_night(small_settings(tmp_path, gates={"toy": Gates(min_images=30)}, report=False))
+    error = pickle.loads(pickle.dumps(RejectedError(judged)))
+    assert str(error) == judged.verdict.line
+    assert error.judged.verdict == judged.verdict

@@ -31,7 +31,7 @@ EXIT_CODES = """Exit codes:
 
 3  the data or the weights are refused
 
-4  no source of the data, or no Prefect server, could be reached
+4  no source of the data, or no Prefect server, could be reached, or it wants its password
 
 5  the outputs folder or a run is not as needed
 

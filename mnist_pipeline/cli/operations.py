@@ -89,7 +89,7 @@ def prune(
 
     A run is marked first; the first prune HOURS later deletes its predictions and report.
 
-    The latest run, the last that passed, the baseline, and what was just published are kept in any case.
+    Kept in any case: the latest run, the last that passed or had nothing judged, the baseline, what was just published.
     """
     from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.report import terminal

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mnist_pipeline.settings import Settings
-    from mnist_pipeline.storage.manifest import Pruned
+    from mnist_pipeline.storage.manifest import Manifest, Pruned
     from mnist_pipeline.storage.objects import Place
     from mnist_pipeline.storage.runs import Run
 
@@ -63,7 +63,6 @@ def show(
     from dataclasses import fields
 
     from mnist_pipeline.core.tally import DigitScore
-    from mnist_pipeline.judge import current_verdict
     from mnist_pipeline.report import terminal
     from mnist_pipeline.storage import tables
     from mnist_pipeline.storage.runs import find_run
@@ -75,12 +74,23 @@ def show(
     out.print(f"run {found.name.run_id}{_pruned(found.pruned())}", style="bold", soft_wrap=True)
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
-    if verdict := current_verdict(settings.outputs, manifest):
-        print_verdict(verdict)
-    else:
-        out.print("verdict: not judged yet: running its night again judges it")
+    _show_verdict(settings, manifest)
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
+
+
+def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
+    from mnist_pipeline.judge import current_verdict
+
+    try:
+        verdict = current_verdict(settings.outputs, manifest)
+    except DamagedError as error:  # no reason not to show the run
+        out.print(f"verdict: damaged: {error}; running its night again gives it again", style="red", soft_wrap=True)
+        return
+    if verdict is None:
+        out.print("verdict: not judged yet: running its night again judges it")
+    else:
+        print_verdict(verdict)
 
 
 @app.command()

@@ -47,6 +47,7 @@ def _summary(judged: Judged) -> str:
         f"**{accuracy_line(published.totals.correct, published.totals.labelled)}**",
         "",
         *(f"- **{result.outcome}** `{result.gate}`: {result.reason}" for result in not_passed),
+        *(["- nothing was judged"] if verdict.outcome == "none" else []),
         *(f"- {note}" for note in verdict.notes),
         "",
         "| what | value |",

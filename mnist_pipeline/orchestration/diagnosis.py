@@ -16,6 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
+from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -45,6 +46,7 @@ from mnist_pipeline.orchestration.deployments import (
     read_entries,
     server_in_force,
 )
+from mnist_pipeline.orchestration.server import REFUSED
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.storage.files import replace_file
 from mnist_pipeline.storage.objects import ObjectPath, Place
@@ -62,6 +64,7 @@ NIGHTS_LOOKED_AT = 7
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
 # Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
 PINNED = {"prefect", "fastapi", "sqlalchemy"}
+NO_PASSWORD = {"Authorization": "Basic ===="}
 FOREIGN_ORIGIN = "http://foreign.example"
 HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
@@ -138,7 +141,10 @@ def _server(project: Path) -> list[Finding]:
                 *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
             ]
     except UnauthorizedError as error:
-        return [Finding("server", False, str(error), "`mnist-pipeline credentials`"), *_unseen("its password")]
+        return [
+            Finding("server", False, str(error), "source the file that `mnist-pipeline credentials` made"),
+            *_unseen("its password"),
+        ]
     except EngineError:
         found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
         advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
@@ -159,14 +165,20 @@ def _open_door() -> Iterator[Finding]:
     asked = {"Origin": FOREIGN_ORIGIN, "Access-Control-Request-Method": "POST"}
     as_stranger = temporary_settings({PREFECT_API_AUTH_STRING: None, PREFECT_API_KEY: None})
     with as_stranger, get_client(sync_client=True) as stranger:
-        answer = _answer(stranger, "GET", "/admin/version")
+        if stranger.server_type is ServerType.CLOUD:
+            return
+        # The second is what a server takes whose password is empty.
+        answers = [_answer(stranger, "GET", "/admin/version", headers=headers) for headers in ({}, NO_PASSWORD)]
         preflight = _answer(stranger, "OPTIONS", "/deployments/", headers=asked)
     what = "server password"
-    if answer.is_success:
+    if any(answer.is_success for answer in answers):
         found = "none: whoever reaches the server can run commands on the worker, a page in a browser here too"
         yield Finding(what, False, found, f"`mnist-pipeline credentials` makes one; {again}")
+    elif all(answer.status_code in REFUSED for answer in answers):
+        yield Finding(what, True, f"wanted from whoever comes without one ({answers[0].status_code})")
     else:
-        yield Finding(what, True, f"wanted from whoever comes without one ({answer.status_code})")
+        statuses = ", ".join(str(answer.status_code) for answer in answers)
+        yield Finding(what, False, f"not known: whoever comes without one is answered with {statuses}", again)
     what = "server origins"
     if preflight.headers.get("Access-Control-Allow-Origin") in ("*", FOREIGN_ORIGIN):
         advice = f"set PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS to the server's own address, then {again}"

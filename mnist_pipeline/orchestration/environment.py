@@ -12,7 +12,7 @@ PREFECT_DEFAULTS = {
     # database and takes longer than Prefect's own limit of 20 seconds on a small machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # Prefect's own default lets a page of any origin use the server. Its UI is of the server's own origin.
-    "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200",
+    "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
     # Our loggers' lines belong to the run; outside a run they go to the terminal alone.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "mnist_pipeline",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -29,8 +29,13 @@ def prepare_environment() -> None:
 def spare_loopback() -> None:
     """Never ask this machine through a proxy, whatever HTTP_PROXY and its like say; nor do processes that we start.
 
-    Some libraries read the variable in small letters first, some the other: both say the same then.
+    Some libraries read the variable in small letters first, some the other: both say the same then. Where no proxy is
+    named nothing is set: that alone would hide the proxies of the system from some of them.
     """
+    named = {name.lower() for name, value in os.environ.items() if value and name.lower().endswith("_proxy")}
+    if not named - {"no_proxy"}:
+        return
     given = [name.strip() for variable in ("no_proxy", "NO_PROXY") for name in os.environ.get(variable, "").split(",")]
-    spared = ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
+    # A star means everything, and only where it stands alone.
+    spared = "*" if "*" in given else ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
     os.environ.update(no_proxy=spared, NO_PROXY=spared)

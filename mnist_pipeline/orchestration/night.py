@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from typing import Self
 
 from prefect import runtime
 from prefect.client.schemas.objects import State
@@ -47,6 +48,9 @@ class RejectedError(VerdictError):
     def __init__(self, judged: Judged) -> None:
         super().__init__(judged.verdict.line)
         self.judged = judged
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Judged]]:
+        return type(self), (self.judged,)
 
 
 def ending(judged: Judged) -> Judged | State[Judged]:

@@ -12,14 +12,18 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+from httpx import HTTPError, HTTPStatusError
+from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, new_auth_string
+
+REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def require_server() -> None:
@@ -51,15 +55,20 @@ def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
     address = PREFECT_API_URL.value()
     if problem := client.api_healthcheck():  # which servers answer to everybody
         raise EngineError(f"Prefect server {address}: expected an answer, got {problem}; {otherwise}")
+    if client.server_type is ServerType.CLOUD:  # it has API keys, and says itself what is wrong with one
+        return
     try:
         client.api_version()
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise
-        got = "another one" if PREFECT_API_AUTH_STRING.value() else "none"
-        raise UnauthorizedError(
-            f"Prefect server {address}: expected its password in PREFECT_API_AUTH_STRING, got {got}; "
-            f"`mnist-pipeline credentials` says where it is kept"
+    except HTTPError as error:
+        status = error.response.status_code if isinstance(error, HTTPStatusError) else None
+        if status in REFUSED:
+            got = "another one" if PREFECT_API_AUTH_STRING.value() else "none"
+            raise UnauthorizedError(
+                f"Prefect server {address}: expected its password in PREFECT_API_AUTH_STRING, got {got}; source the "
+                "file that `mnist-pipeline credentials` made where the server runs, or a copy of it"
+            ) from error
+        raise EngineError(
+            f"Prefect server {address}: expected its version, got {status or error!r}; {otherwise}"
         ) from error
 
 
@@ -88,7 +97,7 @@ def start_temporary_server() -> None:
     """
     if PREFECT_API_URL.value():
         return
-    auth = PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or new_auth_string()
+    auth = new_auth_string()
     os.environ.update({SERVER_SIDE: auth, CLIENT_SIDE: auth})
     refresh_global_settings_context()
     started: Future[None] = Future()

@@ -20,6 +20,7 @@ from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.errors import UnavailableError
 from mnist_pipeline.judge import Judged, judge_published
 from mnist_pipeline.orchestration.artifacts import show_judged
+from mnist_pipeline.orchestration.environment import spare_loopback
 from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.reporter import try_report
 from mnist_pipeline.settings import Settings
@@ -32,6 +33,7 @@ from mnist_pipeline.storage.staging import Stage
 from mnist_pipeline.trainer import Fitted, Trained
 
 logger = logging.getLogger(__name__)
+spare_loopback()  # from Python and in the processes of workers nobody has called one of our commands
 # Prefect forwards the lines that our loggers let through (PREFECT_LOGGING_EXTRA_LOGGERS); how many is ours to say.
 if (_ours := logging.getLogger("mnist_pipeline")).level == logging.NOTSET:
     _ours.setLevel(logging.INFO)

@@ -89,7 +89,8 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
 
     Args:
         outputs: the outputs folder.
-        retention: which runs keep their predictions, beside the latest, the baseline, the last that passed, and
+        retention: which runs keep their predictions, beside the latest, the baseline, the last that passed or had
+            nothing judged, and
             those of which an attempt is in progress.
         grace: how long marked predictions, what attempts have left behind, and what was published stay untouched for
             whoever is at work with them.

@@ -7,7 +7,7 @@ Whoever finds such a record finishes it. In an object store the manifest is repl
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_pipeline.errors import OutputsError
@@ -137,13 +137,12 @@ def _replace_manifest(outputs: Place, run: Run, folder: ObjectPath, manifest: Ma
     if (why := _why_replaced(run)) is None:
         return False
     aside = copy_aside(outputs, folder)
-    if not document.replace_if_unchanged(data, version):
-        with suppress(FileNotFoundError):
-            if document.read_bytes() != data:  # else it was ours, and the answer was lost on its way
-                return False
     for each, _, _ in folder.walk():
-        if each != document:  # such as that the run before was pruned
+        if each != document:  # such as that the run before was pruned, which must not be said of this one
             each.unlink()
+    # Refused, it may be gone, or be ours already whose answer was lost on its way: `create` tells.
+    if not document.replace_if_unchanged(data, version) and not document.create(data):
+        return False
     logger.warning("%s is replaced, and copied to quarantine in %s: %s", folder, aside, why)
     return True
 

@@ -497,3 +497,32 @@ def test_in_a_store_whoever_is_later_agrees_with_whoever_was_faster(
     with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
         assert not commit(bucket, stage, manifest)
     assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(3)
+
+
+def test_in_a_store_a_run_that_is_taken_away_meanwhile_is_published_all_the_same(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_run(bucket, WHO, published_at=at(1))
+    damage_manifest(bucket)
+
+    def taken_away(*how: Any) -> Any:
+        (bucket / "runs" / WHO.run_id / "manifest.json").unlink()
+        return bucket
+
+    monkeypatch.setattr(repairs, "copy_aside", taken_away)
+    with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
+        assert commit(bucket, stage, manifest)
+    assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(2)
+
+
+def test_in_a_store_a_replaced_run_is_never_called_pruned(bucket: ObjectPath, server: ObjectStore) -> None:
+    replace_it = replace_in_store(bucket)
+    give_up_in(bucket)
+
+    def deletions_fail(method: str, key: str) -> Fault | None:
+        return "refuse" if method in ("DELETE", "POST") and "delete" in f"{method} {key}".lower() else None
+
+    with server.proxy.faults(deletions_fail), suppress(OutputsError):
+        replace_it(2)
+    run = run_by_id(bucket, WHO.run_id)
+    assert run.pruned() is None or run.problems(), "a sound run that says that it gave its predictions up"
