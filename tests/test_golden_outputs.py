@@ -1,0 +1,112 @@
+"""What earlier versions published, on disk and in a bucket, is read, verified, judged and reported by this one."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mnist_pipeline import load_history, load_run
+from mnist_pipeline.cli import app
+from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
+from mnist_pipeline.errors import PrunedError
+from mnist_pipeline.judge import BASELINE, LAST_PASSED, judge_run
+from mnist_pipeline.reporter import write_report
+from mnist_pipeline.stages import current_weights
+from mnist_pipeline.storage import tables
+from mnist_pipeline.storage.objects import ObjectPath, Place
+from mnist_pipeline.storage.runs import list_runs, run_by_id
+from mnist_pipeline.storage.views import read_history, read_runs
+from tests.golden.outputs import ARCHIVE
+from tests.objectstore import ObjectStore
+from tests.objectstore import server as server
+
+LAYOUTS = ("disk", "bucket")
+Expected = list[dict[str, Any]]
+
+
+def unpacked(folder: Path) -> Path:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(params=LAYOUTS)
+def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    folder = unpacked(tmp_path) / str(request.param)
+    if request.param == "disk":
+        return folder
+    store: ObjectStore = request.getfixturevalue("server")
+    bucket = store.bucket()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            (bucket / path.relative_to(folder)).write_bytes(path.read_bytes())
+    return bucket
+
+
+@pytest.fixture
+def expected(outputs: Place, tmp_path: Path) -> Expected:
+    layout = "bucket" if isinstance(outputs, ObjectPath) else "disk"
+    found: Expected = json.loads((tmp_path / f"{layout}.json").read_text())
+    return found
+
+
+def command(outputs: Place, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--outputs", str(outputs)])
+
+
+def test_it_is_small_enough_to_be_kept() -> None:
+    assert ARCHIVE.stat().st_size < 300_000
+
+
+def test_every_run_is_read_as_it_was(outputs: Place, expected: Expected) -> None:
+    assert [run.name.run_id for run in list_runs(outputs)] == sorted(each["run_id"] for each in expected)
+    for each in expected:
+        if each["predictions"] is None:
+            with pytest.raises(PrunedError):
+                load_run(each["run_id"], outputs=str(outputs))
+        else:
+            frame = load_run(each["run_id"], outputs=str(outputs))
+            assert "".join(map(str, frame["prediction"])) == each["predictions"]
+        digits = load_run(each["run_id"], outputs=str(outputs), table="summary")
+        assert digits["correct"].fillna(0).sum() == each["correct"]
+    assert len(load_history(str(outputs))) == 10 * len(expected)
+
+
+def test_every_byte_verifies_and_the_command_shows_it(outputs: Place, expected: Expected) -> None:
+    verified = command(outputs, "verify")
+    assert verified.exit_code == 0, verified.output
+    assert f"runs verified: {len(expected)}" in verified.stdout
+    listed = command(outputs, "runs").stdout
+    for each in expected:
+        assert f"verdict: {each['outcome']} (" in command(outputs, "show", each["run_id"]).stdout
+        (line,) = [line for line in listed.splitlines() if each["run_id"] in line]
+        assert each["outcome"] in line.split()
+
+
+def test_the_views_are_what_they_would_be_made_today(outputs: Place, expected: Expected) -> None:
+    before = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
+    assert before.to_pylist() == read_runs(outputs).to_pylist()
+    history = tables.decode(tables.HISTORY, (outputs / "history.parquet").read_bytes(), "history.parquet")
+    assert history.to_pylist() == read_history(outputs).to_pylist()
+    assert command(outputs, "reindex").exit_code == 0
+    after = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
+    assert after.to_pylist() == before.to_pylist()
+    assert sorted(after["outcome"].to_pylist()) == sorted(each["outcome"] for each in expected)
+
+
+def test_it_can_be_judged_again_and_reported(outputs: Place, expected: Expected) -> None:
+    _, passed, failed, plain = (each["run_id"] for each in expected)
+    again = judge_run(outputs, failed, DEFAULT_GATES, gates_chosen=False)
+    assert (again.outcome, {each.against for each in again.references}) == ("fail", {LAST_PASSED, BASELINE})
+    other = judge_run(outputs, passed, Gates(min_images=60, max_loss=1))
+    assert [each.problem for each in other.references] == ["its predictions were pruned"]
+    assert (other.outcome, judge_run(outputs, plain, Gates(min_images=61)).outcome) == ("inconclusive", "fail")
+    page = write_report(outputs, run_by_id(outputs, failed)).read_bytes().decode()
+    assert "<title>Fail: toy/test" in page
+    assert page.count('<figure class="digit') > 10  # its shards are read too
+    assert command(outputs, "compare", passed, failed).exit_code == 0
+    assert command(outputs, "prune").exit_code == 0
+    assert current_weights(outputs).name != "mnist.safetensors"
