@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline import init_network, inputs, machine, predict
+from mnist_pipeline import init_network, predict, runtime
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import RowRange, Shard, cut
+from mnist_pipeline.datasets import shards
+from mnist_pipeline.datasets.formats.idx import RawSplit, read_images
+from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.storage import shards
-from mnist_pipeline.storage.pieces import Pieces
-from mnist_pipeline.storage.raw import RawSplit, read_images
+from mnist_pipeline.store.checkpoints import Pieces
 
 BATCHES = (1, 10, 100, 1000, 1024, 2048, 10_000)
 PASSES = 3
@@ -29,7 +30,7 @@ PASSES = 3
 
 def main() -> None:
     """Measure and print the table as Markdown."""
-    machine.one_blas_thread()
+    runtime.one_blas_thread()
     raw = inputs.fetch(load_settings(dataset="mnist", split="test"))
     network = init_network()
     images = flatten(normalise(read_images(raw, RowRange(0, raw.rows))))
@@ -61,13 +62,13 @@ def _book(network: Network, images: NDArray[np.float32], batch: int) -> None:
 
 
 def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None:
-    workspace, out = Workspace(batch, machine.tile_rows()), np.empty((DIGITS, len(images)), np.float32)
+    workspace, out = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, len(images)), np.float32)
     for rows in cut(len(images), batch):
         forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
 
 
 def _from_shard(network: Network, pieces: Pieces, shard: Shard, batch: int) -> None:
-    workspace, out, done = Workspace(batch, machine.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
+    workspace, out, done = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
     for pixels in shards.read_batches(shards.open_shard(pieces, shard), batch):
         forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
         done += len(pixels)

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mnist_pipeline import init_network, inputs
+from mnist_pipeline import init_network
 from mnist_pipeline.core.idx import encode
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.formats.idx import read_images, read_labels
+from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.storage.raw import read_images, read_labels
 
 SHARD_ROWS = 10_000
 

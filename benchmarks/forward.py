@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.peers.network import load
 from benchmarks.peers.torch_loader import model
 from mnist_pipeline.core.network import Network, Workspace, forward
-from mnist_pipeline.machine import one_blas_thread, tile_rows
+from mnist_pipeline.runtime import one_blas_thread, tile_rows
 
 BATCH_ROWS = 1000  # as a run by default
 ROWS = 200_000

@@ -25,18 +25,19 @@ from numpy.typing import NDArray
 from benchmarks.compare import RESULTS, ROOT
 from benchmarks.data import bench_folder, idx_folder, weights_file
 from benchmarks.measure import machine, run
-from mnist_pipeline import inputs, stages
-from mnist_pipeline import machine as computing
+from mnist_pipeline import runtime as computing
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.network import Network, Workspace, choose, forward
 from mnist_pipeline.core.progress import silent
 from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.datasets import shards
+from mnist_pipeline.pipeline import evaluation, inputs, planning
+from mnist_pipeline.pipeline.planning import Plan
+from mnist_pipeline.runs.predictions import write_part
+from mnist_pipeline.runs.staging import Stage, claim_stage
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.stages import Plan
-from mnist_pipeline.storage import parts, shards
-from mnist_pipeline.storage.staging import Stage, claim_stage
-from mnist_pipeline.storage.weights import load_weights
+from mnist_pipeline.weights.files import load_weights
 from tests.engine import clean_environment, running_server
 
 PROFILED_ROWS = 300_000
@@ -65,7 +66,7 @@ def main() -> None:
     print(table(report))
     if arguments.write:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "stages.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def forward_alone(peers: Path) -> dict[str, dict[str, float]]:
@@ -216,7 +217,7 @@ def _parts(plan: Plan, folder: Path) -> dict[str, float]:
                 Calibration.count(images.labels, predictions, confidence, probabilities)
             with timed("encode and write"):
                 versions = computing.versions()
-                parts.write_part(pieces, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions)
+                write_part(pieces, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions)
     spent["activation"] = spent.pop("forward") - spent["matmul"]
     spent["encode and write"] -= spent["choose and count"]  # which it does too
     order = ("decode", "matmul", "activation", "choose and count", "encode and write")
@@ -240,18 +241,18 @@ def _plan(rows: int, outputs: Path, workers: int) -> Plan:
     settings = load_settings(
         dataset="bench", split="test", data_dir=idx_folder(rows), outputs=outputs / "outputs", workers=workers
     )
-    return stages.make_plan(settings, inputs.fetch(settings))
+    return planning.make_plan(settings, inputs.fetch(settings))
 
 
 def _build(plan: Plan) -> int:
-    stages.over_groups(plan, "shards", plan.build_groups, functools.partial(stages.build_shards, plan), silent)
+    evaluation.over_groups(plan, "shards", plan.build_groups, functools.partial(evaluation.build_shards, plan), silent)
     return plan.identity.images
 
 
 def _predict(plan: Plan) -> int:
     with claim_stage(plan.outputs, plan.run_id) as stage:
-        predict = functools.partial(stages.predict_shards, plan, stage)
-        stages.over_groups(plan, "predictions", plan.groups, predict, silent)
+        predict = functools.partial(evaluation.predict_shards, plan, stage)
+        evaluation.over_groups(plan, "predictions", plan.groups, predict, silent)
     return plan.identity.images
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mnist_pipeline.storage.tables import RUN_ID, SCHEMA_VERSION, TABLES, Column, Table
+from mnist_pipeline.tables import RUN_ID, SCHEMA_VERSION, TABLES, Column, Table
 
 PAGE = Path(__file__).with_name("data-dictionary.md")
 PLACES = {
@@ -25,7 +25,7 @@ def render() -> str:
         "# Data dictionary",
         "",
         f"Every Parquet table below `outputs/`, schema version {SCHEMA_VERSION}. Written by `make docs` from the",
-        "declarations in `mnist_pipeline/storage/tables.py`; each file carries the same descriptions in its schema.",
+        "declarations in `mnist_pipeline/tables.py`; each file carries the same descriptions in its schema.",
     ]
     return "\n".join(head + [line for table in TABLES for line in _section(table)]) + "\n"
 

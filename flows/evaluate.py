@@ -8,10 +8,11 @@ from pathlib import Path
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from mnist_pipeline.judge import Judged
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.night import ending, logical_date, night_name
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
+from mnist_pipeline.pipeline.evaluation import Timings, claim
+from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import (
     AnyPlace,
     ClusterAddress,
@@ -23,7 +24,6 @@ from mnist_pipeline.settings import (
     Workers,
     load_settings,
 )
-from mnist_pipeline.stages import Timings, claim
 
 
 @flow(name="mnist-evaluation", flow_run_name=night_name("evaluate"), persist_result=False)

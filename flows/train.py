@@ -8,8 +8,8 @@ from pydantic import Field
 
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained
 from mnist_pipeline.settings import AnyPlace, DatasetName, load_settings
-from mnist_pipeline.trainer import TEST, TRAIN, Trained
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]

@@ -9,19 +9,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnist_pipeline.analyst import load_history, load_run, run_files
-    from mnist_pipeline.book import init_network, load_mnist
+    from mnist_pipeline.api import init_network, load_history, load_mnist, load_run, run_files
     from mnist_pipeline.core.network import predict
 
 __all__ = ["init_network", "load_history", "load_mnist", "load_run", "predict", "run_files"]
 
 _HOMES = {
-    "load_mnist": "book",
-    "init_network": "book",
+    "load_mnist": "api",
+    "init_network": "api",
     "predict": "core.network",
-    "load_run": "analyst",
-    "load_history": "analyst",
-    "run_files": "analyst",
+    "load_run": "api",
+    "load_history": "api",
+    "run_files": "api",
 }
 
 

@@ -33,9 +33,9 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
+from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.storage.catalog import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.storage.objects import ObjectPath, Place, is_address, parse_place
+from mnist_pipeline.store.objects import ObjectPath, Place, is_address, parse_place
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"

@@ -15,7 +15,7 @@ import numpy as np
 
 from mnist_pipeline.core.network import SHAPES
 from mnist_pipeline.errors import WeightsError
-from mnist_pipeline.storage.weights import load_weights
+from mnist_pipeline.weights.files import load_weights
 
 HEADROOM_BYTES = 16 << 20  # of address space beyond what the process has when its first file comes
 FILE_SECONDS = 5  # of processor

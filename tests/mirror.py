@@ -13,9 +13,9 @@ from typing import Any
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.storage.catalog import Dataset, IdxFile, Source, Split, WebSource
-from mnist_pipeline.storage.raw import RawFile, Verify, verified_file
-from mnist_pipeline.storage.sources import fetch_files
+from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, Source, Split, WebSource
+from mnist_pipeline.datasets.source_files import RawFile, Verify, verified_file
+from mnist_pipeline.datasets.sources.fetching import fetch_files
 from tests.builders import images_name, labels_name, random_images, random_labels
 
 IMAGES = images_name()

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from moto.server import ThreadedMotoServer
 
-from mnist_pipeline.storage.objects import ObjectPath, parse_place
+from mnist_pipeline.store.objects import ObjectPath, parse_place
 
 # Canaries: none of them may be seen in anything that is printed, logged or stored.
 KEY_ID, SECRET = "AKIACANARYKEYID00000", "canary/secret+access/key"

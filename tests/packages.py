@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS
-from mnist_pipeline.storage.catalog import NpmSource, PipSource
+from mnist_pipeline.datasets.catalogue import NpmSource, PipSource
 from tests.builders import random_images, random_labels
 from tests.mirror import CONTENT, sha256
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from mnist_pipeline.storage import parquet_images
+from mnist_pipeline.datasets.formats import parquet
 
 LISTS = ("list", "large_list", "fixed_size_list", "nested list", "nested large_list", "nested fixed_size_list")
 FORMS = (*LISTS, "binary")
@@ -49,7 +49,7 @@ def write(path: Path, pixels: pa.Array, labels: Sequence[Any] | NDArray[Any] | N
 def decoded_rows(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
     """How many rows Parquet decodes while `work` is done."""
     counted = 0
-    real = parquet_images._Opened._next
+    real = parquet._Opened._next
 
     def counting(self: Any, decoded: Any) -> Any:
         nonlocal counted
@@ -58,6 +58,6 @@ def decoded_rows(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) ->
         return batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_images._Opened, "_next", counting)
+        patch.setattr(parquet._Opened, "_next", counting)
         work()
     return counted

@@ -12,18 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
+from mnist_pipeline.datasets.shards import ShardLabels
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
-from mnist_pipeline.storage import commits, parts, runs, summaries, tables, verdicts
-from mnist_pipeline.storage.manifest import Identity, Manifest, Pruned, Totals
-from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.promotions import Promotion, record_promotion
-from mnist_pipeline.storage.shards import ShardLabels
-from mnist_pipeline.storage.staging import Stage, claim_stage
-from mnist_pipeline.storage.views import update_views
-from mnist_pipeline.storage.weights import archive_weights
+from mnist_pipeline.runs import lookup, predictions, publishing, summary
+from mnist_pipeline.runs.manifest import Identity, Manifest, Pruned, Totals
+from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.verdicts import records
+from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
+from mnist_pipeline.views import update_views
+from mnist_pipeline.weights.files import archive_weights
 
 MADE_WITH = {"numpy": "0"}
 # Those of a run of `identity()`.
@@ -81,11 +83,13 @@ def stage_run(
         labels = None if who.labels_sha256 is None else every[ids].astype(np.int8)
         probabilities = random.dirichlet(np.ones(10), shard.range.rows).T.astype(np.float32)
         images = ShardLabels(ids + first_id, labels)
-        pieces.append(parts.write_part(stage.parts, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH))
-    tally, calibration = parts.counted_of(pieces)
+        pieces.append(
+            predictions.write_part(stage.parts, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH)
+        )
+    tally, calibration = predictions.counted_of(pieces)
     files = [piece.file for piece in pieces]
-    for table, data in summaries.tables_of(who, tally, calibration):
-        files.append(commits.stage_table(stage, table, data))
+    for table, data in summary.tables_of(who, tally, calibration):
+        files.append(publishing.stage_table(stage, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=who.run_id,
@@ -111,13 +115,13 @@ def staged(outputs: Place, who: Identity, **how: Any) -> Iterator[tuple[Stage, M
         yield stage, stage_run(stage, who, **how)
 
 
-def publish_run(outputs: Place, who: Identity, *, views: bool = True, **how: Any) -> runs.Run:
+def publish_run(outputs: Place, who: Identity, *, views: bool = True, **how: Any) -> lookup.Run:
     """Publish a run of drawn predictions, and with `views` bring the views up to it."""
     with staged(outputs, who, **how) as (stage, manifest):
-        assert commits.commit(outputs, stage, manifest)
+        assert publishing.commit(outputs, stage, manifest)
     if views:
         update_views(outputs)
-    return runs.find_run(outputs, who.run_id, who.dataset, who.split)
+    return lookup.find_run(outputs, who.run_id, who.dataset, who.split)
 
 
 def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
@@ -149,15 +153,15 @@ def gate_rows(run_id: str, name: str, outcome: Outcome) -> pa.Table:
 
 
 def verdict_document(
-    staged: verdicts.StagedVerdict,
+    staged: records.StagedVerdict,
     run_id: str,
     name: str,
     outcome: Outcome = "pass",
     run_sha256: str = "0" * 64,
     judged_at: datetime = datetime(2026, 2, 2, tzinfo=UTC),
-) -> verdicts.VerdictDocument:
+) -> records.VerdictDocument:
     """What a verdict against nothing says, by gates of which only the first is on."""
-    return verdicts.VerdictDocument(
+    return records.VerdictDocument(
         schema_version=tables.SCHEMA_VERSION,
         verdict_id=name,
         run_id=run_id,
@@ -180,17 +184,17 @@ def publish_verdict(
     flips: Sequence[pa.Table] = (),
     views: bool = False,
     **how: Any,
-) -> verdicts.PublishedVerdict:
+) -> records.PublishedVerdict:
     """Publish a verdict with empty tables but for `flips`; `how` goes into its document. The run need not be there."""
     with suppress(RunNotFoundError, DamagedError):
-        how.setdefault("run_sha256", runs.run_by_id(outputs, run_id).manifest().content.sha256)
-    with verdicts.staged_verdict(outputs, run_id, name) as staged:
+        how.setdefault("run_sha256", lookup.run_by_id(outputs, run_id).manifest().content.sha256)
+    with records.staged_verdict(outputs, run_id, name) as staged:
         with staged.writer(tables.FLIPS) as writer:
             for rows in flips:
                 writer.append(rows)
         staged.add(tables.COMPARISON, tables.COMPARISON.schema.empty_table())
         staged.add(tables.GATES, gate_rows(run_id, name, how.get("outcome", "pass")))
-        published = verdicts.commit_verdict(outputs, staged, verdict_document(staged, run_id, name, **how))
+        published = records.commit_verdict(outputs, staged, verdict_document(staged, run_id, name, **how))
     if views:
         update_views(outputs)
     return published

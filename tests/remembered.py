@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from mnist_pipeline.storage.canonical import canonical_json
+from mnist_pipeline.store.documents import canonical_json
 
 
 def plant(kept: Path, path: Path, sha256: str, differing: int | None = None, schema_version: str = "1") -> None:

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline import inputs, stages
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.pipeline import evaluation, inputs
+from mnist_pipeline.pipeline.evaluation import Published
+from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.training import score
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.stages import Published
-from mnist_pipeline.trainer import score
 
 pytestmark = pytest.mark.real_data
 
@@ -38,7 +38,7 @@ def predictions(published: Published) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_shipped_weights_reach_98_2_percent_and_the_digits_sum_to_it(cache: Path, tmp_path: Path) -> None:
-    published = stages.evaluate(settings(cache, tmp_path))
+    published = evaluation.evaluate(settings(cache, tmp_path))
     assert (published.totals.images, published.totals.labelled) == (10_000, 10_000)
     assert published.totals.correct >= 9_820
     assert sum(score.correct for score in published.scores) == published.totals.correct
@@ -61,7 +61,7 @@ def test_the_shipped_weights_keep_every_gate_of_the_config_night_after_night(cac
 def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(cache: Path, tmp_path: Path) -> None:
     plans = [(1, 10_000, 1), (7, 3_333, 2), (100, 10_000, 1), (10_000, 10_000, 1), (2048, 1_024, 2)]
     runs = [
-        stages.evaluate(settings(cache, tmp_path, batch_rows=batch_rows, shard_rows=shard_rows, workers=workers))
+        evaluation.evaluate(settings(cache, tmp_path, batch_rows=batch_rows, shard_rows=shard_rows, workers=workers))
         for batch_rows, shard_rows, workers in plans
     ]
     assert len({published.run_id for published in runs}) == len(plans)
@@ -73,7 +73,7 @@ def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(cach
 
 
 def test_the_60k_train_split_is_evaluated_too(cache: Path, tmp_path: Path) -> None:
-    published = stages.evaluate(settings(cache, tmp_path, split="train"))
+    published = evaluation.evaluate(settings(cache, tmp_path, split="train"))
     assert published.totals.labelled == 60_000
     assert published.totals.accuracy is not None
     assert published.totals.accuracy > 0.99

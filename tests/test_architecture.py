@@ -1,9 +1,11 @@
 """Reads the imports of every file and fails on one that does not go down. Nothing is imported to find out."""
 
 import ast
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -20,14 +22,16 @@ LEVELS = (
     {"flows"},
     {"orchestration"},
     {"__init__"},
-    {"nightly"},
-    {"analyst", "book", "gallery", "promoter", "repairer", "reporter", "trainer"},
-    {"judge"},
-    {"stages"},
-    {"inputs"},
-    {"machine", "settings"},
-    {"report", "storage"},
-    {"core"},
+    {"api"},
+    {"pipeline"},
+    {"maintenance", "runtime", "settings"},
+    {"views"},
+    {"verdicts"},
+    {"runs"},
+    {"datasets", "weights"},
+    {"tables"},
+    {"report"},
+    {"core", "store"},
     {"errors"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -37,6 +41,7 @@ ROOMS_WITH_PREFECT = {"orchestration", "flows"}
 SLOW = {"matplotlib", "pandas", "prefect", "pyarrow", "requests", "scipy"}
 ROOMS_WITHOUT_SLOW_START = {"__init__", "core", "errors"}
 TYPE_CHECKING = {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+MAX_MODULES, MAX_MODULES_AT_THE_ROOT = 14, 7  # of a folder of the package, its __init__.py apart
 NAMES_THAT_SAY_NOTHING = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 
@@ -114,6 +119,47 @@ def test_imports_go_down_only() -> None:
     assert violations(PROJECT) == []
 
 
+def circles(root: Path) -> list[str]:
+    """Modules of the package that import each other, at whatever time, each with the one that leads back to it."""
+    files = {file.with_suffix("").parts: file for file in (path.relative_to(root) for path in root.rglob("*.py"))}
+    graph = {
+        module: {target for each in _imports(ast.parse((root / file).read_bytes()), module[:-1], at_start=True)
+                 for target in _modules_of(each.name, files) if target != module}
+        for module, file in files.items()
+    }  # fmt: skip
+    reached = {module: _reachable(graph, module) for module in graph}
+    return [f"{'.'.join(module)} <-> {'.'.join(other)}" for module in graph for other in graph[module]
+            if module in reached[other]]  # fmt: skip
+
+
+def _modules_of(name: str, files: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    parts = tuple(name.split("."))
+    return {found for found in (parts, parts[:-1]) if found in files}
+
+
+def _reachable(graph: Mapping[tuple[str, ...], set[tuple[str, ...]]], start: tuple[str, ...]) -> set[tuple[str, ...]]:
+    found, waiting = set[tuple[str, ...]](), [start]
+    while waiting:
+        for each in graph[waiting.pop()] - found:
+            found.add(each)
+            waiting.append(each)
+    return found
+
+
+def test_no_modules_import_each_other(tmp_path: Path) -> None:
+    package = tmp_path / PACKAGE
+    shutil.copytree(PROJECT / PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert circles(tmp_path) == []
+    (package / "errors.py").write_text("def late():\n    from mnist_pipeline.core import idx")
+    assert "mnist_pipeline.core.idx <-> mnist_pipeline.errors" in circles(tmp_path)
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = Counter(path.parent for path in (PROJECT / PACKAGE).rglob("*.py") if path.name != "__init__.py")
+    assert {folder.name: count for folder, count in folders.items() if count > MAX_MODULES} == {}
+    assert folders[PROJECT / PACKAGE] <= MAX_MODULES_AT_THE_ROOT
+
+
 def test_importing_the_package_is_quick() -> None:
     slow = sorted(SLOW | {"pydantic"})
     script = f"import sys, {PACKAGE}; print([name for name in {slow} if name in sys.modules])"
@@ -127,9 +173,9 @@ SOUND = {
         from typing import TYPE_CHECKING
         if TYPE_CHECKING:
             import pandas
-            from mnist_pipeline.analyst import load_run
+            from mnist_pipeline.api import load_run
         def __getattr__(name):
-            from mnist_pipeline import analyst, settings
+            from mnist_pipeline import api, settings
         """,
     "mnist_pipeline/errors.py": "import builtins",
     "mnist_pipeline/core/__init__.py": "from . import idx",
@@ -139,13 +185,13 @@ SOUND = {
         def test():
             from scipy import stats
         """,
-    "mnist_pipeline/storage/shards.py": "import pyarrow.parquet as pq\nfrom ..core import idx",
+    "mnist_pipeline/datasets/shards.py": "import pyarrow.parquet as pq\nfrom ..core import idx",
     "mnist_pipeline/report/page.py": "import matplotlib\nfrom mnist_pipeline import core",
-    "mnist_pipeline/settings.py": "import pydantic\nfrom mnist_pipeline.storage.shards import write",
-    "mnist_pipeline/stages.py": "from mnist_pipeline import report, settings, storage",
-    "mnist_pipeline/analyst.py": "from .settings import Settings\nfrom . import stages",
-    "mnist_pipeline/book.py": "import mnist_pipeline.stages, mnist_pipeline.settings",
-    "mnist_pipeline/orchestration/tasks.py": "from prefect import task\nfrom mnist_pipeline import __version__, stages",
+    "mnist_pipeline/settings.py": "import pydantic\nfrom mnist_pipeline.datasets.shards import write",
+    "mnist_pipeline/pipeline/evaluation.py": "from mnist_pipeline import datasets, report, settings",
+    "mnist_pipeline/api.py": "from .settings import Settings\nfrom . import pipeline",
+    "mnist_pipeline/views.py": "import mnist_pipeline.runs, mnist_pipeline.tables",
+    "mnist_pipeline/orchestration/tasks.py": "from prefect import task\nfrom mnist_pipeline import api, pipeline",
     "flows/evaluate.py": """
         import prefect
         from mnist_pipeline import settings
@@ -180,34 +226,34 @@ def test_rooms_that_do_not_exist_yet_are_no_violation(tmp_path: Path) -> None:
 UPWARD = [
     # One step up, between each pair of neighbours, and from the bottom to the top.
     ("mnist_pipeline/errors.py", "from mnist_pipeline.core import idx"),
-    ("mnist_pipeline/core/idx.py", "from mnist_pipeline.storage.shards import write"),
-    ("mnist_pipeline/storage/shards.py", "import mnist_pipeline.settings"),
-    ("mnist_pipeline/settings.py", "import mnist_pipeline.stages"),
-    ("mnist_pipeline/stages.py", "from mnist_pipeline.orchestration import tasks"),
-    ("mnist_pipeline/stages.py", "from mnist_pipeline import analyst"),
-    ("mnist_pipeline/analyst.py", "from mnist_pipeline import load_run"),
+    ("mnist_pipeline/core/idx.py", "from mnist_pipeline.datasets.shards import write"),
+    ("mnist_pipeline/datasets/shards.py", "import mnist_pipeline.settings"),
+    ("mnist_pipeline/settings.py", "import mnist_pipeline.pipeline.evaluation"),
+    ("mnist_pipeline/pipeline/evaluation.py", "from mnist_pipeline.orchestration import tasks"),
+    ("mnist_pipeline/pipeline/evaluation.py", "from mnist_pipeline import api"),
+    ("mnist_pipeline/api.py", "from mnist_pipeline import load_run"),
     ("mnist_pipeline/__init__.py", "from mnist_pipeline.orchestration import tasks"),
     ("mnist_pipeline/orchestration/tasks.py", "from flows import evaluate"),
     ("flows/evaluate.py", "from mnist_pipeline.cli import main"),
     ("mnist_pipeline/errors.py", "import mnist_pipeline.cli"),
     # Neighbours on one level.
-    ("mnist_pipeline/storage/shards.py", "from mnist_pipeline.report import page"),
-    ("mnist_pipeline/report/page.py", "from mnist_pipeline.storage import shards"),
-    ("mnist_pipeline/analyst.py", "from mnist_pipeline import book"),
+    ("mnist_pipeline/datasets/shards.py", "from mnist_pipeline.weights import files"),
+    ("mnist_pipeline/report/page.py", "from mnist_pipeline.datasets import shards"),
+    ("mnist_pipeline/settings.py", "from mnist_pipeline import runtime"),
     # Every way to write it.
-    ("mnist_pipeline/core/idx.py", "from mnist_pipeline import stages"),
-    ("mnist_pipeline/core/idx.py", "from mnist_pipeline import errors, stages as s"),
+    ("mnist_pipeline/core/idx.py", "from mnist_pipeline import pipeline"),
+    ("mnist_pipeline/core/idx.py", "from mnist_pipeline import errors, pipeline as p"),
     ("mnist_pipeline/core/idx.py", "import mnist_pipeline"),
     ("mnist_pipeline/core/idx.py", "from mnist_pipeline import *"),
-    ("mnist_pipeline/core/idx.py", "from .. import stages"),
-    ("mnist_pipeline/core/idx.py", "from ..storage import shards"),
-    ("mnist_pipeline/core/__init__.py", "from ..storage.shards import write"),
-    ("mnist_pipeline/core/deep/er.py", "from ...stages import evaluate"),
+    ("mnist_pipeline/core/idx.py", "from .. import pipeline"),
+    ("mnist_pipeline/core/idx.py", "from ..datasets import shards"),
+    ("mnist_pipeline/core/__init__.py", "from ..datasets.shards import write"),
+    ("mnist_pipeline/core/deep/er.py", "from ...pipeline.evaluation import evaluate"),
     ("mnist_pipeline/core/idx.py", "from mnist_pipeline.flows import evaluate"),
-    ("mnist_pipeline/core/idx.py", "def late():\n    from mnist_pipeline import stages"),
-    ("mnist_pipeline/core/idx.py", "class A:\n    async def late(self):\n        import mnist_pipeline.stages"),
-    ("mnist_pipeline/core/idx.py", "try:\n    pass\nexcept ValueError:\n    import mnist_pipeline.stages"),
-    ("mnist_pipeline/core/idx.py", "if TYPE_CHECKING:\n    from mnist_pipeline.stages import Run"),
+    ("mnist_pipeline/core/idx.py", "def late():\n    from mnist_pipeline import pipeline"),
+    ("mnist_pipeline/core/idx.py", "class A:\n    async def late(self):\n        import mnist_pipeline.pipeline"),
+    ("mnist_pipeline/core/idx.py", "try:\n    pass\nexcept ValueError:\n    import mnist_pipeline.pipeline"),
+    ("mnist_pipeline/core/idx.py", "if TYPE_CHECKING:\n    from mnist_pipeline.runs import Run"),
 ]
 
 
@@ -219,9 +265,13 @@ def test_an_upward_import_is_found(tmp_path: Path, file: str, source: str) -> No
 
 
 MISPLACED = [
-    ("mnist_pipeline/storage/shards.py", "import prefect", "which belongs to orchestration and flows"),
-    ("mnist_pipeline/stages.py", "def f():\n    from prefect import flow", "which belongs to orchestration and flows"),
-    ("mnist_pipeline/analyst.py", "from prefect.states import State", "which belongs to orchestration and flows"),
+    ("mnist_pipeline/datasets/shards.py", "import prefect", "which belongs to orchestration and flows"),
+    (
+        "mnist_pipeline/pipeline/evaluation.py",
+        "def f():\n    from prefect import flow",
+        "which belongs to orchestration and flows",
+    ),
+    ("mnist_pipeline/api.py", "from prefect.states import State", "which belongs to orchestration and flows"),
     ("mnist_pipeline/cli.py", "import prefect", "which belongs to orchestration and flows"),
     ("mnist_pipeline/core/idx.py", "def f():\n    import pyarrow", "core imports pyarrow; it is NumPy and"),
     ("mnist_pipeline/core/idx.py", "from safetensors.numpy import load", "core imports safetensors.numpy.load;"),
@@ -236,7 +286,7 @@ MISPLACED = [
         "try:\n    import matplotlib\nfinally:\n    pass",
         "imports matplotlib at its start",
     ),
-    ("mnist_pipeline/storage/utils.py", "", "utils says nothing about what is in it"),
+    ("mnist_pipeline/store/utils.py", "", "utils says nothing about what is in it"),
     ("mnist_pipeline/core/_helpers.py", "", "_helpers says nothing about what is in it"),
     ("flows/common/dates.py", "", "common says nothing about what is in it"),
     ("mnist_pipeline/attic/old.py", "", "attic is on no level; give it one in test_architecture.py"),

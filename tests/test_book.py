@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline import book
-from mnist_pipeline.book import init_network, load_mnist
+from mnist_pipeline import api
+from mnist_pipeline.api import init_network, load_mnist
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage.weights import encode_weights
+from mnist_pipeline.weights.files import encode_weights
 from tests.builders import make_split, random_images, random_labels, random_network, small_settings
 
 TRAIN_ROWS, TEST_ROWS = 9, 5
@@ -27,7 +27,7 @@ def _small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert dataset == "mnist"
         return small_settings(tmp_path, split=split)
 
-    monkeypatch.setattr(book, "load_settings", load_settings)
+    monkeypatch.setattr(api, "load_settings", load_settings)
 
 
 def test_training_and_test_images_come_with_their_labels_as_in_the_book() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.network import SHAPES
-from mnist_pipeline.storage.weights import encode_weights, weights_sha256
+from mnist_pipeline.weights.files import encode_weights, weights_sha256
 from tests.builders import images_name, make_split, random_network
 from tests.published import flip_bit, hashes
 

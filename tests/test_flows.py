@@ -17,11 +17,11 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
+from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import can_heal
 from mnist_pipeline.settings import project_folder
-from mnist_pipeline.storage import sources
 from tests.builders import make_split, random_images, random_labels
 from tests.engine import START_SECONDS, clean_environment, free_port, request_of, running_server, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
@@ -203,7 +203,7 @@ def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sit
     }
     monkeypatch.setenv("MNIST_PIPELINE_DATASETS", json.dumps({"toy": entry}))
     monkeypatch.setattr(tasks, "open_images", tasks.open_images.with_options(retry_delay_seconds=0.1))
-    monkeypatch.setattr(sources, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", ())
     monkeypatch.chdir(tmp_path)
     yield site
     site.close()

@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import load_history, load_run
+from mnist_pipeline import load_history, load_run, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.errors import PrunedError
-from mnist_pipeline.judge import BASELINE, LAST_PASSED, judge_run
-from mnist_pipeline.reporter import write_report
-from mnist_pipeline.stages import current_weights
-from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.runs import list_runs, run_by_id
-from mnist_pipeline.storage.views import read_history, read_runs
+from mnist_pipeline.pipeline.judging import BASELINE, LAST_PASSED, judge_run
+from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.pipeline.reporting import write_report
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
+from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.views import read_history, read_runs
 from tests.golden.outputs import ARCHIVE
 from tests.objectstore import ObjectStore
 from tests.objectstore import server as server

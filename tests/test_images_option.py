@@ -14,19 +14,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import inputs, stages
+from mnist_pipeline import tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION
+from mnist_pipeline.datasets import shards
+from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration import diagnosis
+from mnist_pipeline.pipeline import evaluation, inputs, planning
+from mnist_pipeline.runs.lookup import Run, find_run, list_runs
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.storage import parquet_images, shards, tables
-from mnist_pipeline.storage.runs import Run, find_run, list_runs
-from mnist_pipeline.storage.weights import encode_weights
+from mnist_pipeline.weights.files import encode_weights
 from tests.builders import random_images, random_labels
 from tests.parquet_files import FORMS, as_numbers, column, decoded_rows, write
+from tests.pipeline.test_evaluation import NETWORK, toy
 from tests.published import flip_bit, left_over, on_disk, snapshot
-from tests.test_stages import NETWORK, toy
 
 ROWS = 25
 IMAGES = random_images(ROWS)
@@ -53,7 +55,7 @@ def of_parquet(tmp_path: Path, images: Path, **changes: Any) -> Settings:
 
 
 def published(settings: Settings) -> Run:
-    return find_run(settings.outputs, stages.evaluate(settings).run_id, settings.dataset, settings.split)
+    return find_run(settings.outputs, evaluation.evaluate(settings).run_id, settings.dataset, settings.split)
 
 
 def predictions(run: Run) -> pa.Table:
@@ -96,8 +98,8 @@ def test_a_copy_in_parquet_gives_the_digits_of_the_idx_files(
         write(folder / "images" / f"{start:02d}.parquet", column(stored[part], form), labels, row_group_size=group_rows)
     paths = list((folder / "images").iterdir())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet_images, "DECODED_AT_ONCE", at_once)
-        patch.setattr(parquet_images, "ENTRY_SPACING", 1)
+        patch.setattr(parquet, "DECODED_AT_ONCE", at_once)
+        patch.setattr(parquet, "ENTRY_SPACING", 1)
         run = published(of_parquet(folder, paths[0] if len(paths) == 1 else folder / "images"))
     found = predictions(run)
     of_labels = ["label", "correct"]
@@ -113,7 +115,7 @@ def test_a_copy_as_bytes_gives_the_very_shards_of_the_idx_files(tmp_path: Path) 
     copy = write(tmp_path / "a.parquet", column(IMAGES), LABELS)
     found = []
     for each in (toy(tmp_path), of_parquet(tmp_path, copy)):
-        stages.evaluate(each)
+        evaluation.evaluate(each)
         found.append(
             [path.read_bytes() for path in sorted(on_disk(each.outputs).glob(f"shards/{each.dataset}-*/images/*"))]
         )
@@ -122,7 +124,7 @@ def test_a_copy_as_bytes_gives_the_very_shards_of_the_idx_files(tmp_path: Path) 
 
 
 def test_our_own_shards_can_be_evaluated_like_any_other_folder(tmp_path: Path, of_idx: pa.Table) -> None:
-    stages.evaluate(toy(tmp_path))
+    evaluation.evaluate(toy(tmp_path))
     (folder,) = tmp_path.glob("outputs/shards/*/images")
     assert predictions(published(of_parquet(tmp_path, folder))).equals(of_idx)
 
@@ -140,7 +142,7 @@ def test_a_run_is_named_after_the_bytes_of_its_files_and_how_its_pixels_are_take
     who = {}
     for name, path in variants.items():
         given = of_parquet(tmp_path, path)
-        who[name] = stages.make_plan(given, inputs.open_images(given)).identity
+        who[name] = planning.make_plan(given, inputs.open_images(given)).identity
     assert len({identity.run_id for identity in who.values()}) == len(variants)
     versions = {name: identity.transform_version for name, identity in who.items()}
     assert versions == dict.fromkeys(variants, TRANSFORM_VERSION) | {"floats": AS_GIVEN_VERSION}
@@ -151,10 +153,10 @@ def test_a_run_is_named_after_the_bytes_of_its_files_and_how_its_pixels_are_take
 
 def test_the_same_night_again_publishes_nothing_new_and_another_night_reuses_the_shards(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(IMAGES), LABELS)
-    assert stages.evaluate(of_parquet(tmp_path, path)).new
+    assert evaluation.evaluate(of_parquet(tmp_path, path)).new
     before = snapshot(tmp_path / "outputs" / "shards")
-    assert not stages.evaluate(of_parquet(tmp_path, path)).new
-    assert stages.evaluate(of_parquet(tmp_path, path, run_date="2026-01-30")).new
+    assert not evaluation.evaluate(of_parquet(tmp_path, path)).new
+    assert evaluation.evaluate(of_parquet(tmp_path, path, run_date="2026-01-30")).new
     assert snapshot(tmp_path / "outputs" / "shards") == before
     assert left_over(tmp_path / "outputs") == []
 
@@ -174,7 +176,7 @@ def build_groups(tmp_path: Path, rows: int, group_rows: int, **changes: Any) -> 
     path = tmp_path / "images.parquet"
     write(path, column(np.zeros((rows, 28, 28), np.uint8)), row_group_size=group_rows)
     given = of_parquet(tmp_path, path, **({"shard_rows": 100, "max_tasks": 6} | changes))
-    plan = stages.make_plan(given, inputs.open_images(given))
+    plan = planning.make_plan(given, inputs.open_images(given))
     assert len(plan.groups) == 6  # the network's work is shared out whatever the files are like
     return [[shard.index for shard in group.shards] for group in plan.build_groups]
 
@@ -184,7 +186,7 @@ def test_one_large_row_group_is_built_by_one_task(tmp_path: Path) -> None:
 
 
 def test_a_task_that_builds_begins_in_a_row_group_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_images, "ENTRY_SPACING", 1)
+    monkeypatch.setattr(parquet, "ENTRY_SPACING", 1)
     assert build_groups(tmp_path, 1200, 650) == [list(range(7)), list(range(7, 12))]
     assert build_groups(tmp_path, 1200, 50) == [[2 * k, 2 * k + 1] for k in range(6)]
     assert build_groups(tmp_path, 1200, 1) == [[2 * k, 2 * k + 1] for k in range(6)]
@@ -194,13 +196,13 @@ def test_a_task_that_builds_begins_in_a_row_group_of_its_own(tmp_path: Path, mon
 def test_a_task_that_builds_decodes_less_than_a_shard_in_vain(
     group_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_images, "ENTRY_SPACING", 1)
-    monkeypatch.setattr(parquet_images, "DECODED_AT_ONCE", 1)
+    monkeypatch.setattr(parquet, "ENTRY_SPACING", 1)
+    monkeypatch.setattr(parquet, "DECODED_AT_ONCE", 1)
     path = write(tmp_path / "a.parquet", column(random_images(200)), row_group_size=group_rows)
     given = of_parquet(tmp_path, path, max_tasks=10)
-    plan = stages.make_plan(given, inputs.open_images(given))
+    plan = planning.make_plan(given, inputs.open_images(given))
     for group in plan.build_groups:
-        decoded = decoded_rows(lambda group=group: stages.build_shards(plan, group), monkeypatch)  # type: ignore[misc]
+        decoded = decoded_rows(lambda group=group: evaluation.build_shards(plan, group), monkeypatch)  # type: ignore[misc]
         assert group.rows <= decoded < group.rows + given.shard_rows
 
 
@@ -249,7 +251,7 @@ def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
     given = of_parquet(tmp_path, path)
     for _ in range(2):  # and no better the second time
         with pytest.raises(error, match=message):
-            stages.evaluate(given)
+            evaluation.evaluate(given)
         assert list_runs(given.outputs) == []
         assert {path.name for path in on_disk(given.outputs).glob("shards/*/images/*")} <= {"part-00000.parquet"}
     write(path, column(IMAGES), LABELS)
@@ -259,11 +261,11 @@ def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
 def test_a_file_changed_between_hashing_and_building_leaves_no_shard_under_its_hash(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(IMAGES), LABELS)
     given = of_parquet(tmp_path, path)
-    plan = stages.make_plan(given, inputs.open_images(given))
+    plan = planning.make_plan(given, inputs.open_images(given))
     write(path, column(IMAGES[::-1]), LABELS)
     for group in plan.build_groups:
         with pytest.raises(DataError, match="expected the file that was verified, got one changed since"):
-            stages.build_shards(plan, group)
+            evaluation.build_shards(plan, group)
     assert not list(tmp_path.glob("outputs/shards/*/images/*"))
 
 

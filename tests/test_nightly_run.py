@@ -18,7 +18,6 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import inputs, stages
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
@@ -26,13 +25,14 @@ from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
+from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, VerdictError
-from mnist_pipeline.nightly import require_nights, run_night
+from mnist_pipeline.pipeline import evaluation, inputs
+from mnist_pipeline.pipeline.nightly import require_nights, run_night
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import load_settings, project_folder
-from mnist_pipeline.storage.raw import read_images, read_labels
-from mnist_pipeline.storage.runs import run_by_id
-from mnist_pipeline.storage.verdicts import newest_verdict
-from mnist_pipeline.storage.weights import encode_weights, load_weights
+from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
 from tests.published import flip_bit, hashes, left_over, on_disk, snapshot
 
@@ -89,7 +89,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> RealNights:
     rows = RowRange(0, raw.rows)
     labels = read_labels(raw, rows)
     assert labels is not None
-    good = Faulty(read_images(raw, rows), labels, load_weights(stages.SHIPPED_WEIGHTS))
+    good = Faulty(read_images(raw, rows), labels, load_weights(SHIPPED_WEIGHTS))
     nights = RealNights(good, folder)
     for run_date in ("2026-01-01", "2026-01-02"):
         result = nights.run("good", run_date, all_gates(), good)
@@ -311,7 +311,7 @@ def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path)
 
 def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
-    published = stages.evaluate(settings)
+    published = evaluation.evaluate(settings)
     with pytest.raises(VerdictError, match="expected a verdict, got none; judge it: `mnist-pipeline run --dataset toy"):
         require_nights(settings, 1)
     flip_bit(settings.outputs / "runs" / published.run_id / "manifest.json")
@@ -330,7 +330,7 @@ def test_an_inconclusive_night_is_as_good_as_its_gates_say(inconclusive: Any, go
 
 KILLED_BEFORE_THE_VERDICT = """
 import os, signal
-from mnist_pipeline import nightly
+from mnist_pipeline.pipeline import nightly
 from mnist_pipeline.cli import app
 
 nightly.judge_published = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -17,7 +17,7 @@ import pytest
 from obstore.fsspec import FsspecStore
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import load_history, load_run, run_files
+from mnist_pipeline import load_history, load_run, run_files, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import (
@@ -28,21 +28,20 @@ from mnist_pipeline.errors import (
     StoreError,
     WeightsError,
 )
-from mnist_pipeline.judge import judge_run
-from mnist_pipeline.nightly import run_night
 from mnist_pipeline.orchestration import diagnosis
+from mnist_pipeline.pipeline.evaluation import Published, evaluate
+from mnist_pipeline.pipeline.judging import judge_run
+from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
+from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.stages import Published, evaluate
-from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.baselines import read_baselines, set_baseline
-from mnist_pipeline.storage.commits import commit
-from mnist_pipeline.storage.manifest import Manifest
-from mnist_pipeline.storage.objects import ObjectPath
-from mnist_pipeline.storage.promotions import PROMOTIONS
-from mnist_pipeline.storage.runs import list_runs, run_by_id
-from mnist_pipeline.storage.verdicts import newest_verdict
-from mnist_pipeline.storage.views import read_history
-from mnist_pipeline.storage.weights import archive_weights, load_weights
+from mnist_pipeline.store.objects import ObjectPath
+from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
+from mnist_pipeline.verdicts.promotions import PROMOTIONS
+from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.views import read_history
+from mnist_pipeline.weights.files import archive_weights, load_weights
 from tests.builders import random_network, small_settings
 from tests.engine import clean_environment
 from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, objects
@@ -372,9 +371,9 @@ def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: ObjectPath) -> N
 PUBLISH = """if True:
     import sys
     from datetime import UTC, datetime
-    from mnist_pipeline.storage.objects import ObjectPath
-    from mnist_pipeline.storage.commits import commit
-    from mnist_pipeline.storage.views import update_views
+    from mnist_pipeline.store.objects import ObjectPath
+    from mnist_pipeline.runs.publishing import commit
+    from mnist_pipeline.views import update_views
     from tests.published import identity, staged
     outputs, run_date = ObjectPath(sys.argv[1]), sys.argv[2]
     when = datetime(2026, 2, 1, 0, 0, int(sys.argv[3]), tzinfo=UTC)
@@ -405,8 +404,8 @@ def test_publishers_of_several_nights_lose_no_row_of_the_history(server: ObjectS
 
 PIN = """if True:
     import sys
-    from mnist_pipeline.storage.baselines import set_baseline
-    from mnist_pipeline.storage.objects import ObjectPath
+    from mnist_pipeline.verdicts.baselines import set_baseline
+    from mnist_pipeline.store.objects import ObjectPath
     print("ready", flush=True)
     sys.stdin.readline()
     set_baseline(ObjectPath(sys.argv[1]), sys.argv[2], "test", "some run")

@@ -16,7 +16,7 @@ from distributed import Client
 
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.runners import started_runner
-from mnist_pipeline.storage.runs import Run, list_runs
+from mnist_pipeline.runs.lookup import Run, list_runs
 from tests.builders import make_split, small_settings
 from tests.engine import END_SECONDS, START_SECONDS, clean_environment, descendants, running_server, wait_until
 from tests.published import on_disk
@@ -132,7 +132,7 @@ def test_a_cluster_publishes_the_same_files_and_outlives_a_worker_killed_in_the_
 ) -> None:
     def used() -> list[bool]:
         """For each worker, whether a task of ours ran there."""
-        return list(client.run(lambda: "mnist_pipeline.stages" in sys.modules).values())
+        return list(client.run(lambda: "mnist_pipeline.pipeline.evaluation" in sys.modules).values())
 
     with dask_cluster(tmp_path, environment) as (cluster, client):
         victim, _ = cluster.worker(), cluster.worker()

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from mnist_pipeline import settings as module
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
+from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import Settings, load_settings, project_folder
-from mnist_pipeline.storage.catalog import Dataset
 from tests.builders import make_split
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -20,14 +20,14 @@ from pydantic import SecretStr
 
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import EngineError, SettingsError
-from mnist_pipeline.nightly import run_night
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
 from mnist_pipeline.orchestration.night import REJECTED, RejectedError
+from mnist_pipeline.pipeline.evaluation import evaluate
+from mnist_pipeline.pipeline.nightly import run_night
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.stages import evaluate
-from mnist_pipeline.storage.objects import Place
+from mnist_pipeline.store.objects import Place
 from tests.builders import images_name, make_split, small_settings
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
 from tests.published import on_disk

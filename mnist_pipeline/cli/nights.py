@@ -50,8 +50,8 @@ def run(
     direct: Direct = False,
 ) -> None:
     """Evaluate a network on a data set and publish the run."""
+    from mnist_pipeline.pipeline.reporting import report_path
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.reporter import report_path
 
     given = {
         "dataset": dataset,
@@ -74,7 +74,7 @@ def run(
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
     settings.require_source()  # before any engine starts, so that a mistake costs no wait
     if direct:
-        from mnist_pipeline.nightly import run_night
+        from mnist_pipeline.pipeline.nightly import run_night
 
         with progress_for(ctx.obj) as progress:
             judged = run_night(settings, progress)
@@ -112,7 +112,7 @@ def backfill(
 
     Without --direct one run of the deployment mnist-evaluation/backfill is started for each missing night.
     """
-    from mnist_pipeline.storage.runs import missing_nights
+    from mnist_pipeline.runs.lookup import missing_nights
 
     given = {"dataset": dataset, "split": split, "outputs": outputs}
     start, settings = (load(config, run_date=night, **given) for night in (first, last))
@@ -124,7 +124,7 @@ def backfill(
     filled = []
     for night in nights:
         if direct:
-            from mnist_pipeline.nightly import run_night
+            from mnist_pipeline.pipeline.nightly import run_night
 
             with progress_for(ctx.obj) as progress:
                 filled.append(run_night(settings.model_copy(update={"run_date": night}), progress))

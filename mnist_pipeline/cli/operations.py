@@ -92,10 +92,10 @@ def prune(
     Kept in any case: the latest run, the last that passed or had nothing judged, the baseline, what was just published.
     """
     from mnist_pipeline.core.retention import Retention
+    from mnist_pipeline.maintenance.orphans import Inventory
+    from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.storage.leftovers import Inventory
-    from mnist_pipeline.storage.pruning import carry_out, plan_prune
-    from mnist_pipeline.storage.runs import list_runs
+    from mnist_pipeline.runs.lookup import list_runs
 
     settings = load(config, outputs=outputs)
     if not list_runs(settings.outputs):

@@ -29,17 +29,17 @@ def train(
     direct: Direct = False,
 ) -> None:
     """Train the network on the train split and write weights and model card."""
-    from mnist_pipeline import trainer
     from mnist_pipeline.core.training import Recipe
+    from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
 
     given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     settings = load(config, **given)
-    trainer.check_target(target)
+    training.check_target(target)
     if direct:
         with progress_for(ctx.obj) as progress:
-            trained = trainer.train(settings, Recipe(**chosen), target, progress)
+            trained = training.train(settings, Recipe(**chosen), target, progress)
     else:
         trained = run_flow("train", ctx.obj, config=config, target=target, **chosen, **given)
     out.print()
@@ -62,7 +62,7 @@ def fetch(
     config: Config = None,
 ) -> None:
     """Bring the raw files of a data set to the cache, or verify those that are there."""
-    from mnist_pipeline import inputs
+    from mnist_pipeline.pipeline import inputs
 
     settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
     for each in [split] if split else settings.described_dataset().splits:
@@ -91,13 +91,13 @@ def images(
     config: Config = None,
 ) -> None:
     """Show a grid of digits with label and prediction."""
-    from mnist_pipeline import gallery
+    from mnist_pipeline.pipeline import examples
     from mnist_pipeline.report import grid, terminal
 
     given = {"weights": weights, "images": images, "data_dir": data_dir, "cache": cache}
     settings = load(config, dataset=dataset, split=split, **given)
     with progress_for(ctx.obj) as progress:
-        shown = gallery.pick(settings, start, count, wrong, progress)
+        shown = examples.pick(settings, start, count, wrong, progress)
     if not shown:
         out.print("every image from there on is right" if wrong else "no images from there on")
         return

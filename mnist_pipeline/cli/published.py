@@ -12,18 +12,18 @@ from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mnist_pipeline.runs.lookup import Run
+    from mnist_pipeline.runs.manifest import Manifest, Pruned
     from mnist_pipeline.settings import Settings
-    from mnist_pipeline.storage.manifest import Manifest, Pruned
-    from mnist_pipeline.storage.objects import Place
-    from mnist_pipeline.storage.runs import Run
+    from mnist_pipeline.store.objects import Place
 
 
 @app.command("runs")
 def list_published(outputs: Outputs = None, config: Config = None) -> None:
     """List the published runs."""
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.storage.runs import list_runs
-    from mnist_pipeline.storage.verdicts import newest_verdict
+    from mnist_pipeline.runs.lookup import list_runs
+    from mnist_pipeline.verdicts.records import newest_verdict
 
     settings = load(config, outputs=outputs)
     rows = []
@@ -62,10 +62,10 @@ def show(
     """Show the per-digit table of a published run, and the newest verdict on it."""
     from dataclasses import fields
 
+    from mnist_pipeline import tables
     from mnist_pipeline.core.tally import DigitScore
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.storage import tables
-    from mnist_pipeline.storage.runs import find_run
+    from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     found = find_run(settings.outputs, which, settings.dataset, settings.split)
@@ -80,7 +80,7 @@ def show(
 
 
 def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
-    from mnist_pipeline.judge import current_verdict
+    from mnist_pipeline.pipeline.judging import current_verdict
 
     try:
         verdict = current_verdict(settings.outputs, manifest)
@@ -107,7 +107,7 @@ def verify(
     config: Config = None,
 ) -> None:
     """Check every byte of published runs against their manifests; without RUN of verdicts, shards and weights too."""
-    from mnist_pipeline.storage.runs import REPAIRS, find_run, list_runs
+    from mnist_pipeline.runs.lookup import REPAIRS, find_run, list_runs
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     if which is None:
@@ -160,8 +160,8 @@ def _unfinished(
     outputs: "Place", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
 ) -> list[str]:
     """The runs, or those among the given ones, whose replacement is not in its place yet."""
-    from mnist_pipeline.storage.files import outputs_errors
-    from mnist_pipeline.storage.runs import unfinished_repairs
+    from mnist_pipeline.runs.lookup import unfinished_repairs
+    from mnist_pipeline.store.files import outputs_errors
 
     with outputs_errors(f"cannot look for unfinished repairs in {outputs}"):
         return [
@@ -175,7 +175,7 @@ def _unfinished(
 
 def _check_beside(outputs: "Place") -> int:
     """Check what is published or kept beside the runs; how much of it is damaged."""
-    from mnist_pipeline.storage.verification import check_shards, check_verdicts, check_weights
+    from mnist_pipeline.maintenance.verification import check_shards, check_verdicts, check_weights
 
     damaged = 0
     for what, check in (("verdicts", check_verdicts), ("shards", check_shards), ("weights", check_weights)):
@@ -193,7 +193,7 @@ def _pruned(pruned: "Pruned | None") -> str:
 
 
 def _repaired(settings: "Settings", item: "Run") -> bool:
-    from mnist_pipeline.repairer import repair
+    from mnist_pipeline.pipeline.repair import repair
 
     try:
         repair(settings, item)

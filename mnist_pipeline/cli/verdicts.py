@@ -11,7 +11,7 @@ from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_pipeline.judge import Judged, Verdict
+    from mnist_pipeline.pipeline.judging import Judged, Verdict
 
 baseline = typer.Typer(help="Pin the run that all later ones are held to.", no_args_is_help=True)
 app.add_typer(baseline, name="baseline")
@@ -41,18 +41,18 @@ def compare(
     config: Config = None,
 ) -> None:
     """Compare two published runs: what was lost and gained, and how sure that is."""
-    from mnist_pipeline import judge
+    from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.storage.runs import find_run
+    from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     old, new = (find_run(settings.outputs, which, settings.dataset, settings.split) for which in (before, now))
-    found = judge.compare(old, new, "given")
+    found = judging.compare(old, new, "given")
     out.print(f"from {old.name.run_id}", soft_wrap=True)
     out.print(f"to   {new.name.run_id}", soft_wrap=True)
     out.print(terminal.changes_line(found), soft_wrap=True)
     if found.comparisons:
-        out.print(terminal.comparison_table(judge.comparison_rows(found.comparisons)))
+        out.print(terminal.comparison_table(judging.comparison_rows(found.comparisons)))
         method = found.comparisons[0].method
         out.print(f"p: two-sided, in brackets for ten digits (Holm). {method}", soft_wrap=True)
 
@@ -62,9 +62,9 @@ def set_pinned(
     which: WhichRun, dataset: Dataset = None, split: Split = None, outputs: Outputs = None, config: Config = None
 ) -> None:
     """Pin a run: from now on runs of its data set and split are compared with it too."""
-    from mnist_pipeline.storage.baselines import set_baseline
-    from mnist_pipeline.storage.runs import find_run
-    from mnist_pipeline.storage.tables import PREDICTIONS
+    from mnist_pipeline.runs.lookup import find_run
+    from mnist_pipeline.tables import PREDICTIONS
+    from mnist_pipeline.verdicts.baselines import set_baseline
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     found = find_run(settings.outputs, which, settings.dataset, settings.split)
@@ -77,7 +77,7 @@ def set_pinned(
 @baseline.command("clear")
 def clear_pinned(dataset: Dataset = None, split: Split = None, outputs: Outputs = None, config: Config = None) -> None:
     """Hold runs to no baseline any more."""
-    from mnist_pipeline.storage.baselines import set_baseline
+    from mnist_pipeline.verdicts.baselines import set_baseline
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     set_baseline(settings.outputs, settings.dataset, settings.split, None)
@@ -87,7 +87,7 @@ def clear_pinned(dataset: Dataset = None, split: Split = None, outputs: Outputs 
 @baseline.command("show")
 def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
     """Show the pinned runs."""
-    from mnist_pipeline.storage.baselines import read_baselines
+    from mnist_pipeline.verdicts.baselines import read_baselines
 
     pinned = read_baselines(load(config, outputs=outputs).outputs)
     for name, run_id in pinned.items():
@@ -110,14 +110,14 @@ def promote(
     config: Config = None,
 ) -> None:
     """Make weights the current ones, if they lose nothing against those of now; the nights use them from then on."""
-    from mnist_pipeline import promoter
+    from mnist_pipeline.pipeline import promotion
     from mnist_pipeline.report import terminal
 
     given = {"images": images, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     settings = load(config, dataset=dataset, split=split, weights=weights, **given)
     assert settings.weights is not None, "given"
     with progress_for(ctx.obj) as progress:
-        promoted = promoter.promote(settings, settings.weights, force, progress)
+        promoted = promotion.promote(settings, settings.weights, force, progress)
     totals = promoted.judged.published.totals
     out.print()
     out.print(terminal.accuracy_line(totals.correct, totals.labelled), soft_wrap=True)
@@ -143,9 +143,9 @@ def report(
     config: Config = None,
 ) -> None:
     """Write the report of a published run: one HTML file."""
+    from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.reporter import write_report
-    from mnist_pipeline.storage.runs import find_run
+    from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     found = find_run(settings.outputs, which, settings.dataset, settings.split)
@@ -155,9 +155,9 @@ def report(
 @app.command()
 def reindex(outputs: Outputs = None, config: Config = None) -> None:
     """Write history.parquet, runs.parquet, latest.json and all reports anew from what is published."""
-    from mnist_pipeline.reporter import write_report
-    from mnist_pipeline.storage.runs import list_runs
-    from mnist_pipeline.storage.views import update_views
+    from mnist_pipeline.pipeline.reporting import write_report
+    from mnist_pipeline.runs.lookup import list_runs
+    from mnist_pipeline.views import update_views
 
     settings = load(config, outputs=outputs)
     if not settings.outputs.is_dir():

@@ -9,9 +9,9 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mnist_pipeline.core.images import DIGITS
-from mnist_pipeline.judge import Judged
+from mnist_pipeline.pipeline.evaluation import Published
+from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.report.terminal import accuracy_line, percent, score_cells
-from mnist_pipeline.stages import Published
 
 
 def show_judged(judged: Judged) -> None:

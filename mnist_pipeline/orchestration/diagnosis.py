@@ -34,8 +34,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
+from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError, UnauthorizedError
-from mnist_pipeline.nightly import state_of
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
@@ -47,12 +47,12 @@ from mnist_pipeline.orchestration.deployments import (
     server_in_force,
 )
 from mnist_pipeline.orchestration.server import REFUSED
+from mnist_pipeline.pipeline.nightly import state_of
+from mnist_pipeline.runs.lookup import list_runs, missing_nights
+from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage.files import replace_file
-from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.raw import verified_file
-from mnist_pipeline.storage.runs import list_runs, missing_nights
-from mnist_pipeline.storage.staging import STAGING
+from mnist_pipeline.store.files import replace_file
+from mnist_pipeline.store.objects import ObjectPath, Place
 
 SET_UP = "mnist-pipeline setup"
 # A night of MNIST's test split publishes half a megabyte and shares 4 MB of shards with the other nights: years of

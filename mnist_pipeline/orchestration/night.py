@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from mnist_pipeline.errors import PipelineError, VerdictError
-from mnist_pipeline.judge import Judged
+from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import load_settings
 
 REJECTED = "Rejected"  # a run that is published, and does not keep its gates

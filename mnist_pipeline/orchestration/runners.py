@@ -19,8 +19,8 @@ from prefect.tasks import Task
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration.progress import shown
+from mnist_pipeline.pipeline.planning import Plan
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import Plan
 
 logger = logging.getLogger(__name__)
 

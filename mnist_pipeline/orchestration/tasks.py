@@ -14,23 +14,24 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from mnist_pipeline import inputs, nightly, stages, trainer
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.datasets.formats.idx import RawSplit
+from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import UnavailableError
-from mnist_pipeline.judge import Judged, judge_published
 from mnist_pipeline.orchestration.artifacts import show_judged
 from mnist_pipeline.orchestration.environment import spare_loopback
 from mnist_pipeline.orchestration.progress import shown
-from mnist_pipeline.reporter import try_report
+from mnist_pipeline.pipeline import evaluation, inputs, nightly, planning, training
+from mnist_pipeline.pipeline.evaluation import Published, Sharded, Timings
+from mnist_pipeline.pipeline.judging import Judged, judge_published
+from mnist_pipeline.pipeline.planning import Plan
+from mnist_pipeline.pipeline.reporting import try_report
+from mnist_pipeline.pipeline.training import Fitted, Trained
+from mnist_pipeline.runs.staging import Stage
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import Plan, Published, Sharded, Timings
-from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.pieces import Piece
-from mnist_pipeline.storage.raw import RawSplit
-from mnist_pipeline.storage.splits import OpenSplit
-from mnist_pipeline.storage.staging import Stage
-from mnist_pipeline.trainer import Fitted, Trained
+from mnist_pipeline.store.checkpoints import Piece
+from mnist_pipeline.store.objects import Place
 
 logger = logging.getLogger(__name__)
 spare_loopback()  # from Python and in the processes of workers nobody has called one of our commands
@@ -73,25 +74,25 @@ def fetch(settings: Settings) -> RawSplit:
 @task(task_run_name="plan {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
     """Fix the run's identity and its pieces."""
-    return stages.make_plan(settings, raw)
+    return planning.make_plan(settings, raw)
 
 
 @task(task_run_name="build {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
     """Normalise and flatten images into Parquet shards."""
-    return stages.build_shards(plan, group)
+    return evaluation.build_shards(plan, group)
 
 
 @task(task_run_name="predict {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
     """Classify the images of some shards in batches."""
-    return stages.predict_shards(plan, stage, group)
+    return evaluation.predict_shards(plan, stage, group)
 
 
 @task(task_run_name="publish {plan.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
     """Publish predictions, summary and manifest all at once."""
-    return stages.publish(plan, stage, pieces, timings, engine="prefect")
+    return evaluation.publish(plan, stage, pieces, timings, engine="prefect")
 
 
 @task(task_run_name="judge {published.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
@@ -124,10 +125,10 @@ def require_nights(settings: Settings, nights: int) -> None:
 @task(task_run_name="fit {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None) -> Fitted:
     """Train the network and write its weights."""
-    return trainer.fit_weights(raw, recipe, outputs, target, shown(logger))
+    return training.fit_weights(raw, recipe, outputs, target, shown(logger))
 
 
 @task(task_run_name="score on {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
     """Score the weights on a split they have not seen and write their model card."""
-    return trainer.score_weights(fitted, raw)
+    return training.score_weights(fitted, raw)

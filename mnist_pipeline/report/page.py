@@ -20,7 +20,7 @@ from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.report.plots import NARROW, WIDE, Scale, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, Night, Scale, digit_png, reliability_svg, trend_svg
 from mnist_pipeline.report.terminal import percent
 
 TEMPLATE = "page.html.jinja"
@@ -41,18 +41,6 @@ SHORT_OF = {
     "max_nll": "an excess", "max_brier": "an excess",
 }  # fmt: skip
 MEANS = {"max_nll", "max_brier"}
-
-
-@dataclass(frozen=True)
-class Night:
-    """One run of the trend. Accuracy and the ends of its 95 % interval are shares, 0..1; no outcome: no verdict."""
-
-    run_date: date
-    run_id: str
-    accuracy: float
-    low: float
-    high: float
-    outcome: Outcome | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,6 @@ from mnist_pipeline.core.gates import Outcome
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mnist_pipeline.report.page import Night
-
 # Drawn in stand-in colours that nothing else has; in the SVG each becomes a variable of the page's style sheet.
 INK, SOFT, FAINT, MARK = "#010203", "#020304", "#030405", "#040506"
 PASS, FAIL, INCONCLUSIVE, PAPER = "#050607", "#060708", "#070809", "#08090a"
@@ -50,6 +48,18 @@ FONT = "DejaVu Sans"  # comes with matplotlib, and is wider than what a page is 
 NICE_STEPS = (1.0, 2.0, 5.0, 10.0)
 SMALLEST_STEP = 1e-5  # of a scale of shares: a thousandth of a percent
 _style_guard = Lock()  # matplotlib keeps its style in one dictionary of the whole process
+
+
+@dataclass(frozen=True)
+class Night:
+    """One run of the trend. Accuracy and the ends of its 95 % interval are shares, 0..1; no outcome: no verdict."""
+
+    run_date: date
+    run_id: str
+    accuracy: float
+    low: float
+    high: float
+    outcome: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def _reliability(bins: Sequence[ReliabilityBin]) -> str:
     )
 
 
-def trend_svg(nights: Sequence["Night"], run_id: str, size: tuple[int, int] = WIDE) -> str:
+def trend_svg(nights: Sequence[Night], run_id: str, size: tuple[int, int] = WIDE) -> str:
     """Accuracy with its interval over the nights, oldest first; the run `run_id` stands on a line of its own.
 
     Args:
@@ -134,7 +144,7 @@ def trend_svg(nights: Sequence["Night"], run_id: str, size: tuple[int, int] = WI
         return _trend(nights, run_id, size)
 
 
-def _trend(nights: Sequence["Night"], run_id: str, size: tuple[int, int]) -> str:
+def _trend(nights: Sequence[Night], run_id: str, size: tuple[int, int]) -> str:
     width, height = size
     figure = _figure(width, height)
     axes = _axes(figure, (58, 30, width - 58 - 16, height - 30 - 34))
@@ -163,7 +173,7 @@ def _trend(nights: Sequence["Night"], run_id: str, size: tuple[int, int]) -> str
     return _svg(figure, f"trend-{width}", what)
 
 
-def _mark_axes(axes: "Axes", nights: Sequence["Night"], places: Sequence[float], most_days: int) -> None:
+def _mark_axes(axes: "Axes", nights: Sequence[Night], places: Sequence[float], most_days: int) -> None:
     """Round accuracies that hold every interval, and some days."""
     scale = Scale.around([end for night in nights for end in (night.low, night.high)], least=0.0)
     axes.set_ylim(scale.low, scale.high)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.storage.weights import MAX_FILE_BYTES
+from mnist_pipeline.weights.files import MAX_FILE_BYTES
 from tests.attacks.networks import ARRAYS, MEBIBYTE, VALID, npz
 from tests.attacks.pickles import Call
 

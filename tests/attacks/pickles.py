@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_pipeline.storage.pickles import MAX_OPCODES
+from mnist_pipeline.weights.pickles import MAX_OPCODES
 from tests.attacks.networks import ARRAYS
 
 ONE = {"b": np.array([1, -2.5], np.float32)}

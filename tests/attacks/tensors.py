@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from mnist_pipeline.storage.weights import encode_weights
+from mnist_pipeline.weights.files import encode_weights
 from tests.attacks.networks import ARRAYS
 
 CANONICAL = encode_weights(ARRAYS)

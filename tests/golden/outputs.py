@@ -21,13 +21,13 @@ from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.retention import Retention
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.pipeline.nightly import run_night
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.storage.baselines import set_baseline
-from mnist_pipeline.storage.files import walk
-from mnist_pipeline.storage.objects import Place
-from mnist_pipeline.storage.pruning import carry_out, plan_prune
-from mnist_pipeline.storage.weights import encode_weights, load_weights
+from mnist_pipeline.store.files import walk
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.verdicts.baselines import set_baseline
+from mnist_pipeline.weights.files import encode_weights, load_weights
 from tests.builders import images_name, labels_name
 from tests.objectstore import running_store
 from tests.published import promote_to

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mnist_pipeline import stages
-from mnist_pipeline.inputs import open_images
-from mnist_pipeline.judge import judge_published
-from mnist_pipeline.promoter import promote
+from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, Split
+from mnist_pipeline.pipeline import evaluation, planning
+from mnist_pipeline.pipeline.inputs import open_images
+from mnist_pipeline.pipeline.judging import judge_published
+from mnist_pipeline.pipeline.promotion import promote
+from mnist_pipeline.runs.staging import claim_stage
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import files
-from mnist_pipeline.storage.baselines import read_baselines, set_baseline
-from mnist_pipeline.storage.catalog import Dataset, IdxFile, Split
-from mnist_pipeline.storage.promotions import current_promotion, record_promotion
-from mnist_pipeline.storage.staging import claim_stage
-from mnist_pipeline.storage.weights import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.store import files
+from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
+from mnist_pipeline.verdicts.promotions import current_promotion, record_promotion
+from mnist_pipeline.weights.files import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
 from tests.builders import images_name, labels_name, make_split, random_network, small_settings
 from tests.mirror import Answer, Site
 from tests.promises import oracle
@@ -119,7 +119,7 @@ def repairing(root: Path) -> Attempt:
 def judging(root: Path) -> Attempt:
     """Comparison, flips, gates and the rename of a verdict on a run that is published, and the views."""
     settings = _earlier_night(root)
-    published = stages.evaluate(settings)
+    published = evaluation.evaluate(settings)
     return _attempt(
         root,
         run=partial(judge_published, settings, published),
@@ -149,7 +149,7 @@ def promoting(root: Path) -> Attempt:
         record_promotion(outputs, promotion)
 
     def undone() -> list[str]:
-        current = load_weights(stages.current_weights(outputs))
+        current = load_weights(planning.current_weights(outputs))
         promotions = len(list((outputs / "promotions").iterdir()))
         right = (weights_sha256(current), promotions) == (promotion.weights_sha256, 2)
         return [] if right else [f"{promotions} promotions, the last one of {weights_sha256(current)}"]
@@ -161,7 +161,7 @@ def promoting(root: Path) -> Attempt:
 def pinning(root: Path) -> Attempt:
     """Another run as the baseline."""
     settings = _earlier_night(root)
-    stages.evaluate(settings)
+    evaluation.evaluate(settings)
     outputs, who = on_disk(settings.outputs), (settings.dataset, settings.split)
     names = sorted(path.name for path in outputs.glob("runs/*"))
     set_baseline(outputs, *who, names[0])
@@ -220,7 +220,7 @@ def _settings(root: Path, run_date: str = TONIGHT, **changes: Any) -> Settings:
 
 
 def _night(settings: Settings) -> None:
-    judge_published(settings, stages.evaluate(settings))
+    judge_published(settings, evaluation.evaluate(settings))
 
 
 def _earlier_night(root: Path) -> Settings:
@@ -238,19 +238,19 @@ def _publishing(
     settings = _earlier_night(root)
     outputs = on_disk(settings.outputs)
     if damage:
-        damage(outputs, stages.evaluate(settings).run_id)
-    plan = stages.make_plan(settings, open_images(settings))
+        damage(outputs, evaluation.evaluate(settings).run_id)
+    plan = planning.make_plan(settings, open_images(settings))
     for group in plan.groups:
-        stages.build_shards(plan, group)
+        evaluation.build_shards(plan, group)
     with claim_stage(plan.outputs, plan.run_id) as stage:
-        pieces = [piece for group in plan.groups for piece in stages.predict_shards(plan, stage, group)]
+        pieces = [piece for group in plan.groups for piece in evaluation.predict_shards(plan, stage, group)]
         shutil.copytree(root / "work", root / "killed")  # before the stage is given up
     shutil.rmtree(root / "work")
     (root / "killed").rename(root / "work")
 
     def publish() -> None:
         with claim_stage(plan.outputs, plan.run_id) as stage:
-            stages.publish(plan, stage, pieces, stages.Timings(), "direct")
+            evaluation.publish(plan, stage, pieces, evaluation.Timings(), "direct")
 
     return _attempt(
         root,

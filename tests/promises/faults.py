@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 from unittest import mock
 
-from mnist_pipeline import stages
 from mnist_pipeline.errors import PipelineError
-from mnist_pipeline.storage import files
+from mnist_pipeline.pipeline import evaluation
+from mnist_pipeline.store import files
 from tests.promises.attempts import Attempt, Attempts
 
 PROJECT = Path(__file__).parents[2]
@@ -345,7 +345,7 @@ def _cut_files(fault: Fault) -> Iterator[None]:
 
 def main(folder: Path) -> NoReturn:
     """Answer requests until there are no more."""
-    for module in (files, stages):
+    for module in (files, evaluation):
         mock.patch.object(module, "ThreadPoolExecutor", Inline).start()
     server = Server(folder)
     for line in sys.stdin:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.errors import PipelineError
-from mnist_pipeline.storage.runs import list_runs
+from mnist_pipeline.runs.lookup import list_runs
 from tests.published import snapshot
 
 DOCUMENTS = {"runs": "manifest.json", "verdicts": "verdict.json"}

@@ -13,14 +13,14 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline import load_history, load_run
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.plan import plan_shards
+from mnist_pipeline.datasets.shards import open_shard, read_batches, read_shard_labels, shard_set_of
 from mnist_pipeline.errors import DamagedError, WeightsError
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.stages import current_weights
-from mnist_pipeline.storage.runs import list_runs, run_by_id
-from mnist_pipeline.storage.shards import open_shard, read_batches, read_shard_labels, shard_set_of
-from mnist_pipeline.storage.verdicts import newest_verdict
-from mnist_pipeline.storage.weights import load_weights
+from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.weights.files import load_weights
 from tests.builders import random_network, small_settings
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
@@ -324,31 +324,31 @@ def test_damaged_weights_are_never_used(own: Settings, tried: Tried) -> None:
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/storage/files.py",
+        "mnist_pipeline/store/files.py",
         "if (got := hashlib.sha256(data).hexdigest()) != self.sha256:",
         "if (got := hashlib.sha256(data).hexdigest()) == '':",
         "test_a_flipped_bit_or_a_cut_of_any_published_file_is_found_and_the_file_named",
     ),
     Mutant(
-        "mnist_pipeline/storage/pieces.py",
+        "mnist_pipeline/store/checkpoints.py",
         "if problem := piece.file.problem_with(data):",
         "if problem := None:",
         "test_a_flipped_bit_or_a_cut_of_any_shard_is_found",
     ),
     Mutant(
-        "mnist_pipeline/storage/commits.py",
+        "mnist_pipeline/runs/publishing.py",
         "        if run.problems() and replace_run",
         "        if False and replace_run",
         "test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again",
     ),
     Mutant(
-        "mnist_pipeline/storage/verdicts.py",
+        "mnist_pipeline/verdicts/records.py",
         "        for file in published.document.files:\n",
         "        for file in ():\n",
         "test_one_night_mends_everything_at_once_and_nothing_wedges",
     ),
     Mutant(
-        "mnist_pipeline/judge.py",
+        "mnist_pipeline/pipeline/judging.py",
         "            if chosen.problem is None:\n                return against, chosen\n",
         "            return against, chosen\n",
         "test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older",

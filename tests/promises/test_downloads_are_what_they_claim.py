@@ -33,13 +33,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prefect.states import Failed
 from typer.testing import CliRunner
 
-from mnist_pipeline import inputs
 from mnist_pipeline.cli import app
+from mnist_pipeline.datasets.catalogue import Dataset, NpmSource, PipSource, Source, Split
+from mnist_pipeline.datasets.sources import connections, fetching, packages, web
 from mnist_pipeline.errors import SourceError, UnavailableError
 from mnist_pipeline.orchestration.tasks import can_heal
+from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.storage import remotes, sources, web
-from mnist_pipeline.storage.catalog import Dataset, NpmSource, PipSource, Source, Split
 from tests.engine import wait_until
 from tests.mirror import (
     CONTENT,
@@ -78,7 +78,7 @@ def no_waiting_and_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(sources, "PAUSES_SECONDS", (0,))
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (0,))
     yield
     assert not list(scratch.iterdir())
 
@@ -187,7 +187,7 @@ MEMBERS = gzip.compress(CONTENT[IMAGES][:99]) + gzip.compress(CONTENT[IMAGES][99
 STALL = {"READ_TIMEOUT_SECONDS": 0.3}
 DEADLINE = {"DOWNLOAD_TIMEOUT_SECONDS": 0.3}
 LATE = f"{IMAGES_IN}: not here after 0.3 seconds"
-LIMIT = len(CONTENT[IMAGES]) + remotes.SLACK_BYTES
+LIMIT = len(CONTENT[IMAGES]) + web.SLACK_BYTES
 TOO_MUCH = f"{IMAGES_IN}: expected at most {LIMIT} bytes, got more"
 UNPACKED_TOO_MUCH = "expected at most 3936 bytes decompressed, got more"
 
@@ -391,7 +391,7 @@ def test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serv
     for name, hostile in HOSTILE[kind].items():
         with monkeypatch.context() as patch:
             for limit, value in hostile.limits.items():
-                patch.setattr(web if hasattr(web, limit) else remotes, limit, value)
+                patch.setattr(connections if hasattr(connections, limit) else web, limit, value)
             try:
                 raised, asked = meet(hostile, tmp_path / name)
             except Exception as error:
@@ -423,13 +423,13 @@ def some(wanted: Callable[[str, Hostile], bool]) -> dict[str, Answer]:
 @pytest.fixture
 def deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Soon, but not too soon for a site that serves."""
-    monkeypatch.setattr(remotes, "DOWNLOAD_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(web, "DOWNLOAD_TIMEOUT_SECONDS", 2)
 
 
 def test_whatever_a_site_does_the_next_source_serves_at_once(
     deadline: None, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
-    monkeypatch.setattr(sources, "PAUSES_SECONDS", (3600,))  # nobody waits while another serves
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (3600,))  # nobody waits while another serves
     refused = some(lambda name, hostile: hostile.reason is not None and not name.startswith("answers"))
     bad = Site({})
     try:
@@ -468,7 +468,7 @@ def test_a_site_that_is_not_there_yet_is_asked_again(
         # Whoever waits lets the site start: it listens where nobody did when it was first asked.
         bound.listen()
     monkeypatch.setattr(
-        "mnist_pipeline.storage.sources.time.sleep",
+        "mnist_pipeline.datasets.sources.fetching.time.sleep",
         lambda _: started.append(Site({n: Answer(d) for n, d in PACKED.items()}, port=port)),
     )
     try:
@@ -488,8 +488,8 @@ def test_pauses_are_as_long_as_a_site_asks_for_within_our_patience(
     asked_for: str, waits: list[int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(sources, "PAUSES_SECONDS", (1, 5))
-    monkeypatch.setattr("mnist_pipeline.storage.sources.time.sleep", waited.append)
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (1, 5))
+    monkeypatch.setattr("mnist_pipeline.datasets.sources.fetching.time.sleep", waited.append)
     site.answers[IMAGES_IN] = Answer(status=429, headers={"Retry-After": asked_for} if asked_for else {})
     with pytest.raises(UnavailableError, match="answered 429"):
         fetch(tmp_path, site.source)
@@ -500,7 +500,7 @@ def test_pauses_are_as_long_as_a_site_asks_for_within_our_patience(
 def test_nobody_is_asked_again_when_our_patience_is_over(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(fetching, "PATIENCE_SECONDS", 0)
     site.answers[IMAGES_IN] = BUSY
     with pytest.raises(UnavailableError, match="answered 503"):
         fetch(tmp_path, site.source)
@@ -589,10 +589,10 @@ def test_https_is_never_left_for_http_nor_for_a_stranger_and_has_the_same_deadli
         secure.answers["moved"] = Answer(IMAGES_GZ)
         fetch(tmp_path / "to https", site.source)
         secure.answers[IMAGES_IN] = drip(head())
-        monkeypatch.setattr(remotes, "DOWNLOAD_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(web, "DOWNLOAD_TIMEOUT_SECONDS", 0.3)
         with pytest.raises(UnavailableError, match=LATE):
             fetch(tmp_path, secure.source)
-        monkeypatch.setattr(remotes, "DOWNLOAD_TIMEOUT_SECONDS", 600)
+        monkeypatch.setattr(web, "DOWNLOAD_TIMEOUT_SECONDS", 600)
         monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         with pytest.raises(SourceError, match=r"no connection \(SSLError\)") as caught:
             fetch(tmp_path, secure.source)
@@ -621,7 +621,7 @@ def test_https_is_never_left_for_http_nor_for_a_stranger_and_has_the_same_deadli
     ],
 )
 def test_a_redirect_is_weaker_if_it_leaves_https(url: str, target: str, weaker: bool) -> None:
-    assert web.weakens(url, target) is weaker
+    assert connections.weakens(url, target) is weaker
 
 
 # Package registries
@@ -770,7 +770,7 @@ def test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size
     little_memory: None,
     tried: Tried,
 ) -> None:
-    monkeypatch.setattr(remotes, "PACKAGE_LIMIT_BYTES", 4 << 20)
+    monkeypatch.setattr(packages, "PACKAGE_LIMIT_BYTES", 4 << 20)
     monkeypatch.chdir(tmp_path / "scratch")
     client.brings(file, b"")
     before = near(tmp_path)
@@ -858,7 +858,7 @@ def test_what_a_client_says_is_told_nobody_and_its_failure_may_heal(
 def test_a_client_that_hangs_is_ended_with_all_that_it_started(
     source: PipSource | NpmSource, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remotes, "PACKAGE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(packages, "PACKAGE_TIMEOUT_SECONDS", 0.5)
     started = tmp_path / "started"
     client.become(f'/bin/sleep 60 & echo $! > "{started}"; wait')
     with pytest.raises(UnavailableError, match=r"no answer in 0\.5 seconds"):
@@ -877,28 +877,28 @@ def test_a_client_that_hangs_is_ended_with_all_that_it_started(
 MUTANTS = (
     # A server that drips single bytes is ended by nobody.
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         "            _shut(opened)\n\n\ndef _shut",
         "            pass\n\n\ndef _shut",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # A connection that is shut is taken for the end of a file.
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         "        self._require_time(name)  # where",
         "        # where",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # The body of a redirect is read, without end and unpacked.
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         "            resp.close()\n",
         "",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # Whatever is not found is asked for again.
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         "heals=status in PASSING",
         "heals=True",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
@@ -912,54 +912,54 @@ MUTANTS = (
     ),
     # urllib3 warns of a head with a line that is none, and tells the whole address.
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         'logging.getLogger("urllib3").setLevel(logging.ERROR)',
         'logging.getLogger("urllib3").setLevel(logging.WARNING)',
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # Nothing is asked for twice without Prefect, as it was.
     Mutant(
-        "mnist_pipeline/storage/sources.py",
+        "mnist_pipeline/storage/fetching.py",
         "for pause in (*PAUSES_SECONDS, None):",
         "for pause in (None,):",
         "test_a_direct_run_outlasts_a_site_that_is_busy",
     ),
     # A site may make us wait for as long as it likes.
     Mutant(
-        "mnist_pipeline/storage/sources.py",
+        "mnist_pipeline/storage/fetching.py",
         " and refusal.after_seconds < seconds_left",
         "",
         "test_pauses_are_as_long_as_a_site_asks_for_within_our_patience",
     ),
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/storage/connections.py",
         "            if weakens(resp.url, target):",
         "            if False:",
         "test_https_is_never_left_for_http_nor_for_a_stranger_and_has_the_same_deadline",
     ),
     # A wheel is believed what it says of sizes.
     Mutant(
-        "mnist_pipeline/storage/remotes.py",
+        "mnist_pipeline/storage/packages.py",
         "stream.read(source.member_size_bytes + 1)",
         "stream.read()",
         "test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size",
     ),
     # The first of two members, or what a link leads to, is taken for the file.
     Mutant(
-        "mnist_pipeline/storage/remotes.py",
+        "mnist_pipeline/storage/packages.py",
         "if [entry.isreg() for entry in entries] == [True] and (",
         "if entries and (",
         "test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size",
     ),
     Mutant(
-        "mnist_pipeline/storage/remotes.py",
+        "mnist_pipeline/storage/packages.py",
         "!= (source.member_size_bytes, source.member_sha256):",
         '== (0, ""):',
         "test_no_pickle_but_the_pinned_one_is_ever_read",
     ),
     # Only the script is ended, and what it has started goes on writing into our folder.
     Mutant(
-        "mnist_pipeline/storage/remotes.py",
+        "mnist_pipeline/storage/packages.py",
         "os.killpg(client.pid, signal.SIGKILL)",
         "client.kill()",
         "test_a_client_that_hangs_is_ended_with_all_that_it_started",

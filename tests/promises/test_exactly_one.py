@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mnist_pipeline import tables
 from mnist_pipeline.errors import RunConflictError
-from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.runs import list_runs
+from mnist_pipeline.runs.lookup import list_runs
 from tests.processes import run_at_once
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
@@ -24,8 +24,8 @@ PUBLISH = """
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from mnist_pipeline.storage.commits import commit
-from mnist_pipeline.storage.views import update_views
+from mnist_pipeline.runs.publishing import commit
+from mnist_pipeline.views import update_views
 from tests.promises.test_exactly_one import unsafe_commit, unsafe_views
 from tests.published import identity, staged
 outputs, run_date, seed, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -60,7 +60,7 @@ def unsafe_commit(outputs, stage, manifest):  # type: ignore[no-untyped-def]
 
 def unsafe_views(outputs):  # type: ignore[no-untyped-def]
     """Adds what it knows to the history that it has read, with nobody kept from doing the same."""
-    from mnist_pipeline.storage.views import HISTORY, LATEST, _history, _latest, _manifests
+    from mnist_pipeline.views import HISTORY, LATEST, _history, _latest, _manifests
 
     manifests = dict(_manifests(outputs))
     (outputs / HISTORY).write_bytes(tables.encode(tables.HISTORY, _history(outputs, manifests)))
@@ -142,7 +142,7 @@ def test_the_same_night_with_other_predictions_is_a_conflict_that_names_both(tmp
 
 
 def publish_twice(outputs: Path) -> None:
-    from mnist_pipeline.storage.commits import commit
+    from mnist_pipeline.runs.publishing import commit
 
     with staged(outputs, identity(TONIGHT), seed=1) as (stage, manifest):
         commit(outputs, stage, manifest)
@@ -182,31 +182,31 @@ def test_eight_that_meet_a_damaged_run_put_one_in_its_place(tmp_path: Path, trie
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/storage/rewrites.py",
+        "mnist_pipeline/store/updates.py",
         '        with lock(outputs / STAGING / f"{lock_name}.lock"):',
         '        with lock(outputs / STAGING / f"{lock_name}-{random.random()}.lock"):',
         "test_eight_nights_at_once_lose_no_row_of_the_history_and_latest_is_the_newest",
     ),
     Mutant(
-        "mnist_pipeline/storage/files.py",
+        "mnist_pipeline/store/files.py",
         "        if staged.exists():\n            return False",
         "        if staged.exists():\n            raise",
         "test_eight_publishers_of_one_night_make_one_commit_and_all_succeed",
     ),
     Mutant(
-        "mnist_pipeline/storage/views.py",
+        "mnist_pipeline/views.py",
         "sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at))",
         "sorted(manifests.items(), key=lambda item: item[1].published_at)",
         "test_filling_an_old_night_during_tonights_run_never_moves_latest_back",
     ),
     Mutant(
-        "mnist_pipeline/storage/commits.py",
+        "mnist_pipeline/runs/publishing.py",
         "        if not staged.equals(published):",
         "        if staged is None:",
         "test_of_eight_that_disagree_one_is_published_and_the_others_are_told",
     ),
     Mutant(
-        "mnist_pipeline/storage/quarantine.py",
+        "mnist_pipeline/runs/quarantine.py",
         "        if not folder.exists() or (why := look()) is None:\n            return\n",
         '        if not folder.exists():\n            return\n        why = "again"\n',
         "test_eight_that_meet_a_damaged_run_put_one_in_its_place",

@@ -8,22 +8,22 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import load_history, load_run, stages
+from mnist_pipeline import load_history, load_run, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import PrunedError, RunConflictError
-from mnist_pipeline.judge import judge_run
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.maintenance.pruning import Action, carry_out, plan_prune
+from mnist_pipeline.pipeline import evaluation
+from mnist_pipeline.pipeline.judging import judge_run
+from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.runs.lookup import files_of_table, list_runs, run_by_id
+from mnist_pipeline.runs.publishing import commit
+from mnist_pipeline.runs.staging import claim_stage
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import tables
-from mnist_pipeline.storage.baselines import set_baseline
-from mnist_pipeline.storage.commits import commit
-from mnist_pipeline.storage.objects import ObjectPath, Place
-from mnist_pipeline.storage.pruning import Action, carry_out, plan_prune
-from mnist_pipeline.storage.runs import files_of_table, list_runs, run_by_id
-from mnist_pipeline.storage.staging import claim_stage
-from mnist_pipeline.storage.views import update_views
+from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.verdicts.baselines import set_baseline
+from mnist_pipeline.views import update_views
 from tests.builders import small_settings
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
@@ -185,7 +185,7 @@ def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_sai
 def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     code = """
-        from mnist_pipeline.storage.staging import claim_stage
+        from mnist_pipeline.runs.staging import claim_stage
         with claim_stage(Path(sys.argv[1]), sys.argv[2]):
             print("at work", flush=True)
             sys.stdin.readline()
@@ -296,8 +296,8 @@ def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> No
     assert isinstance(run.folder, Path)
     run.folder.rename(tmp_path / "elsewhere")
     code = """
-        from mnist_pipeline.storage.pieces import Pieces
-        from mnist_pipeline.storage.shards import in_use
+        from mnist_pipeline.store.checkpoints import Pieces
+        from mnist_pipeline.datasets.shards import in_use
         with in_use(Pieces(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
             print("at work", flush=True)
             sys.stdin.readline()
@@ -314,7 +314,7 @@ def test_a_night_holds_its_shards_from_their_building_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small_settings(tmp_path, report=False)
-    predict = stages.predict_shards
+    predict = evaluation.predict_shards
     swept = []
 
     def prune_then_predict(*given: object) -> object:
@@ -322,7 +322,7 @@ def test_a_night_holds_its_shards_from_their_building_to_the_end(
         swept.append(prune(settings.outputs, datetime.now(UTC)))
         return predict(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "predict_shards", prune_then_predict)
+    monkeypatch.setattr(evaluation, "predict_shards", prune_then_predict)
     assert run_night(settings).published.new
     assert swept
     assert all(left == [f"{shard_sets(settings)[0]}: a run uses them"] for left in swept)
@@ -494,43 +494,43 @@ def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/storage/pruning.py",
+        "mnist_pipeline/maintenance/pruning.py",
         "over = until <= now",
         "over = True",
         "test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays",
     ),
     Mutant(
-        "mnist_pipeline/storage/pruning.py",
+        "mnist_pipeline/maintenance/pruning.py",
         '    return needed | dict.fromkeys(read_baselines(inventory.outputs).values(), "the baseline")',
         "    return needed",
         "test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why",
     ),
     Mutant(
-        "mnist_pipeline/storage/staging.py",
+        "mnist_pipeline/runs/staging.py",
         "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        folder.rename(to)",
         "        folder.rename(to)",
         "test_shards_that_a_run_in_progress_uses_are_left_alone",
     ),
     Mutant(
-        "mnist_pipeline/stages.py",
+        "mnist_pipeline/evaluation.py",
         "            stack.enter_context(shards.in_use(plan.shard_set))",
         "            pass",
         "test_a_night_holds_its_shards_from_their_building_to_the_end",
     ),
     Mutant(
-        "mnist_pipeline/storage/leftovers.py",
+        "mnist_pipeline/maintenance/orphans.py",
         "limit = conflicts_before if place.name.startswith(CONFLICT) else before",
         "limit = before",
         "test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not",
     ),
     Mutant(
-        "mnist_pipeline/storage/pruning.py",
+        "mnist_pipeline/maintenance/pruning.py",
         "        if fate.run.pruned() != fate.pruned:",
         "        if fate is None:",
         "test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions",
     ),
     Mutant(
-        "mnist_pipeline/storage/leftovers.py",
+        "mnist_pipeline/maintenance/orphans.py",
         '            if not alone:\n                raise OutputsError("an attempt is at work there")\n',
         "",
         "test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone",

@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import inputs, predict
+from mnist_pipeline import predict, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.core.plan import plan_shards
+from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import NumericalError
-from mnist_pipeline.nightly import run_night
+from mnist_pipeline.pipeline import inputs
+from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.runs.lookup import Run, find_run
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.storage import shards, tables
-from mnist_pipeline.storage.runs import Run, find_run
-from mnist_pipeline.storage.weights import encode_weights
+from mnist_pipeline.weights.files import encode_weights
 from tests.attacks.networks import WRITERS
 from tests.builders import (
     images_name,

@@ -1,7 +1,7 @@
 """Whatever happens to Prefect, or to the command, a run is published whole or not at all, always with the same bytes.
 
-A cancelled run, a worker that is killed and a server that is killed need deployments and workers: tests/test_nightly.py
-and tests/test_crashed.py hold the promise for them.
+A cancelled run, a worker that is killed and a server that is killed need deployments and workers:
+tests/pipeline/test_nightly.py and tests/test_crashed.py hold the promise for them.
 """
 
 import base64
@@ -33,8 +33,8 @@ from prefect.settings import (
 )
 from prefect.tasks import Task
 
-from mnist_pipeline.nightly import run_night
 from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.pipeline.nightly import run_night
 from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
 from tests.engine import Night, clean_environment, running_server, wait_until
@@ -282,10 +282,10 @@ def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_
 
 # The command, with a task that fails once when it has done its work.
 FAILS_ONCE = """
-from mnist_pipeline import stages
+from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.cli import app
 
-whole, failed = stages.{stage}, []
+whole, failed = evaluation.{stage}, []
 
 def fails_once(*given, **named):
     done = whole(*given, **named)
@@ -294,7 +294,7 @@ def fails_once(*given, **named):
         raise OSError("planted")
     return done
 
-stages.{stage} = fails_once
+evaluation.{stage} = fails_once
 app()
 """
 

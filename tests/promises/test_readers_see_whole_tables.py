@@ -18,7 +18,7 @@ import pytest
 from mnist_pipeline import load_history, load_run
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import PrunedError
-from mnist_pipeline.storage.pruning import carry_out, plan_prune
+from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from tests.processes import run_at_once
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
@@ -196,14 +196,14 @@ def test_readers_see_whole_tables_through_a_thousand_publishes(tmp_path: Path, t
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/storage/files.py",
+        "mnist_pipeline/store/files.py",
         "        unfinished.replace(path)\n",
         "        path.write_bytes(b'')\n        import time\n        time.sleep(0.05)\n        path.write_bytes(data)\n"
         "        unfinished.unlink()\n",
         "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
     ),
     Mutant(
-        "mnist_pipeline/storage/pruning.py",
+        "mnist_pipeline/maintenance/pruning.py",
         "    update_views(outputs)  # before anything is deleted: readers go by them\n",
         "    for fate in prune.of('mark'):\n        _delete(outputs, fate.run)\n    update_views(outputs)\n",
         "test_readers_see_whole_tables_while_runs_are_published_and_pruned",

@@ -1,7 +1,7 @@
 """Secrets stay secret: what is planted in addresses, variables and config files is found nowhere else afterwards.
 
 Every byte of every file that a night leaves behind is searched, and everything that it prints. What an object store or
-a source may be told and may say is held by tests/test_object_store.py and tests/storage/test_remotes.py.
+a source may be told and may say is held by tests/test_object_store.py and tests/datasets/test_packages.py.
 """
 
 import base64
@@ -383,7 +383,7 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(machine: Machine, 
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/storage/catalog.py",
+        "mnist_pipeline/datasets/catalogue.py",
         "return f\"{scheme}://{place.rpartition('@')[2]}\"",
         'return f"{scheme}://{place}"',
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
@@ -401,13 +401,13 @@ MUTANTS = (
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(
-        "mnist_pipeline/storage/web.py",
+        "mnist_pipeline/datasets/sources/connections.py",
         'raise Refused(f"no connection ({type(error).__name__})", heals=heals) from error',
         'raise Refused(f"no connection ({error})", heals=heals) from error',
         "test_no_secret_is_found_in_what_prefect_keeps_of_its_runs",
     ),
     Mutant(
-        "mnist_pipeline/stages.py",
+        "mnist_pipeline/pipeline/evaluation.py",
         "        versions=versions(),",
         '        versions=versions() | {"outputs": str(plan.outputs)},',
         "test_published_files_name_neither_machine_nor_user_nor_folder",

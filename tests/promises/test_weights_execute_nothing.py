@@ -24,7 +24,7 @@ from mnist_pipeline import init_network
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.network import SHAPES
 from mnist_pipeline.errors import WeightsError
-from mnist_pipeline.storage.weights import decode_weights
+from mnist_pipeline.weights.files import decode_weights
 from tests.attacks import archives, pickles
 from tests.attacks.gallery import EITHER, altered, attacks, hostile
 from tests.attacks.networks import SUBJECTS, VALID, Attack
@@ -257,7 +257,7 @@ def test_the_books_door_refuses_every_attack(tmp_path: Path, sentinel: Path) -> 
 # No second reader
 
 READERS = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "runpy", "copyreg"}
-PINNED = "mnist_pipeline/storage/remotes.py"  # unpickles one file of the data set, whose sha256 is pinned
+PINNED = "mnist_pipeline/datasets/sources/packages.py"  # unpickles one file of the data set, whose sha256 is pinned
 
 
 def test_no_module_can_unpickle_but_that_of_a_pinned_file() -> None:
@@ -283,7 +283,7 @@ def names_in(tree: ast.AST) -> set[str]:
     return found
 
 
-WEIGHTS, PICKLES = "mnist_pipeline/storage/weights.py", "mnist_pipeline/storage/pickles.py"
+WEIGHTS, PICKLES = "mnist_pipeline/weights/files.py", "mnist_pipeline/weights/pickles.py"
 EVERY_ATTACK = "test_every_attack_is_refused_for_what_it_is_and_does_nothing"
 MUTANTS = (
     Mutant(WEIGHTS, "arrays = read_arrays(data)", 'arrays = __import__("pickle").loads(data)', EVERY_ATTACK),

@@ -167,7 +167,7 @@ def test_a_write_may_be_cut_short_anywhere(attempt: str, happens: str, torturer:
 
 KILLED = test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it.__name__
 REFUSED_AT_TIMES = test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it.__name__
-FILES, STAGING = "mnist_pipeline/storage/files.py", "mnist_pipeline/storage/staging.py"
+FILES, STAGING = "mnist_pipeline/store/files.py", "mnist_pipeline/runs/staging.py"
 MUTANTS = (
     Mutant(  # not in one step
         FILES, "        staged.rename(target)\n", '        __import__("shutil").copytree(staged, target)\n', KILLED
@@ -192,7 +192,7 @@ MUTANTS = (
         KILLED,
     ),
     Mutant(  # a damaged run that leaves its place before its replacement is recorded
-        "mnist_pipeline/storage/repairs.py",
+        "mnist_pipeline/runs/replacement.py",
         "            _finish(outputs, run)  # what an attempt before has recorded\n",
         "            set_aside(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))\n",
         KILLED,
@@ -207,7 +207,7 @@ MUTANTS = (
         REFUSED_AT_TIMES,
     ),
     Mutant(  # what was once not readable is said for ever
-        "mnist_pipeline/judge.py",
+        "mnist_pipeline/pipeline/judging.py",
         "        return _Chosen(unknown, f\"it does not verify: {'; '.join(problems)}; {again}\")\n",
         "        return _Chosen(before.manifest().content, again)\n",
         test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict.__name__,

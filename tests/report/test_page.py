@@ -23,7 +23,6 @@ from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.report.page import (
     MOST_NIGHTS,
-    Night,
     Page,
     Specimen,
     p_text,
@@ -32,6 +31,7 @@ from mnist_pipeline.report.page import (
     sentence,
     sure,
 )
+from mnist_pipeline.report.plots import Night
 from tests.builders import random_images
 
 RUN_ID = "2026-01-31-toy-test-0123456789ab"

@@ -20,8 +20,7 @@ from PIL import Image
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.intervals import wilson
-from mnist_pipeline.report.page import Night
-from mnist_pipeline.report.plots import NARROW, WIDE, Scale, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, Night, Scale, digit_png, reliability_svg, trend_svg
 
 FIRST = date(2026, 1, 1)
 

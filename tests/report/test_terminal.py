@@ -13,7 +13,7 @@ from mnist_pipeline.core.comparison import Comparison, Paired, Unpaired
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.judge import comparison_rows
+from mnist_pipeline.pipeline.judging import comparison_rows
 from mnist_pipeline.report import terminal
 
 

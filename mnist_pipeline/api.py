@@ -1,0 +1,174 @@
+"""Published runs and verdicts as pandas frames. Files are checked against their manifest before they are parsed."""
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnist_pipeline import tables
+from mnist_pipeline.core import images as transform
+from mnist_pipeline.core.images import SIDE
+from mnist_pipeline.core.network import Network
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.formats.idx import read_images, read_labels
+from mnist_pipeline.errors import RunNotFoundError, SettingsError
+from mnist_pipeline.pipeline.inputs import fetch
+from mnist_pipeline.runs.lookup import Run, find_run
+from mnist_pipeline.settings import load_settings
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.views import finish_repairs, read_history
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN_TABLES = {table.name: table for table in (tables.PREDICTIONS, tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY)}
+VERDICT_TABLES = {table.name: table for table in (tables.COMPARISON, tables.FLIPS, tables.GATES)}
+
+
+def load_run(
+    run: str | date = "latest",
+    dataset: str = "mnist",
+    split: str = "test",
+    table: Literal[
+        "predictions", "summary", "confusion", "reliability", "comparison", "flips", "gates"
+    ] = "predictions",
+    outputs: Path | str | None = None,
+) -> "pd.DataFrame":
+    """A table of one published run, or of the newest verdict on it; docs/data-dictionary.md describes the columns.
+
+    Args:
+        run: "latest", a run_date, or a run_id.
+        dataset: data set meant by "latest" or a date.
+        split: split meant by "latest" or a date.
+        table: which table; comparison, flips and gates are those of the newest verdict.
+        outputs: the outputs folder; the configured one if left out.
+
+    Returns:
+        The whole table; `frame.attrs["run_id"]` says which run it is of.
+
+    Raises:
+        SettingsError: no such table.
+        RunNotFoundError: no such run, or no verdict on it.
+        AmbiguousRunError: the date has several runs; they are listed.
+        DamagedError: a file is missing or altered.
+    """
+    if table not in RUN_TABLES | VERDICT_TABLES:
+        known = ", ".join(RUN_TABLES | VERDICT_TABLES)
+        raise SettingsError(f"table {table!r}: expected one of {known}; correct its name")
+    folder = _outputs(outputs)
+    found = find_run(folder, run, dataset, split)
+    frame: pd.DataFrame = _read(folder, found, table).to_pandas()
+    frame.attrs["run_id"] = found.name.run_id
+    return frame
+
+
+def run_files(
+    run: str | date = "latest",
+    dataset: str = "mnist",
+    split: str = "test",
+    table: Literal["predictions", "summary", "confusion", "reliability"] = "predictions",
+    outputs: Path | str | None = None,
+) -> list[str]:
+    """The Parquet files of a table of one published run, for readers of one's own: paths, or addresses in a store.
+
+    In an object store this list, not the listing of a folder, says what belongs to a run. The files are not read;
+    give them to a reader that verifies page checksums, or take `load_run`.
+
+    Args:
+        run: "latest", a run_date, or a run_id.
+        dataset: data set meant by "latest" or a date.
+        split: split meant by "latest" or a date.
+        table: which table.
+        outputs: the outputs folder; the configured one if left out.
+
+    Raises:
+        SettingsError: no such table.
+        RunNotFoundError: no such run.
+        AmbiguousRunError: the date has several runs; they are listed.
+        DamagedError: the manifest is missing or altered.
+    """
+    if table not in RUN_TABLES:
+        raise SettingsError(f"table {table!r}: expected one of {', '.join(RUN_TABLES)}; correct its name")
+    found = find_run(_outputs(outputs), run, dataset, split)
+    return [str(path) for path in found.paths(RUN_TABLES[table])]
+
+
+def _read(outputs: Place, run: Run, table: str) -> pa.Table:
+    if table in RUN_TABLES:
+        return run.read(RUN_TABLES[table])
+    verdict = newest_verdict(outputs, run.manifest().content)
+    if verdict is None:
+        raise RunNotFoundError(f"run {run.name.run_id}: expected a verdict, got none; run its night again to have one")
+    return verdict.read(VERDICT_TABLES[table])
+
+
+def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
+    """One row per run and digit over all published runs, by run_date and run_id.
+
+    Several data sets and splits stand in it: filter on `dataset` and `split`. Runs that history.parquet does not
+    know yet are read themselves, and checked.
+
+    Args:
+        outputs: the outputs folder; the configured one if left out.
+    """
+    frame: pd.DataFrame = read_history(_outputs(outputs)).to_pandas()
+    return frame
+
+
+def _outputs(given: Path | str | None) -> Place:
+    outputs = load_settings(outputs=given).outputs
+    finish_repairs(outputs)
+    return outputs
+
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+def load_mnist(
+    normalize: bool = True,
+    flatten: bool = True,
+    one_hot_label: bool = False,
+) -> tuple[Pair, Pair]:
+    """MNIST in memory, fetched on first use and verified on every use.
+
+    Args:
+        normalize: pixels float32 in 0..1; otherwise uint8 in 0..255.
+        flatten: images `[N, 784]`; otherwise `[N, 1, 28, 28]`.
+        one_hot_label: labels `[N, 10]` float64 of 0.0 and 1.0; otherwise `[N]` uint8 in 0..9.
+
+    Returns:
+        `(x_train, t_train), (x_test, t_test)`: 60,000 and 10,000 images with their labels.
+
+    Raises:
+        SourceError: no source could deliver the files.
+        DataError: a file is not what it should be.
+    """
+    train, test = (_load_split(split, normalize, flatten, one_hot_label) for split in ("train", "test"))
+    return train, test
+
+
+def init_network(weights: Path | str | None = None) -> Network:
+    """A trained network: `network["W1"]` .. `network["b3"]`.
+
+    Args:
+        weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`; the weights
+            shipped with this package if left out.
+
+    Raises:
+        WeightsError: the file is not exactly such a network.
+    """
+    return load_weights(SHIPPED_WEIGHTS if weights is None else Path(weights))
+
+
+def _load_split(split: str, normalize: bool, flat: bool, one_hot_label: bool) -> Pair:
+    raw = fetch(load_settings(dataset="mnist", split=split))
+    rows = RowRange(0, raw.rows)
+    images, labels = read_images(raw, rows), read_labels(raw, rows)
+    assert labels is not None, "MNIST has labels"
+    x: NDArray[Any] = transform.normalise(images) if normalize else images
+    x = transform.flatten(x) if flat else x.reshape(-1, 1, SIDE, SIDE)
+    return x, transform.one_hot(labels) if one_hot_label else labels

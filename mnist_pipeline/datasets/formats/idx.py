@@ -1,0 +1,133 @@
+"""Verified IDX files on disk -> arrays, a range of rows at a time. Fetches nothing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core import idx
+from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.source_files import RawFile, input_errors, stamp_of
+from mnist_pipeline.datasets.splits import ImageRows
+from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """The images of a split, its labels if it has any, and how many images there are."""
+
+    dataset: str
+    split: str
+    images: RawFile
+    labels: RawFile | None
+    rows: int
+
+    @property
+    def images_sha256(self) -> str:
+        return self.images.sha256
+
+    @property
+    def labels_sha256(self) -> str | None:
+        return self.labels.sha256 if self.labels else None
+
+    @property
+    def transform_version(self) -> str:
+        return TRANSFORM_VERSION
+
+    def decoded_from(self, row: int) -> int:
+        """The row itself: each image lies where its number says."""
+        return row
+
+    def read(self, ranges: Sequence[RowRange]) -> Iterator[ImageRows]:
+        """The images of each range, normalised, see `OpenSplit`.
+
+        Raises:
+            DataError: a file is gone or was changed since it was verified.
+        """
+        for file in filter(None, (self.images, self.labels)):
+            file.confirm()
+        buffer = np.empty((max((rows.rows for rows in ranges), default=0), PIXELS), np.float32)
+        for rows in ranges:
+            pixels = normalise(flatten(read_images(self, rows)), out=buffer[: rows.rows])
+            labels = read_labels(self, rows)
+            yield ImageRows(pixels, None if labels is None else labels.astype(np.int8))
+
+
+def open_split(dataset: str, split: str, images: RawFile, labels: RawFile | None) -> RawSplit:
+    """Check that two IDX files are images and labels that belong together.
+
+    Raises:
+        IdxFormatError: a file is not IDX, is truncated or oversized, or its images are not 28x28.
+        LabelError: the numbers of images and labels differ, or a label is not a digit.
+        DataError: there are no images.
+    """
+    rows, *side = _header(images.path, dimensions=3).shape
+    if side != [SIDE, SIDE]:
+        raise IdxFormatError(
+            f"{images.path}: expected images of {SIDE}x{SIDE} pixels, got {side[0]}x{side[1]}; "
+            "only data sets of the MNIST form are read"
+        )
+    if rows == 0:
+        raise DataError(f"{images.path}: expected at least one image, got none; give a data set with images")
+    if labels is not None:
+        _check_labels(images.path, labels.path, rows)
+    return RawSplit(dataset, split, images, labels, rows)
+
+
+def read_images(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8]:
+    """Images of the given rows: `[n, 28, 28]` uint8, 0..255.
+
+    Raises:
+        DataError: the file is gone or was changed since it was verified.
+    """
+    skip = idx.IdxHeader((raw.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
+    values = _read_values(raw.images, skip, rows.rows * PIXELS)
+    return values.reshape(rows.rows, SIDE, SIDE)
+
+
+def read_labels(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8] | None:
+    """Labels of the given rows: `[n]` uint8, 0..9; None if the data set has none.
+
+    Raises:
+        DataError: the file is gone or was changed since it was verified.
+    """
+    if raw.labels is None:
+        return None
+    skip = idx.IdxHeader((raw.rows,)).header_bytes + rows.start
+    return _read_values(raw.labels, skip, rows.rows)
+
+
+def _header(path: Path, dimensions: int) -> idx.IdxHeader:
+    with input_errors(path), path.open("rb") as file:
+        header = idx.parse_header(file.read(idx.MAX_HEADER_BYTES), str(path), dimensions)
+        size_bytes, *_ = stamp_of(file)
+    idx.check_size(header, size_bytes, str(path))
+    return header
+
+
+def _check_labels(images: Path, labels: Path, rows: int) -> None:
+    (count,) = _header(labels, dimensions=1).shape
+    if count != rows:
+        raise LabelError(
+            f"{labels}: expected {rows} labels, one for each image of {images}, got {count}; "
+            "are the two files of the same split?"
+        )
+    with input_errors(labels):
+        values = np.memmap(labels, np.uint8, mode="r", offset=idx.IdxHeader((rows,)).header_bytes)
+    if values.max() >= DIGITS:
+        where = int(np.argmax(values >= DIGITS))
+        raise LabelError(
+            f"{labels}: expected labels 0-9, got {int(values[where])} for image {where}; correct or drop the labels"
+        )
+
+
+def _read_values(raw: RawFile, skip: int, count: int) -> NDArray[np.uint8]:
+    with input_errors(raw.path), raw.path.open("rb") as file:
+        values = np.fromfile(file, np.uint8, count=count, offset=skip)
+        problem = raw.problem_with(file)  # after reading, so that a change meanwhile shows too
+    if problem or len(values) != count:
+        raise DataError(f"{raw.path}: {problem or 'cut short'}; run again to verify it anew")
+    return values

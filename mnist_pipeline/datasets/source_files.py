@@ -1,0 +1,84 @@
+"""Files of images and labels on disk, known by their hashes. Knows no formats."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from mnist_pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file whose bytes have been verified, and how the file system told it apart then.
+
+    The bytes are read again later, a range at a time: `stamp` tells whether they are still the verified ones.
+    `remembered_in` is the file that knew the hash, if the bytes themselves were not looked at.
+    """
+
+    path: Path
+    sha256: str
+    stamp: tuple[int, ...] = field(compare=False)
+    remembered_in: Path | None = field(default=None, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.stamp[0]
+
+    def problem_with(self, file: IO[bytes]) -> str | None:
+        """Why an open file is not the one that was verified, or None if it is."""
+        return None if stamp_of(file) == self.stamp else "expected the file that was verified, got one changed since"
+
+    def confirm(self) -> None:
+        """Hash the bytes if their hash is only a remembered one; to be done before any of them is relied on.
+
+        Raises:
+            DataError: they have another hash, or cannot be read.
+        """
+        if self.remembered_in is None or (found := verified_file(self.path).sha256) == self.sha256:
+            return
+        # Or the next run would believe it again. What else is remembered there is no better for this.
+        with suppress(OSError):
+            self.remembered_in.unlink()
+        raise DataError(
+            f"{self.path}: expected sha256 {self.sha256}, as when it was hashed last, got {found} although its size "
+            "and times are the same; replace it if it is damaged, and run again to verify it anew"
+        )
+
+
+Verify = Callable[[Path], RawFile]
+
+
+def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
+    """Size, time of the last change and inode of an open file."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def verified_file(path: Path) -> RawFile:
+    """Hash a file; the stamp is taken first, so that a change while hashing shows later.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with input_errors(path), path.open("rb") as file:
+        return verified_open(path, file)
+
+
+def verified_open(path: Path, file: io.BufferedReader) -> RawFile:
+    """`verified_file` of one that is open."""
+    stamp = stamp_of(file)
+    return RawFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+
+
+@contextmanager
+def input_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error about an input file into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got {error.strerror or error}; check the path") from error

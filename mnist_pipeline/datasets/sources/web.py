@@ -1,0 +1,42 @@
+"""Files of a data set from a site, gzipped."""
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from urllib.parse import urlsplit
+
+from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
+from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress, pinned_size
+
+SLACK_BYTES = 1 << 20
+DOWNLOAD_TIMEOUT_SECONDS = 600  # of a site, each time it is asked
+
+
+def from_web(source: WebSource, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
+    """The wanted files of a site, as they arrive."""
+    from mnist_pipeline.datasets.sources.connections import Connections
+
+    with Connections(DOWNLOAD_TIMEOUT_SECONDS) as site:
+        for file in wanted:
+            name = f"{file.name}.gz"
+            size_bytes = pinned_size(file)
+            limit_bytes = size_bytes + SLACK_BYTES  # nothing grows much by being packed
+            tell = partial(progress, f"download {file.name}")
+            packed = site.download(_address(source, name), name, limit_bytes, tell)
+            if file.gzip_sha256 not in (None, got := hashlib.sha256(packed).hexdigest()):
+                raise Refused(f"{name}: expected sha256 {file.gzip_sha256}, got {got}")
+            try:
+                with gzip.open(io.BytesIO(packed)) as stream:
+                    data = b"".join(decompress(stream, size_bytes))
+            except (OSError, EOFError, zlib.error) as error:
+                raise Refused(f"{name} is not the pinned file ({type(error).__name__})") from error
+            yield file, data
+
+
+def _address(source: WebSource, name: str) -> str:
+    folder = urlsplit(str(source.url))
+    return folder._replace(path=f"{folder.path.rstrip('/')}/{name}").geturl()  # a query, say a token, stays behind it

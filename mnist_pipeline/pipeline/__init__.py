@@ -1,0 +1,1 @@
+"""The steps as plain functions: settings in, results out. Knows no Prefect."""

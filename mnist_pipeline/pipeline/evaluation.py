@@ -1,0 +1,252 @@
+"""The whole pipeline as plain functions: fetch -> shards -> predictions -> publish. Knows no Prefect.
+
+`evaluate` runs them in order in this process. The flow in `flows/evaluate.py` chains the same functions as
+tasks. Between them travel paths, ranges, hashes and counts, never arrays.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from mnist_pipeline import tables, views
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.network import Network, Workspace, forward
+from mnist_pipeline.core.plan import Shard, ShardGroup
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.datasets import shards
+from mnist_pipeline.errors import DamagedError, NumericalError
+from mnist_pipeline.pipeline.inputs import open_images
+from mnist_pipeline.pipeline.planning import Plan, make_plan
+from mnist_pipeline.runs import lookup, predictions, publishing, summary
+from mnist_pipeline.runs.manifest import Identity, Manifest, Totals
+from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.runtime import one_blas_thread, tile_rows, versions
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.checkpoints import Piece
+from mnist_pipeline.store.files import outputs_errors
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.weights.files import load_weights, weights_sha256
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Engine = Literal["direct", "prefect"]
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """How many shards of a group were built, and how many were there already and verified."""
+
+    built: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a run came to. `new` is False if it had been published before, with the same predictions."""
+
+    identity: Identity
+    folder: Place
+    new: bool
+    tally: Tally
+    calibration: Calibration
+
+    @property
+    def run_id(self) -> str:
+        return self.identity.run_id
+
+    @property
+    def totals(self) -> Totals:
+        return Totals.of(self.tally, self.calibration)
+
+    @property
+    def scores(self) -> tuple[DigitScore, ...]:
+        return self.tally.scores()
+
+
+@dataclass
+class Timings:
+    """Wall seconds of each stage, in the order they ran, and when the first began."""
+
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begun, 4)
+
+
+def evaluate(settings: Settings, progress: Progress = silent) -> Published:
+    """Run the whole pipeline in this process, shards spread over `settings.workers` threads.
+
+    Raises:
+        PipelineError: whatever a stage refuses; nothing new is visible then.
+    """
+    timings = Timings()
+    with timings.stage("fetch"):
+        raw = open_images(settings, progress)
+    return evaluate_plan(make_plan(settings, raw), timings, progress)
+
+
+def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> Published:
+    """Carry out a plan in this process; `timings` has what it took to get there.
+
+    Raises:
+        PipelineError: as `evaluate`.
+    """
+    with claim(plan) as stage:
+        with timings.stage("shard"):
+            over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
+        with timings.stage("predict"):
+            predict = functools.partial(predict_shards, plan, stage)
+            pieces = over_groups(plan, "predictions", plan.groups, predict, progress)
+        return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
+
+
+@contextmanager
+def claim(plan: Plan) -> Iterator[Stage]:
+    """Own what a run works on for the length of the block: its staging folder, and with others its shards.
+
+    Raises:
+        OutputsError: the outputs folder cannot be written.
+    """
+    with ExitStack() as stack:
+        with outputs_errors(f"cannot prepare {plan.shard_set.folder}"):
+            stack.enter_context(shards.in_use(plan.shard_set))
+        yield stack.enter_context(claim_stage(plan.outputs, plan.run_id))
+
+
+def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
+    """Make sure the shards of a group exist and verify; build those that do not.
+
+    Raises:
+        DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
+        OutputsError: a shard cannot be written.
+    """
+    missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
+    for piece in shards.write_shards(plan.raw, missing, plan.shard_set):
+        logger.debug("%s built", piece.file.path)
+    return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
+
+
+def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
+    """Classify the images of a group of shards, or take over parts that an earlier attempt of this run finished.
+
+    Raises:
+        DamagedError: a shard or the archived weights are not as they were written.
+        NumericalError: a sum on the way to a probability is NaN or infinite.
+        OutputsError: a part cannot be written.
+    """
+    one_blas_thread()
+    network = load_weights(plan.weights)
+    if weights_sha256(network) != plan.identity.weights_sha256:
+        raise DamagedError(f"{plan.weights}: expected the weights its name says, got others; run again to restore them")
+    workspace = Workspace(plan.identity.batch_rows, tile_rows())
+    made_with = versions()
+    pieces = []
+    for shard in group.shards:
+        piece = predictions.finished_part(stage.parts, shard, made_with)
+        if piece is None:
+            images, probabilities = _classify(plan, shard, network, workspace)
+            piece = predictions.write_part(
+                stage.parts, shard, plan.run_id, plan.identity.run_date, images, probabilities, made_with
+            )
+        else:
+            logger.info("%s was finished by an earlier attempt", shard)
+        pieces.append(piece)
+    return pieces
+
+
+def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings, engine: Engine) -> Published:
+    """Check that every planned part is there, add summary, confusion and manifest, and publish all at once.
+
+    Args:
+        plan: the run.
+        stage: where its parts lie.
+        pieces: its parts in shard order.
+        timings: of the stages before; "publish" is counted up to the commit.
+        engine: what ran the stages, for the manifest.
+
+    Raises:
+        RunConflictError: the same run is published with other predictions.
+        DamagedError: a part is missing or altered.
+        OutputsError: the outputs folder cannot be written.
+    """
+    begun = time.perf_counter()
+    planned = [shard for group in plan.groups for shard in group.shards]
+    assert len(pieces) == len(planned), f"{len(pieces)} parts, {len(planned)} planned"
+    for shard, piece in zip(planned, pieces, strict=True):
+        assert piece.file.is_named(shard.file_name), f"{piece.file.path} is not the part planned for {shard}"
+    tally, calibration = predictions.counted_of(pieces)
+    assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
+    result = Published(
+        plan.identity, lookup.files_of(plan.outputs, plan.run_id), new=True, tally=tally, calibration=calibration
+    )
+    files = [piece.file for piece in pieces]
+    for table, data in summary.tables_of(plan.identity, tally, calibration):
+        files.append(publishing.stage_table(stage, table, data))
+    manifest = Manifest(
+        schema_version=tables.SCHEMA_VERSION,
+        run_id=plan.run_id,
+        fingerprint=plan.identity.fingerprint,
+        identity=plan.identity,
+        totals=result.totals,
+        versions=versions(),
+        engine=engine,
+        workers=plan.workers,
+        evaluated_at=timings.started_at,
+        published_at=datetime.now(UTC),
+        timings_seconds={**timings.seconds, "publish": round(time.perf_counter() - begun, 4)},
+        files=tuple(files),
+        tally=tally.to_json(),
+        calibration=calibration.to_json(),
+    )
+    new = publishing.commit(plan.outputs, stage, manifest)
+    views.update_views(plan.outputs)
+    logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
+    return replace(result, new=new)
+
+
+def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
+    file = shards.open_shard(plan.shard_set, shard)
+    images = shards.read_shard_labels(file)
+    probabilities = np.empty((DIGITS, shard.range.rows), np.float32)
+    done = 0
+    try:
+        for batch in shards.read_batches(file, workspace.batch_rows):
+            forward(network, batch, workspace, out=probabilities[:, done : done + len(batch)])
+            done += len(batch)
+    except NumericalError as error:
+        raise NumericalError(f"{shard}: {error}") from error
+    assert done == shard.range.rows, f"{shard}: {done} of {shard.range.rows} images classified"
+    return images, probabilities
+
+
+def over_groups(
+    plan: Plan, what: str, groups: Sequence[ShardGroup], function: Callable[[ShardGroup], T], progress: Progress
+) -> list[T]:
+    """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
+    total, done = plan.raw.rows, 0
+    with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
+        futures = {pool.submit(function, group): group for group in groups}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += futures[future].rows
+                progress(what, done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in futures]

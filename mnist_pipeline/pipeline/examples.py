@@ -1,0 +1,76 @@
+"""Picks images to look at, with what the network makes of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import as_bytes
+from mnist_pipeline.core.network import Network, predict
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.datasets.splits import OpenSplit
+from mnist_pipeline.errors import LabelError
+from mnist_pipeline.pipeline.inputs import open_images
+from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.weights.files import load_weights
+
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image `[28, 28]` uint8, its label if it has one, and the network's prediction."""
+
+    image_id: int
+    pixels: NDArray[np.uint8]
+    label: int | None
+    prediction: int
+    confidence: float
+
+    @property
+    def caption(self) -> str:
+        """For example `#247 4 -> 6 (81 %)`: image_id, label, prediction if another, confidence."""
+        seen = f"{self.prediction} ({100 * self.confidence:.0f} %)"
+        return (
+            f"#{self.image_id} {seen}"
+            if self.label in (None, self.prediction)
+            else f"#{self.image_id} {self.label} -> {seen}"
+        )
+
+
+def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Progress = silent) -> list[Picture]:
+    """At most `count` images from `start` on, in order; with `wrong` only those whose prediction is not the label.
+
+    Raises:
+        LabelError: `wrong` of images without labels.
+        PipelineError: whatever fetching or the weights file refuses.
+    """
+    raw = open_images(settings, progress)
+    if wrong and raw.labels_sha256 is None:
+        raise LabelError(f"{raw.dataset}/{raw.split}: expected labels, got none; without them nothing can be wrong")
+    pictures = _pictures(raw, load_weights(settings.weights or current_weights(settings.outputs)), start)
+    if wrong:
+        pictures = (picture for picture in pictures if picture.label != picture.prediction)
+    return list(islice(pictures, count))
+
+
+def _pictures(raw: OpenSplit, network: Network, start: int) -> Iterator[Picture]:
+    ranges = [
+        RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows)) for first in range(start, raw.rows, ROWS_AT_A_TIME)
+    ]
+    for rows, images in zip(ranges, raw.read(ranges), strict=True):
+        probabilities = predict(network, images.pixels)
+        pictures = as_bytes(images.pixels)
+        for position, picture in enumerate(pictures):
+            prediction = int(probabilities[position].argmax())
+            yield Picture(
+                image_id=rows.start + position,
+                pixels=picture,
+                label=None if images.labels is None else int(images.labels[position]),
+                prediction=prediction,
+                confidence=float(probabilities[position, prediction]),
+            )

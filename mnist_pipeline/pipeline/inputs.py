@@ -1,0 +1,86 @@
+"""Settings -> the images to work on, on disk and verified. Decodes none of them."""
+
+import logging
+
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.datasets import shards
+from mnist_pipeline.datasets.formats.idx import RawSplit, open_split
+from mnist_pipeline.datasets.formats.parquet import open_parquet
+from mnist_pipeline.datasets.hash_cache import Memory
+from mnist_pipeline.datasets.source_files import Verify, verified_file
+from mnist_pipeline.datasets.sources import fetching
+from mnist_pipeline.datasets.splits import OpenSplit
+from mnist_pipeline.errors import DataError
+from mnist_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MEMORY = "verified.json"
+
+
+def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
+    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files that `fetch` brings.
+
+    As long as all their shards are there, files that have not changed since they were hashed are known by their
+    remembered hashes. Otherwise every file is hashed here, once, before workers build shards from them.
+
+    Raises:
+        SettingsError: no such data set, split, file or folder; or a described data set with other images.
+        DataError: a local file is not what it should be.
+        SourceError: no source answered.
+    """
+    settings.require_source()
+    memory = Memory(settings.cache / MEMORY)
+    split = _open(settings, progress, memory.recognise)
+    if memory.recognised and not _all_built(settings, split):
+        split = _open(settings, progress, memory.verify)
+    memory.save()
+    _log_opened(split)
+    return split
+
+
+def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
+    """Bring the IDX files of the data set and split to disk, every byte of them hashed.
+
+    Raises:
+        SettingsError: no such data set, split or folder.
+        DataError: a local file is not what it should be, or images and labels do not belong together.
+        SourceError: no source answered.
+    """
+    raw = _fetch(settings, progress, verified_file)
+    _log_opened(raw)
+    return raw
+
+
+def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
+    if settings.images is None:
+        return _fetch(settings, progress, verify)
+    return open_parquet(settings.dataset, settings.split, settings.images, verify)
+
+
+def _fetch(settings: Settings, progress: Progress, verify: Verify) -> RawSplit:
+    dataset = settings.described_dataset()
+    files = dataset.splits[settings.split]
+    ready = fetching.fetch_files(
+        settings.dataset, dataset, files.files, settings.cache, settings.data_dir, progress, verify
+    )
+    images = ready[files.images.name]
+    if images is None:
+        raise DataError(
+            f"{settings.data_dir}: expected {files.images.name} or {files.images.name}.gz, got neither; "
+            "name the file so, or describe the data set in a config file"
+        )
+    labels = ready[files.labels.name] if files.labels else None
+    return open_split(settings.dataset, settings.split, images, labels)
+
+
+def _all_built(settings: Settings, split: OpenSplit) -> bool:
+    """Whether there are as many shards as planned. Whether they are whole is for those who use them to find out."""
+    built = shards.shard_set(settings.outputs, split, settings.shard_rows).count()
+    # Not only no fewer: a number of images that was misread from bytes nobody hashed shows here.
+    return built == -(-split.rows // settings.shard_rows)
+
+
+def _log_opened(split: OpenSplit) -> None:
+    labels = "" if split.labels_sha256 else ", no labels"
+    logger.info("%s/%s: %s images%s", split.dataset, split.split, f"{split.rows:,}", labels)

@@ -1,0 +1,91 @@
+"""Candidate weights -> current weights, if they lose nothing: both evaluated on the same split, then judged.
+
+The two runs and the verdict lie in `outputs/candidates`, so that no reader of the nights meets them.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mnist_pipeline import tables
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.errors import DamagedError, SettingsError
+from mnist_pipeline.pipeline.evaluation import evaluate
+from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_run
+from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, WEIGHTS, archive_weights, load_weights, weights_sha256
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = "candidates"
+CURRENT = "current weights"
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What came of a candidate. `record` is None if it did not become current, or was so already."""
+
+    weights_sha256: str
+    previous_sha256: str
+    judged: Judged
+    record: Place | None
+
+
+def promote(settings: Settings, weights: Place, force: bool = False, progress: Progress = silent) -> Promoted:
+    """Evaluate a candidate against the current weights, and make it current if the verdict passes.
+
+    Args:
+        settings: data set and split to evaluate on; its `weights` are not looked at.
+        weights: the candidate's file.
+        force: make it current whatever the verdict; the record will say so.
+        progress: told of downloads, shards and predictions.
+
+    Raises:
+        SettingsError: no gate of the data set compares the candidate with the current weights.
+        DamagedError: what is current is gone or altered; with `force` the shipped weights stand in for it.
+        WeightsError: the candidate is refused.
+        PipelineError: whatever a stage refuses; nothing is promoted then.
+    """
+    outputs, gates = settings.outputs, settings.gates_of_dataset()
+    held = gates.max_loss is not None or gates.max_digit_loss is not None
+    if not (held or force):
+        raise SettingsError(
+            f"gates of {settings.dataset}: expected max_loss or max_digit_loss, got neither; without them no candidate "
+            f"is held to the current weights: set one under [gates.{settings.dataset}] in a config file"
+        )
+    candidate = load_weights(weights)
+    try:
+        previous, lost = current_weights(outputs), False
+    except DamagedError as error:
+        if not force:  # the one way out, if they cannot be put back
+            raise
+        logger.warning("%s; the candidate is compared with the shipped ones", error)
+        previous, lost = SHIPPED_WEIGHTS, True
+    apart = settings.model_copy(update={"outputs": outputs / CANDIDATES})
+    archived = archive_weights(candidate, apart.outputs / WEIGHTS)  # the file given may change meanwhile
+    before = evaluate(apart.model_copy(update={"weights": previous}), progress)
+    now = evaluate(apart.model_copy(update={"weights": archived}), progress)
+    verdict = judge_run(apart.outputs, now.run_id, gates, {CURRENT: before.run_id})
+    shas = weights_sha256(candidate), before.identity.weights_sha256
+    passed = held and verdict.outcome == "pass"
+    record = None
+    if (lost or shas[0] != shas[1]) and (passed or force):
+        archive_weights(candidate, outputs / WEIGHTS)
+        record = record_promotion(outputs, _promotion(*shas, verdict, forced=not passed))
+    return Promoted(*shas, Judged(now, verdict, accepted=passed), record)
+
+
+def _promotion(weights: str, previous: str, verdict: Verdict, forced: bool) -> Promotion:
+    return Promotion(
+        schema_version=tables.SCHEMA_VERSION,
+        weights_sha256=weights,
+        previous_sha256=previous,
+        run_id=verdict.run_id,
+        verdict_id=verdict.verdict_id,
+        outcome=verdict.outcome,
+        forced=forced,
+        promoted_at=datetime.now(UTC),
+    )

@@ -1,0 +1,183 @@
+"""A published run -> its report: gathers what the page shows, and puts the page into `outputs/reports`.
+
+A view: it can be deleted, and written anew at any time from what is published.
+"""
+
+import heapq
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mnist_pipeline import tables
+from mnist_pipeline.core.gates import Reference
+from mnist_pipeline.datasets.shards import read_pictures, shard_set_of
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.pipeline.judging import Verdict, read_verdict
+from mnist_pipeline.runs.lookup import Run, run_by_id
+from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.runs.staging import STAGING
+from mnist_pipeline.store.files import outputs_errors, replace_file
+from mnist_pipeline.store.objects import Place
+from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
+from mnist_pipeline.views import REPORTS, read_runs
+
+if TYPE_CHECKING:
+    from mnist_pipeline.report.page import Page
+    from mnist_pipeline.report.plots import Night
+
+logger = logging.getLogger(__name__)
+
+MOST_SPECIMENS = 40  # in each gallery
+DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
+
+
+def write_report(outputs: Place, run: Run) -> Place:
+    """Write the report of a run, with the newest verdict on it; the file.
+
+    Raises:
+        DamagedError: the run does not verify.
+        OutputsError: the report cannot be written.
+    """
+    # Plots take half a second to import, which only a report is worth.
+    from mnist_pipeline.report.page import render_page
+
+    page = render_page(_page(outputs, run))
+    path = report_path(outputs, run.name.run_id)
+    with outputs_errors(f"cannot write {path}"):
+        replace_file(path, page.encode(), outputs / STAGING)
+    return path
+
+
+def report_path(outputs: Place, run_id: str) -> Place:
+    """Where the report of a run lies, if it has been written."""
+    return outputs / REPORTS / f"{run_id}.html"
+
+
+def try_report(outputs: Place, run_id: str) -> None:
+    """Write the report of a run, and only warn where it cannot be: a view that fails is no reason to fail a night."""
+    try:
+        path = write_report(outputs, run_by_id(outputs, run_id))
+        logger.info("report: %s", path)
+    except Exception:
+        logger.warning("the report of %s could not be written", run_id, exc_info=True)
+
+
+def _page(outputs: Place, run: Run) -> "Page":
+    from mnist_pipeline.report.page import Page, Specimen
+
+    manifest = run.manifest()
+    tally, calibration = manifest.counted()
+    published = newest_verdict(outputs, manifest.content)
+    verdict = read_verdict(published) if published else None
+    flipped = _flipped(verdict)
+    mistakes, flips = _mistakes(run), _flips(published, flipped)
+    notes = list(verdict.notes) if verdict else []
+    try:
+        wanted = {row["image_id"] for row in [*mistakes, *flips]}
+        pictures = read_pictures(shard_set_of(outputs, manifest.identity), manifest.identity, wanted)
+    except DamagedError as error:
+        logger.warning("the report of %s is without pictures: %s", run.name.run_id, error)
+        notes.append("without pictures: the shards that this run was made from are gone or damaged")
+        mistakes, flips = [], []
+    return Page(
+        run_id=run.name.run_id,
+        run_date=run.name.run_date,
+        dataset=run.name.dataset,
+        split=run.name.split,
+        outcome=verdict.outcome if verdict else None,
+        results=verdict.results if verdict else (),
+        notes=tuple(notes),
+        tally=tally,
+        calibration=calibration,
+        references=verdict.references if verdict else (),
+        nights=tuple(_nights(outputs, run)),
+        flips=tuple(
+            Specimen(
+                image_id=row["image_id"],
+                pixels=pictures[row["image_id"]],
+                label=row["label"],
+                prediction=row["now"],
+                confidence=row["confidence_now"],
+                before=row["before"],
+                confidence_before=row["confidence_before"],
+                direction=row["direction"] or "changed",
+            )
+            for row in flips
+        ),
+        flips_total=(flipped and flipped.changed) or 0,
+        mistakes=tuple(
+            Specimen(
+                image_id=row["image_id"],
+                pixels=pictures[row["image_id"]],
+                label=row["label"],
+                prediction=row["prediction"],
+                confidence=row["confidence"],
+            )
+            for row in mistakes
+        ),
+        mistakes_total=tally.labelled - tally.correct,
+        provenance=dict(_provenance(manifest, verdict)),
+    )
+
+
+def _mistakes(run: Run) -> list[dict[str, Any]]:
+    """The most confident wrong predictions, those first; one file of the run decoded at a time."""
+    import pyarrow.compute as pc  # not at the top: a night without a report need not wait for it
+
+    columns = ["image_id", "label", "prediction", "correct", "confidence"]
+    worst: list[dict[str, Any]] = []
+    for part in run.read_parts(tables.PREDICTIONS, columns):
+        wrong = part.filter(pc.equal(part["correct"], False))  # null, without label, is not wrong
+        worst += wrong.sort_by([("confidence", "descending"), ("image_id", "ascending")])[:MOST_SPECIMENS].to_pylist()
+    return heapq.nsmallest(MOST_SPECIMENS, worst, key=lambda row: (-row["confidence"], row["image_id"]))
+
+
+def _flipped(verdict: Verdict | None) -> Reference | None:
+    """The first reference over the same images, or None."""
+    references = verdict.references if verdict else ()
+    return next((reference for reference in references if reference.changed is not None), None)
+
+
+def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[dict[str, Any]]:
+    """What changed against one reference: lost images first, the most confident of each kind first."""
+    if verdict is None or flipped is None:
+        return []
+    import pyarrow.compute as pc
+
+    flips = verdict.read(tables.FLIPS)
+    flips = flips.filter(pc.equal(flips["against"], flipped.against))
+    chosen: list[dict[str, Any]] = []
+    for direction in DIRECTIONS:
+        kind = pc.equal(flips["direction"], direction) if direction else pc.is_null(flips["direction"])
+        ordered = flips.filter(kind).sort_by([("confidence_now", "descending"), ("image_id", "ascending")])
+        chosen += ordered[: MOST_SPECIMENS - len(chosen)].to_pylist()
+    return chosen
+
+
+def _nights(outputs: Place, run: Run) -> "Iterator[Night]":
+    """The runs of the same data set and split up to this one, oldest first."""
+    from mnist_pipeline.report.plots import Night
+
+    for row in read_runs(outputs).sort_by([("run_date", "ascending"), ("published_at", "ascending")]).to_pylist():
+        night = row["run_date"].date()
+        ours = run.name.is_of(row["dataset"], row["split"]) and night <= run.name.run_date
+        if ours and row["accuracy"] is not None:
+            bounds = row["accuracy_low"], row["accuracy_high"]
+            yield Night(night, row["run_id"], row["accuracy"], *bounds, outcome=row["outcome"])
+
+
+def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[str, str]]:
+    identity = manifest.identity
+    yield "run", manifest.run_id
+    yield "verdict", verdict.verdict_id if verdict else "none"
+    yield "weights sha256", identity.weights_sha256
+    yield "images sha256", identity.images_sha256
+    yield "labels sha256", identity.labels_sha256 or "no labels"
+    yield "images", f"{identity.images:,}"
+    yield "batch rows, shard rows", f"{identity.batch_rows:,}, {identity.shard_rows:,}"
+    yield "transform, schema version", f"{identity.transform_version}, {identity.schema_version}"
+    yield "evaluated", f"{manifest.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "published", f"{manifest.published_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in manifest.timings_seconds.items())
+    yield "engine, workers", f"{manifest.engine}, {manifest.workers}"
+    yield from manifest.versions.items()

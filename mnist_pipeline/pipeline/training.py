@@ -1,0 +1,158 @@
+"""Training as plain functions: fit on one split, then score on another and write the model card.
+
+Both splits are fetched first, so that nothing missing is found out late; the test split is read for the first time
+when the weights are on disk.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnist_pipeline.core.images import DIGITS, flatten, normalise
+from mnist_pipeline.core.network import Network, Workspace, choose, forward
+from mnist_pipeline.core.plan import RowRange, cut
+from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.core.training import EpochReport, Recipe, fit
+from mnist_pipeline.datasets.formats.idx import RawSplit, read_images, read_labels
+from mnist_pipeline.errors import LabelError, SettingsError
+from mnist_pipeline.pipeline.inputs import fetch
+from mnist_pipeline.report.card import Card, render_card
+from mnist_pipeline.report.terminal import percent
+from mnist_pipeline.runtime import one_blas_thread, versions
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.files import outputs_errors, replace_file
+from mnist_pipeline.store.objects import Place, is_address
+from mnist_pipeline.weights.files import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
+
+TRAIN, TEST = "train", "test"
+SCORING_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights in their place and how they came to be."""
+
+    path: Place
+    sha256: str
+    raw: RawSplit
+    recipe: Recipe
+    last: EpochReport
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights with their model card and their tally on the test split."""
+
+    path: Place
+    card: Place
+    tally: Tally
+
+
+def train(settings: Settings, recipe: Recipe, target: Path | None = None, progress: Progress = silent) -> Trained:
+    """Fit, write the weights, score them on the test split, write the model card.
+
+    Args:
+        settings: data set, cache and outputs; its `split` is not looked at.
+        recipe: how to train.
+        target: the .safetensors file to write; `outputs/weights/<sha256>.safetensors` if None.
+        progress: told of downloads and epochs.
+
+    Raises:
+        PipelineError: whatever a stage refuses.
+    """
+    check_target(target)
+    raw, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
+    return score_weights(fit_weights(raw, recipe, settings.outputs, target, progress), unseen)
+
+
+def check_target(target: Path | None) -> None:
+    """Raise SettingsError unless `target` is None or names a .safetensors file."""
+    if target is not None and target.suffix != ".safetensors":
+        raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
+    if target is not None and is_address(str(target)):
+        raise SettingsError(f"weights file {target}: expected a file on disk; leave --out out to write to --outputs")
+
+
+def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None, progress: Progress) -> Fitted:
+    """Fit a network to a whole split, in memory, with one BLAS thread; write its weights.
+
+    Raises:
+        LabelError: the split has no labels.
+        SettingsError: the target is not a .safetensors file.
+        NumericalError: training diverged.
+        OutputsError: the weights cannot be written.
+    """
+    check_target(target)
+    one_blas_thread()
+    rows = RowRange(0, raw.rows)
+    images, labels = read_images(raw, rows), read_labels(raw, rows)
+    if labels is None:
+        raise LabelError(f"{raw.dataset}/{raw.split}: expected labels to train on, got none; give a labelled data set")
+    reports: list[EpochReport] = []
+
+    def on_epoch(report: EpochReport) -> None:
+        reports.append(report)
+        what = f"training, loss {report.loss:.4f}, accuracy {percent(report.accuracy)}"
+        progress(what, report.epoch, report.epochs)
+
+    begun = time.perf_counter()
+    network = fit(images, labels, recipe, on_epoch)
+    seconds = time.perf_counter() - begun
+    if target is None:
+        path: Place = archive_weights(network, outputs / WEIGHTS)
+    else:
+        path = target
+        with outputs_errors(f"cannot write {path}"):
+            replace_file(path, encode_weights(network))
+    return Fitted(path, weights_sha256(network), raw, recipe, reports[-1], seconds)
+
+
+def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
+    """Count right and wrong on a split that was not trained on, and write the model card beside the weights.
+
+    Raises:
+        WeightsError: the weights file is not what was written.
+        OutputsError: the card cannot be written.
+    """
+    tally = score(load_weights(fitted.path), raw)
+    card = fitted.path.with_suffix(".md")
+    text = render_card(
+        Card(
+            file_name=fitted.path.name,
+            sha256=fitted.sha256,
+            trained_on=_describe(fitted.raw),
+            recipe=asdict(fitted.recipe),
+            loss=fitted.last.loss,
+            training_accuracy=fitted.last.accuracy,
+            seconds=fitted.seconds,
+            tested_on=_describe(raw),
+            tally=tally,
+            versions=versions(),
+        )
+    )
+    with outputs_errors(f"cannot write {card}"):
+        replace_file(card, text.encode())
+    return Trained(fitted.path, card, tally)
+
+
+def score(network: Network, raw: RawSplit) -> Tally:
+    """Count a network's predictions of a whole split, straight from its IDX files."""
+    workspace, tally = Workspace(SCORING_ROWS), Tally.empty()
+    for rows in cut(raw.rows, SCORING_ROWS):
+        probabilities = np.empty((DIGITS, rows.rows), np.float32)
+        forward(network, flatten(normalise(read_images(raw, rows))), workspace, out=probabilities)
+        labels = read_labels(raw, rows)
+        tally += Tally.count(None if labels is None else labels.astype(np.int8), *choose(probabilities))
+    return tally
+
+
+def _describe(raw: RawSplit) -> dict[str, str]:
+    return {
+        "data set": f"{raw.dataset}/{raw.split}, {raw.rows:,} images",
+        "images sha256": raw.images.sha256,
+        "labels sha256": raw.labels.sha256 if raw.labels else "no labels",
+    }

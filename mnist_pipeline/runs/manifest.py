@@ -1,0 +1,177 @@
+"""Who a run is (its identity) and what it consists of (its manifest). Reads and writes no files."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.store.documents import Sealed, canonical_sha256
+from mnist_pipeline.store.files import FileRecord
+
+FINGERPRINT_DIGITS = 12
+RUN_ID = re.compile(
+    r"(?P<run_date>\d{4}-\d\d-\d\d)-(?P<dataset>[a-z0-9][a-z0-9_-]*)-(?P<split>[a-z0-9_]+)-(?P<fingerprint>[0-9a-f]{12})"
+)
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Identity(_Values):
+    """Everything that can change the published numbers, and the day the run stands for."""
+
+    run_date: date
+    dataset: str
+    split: str
+    images: int
+    images_sha256: str
+    labels_sha256: str | None
+    weights_sha256: str
+    transform_version: str
+    schema_version: str
+    batch_rows: int
+    shard_rows: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 in hex of the canonical JSON of all fields but the date."""
+        return canonical_sha256(self.model_dump(mode="json", exclude={"run_date"}))
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.run_date}-{self.dataset}-{self.split}-{self.fingerprint[:FINGERPRINT_DIGITS]}"
+
+
+class RunName(_Values):
+    """What a run_id says by itself."""
+
+    run_id: str
+    run_date: date
+    dataset: str
+    split: str
+
+    @property
+    def split_of(self) -> str:
+        """`dataset/split`, as the pointer and the baselines name it."""
+        return f"{self.dataset}/{self.split}"
+
+    def is_of(self, dataset: str, split: str) -> bool:
+        """Whether the run evaluated that split of that data set."""
+        return (self.dataset, self.split) == (dataset, split)
+
+    @classmethod
+    def parse(cls, run_id: str) -> Self | None:
+        """Take a run_id apart; None if it is not one."""
+        match = RUN_ID.fullmatch(run_id)
+        try:
+            return match and cls(
+                run_id=run_id,
+                run_date=date.fromisoformat(match["run_date"]),
+                dataset=match["dataset"],
+                split=match["split"],
+            )
+        except ValueError:
+            return None
+
+
+class Totals(_Values):
+    """The run in a few numbers: accuracy is null without labels, and so are the figures of calibration."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a figure that a later version adds is passed over
+
+    images: int
+    labelled: int
+    correct: int
+    accuracy: float | None
+    top2_accuracy: float | None = None
+    nll: float | None = None
+    nll_error: float | None = None
+    brier: float | None = None
+    brier_error: float | None = None
+    ece: float | None = None
+    ece_noise: float | None = None
+
+    @classmethod
+    def of(cls, tally: Tally, calibration: Calibration) -> Self:
+        """The totals of what was counted."""
+        scores = calibration.scores()
+        return cls(
+            images=tally.images,
+            labelled=tally.labelled,
+            correct=tally.correct,
+            accuracy=tally.accuracy,
+            **(asdict(scores) if scores else {}),
+        )
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """A run and what it consists of: moved away and made again with other numbers, it has the same run_id only.
+
+    `sha256` is over the hashes of all its files; None if they cannot be known.
+    """
+
+    run_id: str
+    sha256: str | None
+
+
+class Manifest(Sealed):
+    """What a published run consists of and how it came to be. Paths are relative to the run's directory."""
+
+    kind: ClassVar[str] = "a run's manifest"
+    seal: ClassVar[str] = "manifest_sha256"
+
+    run_id: str
+    fingerprint: str
+    identity: Identity
+    totals: Totals
+    versions: Mapping[str, str]
+    engine: Literal["direct", "prefect"]
+    workers: int
+    evaluated_at: datetime
+    published_at: datetime
+    timings_seconds: Mapping[str, float]
+    files: tuple[FileRecord, ...]
+    # Everything that was counted, so that a run can be judged and shown again without a look at its images.
+    tally: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+
+    @property
+    def content(self) -> RunContent:
+        return RunContent(self.run_id, canonical_sha256({file.path: file.sha256 for file in self.files}))
+
+    def counted(self) -> tuple[Tally, Calibration]:
+        """What was counted while the run was made.
+
+        Raises:
+            DamagedError: the run was published by a version that did not keep it, or kept it in another form.
+        """
+        if self.tally is None or self.calibration is None:
+            raise DamagedError(
+                f"run {self.run_id}: expected its counts in the manifest, got none: it was published by an earlier "
+                f"version; move it away and run --run-date {self.identity.run_date} again"
+            )
+        try:
+            return Tally.from_json(self.tally), Calibration.from_json(self.calibration)
+        except ValueError as error:
+            raise DamagedError(
+                f"run {self.run_id}: expected counts that this version can read, got {error}; "
+                "read it with the version of mnist-pipeline that published it"
+            ) from error
+
+
+class Pruned(Sealed):
+    """Predictions and report of a run are given up. They may be there for a while yet, for those who read them."""
+
+    kind: ClassVar[str] = "the record of a prune"
+    seal: ClassVar[str] = "pruned_sha256"
+
+    run_id: str
+    pruned_at: datetime

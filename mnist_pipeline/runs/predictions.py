@@ -1,0 +1,83 @@
+"""One shard's predictions as one Parquet file of a run, with the tally that was counted on the way."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnist_pipeline import tables
+from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.network import choose
+from mnist_pipeline.core.plan import Shard
+from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.datasets.shards import ShardLabels
+from mnist_pipeline.store.checkpoints import Piece, Pieces
+
+
+def write_part(
+    pieces: Pieces,
+    shard: Shard,
+    run_id: str,
+    run_date: date,
+    images: ShardLabels,
+    probabilities: NDArray[np.float32],
+    made_with: dict[str, str],
+) -> Piece:
+    """Choose digits, count them, and put the part in place.
+
+    Args:
+        pieces: where the parts of the run gather.
+        shard: the shard the probabilities are of.
+        run_id: the run's name, written into every row.
+        run_date: the run's logical date, written into every row.
+        images: ids and labels of the shard's n images.
+        probabilities: `[10, n]` float32, finite.
+        made_with: versions of what computed; a part made by others is not taken over.
+
+    Raises:
+        OutputsError: the part cannot be written.
+    """
+    rows = probabilities.shape[1]
+    predictions, confidence = choose(probabilities)
+    labels = images.labels
+    columns: dict[str, Any] = {
+        "run_id": tables.constant(run_id, tables.RUN_ID, rows),
+        "run_date": tables.constant(run_date, tables.RUN_DATE, rows),
+        "image_id": images.image_ids,
+        "label": pa.nulls(rows, pa.int8()) if labels is None else labels,
+        "prediction": predictions,
+        "correct": pa.nulls(rows, pa.bool_()) if labels is None else labels == predictions,
+        "confidence": confidence,
+        **{f"proba_{digit}": probabilities[digit] for digit in range(DIGITS)},
+    }
+    data = tables.encode(tables.PREDICTIONS, tables.build(tables.PREDICTIONS, columns))
+    notes = {
+        "tally": Tally.count(labels, predictions, confidence).to_json(),
+        "calibration": Calibration.count(labels, predictions, confidence, probabilities).to_json(),
+        "made_with": made_with,
+    }
+    return pieces.finish(shard.file_name, rows, data, notes)
+
+
+def finished_part(pieces: Pieces, shard: Shard, made_with: dict[str, str]) -> Piece | None:
+    """The part of an earlier attempt of this run, if it is whole and the same versions made it."""
+    piece = pieces.find(shard.file_name)
+    if piece is None:
+        return None
+    try:
+        counted_of([piece])
+        return piece if piece.notes["made_with"] == made_with else None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None  # another state of our own code noted other things under the same version
+
+
+def counted_of(pieces: Sequence[Piece]) -> tuple[Tally, Calibration]:
+    """What was counted in all parts, merged in the order given."""
+    return (
+        Tally.total(Tally.from_json(piece.notes["tally"]) for piece in pieces),
+        Calibration.total(Calibration.from_json(piece.notes["calibration"]) for piece in pieces),
+    )

@@ -1,1 +1,0 @@
-"""Bytes <-> disk: raw files, weights, shards, published runs. Takes values, never the settings object."""

@@ -1,0 +1,112 @@
+"""Rows of a declared table -> Parquet and back: encoded whole, or appended; decoded only where every checksum holds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.tables.columns import column_of
+from mnist_pipeline.tables.schemas import SCHEMA_VERSION, Table
+
+WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` gathers
+
+
+def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
+    """An Arrow table of exactly the declared columns; a null where none is allowed is our own bug."""
+    schema = table.schema
+    arrays = [_array(columns[field.name], field.type) for field in schema]
+    built = pa.Table.from_arrays(arrays, schema=schema)
+    for field in schema:
+        assert field.nullable or built[field.name].null_count == 0, f"{table.name}.{field.name} holds nulls"
+    return built
+
+
+def constant(value: object, type: pa.DataType, rows: int) -> pa.Array:  # noqa: A002  Arrow's word
+    """A column that holds one value throughout, dictionary-encoded if its type says so."""
+    if pa.types.is_dictionary(type):
+        indices = column_of(np.zeros(rows, np.int32), type.index_type)
+        return pa.DictionaryArray.from_arrays(indices, column_of([value], type.value_type))
+    return pa.repeat(column_of([value], type)[0], rows)
+
+
+def encode(table: Table, data: pa.Table) -> bytes:
+    """Write a whole Parquet file in memory, so that no half-written one can ever carry a final name."""
+    return encode_groups(table, [data])
+
+
+def encode_groups(table: Table, groups: Iterable[pa.Table]) -> bytes:
+    """Write a whole Parquet file in memory, each item as a row group; one of them at a time is held.
+
+    Pages carry checksums: without them most flipped bits would read back as wrong numbers, silently.
+    """
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, write_page_checksum=True, **table.layout) as writer:
+        for group in groups:
+            assert group.schema.equals(table.schema, check_metadata=True), f"{table.name}: not the declared schema"
+            writer.write_table(group)
+    return bytes(sink.getvalue())
+
+
+class Writer:
+    """Appends rows to one Parquet file, for tables that may be too large to hold; memory stays bounded.
+
+    The file is whole only after `close`, and what an exception leaves behind looks whole although it is not: write
+    into a staging folder that is given up then.
+    """
+
+    def __init__(self, table: Table, path: Path) -> None:
+        self.table, self.rows = table, 0
+        self._file = pq.ParquetWriter(path, table.schema, write_page_checksum=True, **table.layout)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def append(self, data: pa.Table) -> None:
+        """Add rows of exactly the declared columns."""
+        if not data.num_rows:  # any number of these would gather before there is anything to write
+            return
+        self.rows += data.num_rows
+        self._waiting.append(data)
+        self._waiting_rows += data.num_rows
+        if self._waiting_rows >= WRITTEN_AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the footer that makes the file one."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = pa.concat_tables(self._waiting).unify_dictionaries()
+            self._file.write_table(rows, row_group_size=WRITTEN_AT_ONCE)
+            self._waiting, self._waiting_rows = [], 0
+
+
+def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a whole Parquet file from memory, its page checksums verified.
+
+    Raises:
+        DamagedError: the bytes are not Parquet, a checksum fails, or the schema is another one.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        found = file.schema_arrow
+        content = file.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(f"{name}: expected a {table.name} table, got a damaged file ({error})") from error
+    version = (found.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
+    if not found.equals(table.schema) or version != SCHEMA_VERSION:
+        raise DamagedError(
+            f"{name}: expected the columns of {table.name}, schema version {SCHEMA_VERSION}, "
+            f"got {found.names}, version {version}; "
+            "was it written by another version of this package?"
+        )
+    return content
+
+
+def _array(values: Any, type: pa.DataType) -> pa.Array:  # noqa: A002  Arrow's word
+    return values if isinstance(values, pa.Array) else column_of(values, type)

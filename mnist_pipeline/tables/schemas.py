@@ -1,0 +1,322 @@
+"""Every Parquet table we write: its Arrow schema in full.
+
+Schemas are declared here and nowhere else; nothing is inferred. Each column carries a description, from
+which the data dictionary in the docs is generated.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from mnist_pipeline.core.images import DIGITS, PIXELS
+
+# Raised when a column is added, dropped, or changes its type or meaning.
+SCHEMA_VERSION = "1"
+
+PIXEL_BYTES = 4 * PIXELS
+# Row groups of a shard: one of them at a time is held while it is written, and its compressed bytes while it is read.
+SHARD_ROW_GROUP = 2048
+
+# A date column would reach pandas as Python objects; a timestamp at midnight arrives as datetime64.
+RUN_DATE = pa.timestamp("us")
+RUN_ID = pa.dictionary(pa.int32(), pa.string())
+DIRECTION = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: name, Arrow type, whether nulls may occur, what it means."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    nullable: bool = False
+
+    @property
+    def pandas_dtype(self) -> str | None:
+        """The pandas extension dtype that keeps nulls, for nullable integers and booleans."""
+        if not self.nullable or not (pa.types.is_integer(self.type) or pa.types.is_boolean(self.type)):
+            return None
+        return "boolean" if pa.types.is_boolean(self.type) else str(self.type).replace("int", "Int")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns in order, what a row is, and how it is laid out in Parquet."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    metadata: Mapping[str, str]
+    layout: Mapping[str, Any]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, with column descriptions and what pandas needs to restore nullable dtypes."""
+        fields = [
+            pa.field(column.name, column.type, column.nullable, {"description": column.description})
+            for column in self.columns
+        ]
+        pandas = {
+            "columns": [
+                {
+                    "name": column.name,
+                    "field_name": column.name,
+                    "pandas_type": str(column.type),
+                    "numpy_type": column.pandas_dtype,
+                    "metadata": None,
+                }
+                for column in self.columns
+                if column.pandas_dtype
+            ],
+            "index_columns": [],
+            "column_indexes": [],
+        }
+        return pa.schema(fields, {**self.metadata, "schema_version": SCHEMA_VERSION, "pandas": json.dumps(pandas)})
+
+    @property
+    def empty(self) -> pa.Table:
+        """The table without a row."""
+        return pa.Table.from_batches([], self.schema)
+
+
+_RUN_COLUMNS = (
+    Column("run_id", RUN_ID, "the run this row was published by"),
+    Column("run_date", RUN_DATE, "UTC calendar date the run stands for, at midnight"),
+)
+_SET_COLUMNS = (
+    Column("dataset", pa.string(), "name of the data set"),
+    Column("split", pa.string(), "split of the data set"),
+)
+_SMALL: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": ["run_id"]}
+_FLOATS = ("confidence", *(f"proba_{digit}" for digit in range(DIGITS)))
+
+IMAGES = Table(
+    name="images",
+    row="one image, normalised and flattened",
+    columns=(
+        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("pixels", pa.binary(PIXEL_BYTES), "784 little-endian float32 in 0..1, row by row from the top left"),
+    ),
+    metadata={
+        "pixels": json.dumps(
+            {"dtype": "<f4", "shape": [PIXELS], "image_shape": [28, 28], "order": "row-major", "range": [0, 1]}
+        ),
+        "read_pixels": "np.frombuffer(b''.join(df['pixels']), '<f4').reshape(-1, 784)",
+    },
+    # Fixed-size binary with lz4 and no dictionary decodes several times as fast as any list of floats. A page is closed
+    # at the first multiple of `write_batch_size` rows past `data_page_size`: 32 rows here, 98 KiB, which stay in the
+    # processor's nearer caches. In pages of 64 KiB or less LZ4 looks for matches of four bytes, not five (LZ4_hash4 and
+    # LZ4_hash5 in its lz4.c): they take a tenth more space and a third longer to decode.
+    layout={
+        "compression": "lz4",
+        "use_dictionary": False,
+        "write_statistics": ["image_id", "label"],
+        "data_page_size": 64 * 1024,
+        "write_batch_size": 16,
+    },
+)
+PREDICTIONS = Table(
+    name="predictions",
+    row="one image of the run, in image order",
+    columns=(
+        *_RUN_COLUMNS,
+        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("prediction", pa.int8(), "the digit guessed, 0-9: the most probable, the lowest among equals"),
+        Column("correct", pa.bool_(), "prediction equals label; null where there is no label", nullable=True),
+        Column("confidence", pa.float32(), "probability of the predicted digit, 0..1"),
+        *(Column(f"proba_{digit}", pa.float32(), f"probability of digit {digit}, 0..1") for digit in range(DIGITS)),
+    ),
+    metadata={},
+    # Snappy takes half the time of zstd and a tenth more space. Floats of random images have no useful statistics.
+    layout={
+        "compression": "snappy",
+        "use_dictionary": ["run_id"],
+        "write_statistics": ["run_id", "run_date", "image_id", "label", "prediction", "correct"],
+        "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT") | {"image_id": "DELTA_BINARY_PACKED"},
+    },
+)
+SUMMARY = Table(
+    name="summary",
+    row="one digit of the run, ten rows",
+    columns=(
+        *_RUN_COLUMNS,
+        *_SET_COLUMNS,
+        Column("digit", pa.int8(), "the digit this row is about, 0-9"),
+        Column("images", pa.int64(), "images labelled with this digit"),
+        Column("predicted", pa.int64(), "images predicted as this digit, labelled or not"),
+        Column("correct", pa.int64(), "images labelled and predicted as this digit"),
+        Column("accuracy", pa.float64(), "correct / images (the digit's recall); null without images", nullable=True),
+        Column("accuracy_low", pa.float64(), "lower end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("accuracy_high", pa.float64(), "upper end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("precision", pa.float64(), "correct / labelled images predicted as this digit", nullable=True),
+        Column("f1", pa.float64(), "harmonic mean of accuracy and precision", nullable=True),
+        Column("mean_confidence", pa.float64(), "mean confidence over the digit's images, 0..1", nullable=True),
+        Column("top_wrong_prediction", pa.int8(), "most common wrong prediction; null without errors", nullable=True),
+        Column("top_wrong_count", pa.int64(), "images of this digit that got that prediction"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+CONFUSION = Table(
+    name="confusion",
+    row="one pair of label and prediction; a null label where images have none",
+    columns=(
+        Column("label", pa.int8(), "the true digit, 0-9; null for images without a label", nullable=True),
+        Column("prediction", pa.int8(), "the digit guessed, 0-9"),
+        Column("count", pa.int64(), "images with this label and this prediction"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+RELIABILITY = Table(
+    name="reliability",
+    row="one of 15 bins of confidence of equal width, labelled images only",
+    columns=(
+        *_RUN_COLUMNS,
+        Column("bin", pa.int8(), "number of the bin, from 0, the least confident"),
+        Column("low", pa.float64(), "confidences of the bin lie above this"),
+        Column("high", pa.float64(), "and up to this, included"),
+        Column("images", pa.int64(), "labelled images whose confidence lies in the bin"),
+        Column("correct", pa.int64(), "of these, predicted right"),
+        Column("mean_confidence", pa.float64(), "mean confidence of the bin's images", nullable=True),
+        Column("accuracy", pa.float64(), "correct / images; equals mean_confidence if confidences are right", True),
+        Column("accuracy_low", pa.float64(), "lower end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("accuracy_high", pa.float64(), "upper end of accuracy's 95 % Wilson interval", nullable=True),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+_VERDICT_COLUMNS = (
+    *_RUN_COLUMNS,
+    Column("verdict_id", RUN_ID, "the verdict this row belongs to"),
+)
+_AGAINST_COLUMNS = (
+    Column("against", pa.string(), "what the run is compared with: last passed, or baseline"),
+    Column("reference_run_id", RUN_ID, "the run that is"),
+)
+COMPARISON = Table(
+    name="comparison",
+    row="one digit, or all together, against one reference",
+    columns=(
+        *_VERDICT_COLUMNS,
+        *_AGAINST_COLUMNS,
+        Column("digit", pa.int8(), "the true digit, 0-9; null for all together", nullable=True),
+        Column("images", pa.int64(), "labelled images of the run"),
+        Column("correct", pa.int64(), "of these, predicted right"),
+        Column("images_before", pa.int64(), "labelled images of the reference"),
+        Column("correct_before", pa.int64(), "of these, predicted right"),
+        Column("both_right", pa.int64(), "right before and now; null where the images differ", nullable=True),
+        Column("lost", pa.int64(), "right before, wrong now; null where the images differ", nullable=True),
+        Column("gained", pa.int64(), "wrong before, right now; null where the images differ", nullable=True),
+        Column("difference", pa.float64(), "accuracy now less accuracy before, -1..1", nullable=True),
+        Column("low", pa.float64(), "lower end of the difference's 95 % interval", nullable=True),
+        Column("high", pa.float64(), "upper end of the difference's 95 % interval", nullable=True),
+        Column("p", pa.float64(), "two-sided p-value of no change"),
+        Column("p_holm", pa.float64(), "p corrected for there being ten digits; null for all together", nullable=True),
+        Column("method", pa.string(), "test and interval: McNemar exact, Tango; or Fisher exact, Newcombe"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+FLIPS = Table(
+    name="flips",
+    row="one image whose prediction changed against one reference, by image_id",
+    columns=(
+        *_VERDICT_COLUMNS,
+        *_AGAINST_COLUMNS,
+        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("before", pa.int8(), "the reference's prediction"),
+        Column("now", pa.int8(), "the run's prediction"),
+        Column("confidence_before", pa.float32(), "the reference's probability of its prediction, 0..1"),
+        Column("confidence_now", pa.float32(), "the run's probability of its prediction, 0..1"),
+        Column("direction", DIRECTION, "lost, gained or still wrong; null without label", nullable=True),
+    ),
+    metadata={},
+    layout={**_SMALL, "use_dictionary": ["run_id", "verdict_id", "against", "reference_run_id", "direction"]},
+)
+GATES = Table(
+    name="gates",
+    row="one gate, judged",
+    columns=(
+        *_VERDICT_COLUMNS,
+        Column("gate", pa.string(), "name of the gate, as in config/gates.toml"),
+        Column("against", pa.string(), "the reference it is about; null if about the run alone", nullable=True),
+        Column("digit", pa.int8(), "the true digit, 0-9; null for all together", nullable=True),
+        Column("outcome", pa.string(), "pass, fail or inconclusive"),
+        Column("bound", pa.float64(), "what had to be kept; a loss counts upwards"),
+        Column("value", pa.float64(), "what was found; null where it cannot be known", nullable=True),
+        Column("low", pa.float64(), "lower end of its interval; null where it is certain or unknown", nullable=True),
+        Column("high", pa.float64(), "upper end of its interval", nullable=True),
+        Column("confidence", pa.float64(), "of these intervals: 1 - 2 alpha"),
+        Column("p", pa.float64(), "of the test that would fail the gate, Holm-corrected over digits", nullable=True),
+        Column("detectable", pa.float64(), "smallest loss that would have failed the gate here", nullable=True),
+        Column("reason", pa.string(), "the outcome in a sentence"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+HISTORY = Table(
+    name="history",
+    row="one digit of one run, over all published runs",
+    columns=(
+        *SUMMARY.columns,
+        Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+RUNS = Table(
+    name="runs",
+    row="one published run",
+    columns=(
+        *_RUN_COLUMNS,
+        *_SET_COLUMNS,
+        Column("images", pa.int64(), "images in all"),
+        Column("labelled", pa.int64(), "images with a label"),
+        Column("correct", pa.int64(), "labelled images predicted right"),
+        Column("accuracy", pa.float64(), "correct / labelled; null without labels", nullable=True),
+        Column("accuracy_low", pa.float64(), "lower end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("accuracy_high", pa.float64(), "upper end of accuracy's 95 % Wilson interval", nullable=True),
+        Column("top2_accuracy", pa.float64(), "share of labels among the two most probable digits", nullable=True),
+        Column("nll", pa.float64(), "mean negative log likelihood of the label, nats", nullable=True),
+        Column("nll_error", pa.float64(), "standard error of nll", nullable=True),
+        Column("brier", pa.float64(), "mean Brier score over the ten probabilities, 0..2", nullable=True),
+        Column("brier_error", pa.float64(), "standard error of brier", nullable=True),
+        Column("ece", pa.float64(), "expected calibration error over 15 bins, 0..1", nullable=True),
+        Column(
+            "ece_noise", pa.float64(), "what ece would be by chance alone, were all confidences right", nullable=True
+        ),
+        Column("verdict_id", pa.string(), "newest verdict of the run; null if it was never judged", nullable=True),
+        Column(
+            "outcome",
+            pa.string(),
+            "of that verdict: pass, fail, inconclusive, or none: nothing was judged",
+            nullable=True,
+        ),
+        Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),
+        Column("labels_sha256", pa.string(), "sha256 of the labels' IDX file; null without labels", nullable=True),
+        Column("weights_sha256", pa.string(), "sha256 of the weights"),
+        Column("batch_rows", pa.int64(), "images per forward pass"),
+        Column("shard_rows", pa.int64(), "images per Parquet file"),
+        Column("engine", pa.string(), "what ran the stages: direct or prefect"),
+        Column("evaluated_at", pa.timestamp("us", "UTC"), "when the evaluation began"),
+        Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
+        Column("seconds", pa.float64(), "wall seconds of all stages together"),
+        Column(
+            "pruned_at",
+            pa.timestamp("us", "UTC"),
+            "when its predictions were given up: do not begin to read them; null if they are kept",
+            nullable=True,
+        ),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
+TABLES = (IMAGES, PREDICTIONS, SUMMARY, CONFUSION, RELIABILITY, COMPARISON, FLIPS, GATES, HISTORY, RUNS)

@@ -1,0 +1,218 @@
+"""A weights file -> Network, never executing anything the file names; and a Network -> canonical safetensors bytes.
+
+The bytes are read once and those bytes are parsed, by the one reader of the file's suffix: .safetensors, .npz or .pkl.
+A file that its reader refuses is refused: no second reader tries it. Nothing is unpickled.
+"""
+
+import hashlib
+import io
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.errors import StoreError, WeightsError
+from mnist_pipeline.store.files import make_folder, outputs_errors, replace_file, sync_folder
+from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.weights.pickles import float32_array, read_arrays, told_error
+
+# The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
+WEIGHTS = "weights"
+SHIPPED_WEIGHTS = Path(__file__).with_name("mnist.safetensors")  # the archive in the outputs folder
+MAX_FILE_BYTES = 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+# NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to trouble the parser of literals.
+MAX_NPY_HEADER_BYTES = 512
+LENGTH_BYTES = 8  # of the header length a safetensors file starts with
+ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
+ADVICE = "give another weights file"
+
+
+def load_weights(path: Place) -> Network:
+    """Read a network from a .safetensors, .npz or .pkl file.
+
+    Raises:
+        WeightsError: there is no such file, or it is not exactly a 784-50-100-10 network of finite float32.
+    """
+    _check_suffix(path.suffix, str(path))
+    try:
+        # A named pipe would block and a device never end: neither is a file.
+        if not path.is_file():
+            got = "something else" if path.exists() else "nothing there"
+            raise WeightsError(f"{path}: expected a weights file, got {got}; check the path, or {ADVICE}")
+        # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
+        if isinstance(path, ObjectPath):
+            data = path.read_start(MAX_FILE_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{path}: expected a readable weights file, got {error}; check the path") from error
+    return decode_weights(data, path.suffix, str(path))
+
+
+def decode_weights(data: bytes, suffix: str, name: str) -> Network:
+    """Read a network from the bytes of a weights file.
+
+    Args:
+        data: the whole file.
+        suffix: .safetensors, .npz or .pkl, in either case: says what the bytes must be.
+        name: what to call the file in messages.
+
+    Raises:
+        WeightsError: the bytes are not exactly a 784-50-100-10 network of finite float32.
+    """
+    read = READERS[_check_suffix(suffix, name)]
+    try:
+        if len(data) > MAX_FILE_BYTES:
+            raise _refusal(f"at most {MAX_FILE_BYTES} bytes", "more")
+        return Network(read(data))
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+    except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise whatever they like
+        raise WeightsError(f"{name}: expected a sound {suffix} file, got {told_error(error)}; {ADVICE}") from error
+
+
+def archive_weights(network: Network, folder: Place) -> Place:
+    """Keep a network under the sha256 of its bytes, so that any run can be computed again; the file.
+
+    Raises:
+        OutputsError: the folder cannot be written.
+    """
+    data = encode_weights(network)
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+    with outputs_errors(f"cannot archive the weights in {folder}"):
+        if not path.is_file() or path.read_bytes() != data:
+            make_folder(folder)
+            replace_file(path, data)
+            sync_folder(folder)
+    return path
+
+
+def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Write a network as safetensors, in the one canonical form.
+
+    Format (Hugging Face, safetensors, "Format"): the header's length as little-endian uint64, the header as JSON padded
+    with spaces, then the tensors in C order, little-endian, without gaps.
+
+    Our own few lines instead of the library's: the sha256 of these bytes identifies the tensors in every run's
+    fingerprint, so they must stay the same whatever version of whatever library is installed. Changing
+    one of them (the order is that of `SHAPES`, there is no metadata) makes every network look new.
+
+    Raises:
+        WeightsError: `network` does not have exactly the names, shapes and dtype of a `Network`.
+    """
+    blobs = {name: tensor.astype("<f4").tobytes() for name, tensor in Network(network).items()}
+    header, start = {}, 0
+    for name, blob in blobs.items():
+        header[name] = {"dtype": "F32", "shape": SHAPES[name], "data_offsets": (start, start + len(blob))}
+        start += len(blob)
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8
+    return struct.pack("<Q", len(text)) + text + b"".join(blobs.values())
+
+
+def weights_sha256(network: Mapping[str, NDArray[np.float32]]) -> str:
+    """Name of a network's tensors, bit for bit: the hex sha256 of `encode_weights`, whatever file they came from."""
+    return hashlib.sha256(encode_weights(network)).hexdigest()
+
+
+def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
+    if len(data) < LENGTH_BYTES:
+        raise _refusal("a safetensors header", f"{len(data)} bytes")
+    (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
+    limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
+    if header_bytes > limit:
+        raise _refusal(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
+    # The library refuses overlaps, holes, bytes left over and shapes that disagree with the offsets; of a name that is
+    # there twice, which the format forbids, it takes the last.
+    entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
+    json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
+    _check_names(list(entries))
+    if wrong := [f"{name}: {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] != "F32"]:
+        raise _refusal("dtype F32 (float32)", ", ".join(sorted(wrong)))
+    return {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(unique := dict(pairs)) != len(pairs):
+        raise _refusal("each key of the header once", "one twice")
+    return unique
+
+
+def _read_npz(data: bytes) -> Mapping[str, NDArray[Any]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        # orig_filename is the name as stored: filename is cut at a NUL.
+        members = {member.orig_filename: member for member in archive.infolist()}
+        _check_names([member.orig_filename for member in archive.infolist()], ".npy")
+        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in SHAPES.items()}
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read one array of an .npz file (NumPy, "NEP 1: a simple file format for NumPy arrays")."""
+    name = member.orig_filename
+    limit = 4 * math.prod(shape) + MAX_HEADER_BYTES
+    if member.flag_bits & ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refusal(f"{name} stored or deflated", "another compression, or encryption")
+    if member.file_size > limit:
+        raise _refusal(f"{name} of at most {limit} bytes", f"{member.file_size}")
+    with archive.open(member) as stream:
+        # With a length the decompressor stops there; without one it first unpacks all there is.
+        content = stream.read(limit)
+    if len(content) != member.file_size:
+        raise _refusal(f"{name} of {member.file_size} bytes as declared", f"{len(content)}")
+    file = io.BytesIO(content)
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise _refusal(f"{name} of .npy version 1.0 or 2.0", f"{version}")
+    (header_bytes,) = struct.unpack_from("<H" if version == (1, 0) else "<I", content, file.tell())
+    if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own refusal tells people to allow pickles
+        raise _refusal(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    found_shape, fortran_order, dtype = read_header(file)
+    if dtype != np.dtype("<f4"):
+        raise _refusal(f"{name}: '<f4' (little-endian float32)", f"{dtype!s:.60}")
+    if found_shape != shape:
+        raise _refusal(f"{name}: shape {shape}", f"{found_shape!s:.60}")
+    return float32_array(content[file.tell() :], shape, fortran_order)
+
+
+def _read_pickle(data: bytes) -> Mapping[str, NDArray[Any]]:
+    arrays = read_arrays(data)
+    _check_names(list(arrays))
+    return arrays
+
+
+READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pkl": _read_pickle}
+
+
+def _check_suffix(suffix: str, name: str) -> str:
+    if suffix.lower() not in READERS:
+        raise WeightsError(f"{name}: expected a name ending in {', '.join(READERS)}, got {suffix!r:.60}; {ADVICE}")
+    return suffix.lower()
+
+
+def _check_names(found: Sequence[str], ending: str = "") -> None:
+    expected = [name + ending for name in SHAPES]
+    if sorted(found) == sorted(expected):
+        return
+    problems = [f"no {name}" for name in expected if name not in found]
+    problems += [f"two of {name}" for name in expected if found.count(name) > 1]
+    # Names come from the file: repr keeps control characters out of terminals and logs, and no list is endless.
+    problems += [f"unexpected {name[:40]!r}" for name in found if name not in expected][:10]
+    raise _refusal(f"exactly {', '.join(expected)}", "; ".join(problems))
+
+
+def _refusal(expected: str, got: str) -> WeightsError:
+    return WeightsError(f"expected {expected}, got {got}; {ADVICE}")

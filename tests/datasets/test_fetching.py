@@ -1,0 +1,285 @@
+import gzip
+import logging
+from pathlib import Path
+
+import pytest
+
+from mnist_pipeline.core import idx
+from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
+from mnist_pipeline.datasets.catalogue import unlisted as unlisted_dataset
+from mnist_pipeline.datasets.source_files import RawFile, verified_file
+from mnist_pipeline.datasets.sources import fetching
+from mnist_pipeline.errors import ChecksumError, DataError, OutputsError, SettingsError, SourceError
+from tests.builders import make_split, random_labels
+from tests.mirror import (
+    CONTENT,
+    FILES,
+    HTML,
+    IMAGES,
+    IMAGES_GZ,
+    LABELS,
+    OTHER,
+    PACKED,
+    UNPINNED,
+    Answer,
+    StartSite,
+    fetch,
+    in_cache,
+    put_in_cache,
+    sha256,
+    verified_in_cache,
+)
+
+pytestmark = pytest.mark.usefixtures("scratch_is_left_empty")
+
+
+def test_files_are_fetched_verified_and_kept(site: StartSite, tmp_path: Path) -> None:
+    ready = fetch(tmp_path, site().source)
+    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
+
+
+def test_the_second_time_nobody_is_asked(site: StartSite, tmp_path: Path) -> None:
+    mirror = site()
+    first = fetch(tmp_path, mirror.source)
+    assert len(mirror.asked) == 2
+    assert fetch(tmp_path, mirror.source) == first
+    assert len(mirror.asked) == 2
+
+
+def test_only_the_files_wanted_and_missing_are_fetched(site: StartSite, tmp_path: Path) -> None:
+    mirror = site()
+    fetch(tmp_path, mirror.source, files=FILES[1:])
+    assert mirror.asked == [f"/{LABELS}.gz"]
+    fetch(tmp_path, mirror.source)
+    assert mirror.asked == [f"/{LABELS}.gz", f"/{IMAGES}.gz"]
+
+
+@pytest.mark.parametrize("damage", [CONTENT[LABELS][:-1], CONTENT[LABELS][:-1] + b"\x0b", b""])
+def test_a_damaged_file_in_the_cache_is_fetched_again_with_a_warning(
+    damage: bytes, site: StartSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_in_cache(tmp_path, IMAGES, CONTENT[IMAGES])
+    put_in_cache(tmp_path, LABELS, damage)
+    mirror = site()
+    fetch(tmp_path, mirror.source)
+    assert mirror.asked == [f"/{LABELS}.gz"]
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("cached file is damaged and will be fetched again: ")
+    assert LABELS in warning.getMessage()
+
+
+# The order of sources
+
+
+def test_the_first_source_that_answers_serves(site: StartSite, tmp_path: Path) -> None:
+    first, second = site(), site()
+    fetch(tmp_path, first.source, second.source)
+    assert (len(first.asked), len(second.asked)) == (2, 0)
+
+
+def test_a_source_that_fails_is_asked_once_not_once_per_file(site: StartSite, tmp_path: Path) -> None:
+    broken, second = site(dict.fromkeys(PACKED, Answer(status=500))), site()
+    fetch(tmp_path, broken.source, second.source)
+    assert broken.asked == [f"/{IMAGES}.gz"]
+    assert second.asked == [f"/{IMAGES}.gz", f"/{LABELS}.gz"]
+
+
+def test_what_one_source_lacks_is_fetched_from_the_next(site: StartSite, tmp_path: Path) -> None:
+    first, second = site({f"{LABELS}.gz": None}), site()
+    fetch(tmp_path, first.source, second.source)
+    assert second.asked == [f"/{LABELS}.gz"]
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
+
+
+def test_a_folder_goes_before_the_cache_and_the_cache_before_the_sources(site: StartSite, tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5, labelled=False)
+    put_in_cache(tmp_path, IMAGES, b"not even looked at")
+    put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
+    mirror = site()
+    ready = fetch(tmp_path, mirror.source, data_dir=tmp_path / "mine")
+    paths = {name: file.path for name, file in ready.items() if file}
+    assert paths == {IMAGES: tmp_path / "mine" / IMAGES, LABELS: tmp_path / "cache" / "toy" / LABELS}
+    assert mirror.asked == []
+
+
+def test_what_the_folder_lacks_is_fetched(site: StartSite, tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5, labelled=False)
+    mirror = site()
+    fetch(tmp_path, mirror.source, data_dir=tmp_path / "mine")
+    assert mirror.asked == [f"/{LABELS}.gz"]
+
+
+# Remembered hashes
+
+
+def test_a_remembered_hash_is_held_to_what_is_pinned(site: StartSite, tmp_path: Path) -> None:
+    put_in_cache(tmp_path, IMAGES, CONTENT[IMAGES])
+    put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
+    mirror = site()
+    ready = fetch(tmp_path, mirror.source, verify=lambda path: RawFile(path, "f" * 64, verified_file(path).stamp))
+    assert mirror.asked == [f"/{IMAGES}.gz", f"/{LABELS}.gz"]
+    assert {file.sha256 for file in ready.values() if file} == {file.sha256 for file in FILES}
+    make_split(tmp_path / "mine", 5)
+    with pytest.raises(ChecksumError, match=f"mine/{IMAGES}: expected sha256 {FILES[0].sha256}, got {'f' * 64}"):
+        fetch(tmp_path, data_dir=tmp_path / "mine", verify=lambda path: RawFile(path, "f" * 64, (3936,)))
+
+
+def test_what_is_downloaded_or_unpacked_is_hashed_whatever_is_remembered(site: StartSite, tmp_path: Path) -> None:
+    def nothing(path: Path) -> RawFile:
+        raise AssertionError(path)
+
+    fetch(tmp_path, site().source, verify=nothing)
+    make_packed(tmp_path / "mine")
+    fetch(tmp_path, data_dir=tmp_path / "mine", verify=nothing)
+
+
+# Sources that fail
+
+
+def test_a_failure_on_the_way_keeps_what_was_verified(site: StartSite, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"expected a source for {LABELS}, got none:\n  .*: answered 500"):
+        fetch(tmp_path, site({f"{LABELS}.gz": Answer(status=500)}).source)
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES)
+    mirror = site()
+    fetch(tmp_path, mirror.source)
+    assert mirror.asked == [f"/{LABELS}.gz"]
+
+
+def test_every_source_asked_is_listed_in_order(site: StartSite, nobody: WebSource, tmp_path: Path) -> None:
+    missing, broken = site(dict.fromkeys(PACKED)), site(dict.fromkeys(PACKED, Answer(status=503)))
+    with pytest.raises(SourceError) as caught:
+        fetch(tmp_path, missing.source, nobody, broken.source)
+    assert str(caught.value).splitlines()[1:-1] == [
+        f"  http://{missing.place}/: answered 404 for {IMAGES}.gz",
+        f"  {nobody}: no connection (ConnectionError)",
+        f"  http://{broken.place}/: answered 503 for {IMAGES}.gz",
+    ]
+
+
+def test_a_data_set_without_sources_says_so(tmp_path: Path) -> None:
+    message = f"data set toy: expected a source for {IMAGES}, {LABELS}, got none: it has no sources\ngive a folder"
+    with pytest.raises(SourceError, match=message):
+        fetch(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_said(site: StartSite, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"in the way")
+    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; check that the folder exists"):
+        fetch(tmp_path, site().source)
+    make_packed(tmp_path / "mine")
+    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; check that the folder exists"):
+        fetch(tmp_path, data_dir=tmp_path / "mine")
+
+
+# A folder of one's own
+
+
+def make_packed(folder: Path, changes: dict[str, bytes] | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in (PACKED | (changes or {})).items():
+        (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("files", [FILES, UNPINNED])
+def test_plain_files_are_used_where_they_lie(files: tuple[IdxFile, ...], tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5)
+    ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
+    assert ready == {name: RawFile(tmp_path / "mine" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_gzipped_files_are_unpacked_into_the_cache(tmp_path: Path) -> None:
+    make_packed(tmp_path / "mine")
+    ready = fetch(tmp_path, data_dir=tmp_path / "mine")
+    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(PACKED)
+
+
+def test_a_plain_file_goes_before_a_gzipped_one(tmp_path: Path) -> None:
+    make_packed(tmp_path / "mine", {f"{IMAGES}.gz": b"not even looked at"})
+    (tmp_path / "mine" / IMAGES).write_bytes(CONTENT[IMAGES])
+    ready = fetch(tmp_path, data_dir=tmp_path / "mine")
+    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
+
+
+def test_gzipped_files_of_unknown_bytes_are_named_after_their_content(tmp_path: Path) -> None:
+    make_packed(tmp_path / "mine")
+    first = fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")[LABELS]
+    other = idx.encode(random_labels(5, seed=9))
+    make_packed(tmp_path / "mine", {f"{LABELS}.gz": gzip.compress(other)})
+    second = fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")[LABELS]
+    assert first is not None
+    assert second is not None
+    for found, data in ((first, CONTENT[LABELS]), (second, other)):
+        assert found.path.name == f"{sha256(data)[:12]}-{LABELS}"
+        assert found.path.read_bytes() == data
+        assert found.sha256 == sha256(data)
+    assert len(in_cache(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [(OTHER, f"expected sha256 {FILES[0].sha256}, got {sha256(OTHER)}"), (OTHER[:-1], "expected 3936 bytes, got 3935")],
+)
+def test_other_bytes_than_are_pinned_are_refused_with_the_way_out(data: bytes, problem: str, tmp_path: Path) -> None:
+    hint = "replace the file, or give your own data its own name with --dataset NAME"
+    make_split(tmp_path / "plain", 5)
+    (tmp_path / "plain" / IMAGES).write_bytes(data)
+    with pytest.raises(ChecksumError, match=f"plain/{IMAGES}: {problem}; {hint}"):
+        fetch(tmp_path, data_dir=tmp_path / "plain")
+    make_packed(tmp_path / "packed", {f"{IMAGES}.gz": gzip.compress(data)})
+    with pytest.raises(ChecksumError, match=rf"packed/{IMAGES}\.gz: once decompressed, .*{problem}; {hint}"):
+        fetch(tmp_path, data_dir=tmp_path / "packed")
+    assert in_cache(tmp_path) == {}
+
+
+@pytest.mark.parametrize("files", [FILES, UNPINNED], ids=["pinned", "unpinned"])
+@pytest.mark.parametrize(
+    "data",
+    [HTML, IMAGES_GZ[:-9], IMAGES_GZ[:5], IMAGES_GZ[:-8] + bytes(8), IMAGES_GZ[:10] + b"\xff" * 50, IMAGES_GZ + HTML],
+    ids=["page", "cut", "cut in the header", "checksum", "deflate", "garbage behind"],
+)
+def test_a_damaged_gzip_is_refused_and_leaves_nothing(data: bytes, files: tuple[IdxFile, ...], tmp_path: Path) -> None:
+    make_packed(tmp_path / "mine", {f"{IMAGES}.gz": data})
+    with pytest.raises(
+        DataError, match=rf"{IMAGES}\.gz: expected {IMAGES} gzipped, got a damaged file \(.*\); replace"
+    ):
+        fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
+    assert in_cache(tmp_path) == {}
+
+
+@pytest.mark.parametrize("files", [FILES, UNPINNED], ids=["pinned", "unpinned"])
+def test_a_gzip_bomb_is_cut_off(files: tuple[IdxFile, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "UNPINNED_LIMIT_BYTES", 3936)
+    make_packed(tmp_path / "mine", {f"{IMAGES}.gz": gzip.compress(bytes(64 << 20))})
+    with pytest.raises(DataError, match=rf"{IMAGES}\.gz: .*expected at most 3936 bytes decompressed, got more"):
+        fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
+    assert in_cache(tmp_path) == {}
+
+
+def test_an_unpinned_file_that_the_folder_lacks_is_none(tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5, labelled=False)
+    files = unlisted_dataset("mine").splits["test"].files
+    ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
+    assert ready[LABELS] is None
+    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
+
+
+def test_an_unpinned_file_in_the_cache_is_not_believed(tmp_path: Path) -> None:
+    put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
+    make_split(tmp_path / "mine", 5, labelled=False)
+    assert fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")[LABELS] is None
+    with pytest.raises(SourceError, match=f"expected a source for {IMAGES}, {LABELS}, got none: it has no sources"):
+        fetch(tmp_path, files=UNPINNED)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "no", tmp_path / "file"):
+        with pytest.raises(
+            SettingsError, match=f"--data-dir {place}: expected a folder, got none there; check the path"
+        ):
+            fetch(tmp_path, data_dir=place)

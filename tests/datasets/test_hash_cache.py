@@ -1,0 +1,290 @@
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets import hash_cache
+from mnist_pipeline.datasets.formats.idx import open_split
+from mnist_pipeline.datasets.formats.parquet import open_parquet
+from mnist_pipeline.datasets.hash_cache import Memory
+from mnist_pipeline.datasets.source_files import verified_file
+from mnist_pipeline.datasets.splits import OpenSplit
+from mnist_pipeline.errors import DataError
+from tests.builders import images_name, labels_name, make_split, random_images
+from tests.parquet_files import column, write
+from tests.remembered import plant
+
+CONTENT = b"what a file holds"
+TRUE = hashlib.sha256(CONTENT).hexdigest()
+# Whoever answers with it has not looked at the bytes.
+REMEMBERED = "f" * 64
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Where the memory lies."""
+    return tmp_path / "cache" / "verified.json"
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may be remembered at once."""
+    monkeypatch.setattr(hash_cache, "RACY_NS", 0)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_was_hashed_is_recognised_by_the_next_that_asks(file: Path, kept: Path) -> None:
+    first = Memory(kept)
+    hashed = first.recognise(file)
+    assert (hashed, hashed.remembered_in, first.recognised) == (verified_file(file), None, 0)
+    first.save()
+    second = Memory(kept)
+    again = second.recognise(file)
+    assert (again, again.stamp, again.remembered_in, second.recognised) == (hashed, hashed.stamp, kept, 1)
+    assert [path.name for path in kept.parent.iterdir()] == ["verified.json"]
+
+
+def test_a_file_is_recognised_without_its_bytes_and_hashed_when_asked_for_that(file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    assert Memory(kept).recognise(file).sha256 == REMEMBERED
+    assert Memory(kept).verify(file) == verified_file(file)
+    assert Memory(kept).verify(file).remembered_in is None
+
+
+@pytest.mark.parametrize("sign", range(5), ids=["size", "mtime", "ctime", "inode", "device"])
+def test_a_file_of_which_any_sign_differs_is_hashed(sign: int, file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED, differing=sign)
+    asked = Memory(kept)
+    assert (asked.recognise(file).sha256, asked.recognised) == (TRUE, 0)
+
+
+def rewrite_within_its_times(file: Path) -> None:
+    before = file.stat()
+    file.write_bytes(CONTENT)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put_a_copy_in_its_place(file: Path) -> None:
+    shutil.copy2(file, file.with_name("copy"))
+    file.with_name("copy").replace(file)
+
+
+@pytest.mark.parametrize("change", [rewrite_within_its_times, put_a_copy_in_its_place, lambda file: file.chmod(0o600)])
+def test_a_file_that_was_touched_in_any_way_is_hashed(change: Callable[[Path], None], file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    before = file.stat().st_ctime_ns
+    while file.stat().st_ctime_ns == before:  # the clock of files ticks every few milliseconds
+        change(file)
+    assert Memory(kept).recognise(file).sha256 == TRUE
+
+
+def test_a_file_written_just_before_it_was_hashed_is_not_remembered(file: Path, kept: Path) -> None:
+    asked = Memory(kept)
+    asked.verify(file)
+    asked.save()
+    assert not kept.exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_from_the_future_is_not_remembered(file: Path, kept: Path) -> None:
+    ahead = file.stat().st_mtime_ns + 3600 * 10**9
+    os.utime(file, ns=(ahead, ahead))
+    asked = Memory(kept)
+    asked.verify(file)
+    asked.save()
+    assert not kept.exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_hashed_anew_replaces_what_was_remembered(file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    asked = Memory(kept)
+    asked.verify(file)
+    asked.save()
+    assert Memory(kept).recognise(file).sha256 == TRUE
+
+
+def test_what_was_remembered_is_forgotten_when_the_file_is_hashed_anew_too_soon(file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    asked = Memory(kept)
+    asked.verify(file)
+    asked.save()
+    assert Memory(kept).recognise(file).sha256 == TRUE
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    file.unlink()
+    for ask in (Memory(kept).recognise, Memory(kept).verify):
+        with pytest.raises(DataError, match="file: expected a readable file, got No such file"):
+            ask(file)
+        with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got Is a directory"):
+            ask(tmp_path)
+
+
+# The memory itself
+
+
+@pytest.mark.usefixtures("settled")
+def test_whichever_bit_of_it_is_flipped_nothing_is_believed(file: Path, kept: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    good = kept.read_bytes()
+    for place in range(len(good)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << place % 8
+        kept.write_bytes(bad)
+        assert Memory(kept).recognise(file).sha256 == TRUE, place
+
+
+def no_hash(kept: Path, file: Path) -> None:
+    plant(kept, file, "../../etc")
+
+
+def another_version(kept: Path, file: Path) -> None:
+    plant(kept, file, REMEMBERED, schema_version="2")
+
+
+def too_large(kept: Path, file: Path) -> None:
+    plant(kept, file, REMEMBERED)
+    with kept.open("ab") as grown:
+        grown.truncate(hash_cache.MOST_BYTES + 1)
+
+
+def written(data: bytes) -> Callable[[Path, Path], object]:
+    return lambda kept, _: kept.write_bytes(data)
+
+
+FOREIGN: dict[str, Callable[[Path, Path], object]] = {
+    "empty": written(b""),
+    "no JSON": written(b"<!DOCTYPE html>"),
+    "no text": written(b"\xff\xfe\x00"),
+    "other JSON": written(b'{"files": {}}\n'),
+    "a list": written(b"[]\n"),
+    "deep": written(b"[" * 200_000),
+    "a long number": written(b"1" * 20_000),
+    "no hash": no_hash,
+    "another version": another_version,
+    "too large": too_large,
+    "a pipe": lambda kept, _: os.mkfifo(kept),
+    "a device": lambda kept, _: kept.symlink_to("/dev/zero"),
+    "a link to itself": lambda kept, _: kept.symlink_to(kept),
+}
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_one_that_is_not_ours_is_ignored_and_written_anew(kind: str, file: Path, kept: Path) -> None:
+    kept.parent.mkdir()
+    FOREIGN[kind](kept, file)
+    asked = Memory(kept)
+    assert asked.recognise(file) == verified_file(file)
+    asked.save()
+    again = Memory(kept)
+    assert (again.recognise(file).sha256, again.recognised) == (TRUE, 1)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("in_the_way", ["file", "folder", "name"])
+def test_where_it_cannot_be_written_files_are_hashed_every_time(in_the_way: str, file: Path, kept: Path) -> None:
+    if in_the_way == "file":
+        kept.parent.write_bytes(b"")
+    elif in_the_way == "name":
+        kept = kept.parent / ("too long" * 100)
+    else:
+        kept.mkdir(parents=True)
+    for _ in range(2):
+        asked = Memory(kept)
+        assert (asked.recognise(file).sha256, asked.recognised) == (TRUE, 0)
+        asked.save()
+
+
+@pytest.mark.usefixtures("settled")
+def test_it_is_not_written_when_nothing_is_new(file: Path, kept: Path) -> None:
+    inodes = set()
+    for _ in range(2):
+        asked = Memory(kept)
+        asked.recognise(file)
+        asked.save()
+        inodes.add(kept.stat().st_ino)
+    assert len(inodes) == 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_it_does_not_grow_without_end(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hash_cache, "MOST_FILES", 2)
+    asked = Memory(kept)
+    for name in "abc":
+        (tmp_path / name).write_bytes(CONTENT)
+        asked.recognise(tmp_path / name)
+    asked.save()
+    assert [Path(path).name for path in json.loads(kept.read_bytes())["files"]] == ["b", "c"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_of_many_that_write_at_once_each_leaves_a_whole_one(tmp_path: Path, kept: Path) -> None:
+    def remember(number: int) -> int:
+        path = tmp_path / str(number)
+        path.write_bytes(CONTENT)
+        asked = Memory(kept)
+        asked.recognise(path)
+        asked.save()
+        return len(json.loads(kept.read_bytes())["files"]) and len(hash_cache._read(kept))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert min(pool.map(remember, range(64))) >= 1
+    assert [path.name for path in kept.parent.iterdir()] == ["verified.json"]
+
+
+# What is remembered is hashed before it is read
+
+
+@pytest.fixture(params=["idx", "parquet"])
+def read_remembered(request: pytest.FixtureRequest, tmp_path: Path, kept: Path) -> Callable[[str], object]:
+    """Reads all images of a split that was opened with a memory in which the hash of its images is the one given."""
+    images = random_images(5)
+    make_split(tmp_path / "data", 5)
+    path = tmp_path / "data" / images_name()
+    if request.param == "parquet":
+        path = write(tmp_path / "a.parquet", column(images))
+
+    def read(sha256: str) -> object:
+        plant(kept, path, sha256 or verified_file(path).sha256)
+        recognise = Memory(kept).recognise
+        split: OpenSplit
+        if request.param == "parquet":
+            split = open_parquet("toy", "test", path, recognise)
+        else:
+            split = open_split("toy", "test", recognise(path), verified_file(tmp_path / "data" / labels_name()))
+        (found,) = split.read([RowRange(0, 5)])
+        np.testing.assert_array_equal(np.rint(found.pixels * 255), images.reshape(5, 784))
+        return found
+
+    return read
+
+
+def test_a_file_that_is_as_remembered_is_read(read_remembered: Callable[[str], object], kept: Path) -> None:
+    read_remembered("")
+    assert kept.is_file()
+
+
+def test_a_file_that_is_not_as_remembered_is_refused_and_what_was_remembered_is_forgotten(
+    read_remembered: Callable[[str], object], kept: Path
+) -> None:
+    message = f"expected sha256 {REMEMBERED}, as when it was hashed last, got [0-9a-f]* although its size and times are"
+    with pytest.raises(DataError, match=f"{message} the same; replace it if it is damaged, and run again to verify it"):
+        read_remembered(REMEMBERED)
+    assert not kept.exists()

@@ -1,0 +1,244 @@
+"""A night as the platform engineers have it: a real server, a real worker, the deployments of prefect.yaml."""
+
+import json
+import logging
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mnist_pipeline.runs.staging import claim_stage
+from tests.builders import make_split
+from tests.engine import (
+    SLOW,
+    Night,
+    copy_project,
+    kill_with_runs,
+    night_environment,
+    running_server,
+    running_worker,
+    wait_until,
+)
+
+pytestmark = pytest.mark.engine
+
+DATE = "2026-01-31"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    make_split(folder / "data", 95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def night(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    environment = night_environment(project, tmp_path_factory.mktemp("prefect"))
+    with running_server(environment) as server:
+        night = Night(project, environment | {"PREFECT_API_URL": server})
+        done = night.command("setup")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield night
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(night: Night) -> Iterator[subprocess.Popen[bytes]]:
+    with running_worker(night.environment, "mnist") as worker:
+        yield worker
+
+
+def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Night) -> None:
+    again = night.command("setup")
+    assert again.returncode == 0, again.stderr
+    states = [line.split()[0] for line in again.stdout.splitlines() if "  " in line]
+    deployed = yaml.safe_load((night.project / "prefect.yaml").read_text())["deployments"]
+    assert states == ["unchanged"] * (1 + len(deployed) + 2)  # a pool, the deployments, two automations
+    wait_until(lambda: night.command("doctor", "--outputs", str(night.outputs)).returncode == 0, what="doctor")
+
+
+def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: Night) -> None:
+    def starts() -> list[datetime]:
+        found = night.flow_runs(name={"any_": ["nightly"]})
+        return sorted(datetime.fromisoformat(run["expected_start_time"]) for run in found)
+
+    wait_until(lambda: len(starts()) >= 3, what="scheduled runs")
+    assert all(start.astimezone(UTC).strftime("%H:%M") == "02:30" for start in starts())
+    assert datetime.now(UTC) < starts()[0] < datetime.now(UTC) + timedelta(days=1)
+
+
+def test_a_schedule_of_every_minute_fires_and_its_run_publishes_todays_night(night: Night) -> None:
+    (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["backfill"]}}})
+    every_minute = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
+    night.ask(f"deployments/{deployment['id']}/schedules", [every_minute])
+
+    def completed() -> list[dict[str, Any]]:
+        found = night.flow_runs(name={"any_": ["backfill"]})
+        return [run for run in found if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
+
+    wait_until(lambda: bool(completed()), what="a run of the schedule")
+    night.prefect("deployment", "schedule", "clear", "mnist-evaluation/backfill", "--assume-yes")
+    (run, *_) = completed()
+    scheduled = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
+    assert scheduled.second == 0
+    assert run["name"] == f"evaluate toy/test {scheduled.date()}"
+    assert night.runs(f"{scheduled.date()}-toy-test-")
+
+
+def test_a_run_by_hand_publishes_what_the_stages_publish_and_shows_it(night: Night, tmp_path: Path) -> None:
+    parameters = ["--param", f"run_date={DATE}", "--param", "batch_rows=100"]
+    done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (name,) = night.runs(DATE)
+    direct = night.command(
+        "run", "--direct", "--run-date", DATE, "--batch-rows", "100", "--outputs", str(tmp_path / "direct")
+    )
+    assert direct.returncode == 0, direct.stderr
+
+    def tables(outputs: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(outputs)): path.read_bytes() for path in (outputs / "runs").rglob("*.parquet")}
+
+    published = tables(night.outputs)
+    assert {path: data for path, data in published.items() if DATE in path} == tables(tmp_path / "direct")
+    manifest = json.loads((night.outputs / "runs" / name / "manifest.json").read_text())
+    assert manifest["engine"] == "prefect"
+    (run,) = night.flow_runs(name={"any_": ["adhoc"]})
+    assert run["name"] == f"evaluate toy/test {DATE}"
+    assert {"mnist", "adhoc"} <= set(run["tags"])
+    artifacts = night.ask("artifacts/filter", {})
+    assert {found["key"] for found in artifacts if found["type"] != "progress"} == {
+        "toy-test-confusion",
+        "toy-test-digits",
+        "toy-test-summary",
+    }
+    (summary,) = [found for found in artifacts if found["key"] == "toy-test-summary" and name in found["description"]]
+    assert manifest["identity"]["weights_sha256"] in summary["data"]
+
+    def own_lines() -> list[str]:
+        question = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+        return [line["message"] for line in night.ask("logs/filter", question) if "mnist_pipeline" in line["name"]]
+
+    wait_until(lambda: any("published" in line for line in own_lines()), what="lines of our loggers")
+
+
+def test_a_bad_parameter_is_refused_before_any_run_exists(night: Night) -> None:
+    def by_hand() -> list[str]:
+        return sorted(run["id"] for run in night.flow_runs(name={"any_": ["adhoc"]}))
+
+    before = by_hand()
+    for parameter in ("batch_rows=0", "spilt=train", "run_date=yesterday"):
+        done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", "--param", parameter)
+        assert done.returncode == 1, done.stdout + done.stderr
+    assert by_hand() == before
+
+
+def test_a_run_that_fails_ends_with_1_and_publishes_nothing(night: Night) -> None:
+    parameters = ["--param", "weights=/nowhere.npz", "--param", "run_date=2026-01-04"]
+    done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert night.runs("2026-01-04") == []
+
+
+def test_a_night_that_its_gates_reject_is_seen_by_whoever_looks(night: Night, tmp_path: Path) -> None:
+    (tmp_path / "strict.toml").write_text("[gates.toy]\nmin_accuracy = 0.9\n")
+    where = {"outputs": str(tmp_path / "outputs"), "run_date": DATE}
+    rejected = night.start("adhoc", **where, config=str(tmp_path / "strict.toml"))
+    wait_until(lambda: night.state_of(rejected) == "FAILED", what="a rejected run")
+    state = night.ask(f"flow_runs/{rejected}")["state"]
+    assert state["name"] == "Rejected"
+    assert "fail: min_accuracy (" in state["message"]
+
+    logs = {"logs": {"flow_run_id": {"any_": [rejected]}, "level": {"ge_": logging.ERROR}}}
+    wait_until(lambda: night.ask("logs/filter", logs) != [], what="its log")
+    (line,) = night.ask("logs/filter", logs)  # and no traceback of what Prefect raises for it
+    assert line["message"] == state["message"]
+
+    due = night.start("deadline", **where)
+    wait_until(lambda: night.state_of(due) == "FAILED", what="the deadline")
+    assert state["message"] in night.ask(f"flow_runs/{due}")["state"]["message"]
+    for words, exit_code in ((["runs"], 0), (["show", DATE], 0), (["doctor"], 4)):
+        found = night.command(*words, "--outputs", where["outputs"])
+        assert found.returncode == exit_code, found.stderr
+        assert re.search(r"\bfail\b", found.stdout), words
+    assert f"ILL  newest night of toy/test: {state['message']}" in found.stdout
+
+
+def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: Night) -> None:
+    words = ["backfill", "--from", "2026-01-30", "--to", "2026-02-01"]
+    outputs = ["--outputs", str(night.outputs)]
+    before = {name: (night.outputs / "runs" / name).stat().st_mtime_ns for name in night.runs()}
+    done = night.command(*words, *outputs)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["2026-01-30", "2026-02-01"]
+    filled = ["2026-01-30", "2026-01-31", "2026-02-01"]
+    wait_until(lambda: sorted({name[:10] for name in night.runs()} & set(filled)) == filled, what="back-filled runs")
+    assert len([name for name in night.runs() if name[:10] in filled]) == 3
+    for name, changed in before.items():
+        assert (night.outputs / "runs" / name).stat().st_mtime_ns == changed
+    assert "no night is missing" in night.command(*words, *outputs).stdout
+
+
+def test_a_run_that_is_late_stands_for_the_night_it_was_scheduled_for(night: Night) -> None:
+    scheduled = "2026-01-15T02:30:00Z"
+    night.start("nightly", state={"type": "SCHEDULED", "state_details": {"scheduled_time": scheduled}})
+    wait_until(lambda: night.runs("2026-01-15-toy-test-") != [], what="the late night")
+
+
+@pytest.fixture(scope="module")
+def large(project: Path) -> str:
+    """A data set whose evaluation with `SLOW` takes long enough to be disturbed."""
+    make_split(project / "large", 12_000)
+    return str(project / "large")
+
+
+def start(night: Night, run_date: str, large: str) -> str:
+    return night.start("adhoc", run_date=run_date, data_dir=large, **SLOW)
+
+
+def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_next_of_its_night(
+    night: Night, large: str
+) -> None:
+    run = start(night, "2026-01-01", large)
+    wait_until(lambda: len(night.parts("2026-01-01")) > 20, what="parts of the run to be cancelled")
+    night.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_until(lambda: night.state_of(run) == "CANCELLED", what="the cancelled state")
+    (stage,) = (night.outputs / ".staging").glob("2026-01-01-toy-test-*[!k]")
+    with claim_stage(night.outputs, stage.name) as claimed:
+        assert claimed.folder == stage  # nobody holds it any more: the process is gone
+    assert night.runs("2026-01-01") == []
+    again = start(night, "2026-01-01", large)
+    wait_until(lambda: night.state_of(again) == "COMPLETED", what="the next run")
+    assert len(night.runs("2026-01-01")) == 1
+    assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
+
+
+@pytest.mark.slow  # without a server: tests/promises/test_exactly_one.py
+def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Night, large: str) -> None:
+    runs = [start(night, "2026-01-02", large) for _ in range(2)]
+    wait_until(lambda: all(night.state_of(run) == "COMPLETED" for run in runs), what="both runs")
+    assert len(night.runs("2026-01-02")) == 1
+    assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_its_worker_is_finished_by_the_next_run_of_its_night(
+    night: Night, worker: subprocess.Popen[bytes], large: str
+) -> None:
+    start(night, "2026-01-03", large)
+    wait_until(lambda: len(night.parts("2026-01-03")) > 20, what="parts of the run to be killed")
+    kill_with_runs(worker)
+    finished = {path: path.stat().st_mtime_ns for path in night.parts("2026-01-03")}
+    assert night.runs("2026-01-03") == []
+    with running_worker(night.environment, "mnist", "second"):
+        run = start(night, "2026-01-03", large)
+        wait_until(lambda: night.state_of(run) == "COMPLETED", what="the next run")
+    (name,) = night.runs("2026-01-03")
+    parts = night.outputs / "runs" / name / "predictions"
+    kept = [path for path, written in finished.items() if (parts / path.name).stat().st_mtime_ns == written]
+    # Of the last part of each thread the record may not have been written yet.
+    assert len(kept) >= len(finished) - 2

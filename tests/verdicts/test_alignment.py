@@ -1,0 +1,248 @@
+import os
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_pipeline import tables
+from mnist_pipeline.core.comparison import Pairs
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.runs.lookup import Run
+from mnist_pipeline.verdicts.alignment import Stretch, pair_up
+from tests.published import flip_bit, identity, publish_run
+
+CONSTANTS = {
+    "run_id": "now",
+    "run_date": date(2026, 1, 31),
+    "verdict_id": "0" * 12,
+    "against": "baseline",
+    "reference_run_id": "before",
+}
+
+
+def two_runs(
+    outputs: Path,
+    shards: tuple[int, int] = (5, 4),
+    images: tuple[int, int] = (12, 12),
+    labelled: bool = True,
+    **of_now: Any,
+) -> tuple[Run, Run]:
+    """Two runs that say they are over the same images, whatever is in them."""
+    changes: dict[str, Any] = {} if labelled else {"labels_sha256": None}
+    before = identity("2026-01-30", images=images[0], shard_rows=shards[0], **changes)
+    now = identity(images=images[1], shard_rows=shards[1], **(changes | of_now.pop("who", {})))
+    return (
+        publish_run(outputs, before, seed=0, views=False),
+        publish_run(outputs, now, **{"seed": 1, "views": False, **of_now}),
+    )
+
+
+def flips_of(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
+    return [row for stretch in stretches for row in stretch.flips(CONSTANTS).to_pylist()]
+
+
+def judged(before: Run, now: Run) -> pd.DataFrame:
+    """The flips, the naive way: both runs read whole, joined by image."""
+    columns = ["image_id", "label", "prediction", "confidence"]
+    old, new = (pd.read_parquet(run.folder / "predictions", columns=columns) for run in (before, now))
+    both = old.merge(new, on="image_id", suffixes=("_before", "_now"), validate="1:1")
+    both = both[both["prediction_before"] != both["prediction_now"]].sort_values("image_id")
+
+    def direction(row: "pd.Series[Any]") -> str | None:
+        if pd.isna(row["label_now"]):
+            return None
+        if row["prediction_before"] == row["label_now"]:
+            return "lost"
+        return "gained" if row["prediction_now"] == row["label_now"] else "still wrong"
+
+    return pd.DataFrame(
+        {
+            "image_id": both["image_id"],
+            "label": both["label_now"].astype(object).where(both["label_now"].notna(), None),
+            "before": both["prediction_before"],
+            "now": both["prediction_now"],
+            "confidence_before": both["confidence_before"],
+            "confidence_now": both["confidence_now"],
+            "direction": [direction(row) for _, row in both.iterrows()],
+        }
+    )
+
+
+def assert_as_judged(before: Run, now: Run) -> list[dict[str, Any]]:
+    stretches = list(pair_up(before, now))
+    flips, expected = flips_of(stretches), judged(before, now).to_dict("records")
+    assert flips == [CONSTANTS | {"run_date": pd.Timestamp(2026, 1, 31)} | row for row in expected]
+    pairs = Pairs.total(stretch.count() for stretch in stretches)
+    assert int(pairs.changed) == len(expected)
+    for digit, (lost, gained) in enumerate(zip(pairs.cells[:, 1, 0], pairs.cells[:, 0, 1], strict=True)):
+        directions = [row["direction"] for row in expected if row["label"] == digit]
+        assert (directions.count("lost"), directions.count("gained")) == (lost, gained)
+    return flips
+
+
+# The same images
+
+
+@settings(max_examples=25)
+@given(images=st.integers(1, 40), shards=st.tuples(st.integers(1, 45), st.integers(1, 45)), labelled=st.booleans())
+def test_runs_of_any_two_shard_sizes_are_paired_image_by_image(
+    images: int, shards: tuple[int, int], labelled: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)  # of up to 170 files an example
+        before, now = two_runs(tmp_path_factory.mktemp("runs"), shards, (images, images), labelled)
+    stretches = list(pair_up(before, now))
+    ids = [stretch.now["image_id"].to_pylist() for stretch in stretches]
+    assert [stretch.before["image_id"].to_pylist() for stretch in stretches] == ids
+    assert [image for stretch in ids for image in stretch] == list(range(images))
+    edges = {*range(0, images, shards[0]), *range(0, images, shards[1]), images}
+    assert [len(stretch) for stretch in ids] == np.diff(sorted(edges)).tolist()
+    assert_as_judged(before, now)
+
+
+def test_flips_are_the_images_whose_prediction_changed_in_every_direction(tmp_path: Path) -> None:
+    before, now = two_runs(tmp_path, (100, 77), (300, 300))
+    flips = assert_as_judged(before, now)
+    assert {row["direction"] for row in flips} == {"lost", "gained", "still wrong"}
+    assert 200 < len(flips) < 300
+
+
+def test_without_labels_flips_have_no_direction_and_nothing_is_lost(tmp_path: Path) -> None:
+    before, now = two_runs(tmp_path, labelled=False)
+    flips = assert_as_judged(before, now)
+    assert flips
+    assert {(row["direction"], row["label"]) for row in flips} == {(None, None)}
+    pairs = Pairs.total(stretch.count() for stretch in pair_up(before, now))
+    assert not pairs.cells.any()
+    assert int(pairs.changed) == len(flips)
+    assert [stretch.labels for stretch in pair_up(before, now)] == [None] * 5
+
+
+def test_a_run_against_one_of_the_same_predictions_has_no_flips(tmp_path: Path) -> None:
+    before, now = two_runs(tmp_path, seed=0)
+    stretches = list(pair_up(before, now))
+    assert flips_of(stretches) == []
+    assert all(stretch.flips(CONSTANTS).schema.equals(tables.FLIPS.schema) for stretch in stretches)
+    pairs = Pairs.total(stretch.count() for stretch in stretches)
+    assert (int(pairs.cells.sum()), int(pairs.changed)) == (12, 0)
+
+
+def test_a_run_can_be_paired_with_itself(tmp_path: Path) -> None:
+    run, _ = two_runs(tmp_path)
+    assert [stretch.before.num_rows for stretch in pair_up(run, run)] == [5, 5, 2]
+
+
+def test_flips_of_stretches_are_ready_to_be_appended_to_one_file(tmp_path: Path) -> None:
+    for number, labelled in enumerate((True, False)):
+        before, now = two_runs(tmp_path / str(number), labelled=labelled)
+        writer = tables.Writer(tables.FLIPS, tmp_path / f"{number}.parquet")
+        for stretch in pair_up(before, now):
+            writer.append(stretch.flips(CONSTANTS))
+        writer.close()
+        data = (tmp_path / f"{number}.parquet").read_bytes()
+        assert tables.decode(tables.FLIPS, data, "x").to_pylist() == flips_of(list(pair_up(before, now)))
+
+
+# Runs that are not over the same images, whatever their manifests say
+
+
+def refused(before: Run, now: Run) -> tuple[int, str]:
+    """How many images were handed out before it was noticed, and what was said."""
+    stretches: list[Stretch] = []
+    with pytest.raises(DamagedError, match=r"expected the same images and labels, as their manifests say") as caught:
+        stretches.extend(pair_up(before, now))  # keeps what came before the error
+    assert all(stretch.before["image_id"].equals(stretch.now["image_id"]) for stretch in stretches)
+    seen, text = sum(stretch.now.num_rows for stretch in stretches), str(caught.value)
+    assert text.startswith(f"runs {before.name.run_id} and {now.name.run_id}: ")
+    assert text.endswith("; `mnist-pipeline verify` looks at both")
+    return seen, text
+
+
+@pytest.mark.parametrize(
+    ("images", "first"), [((12, 14), 12), ((14, 12), 12), ((10, 12), 10), ((12, 5), 5), ((1, 12), 1)]
+)
+def test_a_run_of_more_images_than_the_other_is_refused(images: tuple[int, int], first: int, tmp_path: Path) -> None:
+    seen, text = refused(*two_runs(tmp_path, images=images))
+    assert seen == first
+    assert f"got others from image {first} on;" in text
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 7, 11])
+def test_an_image_with_another_label_is_refused_and_named(place: int, tmp_path: Path) -> None:
+    labels = np.arange(12) % 10
+    labels[place:] = (labels[place:] + 1) % 10
+    seen, text = refused(*two_runs(tmp_path, labels_of=labels))
+    assert f"got others from image {place} on;" in text
+    assert seen <= place
+
+
+def test_images_of_other_numbers_are_refused(tmp_path: Path) -> None:
+    seen, text = refused(*two_runs(tmp_path, first_id=3))
+    assert (seen, "got others from image 0 on;" in text) == (0, True)
+
+
+def test_labels_on_one_side_only_are_refused(tmp_path: Path) -> None:
+    seen, text = refused(*two_runs(tmp_path, who={"labels_sha256": None}))
+    assert (seen, "got others from image 0 on;" in text) == (0, True)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_damaged_part_is_refused_when_its_turn_comes(which: int, tmp_path: Path) -> None:
+    pair = two_runs(tmp_path, (4, 4))
+    flip_bit(pair[which].folder / "predictions" / "part-00001.parquet")
+    stretches = pair_up(*pair)
+    assert next(stretches).now["image_id"].to_pylist() == [0, 1, 2, 3]
+    with pytest.raises(DamagedError, match=rf"{pair[which].folder}.*part-00001.parquet: expected sha256"):
+        next(stretches)
+
+
+# Memory
+
+
+def test_parts_are_decoded_when_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = two_runs(tmp_path, (5, 4))
+    read: list[tuple[str, str]] = []
+    decode = tables.decode
+
+    def noted(table: tables.Table, data: bytes, name: str, columns: list[str]) -> pa.Table:
+        read.append((Path(name).parent.parent.name[:10], name[-9]))
+        return decode(table, data, name, columns)
+
+    monkeypatch.setattr(tables, "decode", noted)
+    old, new = "2026-01-30", "2026-01-31"
+    expected = [[(old, "0"), (new, "0")], [(new, "1")], [(old, "1")], [(new, "2")], [(old, "2")]]
+    for step, _ in enumerate(pair_up(before, now), 1):
+        assert read == [each for parts in expected[:step] for each in parts]
+    assert step == 5
+
+
+def test_one_part_of_each_run_is_in_memory_whatever_how_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 4000
+    before, now = two_runs(tmp_path, (rows, rows * 3 // 4), (10 * rows, 10 * rows))
+    decode, alive, made = tables.decode, [], []
+    start = pa.total_allocated_bytes()
+
+    def measured(*arguments: Any) -> pa.Table:
+        alive.append(pa.total_allocated_bytes() - start)
+        part = decode(*arguments)
+        made.append(pa.total_allocated_bytes() - start - alive[-1])
+        return part
+
+    monkeypatch.setattr(tables, "decode", measured)
+    paired = 0
+    for stretch in pair_up(before, now):
+        paired += stretch.now.num_rows
+        del stretch  # what a caller keeps, it keeps
+    assert paired == 10 * rows
+    assert len(alive) == 10 + 14
+    assert max(made) > 14 * rows  # an int64, a float32 and two int8 each
+    assert max(alive) <= max(made)  # while one part is read, no more than one of the other run
