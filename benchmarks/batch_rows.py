@@ -19,10 +19,10 @@ from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.core.plan import RowRange, Shard, cut
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.formats.idx import RawSplit, read_images
+from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images
 from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.store.checkpoints import Pieces
+from mnist_pipeline.store.checkpoints import CheckpointFolder
 
 BATCHES = (1, 10, 100, 1000, 1024, 2048, 10_000)
 PASSES = 3
@@ -31,19 +31,19 @@ PASSES = 3
 def main() -> None:
     """Measure and print the table as Markdown."""
     runtime.one_blas_thread()
-    raw = inputs.fetch(load_settings(dataset="mnist", split="test"))
+    source_images = inputs.fetch(load_settings(dataset="mnist", split="test"))
     network = init_network()
-    images = flatten(normalise(read_images(raw, RowRange(0, raw.rows))))
+    images = flatten(normalise(read_images(source_images, RowRange(0, source_images.rows))))
     print("| images per batch | `predict`, images/s | x batch 1 | `forward` in place | from a shard |")
     print("|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        shard, pieces = _shard(raw, Path(folder))
+        shard, checkpoints = _shard(source_images, Path(folder))
         alone = 0.0
         for batch in BATCHES:
-            book = _rate(raw.rows, partial(_book, network, images, batch))
+            book = _rate(source_images.rows, partial(_book, network, images, batch))
             alone = alone or book
-            in_place = _rate(raw.rows, partial(_in_place, network, images, batch))
-            decoded = _rate(raw.rows, partial(_from_shard, network, pieces, shard, batch))
+            in_place = _rate(source_images.rows, partial(_in_place, network, images, batch))
+            decoded = _rate(source_images.rows, partial(_from_shard, network, checkpoints, shard, batch))
             print(f"| {batch:,} | {book:,.0f} | {book / alone:.1f} | {in_place:,.0f} | {decoded:,.0f} |")
 
 
@@ -67,18 +67,18 @@ def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None
         forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
 
 
-def _from_shard(network: Network, pieces: Pieces, shard: Shard, batch: int) -> None:
+def _from_shard(network: Network, checkpoints: CheckpointFolder, shard: Shard, batch: int) -> None:
     workspace, out, done = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
-    for pixels in shards.read_batches(shards.open_shard(pieces, shard), batch):
+    for pixels in shards.read_batches(shards.open_shard(checkpoints, shard), batch):
         forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
         done += len(pixels)
 
 
-def _shard(raw: RawSplit, folder: Path) -> tuple[Shard, Pieces]:
-    shard = Shard(0, 1, RowRange(0, raw.rows))
-    pieces = shards.shard_set(folder, raw, raw.rows)
-    shards.write_shard(raw, shard, pieces)
-    return shard, pieces
+def _shard(source_images: IdxSplit, folder: Path) -> tuple[Shard, CheckpointFolder]:
+    shard = Shard(0, 1, RowRange(0, source_images.rows))
+    checkpoints = shards.shard_set(folder, source_images, source_images.rows)
+    shards.write_shard(source_images, shard, checkpoints)
+    return shard, checkpoints
 
 
 if __name__ == "__main__":

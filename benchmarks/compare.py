@@ -143,10 +143,10 @@ def table(report: dict[str, Any]) -> str:
             rate = (rows["large"] - rows["small"]) / more
         first = first or (median, rate)
         slower = f"{first[1] / rate:.1f}" if rate and first[1] else ""
-        memory = max(each["tree_mib"] for each in runs["small"] + runs["large"])
+        hash_cache = max(each["tree_mib"] for each in runs["small"] + runs["large"])
         lines.append(
             f"{name} | {median:.2f} s | {min(seconds):.2f}-{max(seconds):.2f} | {median / first[0]:.1f} | "
-            f"{f'{rate:,.0f}' if rate else ''} | {slower} | {memory:,.0f} MiB"
+            f"{f'{rate:,.0f}' if rate else ''} | {slower} | {hash_cache:,.0f} MiB"
         )
     same = (
         "all agree on every digit" if not any(report["digits_that_differ"].values()) else report["digits_that_differ"]

@@ -79,7 +79,7 @@ def list_folder(rows: int) -> Path:
 
 
 def _train() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    raw = inputs.fetch(load_settings(dataset="mnist", split="train"))
-    labels = read_labels(raw, RowRange(0, raw.rows))
+    source_images = inputs.fetch(load_settings(dataset="mnist", split="train"))
+    labels = read_labels(source_images, RowRange(0, source_images.rows))
     assert labels is not None
-    return read_images(raw, RowRange(0, raw.rows)), labels
+    return read_images(source_images, RowRange(0, source_images.rows)), labels

@@ -54,12 +54,12 @@ def main(weights: Path) -> None:
 
 
 def _seconds(make: Callable[[], Pass], images: NDArray[np.float32], workers: int) -> float:
-    stretches = np.array_split(images, workers)
-    passes = [make() for _ in stretches]
+    chunks = np.array_split(images, workers)
+    passes = [make() for _ in chunks]
 
     def work(place: int) -> None:
-        for start in range(0, len(stretches[place]), BATCH_ROWS):
-            passes[place](stretches[place][start : start + BATCH_ROWS])
+        for start in range(0, len(chunks[place]), BATCH_ROWS):
+            passes[place](chunks[place][start : start + BATCH_ROWS])
 
     with ThreadPoolExecutor(workers) as pool:
         begun = time.perf_counter()

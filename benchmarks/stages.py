@@ -34,8 +34,8 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.pipeline.planning import Plan
-from mnist_pipeline.runs.predictions import write_part
-from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.runs.predictions import write_predictions
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.weights.files import load_weights
 from tests.engine import clean_environment, running_server
@@ -89,7 +89,7 @@ def stages_alone() -> dict[str, Any]:
         found["predict"] = min(_microseconds(lambda: _predict(plan)) for _ in range(3))
         both = _plan(PROFILED_ROWS, Path(folder), workers=2)
         found["predict by two workers"] = min(_microseconds(lambda: _predict(both)) for _ in range(3))
-        found["parts"] = _parts(plan, Path(folder))
+        found["parts"] = _files_of(plan, Path(folder))
     return found
 
 
@@ -174,14 +174,14 @@ def table(report: dict[str, Any]) -> str:
     ]
     for rows, each in report["sizes"].items():
         per_image = each["predict_seconds"] / int(rows) * 1e6
-        memory = f"{each['mib']:.0f} | {each['mib_with_sharding']:.0f}"
-        lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {memory}")
+        hash_cache = f"{each['mib']:.0f} | {each['mib_with_sharding']:.0f}"
+        lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {hash_cache}")
     lines += ["", "fixed cost | seconds", "---|---:"]
     lines += [f"{name} | {seconds:.2f}" for name, seconds in report["fixed_seconds"].items()]
     return "\n".join(lines)
 
 
-def _parts(plan: Plan, folder: Path) -> dict[str, float]:
+def _files_of(plan: Plan, folder: Path) -> dict[str, float]:
     """Microseconds an image of each part of the prediction, measured in its place where that is possible."""
     network, workspace = load_weights(plan.weights), Workspace(plan.identity.batch_rows, computing.tile_rows())
     spent: dict[str, float] = {}
@@ -192,7 +192,7 @@ def _parts(plan: Plan, folder: Path) -> dict[str, float]:
         yield
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
 
-    pieces = Stage(folder / "parts").parts
+    checkpoints = StagingDirectory(folder / "parts").checkpoints
     for group in plan.groups:
         for shard in group.shards:
             rows, done = shard.range.rows, 0
@@ -217,7 +217,9 @@ def _parts(plan: Plan, folder: Path) -> dict[str, float]:
                 Calibration.count(images.labels, predictions, confidence, probabilities)
             with timed("encode and write"):
                 versions = computing.versions()
-                write_part(pieces, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions)
+                write_predictions(
+                    checkpoints, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions
+                )
     spent["activation"] = spent.pop("forward") - spent["matmul"]
     spent["encode and write"] -= spent["choose and count"]  # which it does too
     order = ("decode", "matmul", "activation", "choose and count", "encode and write")
@@ -250,8 +252,8 @@ def _build(plan: Plan) -> int:
 
 
 def _predict(plan: Plan) -> int:
-    with claim_stage(plan.outputs, plan.run_id) as stage:
-        predict = functools.partial(evaluation.predict_shards, plan, stage)
+    with staging_directory(plan.outputs, plan.run_id) as staging:
+        predict = functools.partial(evaluation.predict_shards, plan, staging)
         evaluation.over_groups(plan, "predictions", plan.groups, predict, silent)
     return plan.identity.images
 

@@ -10,19 +10,19 @@ from prefect import flow
 from pydantic import Field
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.night import logical_date, night_name
-from mnist_pipeline.settings import AnyPlace, DatasetName, RunDate, SplitName, load_settings
+from mnist_pipeline.orchestration.flow_runs import flow_run_name, logical_date
+from mnist_pipeline.settings import AnyLocation, DatasetName, RunDate, SplitName, load_settings
 
 Nights = Annotated[int, Field(ge=1, le=366)]
 
 
-@flow(name="mnist-deadline", flow_run_name=night_name("deadline"), persist_result=False)
+@flow(name="mnist-deadline", flow_run_name=flow_run_name("deadline"), persist_result=False)
 def deadline(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     run_date: RunDate | None = None,
     nights: Nights = 1,
-    outputs: AnyPlace | None = None,
+    outputs: AnyLocation | None = None,
     config: Path | None = None,
 ) -> None:
     """Fail if a night that is due has no published run, or one that fails its gates or was not judged.
@@ -36,4 +36,4 @@ def deadline(
         config: TOML file laid over the project's own configuration.
     """
     given = {"dataset": dataset, "split": split, "run_date": run_date or logical_date(), "outputs": outputs}
-    tasks.require_nights(load_settings(config, **given), nights)
+    tasks.require_run_dates(load_settings(config, **given), nights)

@@ -9,12 +9,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.night import ending, logical_date, night_name
+from mnist_pipeline.orchestration.flow_runs import ending, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
-from mnist_pipeline.pipeline.evaluation import Timings, claim
+from mnist_pipeline.pipeline.evaluation import Timings, reserve
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import (
-    AnyPlace,
+    AnyLocation,
     ClusterAddress,
     DatasetName,
     Rows,
@@ -26,12 +26,12 @@ from mnist_pipeline.settings import (
 )
 
 
-@flow(name="mnist-evaluation", flow_run_name=night_name("evaluate"), persist_result=False)
+@flow(name="mnist-evaluation", flow_run_name=flow_run_name("evaluate"), persist_result=False)
 def evaluate(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     run_date: RunDate | None = None,
-    weights: AnyPlace | None = None,
+    weights: AnyLocation | None = None,
     batch_rows: Rows | None = None,
     shard_rows: Rows | None = None,
     workers: Workers | None = None,
@@ -40,7 +40,7 @@ def evaluate(
     images: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
-    outputs: AnyPlace | None = None,
+    outputs: AnyLocation | None = None,
     report: bool | None = None,
     config: Path | None = None,
 ) -> Judged | State[Judged]:
@@ -84,18 +84,18 @@ def evaluate(
         report=report,
     )
     timings = Timings()
-    with timings.stage("fetch"):
-        raw = tasks.open_images(settings)
-    plan = tasks.make_plan(settings, raw)
-    with claim(plan) as stage:
+    with timings.measure("fetch"):
+        source_images = tasks.open_images(settings)
+    plan = tasks.make_plan(settings, source_images)
+    with reserve(plan) as staging:
         with started_runner(settings) as task_runner:
-            with timings.stage("shard"):
+            with timings.measure("shard"):
                 over_groups(task_runner, plan, "shards", plan.build_groups, tasks.build_shards)
-            with timings.stage("predict"):
+            with timings.measure("predict"):
                 predicted = over_groups(
-                    task_runner, plan, "predictions", plan.groups, tasks.predict_shards, stage=stage
+                    task_runner, plan, "predictions", plan.groups, tasks.predict_shards, staging=staging
                 )
-        published = tasks.publish(plan, stage, [piece for group in predicted for piece in group], timings)
+        published = tasks.publish(plan, staging, [checkpoint for group in predicted for checkpoint in group], timings)
     judged = tasks.judge(settings, published)
     if settings.report:
         tasks.report(settings, judged)

@@ -9,7 +9,7 @@ from pydantic import Field
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained
-from mnist_pipeline.settings import AnyPlace, DatasetName, load_settings
+from mnist_pipeline.settings import AnyLocation, DatasetName, load_settings
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]
@@ -23,7 +23,7 @@ def train(
     target: Path | None = None,
     data_dir: Path | None = None,
     cache: Path | None = None,
-    outputs: AnyPlace | None = None,
+    outputs: AnyLocation | None = None,
     config: Path | None = None,
 ) -> Trained:
     """Train a network on the train split, score it on the test split, write weights and model card.
@@ -40,6 +40,6 @@ def train(
     """
     given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     settings = {split: load_settings(config, split=split, **given) for split in (TRAIN, TEST)}
-    raw, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
-    fitted = tasks.fit_weights(raw, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)
+    source_images, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
+    fitted = tasks.fit_weights(source_images, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)
     return tasks.score_weights(fitted, unseen)

@@ -17,9 +17,9 @@ from mnist_pipeline.errors import RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.runs.lookup import Run, find_run
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.records import newest_verdict
-from mnist_pipeline.views import finish_repairs, read_history
+from mnist_pipeline.views import complete_repairs, read_history
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run_files(
     return [str(path) for path in found.paths(RUN_TABLES[table])]
 
 
-def _read(outputs: Place, run: Run, table: str) -> pa.Table:
+def _read(outputs: Location, run: Run, table: str) -> pa.Table:
     if table in RUN_TABLES:
         return run.read(RUN_TABLES[table])
     verdict = newest_verdict(outputs, run.manifest().content)
@@ -119,9 +119,9 @@ def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
     return frame
 
 
-def _outputs(given: Path | str | None) -> Place:
+def _outputs(given: Path | str | None) -> Location:
     outputs = load_settings(outputs=given).outputs
-    finish_repairs(outputs)
+    complete_repairs(outputs)
     return outputs
 
 
@@ -165,9 +165,9 @@ def init_network(weights: Path | str | None = None) -> Network:
 
 
 def _load_split(split: str, normalize: bool, flat: bool, one_hot_label: bool) -> Pair:
-    raw = fetch(load_settings(dataset="mnist", split=split))
-    rows = RowRange(0, raw.rows)
-    images, labels = read_images(raw, rows), read_labels(raw, rows)
+    source_images = fetch(load_settings(dataset="mnist", split=split))
+    rows = RowRange(0, source_images.rows)
+    images, labels = read_images(source_images, rows), read_labels(source_images, rows)
     assert labels is not None, "MNIST has labels"
     x: NDArray[Any] = transform.normalise(images) if normalize else images
     x = transform.flatten(x) if flat else x.reshape(-1, 1, SIDE, SIDE)

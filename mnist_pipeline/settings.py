@@ -35,7 +35,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.store.objects import ObjectPath, Place, is_address, parse_place
+from mnist_pipeline.store.objects import Location, ObjectPath, is_address, parse_location
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
@@ -43,9 +43,9 @@ SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 Folder = Annotated[Path, AfterValidator(lambda path: _folder(path))]
 # A folder or file on disk, or an address in an object store. The pattern is for Prefect's server: what has a user name
 # or a query is refused before the server keeps it.
-AnyPlace = Annotated[
-    Place,
-    PlainValidator(lambda given: _place(given)),
+AnyLocation = Annotated[
+    Location,
+    PlainValidator(lambda given: _location(given)),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[@?#])"}),
 ]
@@ -57,12 +57,12 @@ def _folder(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-def _place(value: object) -> Place:
+def _location(value: object) -> Location:
     if isinstance(value, ObjectPath):
         return value
     if not isinstance(value, str | Path):
         raise ValueError("expected a path or an address in an object store")
-    return parse_place(str(value))
+    return parse_location(str(value))
 
 
 def _calendar_date(value: object) -> object:
@@ -133,13 +133,13 @@ class Settings(BaseSettings):
     dataset: DatasetName = Field(description="data set to evaluate")
     split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
-    weights: AnyPlace | None = Field(default=None, description="weights file; the current ones if left out")
+    weights: AnyLocation | None = Field(default=None, description="weights file; the current ones if left out")
     images: Folder | None = Field(
         default=None, description="Parquet file, or folder of them, with the images, in place of IDX files"
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
     cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
-    outputs: AnyPlace = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
+    outputs: AnyLocation = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
     workers: Workers = Field(default_factory=_cores, description="threads or processes at work at once")

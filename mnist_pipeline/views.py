@@ -15,11 +15,11 @@ from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.lookup import Run, list_runs
 from mnist_pipeline.runs.manifest import Manifest
-from mnist_pipeline.runs.replacement import finish_replacements
+from mnist_pipeline.runs.replacement import complete_replacements
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.store.files import each_document, outputs_errors, reason_of
-from mnist_pipeline.store.objects import Place
-from mnist_pipeline.store.updates import rewrite
+from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.updates import update
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.verdicts.records import newest_verdict
 
@@ -31,7 +31,7 @@ LATEST = "latest.json"
 REPORTS = "reports"  # written by reporter.py
 
 
-def update_views(outputs: Place) -> None:
+def update_views(outputs: Location) -> None:
     """Bring history.parquet, runs.parquet and latest.json up to the runs and verdicts that are published now.
 
     From a full listing, so that publishers at the same time lose no row of each other.
@@ -49,10 +49,10 @@ def update_views(outputs: Place) -> None:
         }
 
     with outputs_errors(f"cannot update the history in {outputs}"):
-        rewrite(outputs, outputs / STAGING / "views.lock", (HISTORY, RUNS_VIEW, LATEST), make)
+        update(outputs, outputs / STAGING / "views.lock", (HISTORY, RUNS_VIEW, LATEST), make)
 
 
-def read_history(outputs: Place) -> pa.Table:
+def read_history(outputs: Location) -> pa.Table:
     """One row per run and digit of the published runs, by run_date and run_id.
 
     Rows are taken from history.parquet where it has them, from the run itself where not. A run that has to be
@@ -61,12 +61,12 @@ def read_history(outputs: Place) -> pa.Table:
     return _history(outputs, dict(_manifests(outputs)))
 
 
-def read_runs(outputs: Place) -> pa.Table:
+def read_runs(outputs: Location) -> pa.Table:
     """One row per published run, by run_date and run_id, with its newest verdict; from the runs themselves."""
     return _runs(outputs, dict(_manifests(outputs)))
 
 
-def _manifests(outputs: Place) -> Iterator[tuple[Run, Manifest]]:
+def _manifests(outputs: Location) -> Iterator[tuple[Run, Manifest]]:
     def read(run: Run) -> Manifest | None:
         try:
             return run.manifest()
@@ -80,16 +80,16 @@ def _manifests(outputs: Place) -> Iterator[tuple[Run, Manifest]]:
             yield run, manifest
 
 
-def _history(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
+def _history(outputs: Location, manifests: dict[Run, Manifest]) -> pa.Table:
     known = _stored_history(outputs / HISTORY)
     # By time of publication too: a run that was moved away and made again has the same run_id.
-    places: dict[tuple[str, datetime], list[int]] = defaultdict(list)
+    indices: dict[tuple[str, datetime], list[int]] = defaultdict(list)
     published_at = known["published_at"].cast(pa.timestamp("us")).to_pylist()
-    for place, (run_id, published) in enumerate(zip(known["run_id"].to_pylist(), published_at, strict=True)):
-        places[run_id, published.replace(tzinfo=UTC)].append(place)
+    for index, (run_id, published) in enumerate(zip(known["run_id"].to_pylist(), published_at, strict=True)):
+        indices[run_id, published.replace(tzinfo=UTC)].append(index)
     found, count, chosen = [known], known.num_rows, list[int]()
     for run, manifest in manifests.items():
-        stored = places[run.name.run_id, manifest.published_at]
+        stored = indices[run.name.run_id, manifest.published_at]
         if len(stored) != DIGITS:
             rows = _rows_of(run, manifest)
             stored = list(range(count, count + rows.num_rows))
@@ -103,7 +103,7 @@ def _history(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
     return history.combine_chunks().cast(tables.HISTORY.schema)
 
 
-def _stored_history(path: Place) -> pa.Table:
+def _stored_history(path: Location) -> pa.Table:
     try:
         return tables.decode(tables.HISTORY, path.read_bytes(), str(path))
     except (FileNotFoundError, DamagedError):
@@ -121,14 +121,14 @@ def _rows_of(run: Run, manifest: Manifest) -> pa.Table:
     return summary.append_column("published_at", column).cast(tables.HISTORY.schema)
 
 
-def _runs(outputs: Place, manifests: dict[Run, Manifest]) -> pa.Table:
+def _runs(outputs: Location, manifests: dict[Run, Manifest]) -> pa.Table:
     rows = list(each_document(outputs, lambda item: _run_row(outputs, *item), manifests.items()))
     return tables.build(
         tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
     )
 
 
-def _run_row(outputs: Place, run: Run, manifest: Manifest) -> dict[str, Any]:
+def _run_row(outputs: Location, run: Run, manifest: Manifest) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
     verdict = newest_verdict(outputs, manifest.content)
@@ -164,7 +164,7 @@ def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:
     return dict(sorted(pointer.items()))
 
 
-def finish_repairs(outputs: Place) -> list[str]:
+def complete_repairs(outputs: Location) -> list[str]:
     """Finish the repairs that others have begun, and bring the views up to date if there were any.
 
     One that cannot be finished is warned of, and is no reason not to read other runs.
@@ -174,7 +174,7 @@ def finish_repairs(outputs: Place) -> list[str]:
     """
     finished: list[str] = []
     try:
-        finished = finish_replacements(outputs)
+        finished = complete_replacements(outputs)
         if finished:
             update_views(outputs)
     except OSError as error:

@@ -181,7 +181,7 @@ def wait_until(
         time.sleep(POLL_SECONDS)
 
 
-class Night:
+class TrendPoint:
     """The project deployed on a server, and a terminal in its folder.
 
     Args:

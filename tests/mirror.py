@@ -14,7 +14,7 @@ from typing import Any
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, Source, Split, WebSource
-from mnist_pipeline.datasets.source_files import RawFile, Verify, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, verified_file
 from mnist_pipeline.datasets.sources.fetching import fetch_files
 from tests.builders import images_name, labels_name, random_images, random_labels
 
@@ -46,7 +46,7 @@ def fetch(
     data_dir: Path | None = None,
     progress: Progress = silent,
     verify: Verify = verified_file,
-) -> dict[str, RawFile | None]:
+) -> dict[str, SourceFile | None]:
     images, labels = FILES
     dataset = Dataset(title="Toy", splits={"test": Split(images=images, labels=labels)}, sources=asked)
     return fetch_files("toy", dataset, files, tmp_path / "cache", data_dir, progress, verify)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from moto.server import ThreadedMotoServer
 
-from mnist_pipeline.store.objects import ObjectPath, parse_place
+from mnist_pipeline.store.objects import ObjectPath, parse_location
 
 # Canaries: none of them may be seen in anything that is printed, logged or stored.
 KEY_ID, SECRET = "AKIACANARYKEYID00000", "canary/secret+access/key"
@@ -25,9 +25,9 @@ _NUMBERS = count(1)  # of buckets: all servers of a process keep them in the sam
 Fault = Literal["refuse", "busy", "conflict", "lose the answer", "lose the request", "ignore conditions"]
 Rule = Callable[[str, str], Fault | None]
 # What S3 says; the key's id is part of some of its answers.
-REFUSED = f"<Error><Code>AccessDenied</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId></Error>".encode()
+UNAUTHORIZED_STATUSES = f"<Error><Code>AccessDenied</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId></Error>".encode()
 ANSWERS = {
-    "refuse": (403, REFUSED),
+    "refuse": (403, UNAUTHORIZED_STATUSES),
     "busy": (503, b"<Error><Code>SlowDown</Code></Error>"),
     "conflict": (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
 }
@@ -144,7 +144,7 @@ class ObjectStore:
         connection.request("PUT", f"/{name}", headers={"Host": "s3.amazonaws.com"})
         assert connection.getresponse().status == 200
         connection.close()
-        place = parse_place(f"s3://{name}/some/prefix")
+        place = parse_location(f"s3://{name}/some/prefix")
         assert isinstance(place, ObjectPath)
         return place
 

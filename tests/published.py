@@ -20,8 +20,8 @@ from mnist_pipeline.datasets.shards import ShardLabels
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.runs import lookup, predictions, publishing, summary
 from mnist_pipeline.runs.manifest import Identity, Manifest, Pruned, Totals
-from mnist_pipeline.runs.staging import Stage, claim_stage
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts import records
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
 from mnist_pipeline.views import update_views
@@ -63,7 +63,7 @@ def identity(run_date: str = "2026-01-31", **changes: Any) -> Identity:
 
 
 def stage_run(
-    stage: Stage,
+    stage: StagingDirectory,
     who: Identity,
     *,
     seed: int = 0,
@@ -76,20 +76,22 @@ def stage_run(
     The label of an image is its number modulo 10, or what `labels_of` says. Numbers start at `first_id`.
     """
     random = np.random.default_rng(seed)
-    pieces = []
+    checkpoints = []
     for shard in plan_shards(who.images, who.shard_rows):
         ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
         every = np.arange(who.images) % 10 if labels_of is None else labels_of
         labels = None if who.labels_sha256 is None else every[ids].astype(np.int8)
         probabilities = random.dirichlet(np.ones(10), shard.range.rows).T.astype(np.float32)
         images = ShardLabels(ids + first_id, labels)
-        pieces.append(
-            predictions.write_part(stage.parts, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH)
+        checkpoints.append(
+            predictions.write_predictions(
+                stage.checkpoints, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH
+            )
         )
-    tally, calibration = predictions.counted_of(pieces)
-    files = [piece.file for piece in pieces]
+    tally, calibration = predictions.counted_of(checkpoints)
+    files = [piece.file for piece in checkpoints]
     for table, data in summary.tables_of(who, tally, calibration):
-        files.append(publishing.stage_table(stage, table, data))
+        files.append(publishing.write_table(stage, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=who.run_id,
@@ -109,13 +111,13 @@ def stage_run(
 
 
 @contextmanager
-def staged(outputs: Place, who: Identity, **how: Any) -> Iterator[tuple[Stage, Manifest]]:
+def staged(outputs: Location, who: Identity, **how: Any) -> Iterator[tuple[StagingDirectory, Manifest]]:
     """A staging folder with a whole run in it, ready to be committed."""
-    with claim_stage(outputs, who.run_id) as stage:
+    with staging_directory(outputs, who.run_id) as stage:
         yield stage, stage_run(stage, who, **how)
 
 
-def publish_run(outputs: Place, who: Identity, *, views: bool = True, **how: Any) -> lookup.Run:
+def publish_run(outputs: Location, who: Identity, *, views: bool = True, **how: Any) -> lookup.Run:
     """Publish a run of drawn predictions, and with `views` bring the views up to it."""
     with staged(outputs, who, **how) as (stage, manifest):
         assert publishing.commit(outputs, stage, manifest)
@@ -177,7 +179,7 @@ def verdict_document(
 
 
 def publish_verdict(
-    outputs: Place,
+    outputs: Location,
     run_id: str,
     name: str = "0" * 12,
     *,
@@ -200,7 +202,7 @@ def publish_verdict(
     return published
 
 
-def promote_to(outputs: Place, network: Network) -> None:
+def promote_to(outputs: Location, network: Network) -> None:
     """Make weights the current ones without a look at them."""
     promotion = Promotion(
         schema_version=tables.SCHEMA_VERSION,
@@ -215,19 +217,19 @@ def promote_to(outputs: Place, network: Network) -> None:
     record_promotion(outputs, promotion)
 
 
-def give_up(outputs: Place, run_id: str) -> None:
+def give_up(outputs: Location, run_id: str) -> None:
     """Say of a run what `mnist-pipeline prune` says first: that its predictions are given up."""
     record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=run_id, pruned_at=datetime(2026, 2, 2, tzinfo=UTC))
     (outputs / "runs" / run_id / "pruned.json").write_bytes(record.to_bytes())
 
 
-def on_disk(place: Place) -> Path:
+def on_disk(place: Location) -> Path:
     """The folder or file, which in this test is on disk."""
     assert isinstance(place, Path)
     return place
 
 
-def snapshot(folder: Place) -> dict[str, tuple[str, int]]:
+def snapshot(folder: Location) -> dict[str, tuple[str, int]]:
     """Sha256 and time of change of every file below `folder`: equal if nothing was touched."""
     folder = on_disk(folder)
     return {
@@ -237,12 +239,12 @@ def snapshot(folder: Place) -> dict[str, tuple[str, int]]:
     }
 
 
-def hashes(folder: Place) -> dict[str, str]:
+def hashes(folder: Location) -> dict[str, str]:
     """Sha256 of every file below `folder`."""
     return {name: digest for name, (digest, _) in snapshot(folder).items()}
 
 
-def left_over(outputs: Place) -> list[str]:
+def left_over(outputs: Location) -> list[str]:
     """Whatever lies in the staging folder, and whatever lies among Parquet files and is none."""
     outputs = on_disk(outputs)
     staging = [path.name for path in (outputs / ".staging").iterdir()] if (outputs / ".staging").is_dir() else []
@@ -255,7 +257,7 @@ def left_over(outputs: Place) -> list[str]:
     return staging + stray
 
 
-def flip_bit(path: Place, position: int | None = None) -> None:
+def flip_bit(path: Location, position: int | None = None) -> None:
     """Change one bit of a file, in its middle if no position is given, and leave its times alone."""
     path = on_disk(path)
     times = path.stat()

@@ -12,7 +12,7 @@ import pytest
 import mnist_pipeline
 from mnist_pipeline.pipeline import evaluation, inputs
 from mnist_pipeline.pipeline.evaluation import Published
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.training import score
 from mnist_pipeline.settings import Settings, load_settings
 
@@ -47,7 +47,7 @@ def test_the_shipped_weights_reach_98_2_percent_and_the_digits_sum_to_it(cache: 
 
 def test_the_shipped_weights_keep_every_gate_of_the_config_night_after_night(cache: Path, tmp_path: Path) -> None:
     first, second = (
-        run_night(settings(cache, tmp_path, report=False).model_copy(update={"run_date": date(2026, 1, day)}))
+        run_nightly(settings(cache, tmp_path, report=False).model_copy(update={"run_date": date(2026, 1, day)}))
         for day in (30, 31)
     )
     assert [night.verdict.outcome for night in (first, second)] == ["pass", "pass"]

@@ -15,8 +15,8 @@ from mnist_pipeline.orchestration.deployments import POOL, set_up
 from tests.builders import make_split
 from tests.engine import (
     SLOW,
-    Night,
     Server,
+    TrendPoint,
     copy_project,
     kill_with_runs,
     night_environment,
@@ -52,21 +52,21 @@ def server(environment: dict[str, str]) -> Iterator[Server]:
 
 
 @pytest.fixture
-def night(environment: dict[str, str], server: Server) -> Night:
-    night = Night(Path(environment["PWD"]), environment | {"PREFECT_API_URL": server.address})
+def night(environment: dict[str, str], server: Server) -> TrendPoint:
+    night = TrendPoint(Path(environment["PWD"]), environment | {"PREFECT_API_URL": server.address})
     make_split(night.project / "data", IMAGES)
     done = night.command("setup")
     assert done.returncode == 0, done.stdout + done.stderr
     return night
 
 
-def start_nightly(night: Night) -> str:
+def start_nightly(night: TrendPoint) -> str:
     """A run of the deployment that has one concurrency slot: a slot that is not given back shows."""
     return night.start("nightly", run_date=DATE, **SLOW)
 
 
 def test_a_server_killed_in_the_middle_of_a_night_and_started_again_stops_neither_run_nor_worker(
-    server: Server, night: Night
+    server: Server, night: TrendPoint
 ) -> None:
     with running_worker(night.environment, POOL):
         disturbed = start_nightly(night)
@@ -83,7 +83,7 @@ def test_a_server_killed_in_the_middle_of_a_night_and_started_again_stops_neithe
 
 @pytest.mark.parametrize("with_server", [False, True], ids=["worker alone", "worker and server"])
 def test_a_run_killed_with_its_worker_is_marked_crashed_and_the_next_run_of_its_night_reuses_its_parts(
-    server: Server, night: Night, with_server: bool, monkeypatch: pytest.MonkeyPatch
+    server: Server, night: TrendPoint, with_server: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = night.environment["PREFECT_HOME"]
     monkeypatch.setenv("PREFECT_HOME", home)

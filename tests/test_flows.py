@@ -20,7 +20,7 @@ from prefect.states import Failed
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
-from mnist_pipeline.orchestration.tasks import can_heal
+from mnist_pipeline.orchestration.tasks import is_retryable
 from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, random_images, random_labels
 from tests.engine import START_SECONDS, clean_environment, free_port, request_of, running_server, wait_until
@@ -315,10 +315,10 @@ def test_progress_that_cannot_be_shown_fails_nothing_and_is_tried_once(monkeypat
     assert len(asked) == 1  # a server that is away holds nobody up twice
 
 
-@pytest.mark.parametrize(("error", "heals"), [(UnavailableError("busy"), True), (SourceError("not there"), False)])
-def test_only_a_source_that_may_yet_answer_is_worth_another_try(error: Exception, heals: bool) -> None:
+@pytest.mark.parametrize(("error", "retryable"), [(UnavailableError("busy"), True), (SourceError("not there"), False)])
+def test_only_a_source_that_may_yet_answer_is_worth_another_try(error: Exception, retryable: bool) -> None:
     nothing: Any = None
-    assert can_heal(nothing, nothing, Failed(data=error)) is heals
+    assert is_retryable(nothing, nothing, Failed(data=error)) is retryable
 
 
 def test_a_server_that_does_not_answer_is_one_message(environment: dict[str, str], tmp_path: Path) -> None:

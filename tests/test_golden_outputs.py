@@ -16,7 +16,7 @@ from mnist_pipeline.pipeline.judging import BASELINE, LAST_PASSED, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.pipeline.reporting import write_report
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 from mnist_pipeline.views import read_history, read_runs
 from tests.golden.outputs import ARCHIVE
 from tests.objectstore import ObjectStore
@@ -33,7 +33,7 @@ def unpacked(folder: Path) -> Path:
 
 
 @pytest.fixture(params=LAYOUTS)
-def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     folder = unpacked(tmp_path) / str(request.param)
     if request.param == "disk":
         return folder
@@ -46,13 +46,13 @@ def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def expected(outputs: Place, tmp_path: Path) -> Expected:
+def expected(outputs: Location, tmp_path: Path) -> Expected:
     layout = "bucket" if isinstance(outputs, ObjectPath) else "disk"
     found: Expected = json.loads((tmp_path / f"{layout}.json").read_text())
     return found
 
 
-def command(outputs: Place, *words: str) -> Result:
+def command(outputs: Location, *words: str) -> Result:
     return CliRunner().invoke(app, [*words, "--outputs", str(outputs)])
 
 
@@ -60,7 +60,7 @@ def test_it_is_small_enough_to_be_kept() -> None:
     assert ARCHIVE.stat().st_size < 300_000
 
 
-def test_every_run_is_read_as_it_was(outputs: Place, expected: Expected) -> None:
+def test_every_run_is_read_as_it_was(outputs: Location, expected: Expected) -> None:
     assert [run.name.run_id for run in list_runs(outputs)] == sorted(each["run_id"] for each in expected)
     for each in expected:
         if each["predictions"] is None:
@@ -74,7 +74,7 @@ def test_every_run_is_read_as_it_was(outputs: Place, expected: Expected) -> None
     assert len(load_history(str(outputs))) == 10 * len(expected)
 
 
-def test_every_byte_verifies_and_the_command_shows_it(outputs: Place, expected: Expected) -> None:
+def test_every_byte_verifies_and_the_command_shows_it(outputs: Location, expected: Expected) -> None:
     verified = command(outputs, "verify")
     assert verified.exit_code == 0, verified.output
     assert f"runs verified: {len(expected)}" in verified.stdout
@@ -85,7 +85,7 @@ def test_every_byte_verifies_and_the_command_shows_it(outputs: Place, expected: 
         assert each["outcome"] in line.split()
 
 
-def test_the_views_are_what_they_would_be_made_today(outputs: Place, expected: Expected) -> None:
+def test_the_views_are_what_they_would_be_made_today(outputs: Location, expected: Expected) -> None:
     before = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
     assert before.to_pylist() == read_runs(outputs).to_pylist()
     history = tables.decode(tables.HISTORY, (outputs / "history.parquet").read_bytes(), "history.parquet")
@@ -96,7 +96,7 @@ def test_the_views_are_what_they_would_be_made_today(outputs: Place, expected: E
     assert sorted(after["outcome"].to_pylist()) == sorted(each["outcome"] for each in expected)
 
 
-def test_it_can_be_judged_again_and_reported(outputs: Place, expected: Expected) -> None:
+def test_it_can_be_judged_again_and_reported(outputs: Location, expected: Expected) -> None:
     _, passed, failed, plain = (each["run_id"] for each in expected)
     again = judge_run(outputs, failed, DEFAULT_GATES, gates_chosen=False)
     assert (again.outcome, {each.against for each in again.references}) == ("fail", {LAST_PASSED, BASELINE})

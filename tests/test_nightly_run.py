@@ -28,7 +28,7 @@ from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, VerdictError
 from mnist_pipeline.pipeline import evaluation, inputs
-from mnist_pipeline.pipeline.nightly import require_nights, run_night
+from mnist_pipeline.pipeline.nightly import require_run_dates, run_nightly
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import load_settings, project_folder
 from mnist_pipeline.verdicts.records import newest_verdict
@@ -206,7 +206,7 @@ def test_one_changed_pixel_leaves_the_accuracy_as_it_was(nights: RealNights) -> 
 def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
     gates = {"toy": Gates(min_images=20, min_accuracy=0.99, max_digit_loss=0.5)}
     settings = small_settings(tmp_path, gates=gates, report=True)
-    by_function = run_night(settings)
+    by_function = run_nightly(settings)
     (tmp_path / "gates.toml").write_text("[gates.toy]\nmin_images = 20\nmin_accuracy = 0.99\nmax_digit_loss = 0.5\n")
     words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", tmp_path / "other"]
     sizes = ["--shard-rows", 10, "--batch-rows", 4, "--workers", 2]
@@ -235,9 +235,9 @@ def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
 
 def test_the_same_night_again_changes_no_run_and_no_verdict(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, report=False)
-    first = run_night(settings)
+    first = run_nightly(settings)
     kept = [snapshot(settings.outputs / name) for name in ("runs", "verdicts", "shards", "weights")]
-    again = run_night(settings)
+    again = run_nightly(settings)
     assert (first.verdict.new, again.verdict.new, again.published.new) == (True, False, False)
     assert [snapshot(settings.outputs / name) for name in ("runs", "verdicts", "shards", "weights")] == kept
     assert left_over(settings.outputs) == []
@@ -295,17 +295,17 @@ def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fail
 def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, report=False, gates={"toy": Gates(min_images=20)})
     with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; publish them"):
-        require_nights(settings, 1)
-    good = run_night(settings)
-    require_nights(settings, 1)
+        require_run_dates(settings, 1)
+    good = run_nightly(settings)
+    require_run_dates(settings, 1)
     strict = settings.model_copy(update={"gates": {"toy": Gates(min_images=30)}})
-    bad = run_night(strict.model_copy(update={"batch_rows": 5}))
+    bad = run_nightly(strict.model_copy(update={"batch_rows": 5}))
     with pytest.raises(VerdictError, match=r"^run \S+: fail: min_images \(25, bound 30\); look at each with"):
-        require_nights(settings, 1)
+        require_run_dates(settings, 1)
     with pytest.raises(RunNotFoundError, match=r"got none of 2026-01-29, 2026-01-30; .*; run .* fail: min_images"):
-        require_nights(settings, 3)
-    run_night(settings.model_copy(update={"batch_rows": 6}))  # another run of the night, published last
-    require_nights(settings, 1)
+        require_run_dates(settings, 3)
+    run_nightly(settings.model_copy(update={"batch_rows": 6}))  # another run of the night, published last
+    require_run_dates(settings, 1)
     assert {good.verdict.outcome, bad.verdict.outcome} == {"pass", "fail"}
 
 
@@ -313,19 +313,19 @@ def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path)
     settings = small_settings(tmp_path)
     published = evaluation.evaluate(settings)
     with pytest.raises(VerdictError, match="expected a verdict, got none; judge it: `mnist-pipeline run --dataset toy"):
-        require_nights(settings, 1)
+        require_run_dates(settings, 1)
     flip_bit(settings.outputs / "runs" / published.run_id / "manifest.json")
     with pytest.raises(VerdictError, match=r"manifest\.json"):
-        require_nights(settings, 1)
+        require_run_dates(settings, 1)
 
 
 @pytest.mark.parametrize(("inconclusive", "good"), [("warn", True), ("fail", False)])
 def test_an_inconclusive_night_is_as_good_as_its_gates_say(inconclusive: Any, good: bool, tmp_path: Path) -> None:
     gates = Gates(min_accuracy=0.1, inconclusive=inconclusive)
     settings = small_settings(tmp_path, report=False, gates={"toy": gates})
-    assert run_night(settings).verdict.outcome == "inconclusive"
+    assert run_nightly(settings).verdict.outcome == "inconclusive"
     with nullcontext() if good else pytest.raises(VerdictError, match="inconclusive: min_accuracy"):
-        require_nights(settings, 1)
+        require_run_dates(settings, 1)
 
 
 KILLED_BEFORE_THE_VERDICT = """

@@ -31,7 +31,7 @@ from mnist_pipeline.errors import (
 from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.pipeline.evaluation import Published, evaluate
 from mnist_pipeline.pipeline.judging import judge_run
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.publishing import commit
@@ -100,8 +100,8 @@ def night(toy: Settings, *words: str) -> list[str]:
 
 
 def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: ObjectPath, tmp_path: Path) -> None:
-    there = run_night(toy)
-    here = run_night(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
+    there = run_nightly(toy)
+    here = run_nightly(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
     assert there.published.new
     assert there.published.run_id == here.published.run_id
     assert parquet_of(there.published) == parquet_of(here.published)
@@ -119,9 +119,9 @@ def test_only_the_manifest_is_where_runs_are_listed(toy: Settings, bucket: Objec
 
 
 def test_the_same_night_again_changes_nothing(toy: Settings, bucket: ObjectPath) -> None:
-    run_night(toy)
+    run_nightly(toy)
     before = kept(bucket)
-    again = run_night(toy)
+    again = run_nightly(toy)
     assert not again.published.new
     assert not again.verdict.new
     assert kept(bucket) == before
@@ -199,7 +199,7 @@ def test_the_files_of_a_run_on_disk_are_named_too(tmp_path: Path) -> None:
 
 
 def test_the_commands_that_look_at_runs_take_an_address(toy: Settings, bucket: ObjectPath) -> None:
-    published = run_night(toy).published
+    published = run_nightly(toy).published
     of_toy = ("--dataset", "toy")
     for words, said in {
         ("runs",): published.run_id,
@@ -321,8 +321,8 @@ def test_a_store_that_is_busy_now_and_then_is_no_failure(
         return chance.choice(["busy", "lose the answer", "lose the request"]) if chance.random() < 0.1 else None
 
     with server.proxy.faults(now_and_then):
-        there = run_night(toy)
-    here = run_night(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
+        there = run_nightly(toy)
+    here = run_nightly(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
     assert parquet_of(there.published) == parquet_of(here.published)
     assert run_by_id(bucket, there.published.run_id).problems() == []
     assert newest_verdict(bucket, run_by_id(bucket, there.published.run_id).manifest().content) is not None
@@ -360,7 +360,7 @@ def test_a_bucket_that_does_not_exist_ends_the_night(toy: Settings) -> None:
 
 
 def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: ObjectPath) -> None:
-    run_night(toy)
+    run_nightly(toy)
     for key in objects(bucket):
         data = (bucket / key).read_bytes()
         assert not [secret for secret in (KEY_ID, SECRET, TOKEN) if secret.encode() in data], key
@@ -432,10 +432,10 @@ def test_other_predictions_for_the_same_run_are_a_conflict_that_names_both(
     with staged(bucket, who, seed=1) as (stage, manifest), pytest.raises(RunConflictError) as caught:
         commit(bucket, stage, manifest)
     assert f"{bucket}/data/{who.run_id}/predictions/part-00000-" in str(caught.value)
-    (set_aside,) = (key for key in objects(bucket) if key.startswith(".staging/conflict-"))
-    kept_in = str(bucket / set_aside).removesuffix("/manifest.json")
+    (move_to_quarantine,) = (key for key in objects(bucket) if key.startswith(".staging/conflict-"))
+    kept_in = str(bucket / move_to_quarantine).removesuffix("/manifest.json")
     assert f"kept in {kept_in};" in str(caught.value)
-    other = Manifest.from_bytes((bucket / set_aside).read_bytes(), "other")
+    other = Manifest.from_bytes((bucket / move_to_quarantine).read_bytes(), "other")
     for file in other.files:
         assert file.problem_with((run.files / file.path).read_bytes()) is None
     assert {key: tag for key, tag in kept(bucket).items() if key in before} == before

@@ -23,11 +23,11 @@ from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
-from mnist_pipeline.orchestration.night import REJECTED, RejectedError
+from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError
 from mnist_pipeline.pipeline.evaluation import evaluate
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from tests.builders import images_name, make_split, small_settings
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
 from tests.published import on_disk
@@ -369,7 +369,7 @@ def test_outputs_that_are_a_file_and_a_full_disk_are_found_out(
     on_disk(settings.outputs).write_text("not a folder")
     (finding,) = diagnosis._writable(settings.outputs)
     assert not finding.healthy
-    monkeypatch.setattr(diagnosis, "LEAST_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(diagnosis, "MIN_FREE_BYTES", 1 << 60)
     (finding,) = diagnosis._disk(settings.outputs)
     assert not finding.healthy
     assert "du -sh" in finding.advice
@@ -389,22 +389,22 @@ def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.Monkey
     assert any("sqlalchemy" in finding.advice for finding in diagnosis._versions())
 
 
-def _publish_nights(outputs: Place, *nights: date) -> None:
+def _publish_nights(outputs: Location, *nights: date) -> None:
     for night in nights:
         on_disk(outputs / "runs" / f"{night}-mnist-test-0123456789ab").mkdir(parents=True)
 
 
 def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:
-    due = (datetime.now(UTC) - diagnosis.NIGHT_DUE).date()
-    (finding,) = diagnosis._nights(settings)
+    due = (datetime.now(UTC) - diagnosis.RUN_DUE).date()
+    (finding,) = diagnosis._recent_run_dates(settings)
     assert (finding.healthy, "none due yet" in finding.found) == (True, True)
     _publish_nights(settings.outputs, due - timedelta(days=3), due - timedelta(days=1))
-    (finding,) = diagnosis._nights(settings)
+    (finding,) = diagnosis._recent_run_dates(settings)
     missing = (due - timedelta(days=2), due)
     assert finding.found == f"no published run of {missing[0]}, {missing[1]}"
     assert finding.advice == f"`mnist-pipeline backfill --from {missing[0]} --to {missing[1]}`"
     _publish_nights(settings.outputs, *missing)
-    (finding,) = diagnosis._nights(settings)
+    (finding,) = diagnosis._recent_run_dates(settings)
     assert finding.healthy
 
 
@@ -412,7 +412,7 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
     settings = small_settings(tmp_path, gates={"toy": Gates(min_images=30)}, report=False)
     (finding,) = diagnosis._newest_verdict(settings)
     assert (finding.healthy, finding.found) == (True, "none yet")
-    judged = run_night(settings)
+    judged = run_nightly(settings)
     (finding,) = diagnosis._newest_verdict(settings)
     assert (finding.healthy, finding.found) == (False, judged.verdict.line)
     assert finding.advice == "`mnist-pipeline show`, or its report, has the gates that failed"
@@ -420,14 +420,14 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
     (finding,) = diagnosis._newest_verdict(settings)
     assert (finding.healthy, "expected a verdict, got none" in finding.found) == (False, True)
     for rows, gates in ((6, {"toy": Gates(min_images=20)}), (7, {"toy": Gates(max_flips_unchanged=None)})):
-        judged = run_night(settings.model_copy(update={"batch_rows": rows, "gates": gates}))
+        judged = run_nightly(settings.model_copy(update={"batch_rows": rows, "gates": gates}))
         (finding,) = diagnosis._newest_verdict(settings)
         assert (finding.healthy, finding.found) == (True, judged.verdict.line)
     assert finding.found.endswith(": none: nothing was judged")
 
 
 def test_what_prefect_raises_for_a_rejected_night_can_be_sent_to_another_process(tmp_path: Path) -> None:
-    judged = run_night(small_settings(tmp_path, gates={"toy": Gates(min_images=30)}, report=False))
+    judged = run_nightly(small_settings(tmp_path, gates={"toy": Gates(min_images=30)}, report=False))
     error = pickle.loads(pickle.dumps(RejectedError(judged)))
     assert str(error) == judged.verdict.line
     assert error.judged.verdict == judged.verdict

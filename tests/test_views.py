@@ -15,7 +15,7 @@ from mnist_pipeline.runs.lookup import Run, list_runs
 from mnist_pipeline.runs.manifest import Totals
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.store.locks import lock
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.views import read_history, read_runs, update_views
 from tests.builders import small_settings
 from tests.processes import run_at_once
@@ -26,19 +26,19 @@ def at(day: int) -> datetime:
     return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
 
 
-def stored(outputs: Place) -> list[dict[str, Any]]:
+def stored(outputs: Location) -> list[dict[str, Any]]:
     data = (outputs / "history.parquet").read_bytes()
     rows: list[dict[str, Any]] = tables.decode(tables.HISTORY, data, "history").to_pylist()
     return rows
 
 
-def stored_runs(outputs: Place) -> list[dict[str, Any]]:
+def stored_runs(outputs: Location) -> list[dict[str, Any]]:
     data = (outputs / "runs.parquet").read_bytes()
     rows: list[dict[str, Any]] = tables.decode(tables.RUNS, data, "runs").to_pylist()
     return rows
 
 
-def expected(outputs: Place) -> list[dict[str, Any]]:
+def expected(outputs: Location) -> list[dict[str, Any]]:
     """The history as it follows from the runs, the slow way: each run's summary and when it was published."""
     return [
         {**row, "published_at": run.manifest().published_at}
@@ -47,7 +47,7 @@ def expected(outputs: Place) -> list[dict[str, Any]]:
     ]
 
 
-def latest(outputs: Place) -> dict[str, dict[str, str]]:
+def latest(outputs: Location) -> dict[str, dict[str, str]]:
     document: dict[str, dict[str, str]] = json.loads((outputs / "latest.json").read_bytes())
     return document
 

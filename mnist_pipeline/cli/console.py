@@ -126,10 +126,10 @@ def _global(
 def load(config: Path | None, **given: Any) -> "Settings":
     """The settings of this call, all layers read; repairs that were begun in its outputs folder are finished."""
     from mnist_pipeline.settings import load_settings
-    from mnist_pipeline.views import finish_repairs
+    from mnist_pipeline.views import complete_repairs
 
     settings = load_settings(config, **given)
-    finish_repairs(settings.outputs)
+    complete_repairs(settings.outputs)
     return settings
 
 

@@ -22,18 +22,18 @@ def prepare_engine() -> None:
     require_server()
 
 
-def start_backfill(settings: "Settings", night: date, outputs: str | None) -> str:
+def start_backfill(settings: "Settings", run_date: date, outputs: str | None) -> str:
     """Start a run of the backfill deployment for one night; its name.
 
     Args:
         settings: data set and split.
-        night: its date.
+        run_date: its date.
         outputs: as given on the command line; the deployment's own if None.
     """
     prepare_engine()
     from mnist_pipeline.orchestration.server import start_run
 
-    parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(night)}
+    parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(run_date)}
     if outputs is not None:
         parameters["outputs"] = str(settings.outputs)
     return start_run("mnist-evaluation/backfill", parameters)
@@ -48,7 +48,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from prefect.exceptions import TerminationSignal
     from prefect.flows import Flow, load_flow_from_entrypoint
 
-    from mnist_pipeline.orchestration.night import RejectedError
+    from mnist_pipeline.orchestration.flow_runs import RejectedError
     from mnist_pipeline.orchestration.server import start_temporary_server
     from mnist_pipeline.orchestration.terminal import share_terminal
 

@@ -58,8 +58,8 @@ def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = 
         out.print(f"{'ok' if finding.healthy else 'ILL':3}  {finding.what}: {finding.found}", soft_wrap=True)
         if finding.advice:
             out.print(f"     -> {finding.advice}", soft_wrap=True)
-    if ill := [finding for finding in findings if not finding.healthy]:
-        raise EngineError(f"not well: {len(ill)} of {len(findings)}; begin with the first: {ill[0].what}")
+    if failed := [finding for finding in findings if not finding.healthy]:
+        raise EngineError(f"not well: {len(failed)} of {len(findings)}; begin with the first: {failed[0].what}")
 
 
 @app.command()
@@ -103,11 +103,14 @@ def prune(
     now = datetime.now(UTC)
     plan = plan_prune(settings.outputs, Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
     left = carry_out(settings.outputs, plan, now) if apply else []  # before anybody can close the terminal on it
-    rows = [(fate.run.name.run_id, terminal.size(fate.size_bytes), fate.action, fate.why) for fate in plan.fates]
-    out.print(terminal.fates_table(rows))
-    for what, leftovers in (("unused shards", plan.shards), ("left behind", plan.staging)):
-        for leftover in leftovers:
-            line = f"sweep {what}: {terminal.path_line(leftover.place)} ({terminal.size(leftover.size_bytes)})"
+    rows = [
+        (decision.run.name.run_id, terminal.size(decision.size_bytes), decision.action, decision.why)
+        for decision in plan.decisions
+    ]
+    out.print(terminal.decisions_table(rows))
+    for what, orphans in (("unused shards", plan.shards), ("left behind", plan.staging)):
+        for orphan in orphans:
+            line = f"sweep {what}: {terminal.path_line(orphan.path)} ({terminal.size(orphan.size_bytes)})"
             out.print(line, soft_wrap=True)
     before = sum(plan.use_bytes.values())
     use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())

@@ -67,8 +67,8 @@ def fetch(
     settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
     for each in [split] if split else settings.described_dataset().splits:
         with progress_for(ctx.obj) as progress:
-            raw = inputs.fetch(settings.model_copy(update={"split": each}), progress)
-        for file in filter(None, (raw.images, raw.labels)):
+            source_images = inputs.fetch(settings.model_copy(update={"split": each}), progress)
+        for file in filter(None, (source_images.images, source_images.labels)):
             out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mnist_pipeline.runs.lookup import Run
     from mnist_pipeline.runs.manifest import Manifest, Pruned
     from mnist_pipeline.settings import Settings
-    from mnist_pipeline.store.objects import Place
+    from mnist_pipeline.store.objects import Location
 
 
 @app.command("runs")
@@ -157,34 +157,34 @@ def verify(
 
 
 def _unfinished(
-    outputs: "Place", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
+    outputs: "Location", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
 ) -> list[str]:
     """The runs, or those among the given ones, whose replacement is not in its place yet."""
-    from mnist_pipeline.runs.lookup import unfinished_repairs
+    from mnist_pipeline.runs.lookup import pending_repairs
     from mnist_pipeline.store.files import outputs_errors
 
     with outputs_errors(f"cannot look for unfinished repairs in {outputs}"):
         return [
             name.run_id
-            for name in unfinished_repairs(outputs)
+            for name in pending_repairs(outputs)
             if dataset in (None, name.dataset)
             and split in (None, name.split)
             and (among is None or name in [run.name for run in among])
         ]
 
 
-def _check_beside(outputs: "Place") -> int:
+def _check_beside(outputs: "Location") -> int:
     """Check what is published or kept beside the runs; how much of it is damaged."""
     from mnist_pipeline.maintenance.verification import check_shards, check_verdicts, check_weights
 
     damaged = 0
     for what, check in (("verdicts", check_verdicts), ("shards", check_shards), ("weights", check_weights)):
         checked = list(check(outputs))
-        problems = [(place, problem) for place, problem in checked if problem]
+        problems = [(location, problem) for location, problem in checked if problem]
         damaged += len(problems)
         out.print(f"{what}: {len(checked) - len(problems)} verified, {len(problems)} damaged")
-        for place, problem in problems:
-            out.print(f"  {place}: {problem}", style="red", soft_wrap=True)
+        for location, problem in problems:
+            out.print(f"  {location}: {problem}", style="red", soft_wrap=True)
     return damaged
 
 

@@ -109,15 +109,15 @@ class Calibration(Counts):
         rows = np.arange(len(labels))
         of_label = probabilities[labels, rows]
         # Ahead of the label: what is more probable, and among equals the lower digit, as predictions have it.
-        ahead = probabilities > of_label
-        ahead |= (probabilities == of_label) & (np.arange(DIGITS)[:, None] < labels)
+        above = probabilities > of_label
+        above |= (probabilities == of_label) & (np.arange(DIGITS)[:, None] < labels)
         nll = -np.log(np.maximum(of_label.astype(np.float64), SMALLEST_PROBABILITY))
         squares = np.einsum("dn,dn->n", probabilities, probabilities, dtype=np.float64)
         brier = squares - 2.0 * of_label + 1.0
         bins = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(np.intp) - 1, 0, BINS - 1)
         correct = labels == predictions
         return cls(
-            top2_correct=np.count_nonzero(np.count_nonzero(ahead, axis=0) < 2) + np.zeros((), np.int64),
+            top2_correct=np.count_nonzero(np.count_nonzero(above, axis=0) < 2) + np.zeros((), np.int64),
             nll_sum=np.sum(nll),
             nll_square_sum=np.sum(nll * nll),
             brier_sum=np.sum(brier),
@@ -141,7 +141,7 @@ class Calibration(Counts):
 
     def bins(self) -> tuple[ReliabilityBin, ...]:
         """All `BINS` of them, from the least confident to the most; empty ones too."""
-        return tuple(self._bin(place) for place in range(BINS))
+        return tuple(self._bin(index) for index in range(BINS))
 
     def scores(self) -> CalibrationScores | None:
         """The overall figures; None without labelled images."""
@@ -159,16 +159,16 @@ class Calibration(Counts):
             ece_noise=sum(_mean_deviation(item.images, item.mean_confidence or 0.0) for item in filled) / images,
         )
 
-    def _bin(self, place: int) -> ReliabilityBin:
-        images, correct = int(self.bin_images[place]), int(self.bin_correct[place])
+    def _bin(self, index: int) -> ReliabilityBin:
+        images, correct = int(self.bin_images[index]), int(self.bin_correct[index])
         bounds = wilson(correct, images)
         return ReliabilityBin(
-            bin=place,
-            low=place / BINS,
-            high=(place + 1) / BINS,
+            bin=index,
+            low=index / BINS,
+            high=(index + 1) / BINS,
             images=images,
             correct=correct,
-            mean_confidence=float(self.bin_confidence_sum[place]) / images if images else None,
+            mean_confidence=float(self.bin_confidence_sum[index]) / images if images else None,
             accuracy=correct / images if images else None,
             accuracy_low=bounds.low if bounds else None,
             accuracy_high=bounds.high if bounds else None,

@@ -111,8 +111,8 @@ class Paired:
         return tango(self.lost, self.gained, self.images, confidence)
 
     def detectable(self, alpha: float) -> float | None:
-        most = self.images - self.gained
-        lost = _smallest(lambda lost: _p_worse_paired(lost, self.gained) <= alpha, self.gained, most)
+        largest = self.images - self.gained
+        lost = _smallest(lambda lost: _p_worse_paired(lost, self.gained) <= alpha, self.gained, largest)
         return None if lost is None else (lost - self.gained) / self.images
 
 
@@ -217,9 +217,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     (1979), 65-70.
     """
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted
 
 

@@ -12,8 +12,8 @@ from mnist_pipeline.core.images import DIGITS
 
 GateOutcome = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "none"]  # of a verdict; none: nothing was judged
-MOST = 1e12  # images, or any other bound that is no share
-LEAST_ALPHA = 1e-9
+MAX_BOUND = 1e12  # images, or any other bound that is no share
+MIN_ALPHA = 1e-9
 # How the value of a gate is said to people: as it is, where it is not listed.
 SHARES = ("min_accuracy", "min_digit_accuracy")
 LOSSES = ("max_loss", "max_digit_loss")
@@ -58,14 +58,14 @@ class Gates:
                 if not 0 <= digit < DIGITS
             ),
             *(
-                f"{name}: expected a number from 0 to {MOST:g}, got {value}"
+                f"{name}: expected a number from 0 to {MAX_BOUND:g}, got {value}"
                 for name in ("min_images", "min_digit_images", "max_flips_unchanged", "max_nll", "max_brier")
                 if (value := getattr(self, name)) is not None
-                and not 0 <= value <= MOST  # nor NaN, which keeps and breaks every bound
+                and not 0 <= value <= MAX_BOUND  # nor NaN, which keeps and breaks every bound
             ),
         ]
-        if not LEAST_ALPHA <= self.alpha < 0.5:
-            problems.append(f"alpha: expected a chance from {LEAST_ALPHA:g} to below 0.5, got {self.alpha}")
+        if not MIN_ALPHA <= self.alpha < 0.5:
+            problems.append(f"alpha: expected a chance from {MIN_ALPHA:g} to below 0.5, got {self.alpha}")
         if problems:
             raise ValueError("; ".join(problems))
 

@@ -44,12 +44,12 @@ def flatten(images: NDArray[T]) -> NDArray[T]:
     return images.reshape(-1, PIXELS)
 
 
-def check_range(images: NDArray[Any], place: Callable[[int], str]) -> None:
+def check_range(images: NDArray[Any], name_row: Callable[[int], str]) -> None:
     """Refuse images whose pixels are out of the range of their type.
 
     Args:
         images: `[N, 784]`, floats that should be in 0..1 or integers that should be in 0..255.
-        place: what to call image n in an error.
+        name_row: what to call image n in an error.
 
     Raises:
         ImagesError: a pixel is NaN, infinite or out of range; the first image with one is named.
@@ -61,7 +61,7 @@ def check_range(images: NDArray[Any], place: Callable[[int], str]) -> None:
     row, pixel = divmod(first, PIXELS)
     value = images[row, pixel]
     advice = "divide by 255, or store uint8" if 1 < value <= 255 else "mend the image, or leave it out"
-    raise ImagesError(f"{place(row)}: expected pixels in 0..{top}, got {value} at pixel {pixel}; {advice}")
+    raise ImagesError(f"{name_row(row)}: expected pixels in 0..{top}, got {value} at pixel {pixel}; {advice}")
 
 
 def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from mnist_pipeline.core.intervals import Interval, clopper_pearson, normal_quan
 from mnist_pipeline.core.tally import Tally
 
 # Below this many images the mean of a skewed score is not normal enough for its interval to be believed.
-LEAST_FOR_MEANS = 1000
+MIN_IMAGES_FOR_MEANS = 1000
 
 
 def judge(
@@ -108,13 +108,13 @@ def _same_images(reference: Reference) -> GateResult:
     return GateResult("same_images", reference.against, None, outcome, 1, value, None, None, None, None, reason)
 
 
-def _flips(most: int, reference: Reference) -> Iterator[GateResult]:
+def _flips(bound: int, reference: Reference) -> Iterator[GateResult]:
     if reference.problem:  # the weights may have been the same
-        yield _no_comparison("max_flips_unchanged", reference, most)
+        yield _no_comparison("max_flips_unchanged", reference, bound)
     elif reference.same_weights and reference.changed is not None:
         same = f"with the same images and weights as in the {reference.against} run"
         what = f"{reference.changed:,} predictions changed {same}"
-        result = _certain("max_flips_unchanged", reference.against, None, reference.changed, most, what, "most")
+        result = _certain("max_flips_unchanged", reference.against, None, reference.changed, bound, what, "most")
         alarm = "; the stack has changed: compare the versions in the two manifests"
         yield replace(result, reason=result.reason + alarm) if result.outcome == "fail" else result
 
@@ -224,8 +224,8 @@ def _mean_gate(
 ) -> Iterator[GateResult]:
     if bound is None:
         return
-    if mean is None or images < LEAST_FOR_MEANS:
-        reason = f"{what} cannot be judged: {images:,} labelled images, at least {LEAST_FOR_MEANS:,} wanted"
+    if mean is None or images < MIN_IMAGES_FOR_MEANS:
+        reason = f"{what} cannot be judged: {images:,} labelled images, at least {MIN_IMAGES_FOR_MEANS:,} wanted"
         yield _unknown(gate, None, None, bound, reason)
         return
     interval = mean.interval(gates.confidence)

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Five digits name a shard; with more of them a folder would no longer list in image order.
-MOST_SHARDS = 100_000
+MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True, order=True)
@@ -67,13 +67,13 @@ def cut(rows: int, size: int) -> tuple[RowRange, ...]:
 def plan_shards(rows: int, shard_rows: int) -> tuple[Shard, ...]:
     """Cut a data set of `rows` images into shards of `shard_rows` images."""
     ranges = cut(rows, shard_rows)
-    assert len(ranges) <= MOST_SHARDS, f"{len(ranges)} shards: their names would not sort in order"
-    return tuple(Shard(index, len(ranges), piece) for index, piece in enumerate(ranges))
+    assert len(ranges) <= MAX_SHARDS, f"{len(ranges)} shards: their names would not sort in order"
+    return tuple(Shard(index, len(ranges), each) for index, each in enumerate(ranges))
 
 
-def plan_groups(rows: int, shard_rows: int, most: int) -> tuple[ShardGroup, ...]:
-    """Share the shards of a data set out to at most `most` tasks, in order."""
-    return tuple(ShardGroup(shards) for shards in group(plan_shards(rows, shard_rows), most))
+def plan_groups(rows: int, shard_rows: int, max_groups: int) -> tuple[ShardGroup, ...]:
+    """Share the shards of a data set out to at most `max_groups` tasks, in order."""
+    return tuple(ShardGroup(shards) for shards in group(plan_shards(rows, shard_rows), max_groups))
 
 
 def begin_where(groups: Sequence[ShardGroup], may_begin: Callable[[Shard], bool]) -> tuple[ShardGroup, ...]:
@@ -95,13 +95,13 @@ def begin_where(groups: Sequence[ShardGroup], may_begin: Callable[[Shard], bool]
     return tuple(ShardGroup(tuple(shards)) for shards in moved)
 
 
-def group(items: Sequence[T], most: int) -> tuple[tuple[T, ...], ...]:
-    """Split `items`, in order, into at most `most` runs whose lengths differ by at most one.
+def group(items: Sequence[T], max_groups: int) -> tuple[tuple[T, ...], ...]:
+    """Split `items`, in order, into at most `max_groups` runs whose lengths differ by at most one.
 
     This bounds the number of tasks of a run whatever the size of its data set.
     """
-    if most < 1:
-        raise ValueError(f"expected most >= 1, got {most}")
-    groups = min(most, len(items))
+    if max_groups < 1:
+        raise ValueError(f"expected max_groups >= 1, got {max_groups}")
+    groups = min(max_groups, len(items))
     edges = [len(items) * k // groups for k in range(groups + 1)] if groups else [0]
     return tuple(tuple(items[a:b]) for a, b in pairwise(edges))

@@ -57,8 +57,8 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_rows": 1, "shift_pixels": 0, "seed": 0}
-        problems = [f"{name} >= {bound}" for name, bound in least.items() if getattr(self, name) < bound]
+        minimums = {"epochs": 1, "batch_rows": 1, "shift_pixels": 0, "seed": 0}
+        problems = [f"{name} >= {bound}" for name, bound in minimums.items() if getattr(self, name) < bound]
         problems += [] if 0 < self.learning_rate < math.inf else ["learning_rate > 0 and finite"]
         problems += [] if 0 <= self.weight_decay < math.inf else ["weight_decay >= 0 and finite"]
         if problems:
@@ -194,8 +194,8 @@ class _Adam:
     def __init__(self, tensors: Tensors, weight_decay: float) -> None:
         self._values = np.concatenate([tensors[name].ravel() for name in SHAPES])
         edges = np.cumsum([math.prod(shape) for shape in SHAPES.values()])[:-1]
-        pieces = zip(SHAPES.items(), np.split(self._values, edges), strict=True)
-        self.tensors: Tensors = {name: piece.reshape(shape) for (name, shape), piece in pieces}
+        slices = zip(SHAPES.items(), np.split(self._values, edges), strict=True)
+        self.tensors: Tensors = {name: values.reshape(shape) for (name, shape), values in slices}
         self.step = 0
         self._weight_decay = weight_decay
         self._mean, self._square, self._gradient, self._scratch = np.zeros((4, self._values.size), np.float32)

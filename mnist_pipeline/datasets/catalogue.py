@@ -46,8 +46,8 @@ class WebSource(_Values):
 
     def __str__(self) -> str:
         scheme, _, rest = str(self.url).partition("://")
-        place, _, _ = rest.partition("?")
-        return f"{scheme}://{place.rpartition('@')[2]}"  # never user info or query
+        address, _, _ = rest.partition("?")
+        return f"{scheme}://{address.rpartition('@')[2]}"  # never user info or query
 
 
 class PipSource(_Values):

@@ -16,10 +16,10 @@ from mnist_pipeline.core.images import PIXELS, as_bytes
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
 from mnist_pipeline.errors import DamagedError, StoreError
-from mnist_pipeline.store.checkpoints import Piece, Pieces
+from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.locks import shared
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 from mnist_pipeline.tables.columns import numpy_of
 
 SHARDS = "shards"
@@ -70,17 +70,17 @@ class ShardFile:
     parquet: pq.ParquetFile
 
 
-def shard_set(outputs: Place, raw: OpenSplit, shard_rows: int) -> Pieces:
+def shard_set(outputs: Location, source_images: OpenSplit, shard_rows: int) -> CheckpointFolder:
     """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
-    return _shard_set(outputs, raw, shard_rows)
+    return _shard_set(outputs, source_images, shard_rows)
 
 
-def shard_set_of(outputs: Place, run: ShardedRun) -> Pieces:
+def shard_set_of(outputs: Location, run: ShardedRun) -> CheckpointFolder:
     """Where the shards lie from which a run was made; they may be gone."""
     return _shard_set(outputs, run, run.shard_rows)
 
 
-def _shard_set(outputs: Place, of: _Hashed, shard_rows: int) -> Pieces:
+def _shard_set(outputs: Location, of: _Hashed, shard_rows: int) -> CheckpointFolder:
     key = canonical_sha256(
         {
             "images_sha256": of.images_sha256,
@@ -91,50 +91,52 @@ def _shard_set(outputs: Place, of: _Hashed, shard_rows: int) -> Pieces:
         }
     )
     root = outputs / SHARDS / f"{of.dataset}-{of.split}-{key[:12]}"
-    return Pieces(folder=root / "images", records=root / "records")
+    return CheckpointFolder(folder=root / "images", records=root / "records")
 
 
 @contextmanager
-def in_use(pieces: Pieces) -> Iterator[None]:
+def in_use(checkpoints: CheckpointFolder) -> Iterator[None]:
     """Keep a shard set from being swept for the length of the block."""
-    folder = pieces.folder.parent
+    folder = checkpoints.folder.parent
     with nullcontext() if isinstance(folder, ObjectPath) else shared(folder):  # nothing is swept in an object store
         yield
 
 
-def write_shard(raw: OpenSplit, shard: Shard, pieces: Pieces) -> Piece:
+def write_shard(source_images: OpenSplit, shard: Shard, checkpoints: CheckpointFolder) -> Checkpoint:
     """Put one shard's images in place as one Parquet file; see `write_shards`."""
-    (piece,) = write_shards(raw, [shard], pieces)
-    return piece
+    (checkpoint,) = write_shards(source_images, [shard], checkpoints)
+    return checkpoint
 
 
-def write_shards(raw: OpenSplit, shards: Sequence[Shard], pieces: Pieces) -> Iterator[Piece]:
+def write_shards(
+    source_images: OpenSplit, shards: Sequence[Shard], checkpoints: CheckpointFolder
+) -> Iterator[Checkpoint]:
     """Put the images of each shard in place as one Parquet file, reading the split once for all of them.
 
     Args:
-        raw: the split.
+        source_images: the split.
         shards: some of its shards, in order.
-        pieces: where they go.
+        checkpoints: where they go.
 
     Raises:
         DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
         OutputsError: the file cannot be written.
     """
     ranges = {shard: _row_groups(shard.range) for shard in shards}
-    blocks = raw.read([rows for groups in ranges.values() for rows in groups])
+    blocks = source_images.read([rows for groups in ranges.values() for rows in groups])
     for shard, groups in ranges.items():
         images = zip(groups, islice(blocks, len(groups)), strict=True)
         data = tables.encode_groups(tables.IMAGES, (_table(*each) for each in images))
-        yield pieces.finish(shard.file_name, shard.range.rows, data, notes={})
+        yield checkpoints.write(shard.file_name, shard.range.rows, data, notes={})
 
 
-def open_shard(pieces: Pieces, shard: Shard) -> ShardFile:
+def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile:
     """Open a shard for reading, its page checksums verified on the way.
 
     Raises:
         DamagedError: the file is missing, not Parquet, or does not hold the planned number of rows.
     """
-    path = pieces.folder / shard.file_name
+    path = checkpoints.folder / shard.file_name
     name = f"{shard} ({path})"
     with _damage(name):
         source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
@@ -174,7 +176,9 @@ def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float3
             yield _as_matrix(batch["pixels"])
 
 
-def read_pictures(pieces: Pieces, run: ShardedRun, image_ids: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+def read_pictures(
+    checkpoints: CheckpointFolder, run: ShardedRun, image_ids: Collection[int]
+) -> dict[int, NDArray[np.uint8]]:
     """Single images of a split by image_id, `[28, 28]` uint8 as in the IDX file.
 
     Only the shards that hold one are read.
@@ -184,13 +188,13 @@ def read_pictures(pieces: Pieces, run: ShardedRun, image_ids: Collection[int]) -
     """
     found: dict[int, NDArray[np.uint8]] = {}
     for shard in plan_shards(run.images, run.shard_rows):
-        wanted = sorted(place for place in image_ids if shard.range.start <= place < shard.range.stop)
+        wanted = sorted(image_id for image_id in image_ids if shard.range.start <= image_id < shard.range.stop)
         if not wanted:
             continue
         start = shard.range.start
-        for batch in read_batches(open_shard(pieces, shard), tables.SHARD_ROW_GROUP):
-            inside = [place for place in wanted if start <= place < start + len(batch)]
-            found |= {place: as_bytes(batch[place - start])[0] for place in inside}
+        for batch in read_batches(open_shard(checkpoints, shard), tables.SHARD_ROW_GROUP):
+            inside = [image_id for image_id in wanted if start <= image_id < start + len(batch)]
+            found |= {image_id: as_bytes(batch[image_id - start])[0] for image_id in inside}
             start += len(batch)
     return found
 

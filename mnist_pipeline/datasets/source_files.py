@@ -13,7 +13,7 @@ from mnist_pipeline.errors import DataError
 
 
 @dataclass(frozen=True)
-class RawFile:
+class SourceFile:
     """One file whose bytes have been verified, and how the file system told it apart then.
 
     The bytes are read again later, a range at a time: `stamp` tells whether they are still the verified ones.
@@ -50,7 +50,7 @@ class RawFile:
         )
 
 
-Verify = Callable[[Path], RawFile]
+Verify = Callable[[Path], SourceFile]
 
 
 def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def verified_file(path: Path) -> RawFile:
+def verified_file(path: Path) -> SourceFile:
     """Hash a file; the stamp is taken first, so that a change while hashing shows later.
 
     Raises:
@@ -69,10 +69,10 @@ def verified_file(path: Path) -> RawFile:
         return verified_open(path, file)
 
 
-def verified_open(path: Path, file: io.BufferedReader) -> RawFile:
+def verified_open(path: Path, file: io.BufferedReader) -> SourceFile:
     """`verified_file` of one that is open."""
     stamp = stamp_of(file)
-    return RawFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+    return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
 
 
 @contextmanager

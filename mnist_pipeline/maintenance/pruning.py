@@ -19,12 +19,12 @@ from mnist_pipeline.core.retention import Aged, Retention, kept
 from mnist_pipeline.datasets.shards import shard_set_of
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.maintenance.orphans import (
-    LONGEST_WRITE,
+    MAX_WRITE_TIME,
     Inventory,
-    Leftover,
+    Orphan,
     abandoned,
+    collect,
     size_of,
-    sweep,
     unused_shards,
 )
 from mnist_pipeline.runs.lookup import PRUNED, RUNS, Run, files_of_table, list_runs
@@ -32,9 +32,9 @@ from mnist_pipeline.runs.manifest import Manifest, Pruned
 from mnist_pipeline.runs.staging import DATA, PREDICTIONS, STAGING
 from mnist_pipeline.store.files import Found, create_file, each_document, outputs_errors, remove_folder
 from mnist_pipeline.store.locks import is_locked, undisturbed
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 from mnist_pipeline.verdicts.baselines import read_baselines
-from mnist_pipeline.verdicts.records import STAGE_PREFIX, VERDICTS, newest_verdict
+from mnist_pipeline.verdicts.records import STAGING_PREFIX, VERDICTS, newest_verdict
 from mnist_pipeline.views import REPORTS, update_views
 
 # keep: nothing happens. mark: it is said that predictions and report are given up. wait: that is said, and readers have
@@ -46,7 +46,7 @@ REFERENCES: Mapping[Outcome, str] = {"pass": "the last that passed", "none": "th
 
 
 @dataclass(frozen=True)
-class Fate:
+class PruneDecision:
     """What becomes of a run, and why; all that it takes, and what of it are predictions and report."""
 
     run: Run
@@ -69,23 +69,23 @@ class _Read:
 class Prune:
     """What a prune would do."""
 
-    fates: tuple[Fate, ...]  # oldest first
-    shards: tuple[Leftover, ...]
-    staging: tuple[Leftover, ...]  # neither in an object store, where there are no locks
+    decisions: tuple[PruneDecision, ...]  # oldest first
+    shards: tuple[Orphan, ...]
+    staging: tuple[Orphan, ...]  # neither in an object store, where there are no locks
     use_bytes: Mapping[str, int]  # by top-level name, the largest first
 
-    def of(self, *actions: Action) -> list[Fate]:
+    def of(self, *actions: Action) -> list[PruneDecision]:
         """The runs with which one of these is done."""
-        return [fate for fate in self.fates if fate.action in actions]
+        return [decision for decision in self.decisions if decision.action in actions]
 
     @property
     def frees_bytes(self) -> int:
         """What carrying it out gives back."""
-        swept = sum(leftover.size_bytes for leftover in (*self.shards, *self.staging))
-        return swept + sum(fate.prunable_bytes for fate in self.of("delete"))
+        collected = sum(orphan.size_bytes for orphan in (*self.shards, *self.staging))
+        return collected + sum(decision.prunable_bytes for decision in self.of("delete"))
 
 
-def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: datetime) -> Prune:
+def plan_prune(outputs: Location, retention: Retention, grace: timedelta, now: datetime) -> Prune:
     """Decide what a prune does, and change nothing.
 
     Args:
@@ -110,19 +110,19 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
             now.date(),
             needed=_needed(inventory, runs) | _in_progress(inventory, now - grace),
         )
-        fates = [_fate(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
+        decisions = [_decide(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
         used = {
             shard_set_of(outputs, read.manifest.identity).folder.parent.name
-            for fate, read in zip(fates, runs.values(), strict=True)
-            if read and fate.action not in ("delete", "gone")
+            for decision, read in zip(decisions, runs.values(), strict=True)
+            if read and decision.action not in ("delete", "gone")
         }
         return Prune(
-            fates=tuple(fates),
+            decisions=tuple(decisions),
             shards=tuple(unused_shards(inventory, used, now - grace)),
             staging=tuple(
                 abandoned(
                     inventory,
-                    before=now - max(grace, LONGEST_WRITE),
+                    before=now - max(grace, MAX_WRITE_TIME),
                     conflicts_before=now - max(grace, timedelta(retention.keep_days)),
                 )
             ),
@@ -130,7 +130,7 @@ def plan_prune(outputs: Place, retention: Retention, grace: timedelta, now: date
         )
 
 
-def carry_out(outputs: Place, prune: Prune, now: datetime) -> list[str]:
+def carry_out(outputs: Location, prune: Prune, now: datetime) -> list[str]:
     """Do what was decided, and go on where it cannot be done; what has come into use meanwhile is left alone.
 
     Returns:
@@ -140,22 +140,22 @@ def carry_out(outputs: Place, prune: Prune, now: datetime) -> list[str]:
         OutputsError: a view cannot be written.
     """
     left: list[str] = []
-    for fate in prune.of("mark", "restore"):
-        with _or_left(fate.run.name.run_id, left), _alone(outputs, fate):
-            if fate.action == "restore":
-                (fate.run.folder / PRUNED).unlink()
+    for decision in prune.of("mark", "restore"):
+        with _or_left(decision.run.name.run_id, left), _alone(outputs, decision):
+            if decision.action == "restore":
+                (decision.run.folder / PRUNED).unlink()
             else:
-                fate.run.manifest()  # it may have been moved away
-                record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=fate.run.name.run_id, pruned_at=now)
-                create_file(fate.run.folder / PRUNED, record.to_bytes(), outputs / STAGING)
+                decision.run.manifest()  # it may have been moved away
+                record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=decision.run.name.run_id, pruned_at=now)
+                create_file(decision.run.folder / PRUNED, record.to_bytes(), outputs / STAGING)
     update_views(outputs)  # before anything is deleted: readers go by them
-    for fate in prune.of("delete"):
-        with _or_left(fate.run.name.run_id, left), _alone(outputs, fate):
-            _delete(outputs, fate.run)
-    for leftover in (*prune.shards, *prune.staging):
+    for decision in prune.of("delete"):
+        with _or_left(decision.run.name.run_id, left), _alone(outputs, decision):
+            _delete(outputs, decision.run)
+    for orphan in (*prune.shards, *prune.staging):
         assert isinstance(outputs, Path), f"nothing is swept in {outputs}"
-        with _or_left(str(leftover.place), left):
-            sweep(outputs, leftover)
+        with _or_left(str(orphan.path), left):
+            collect(outputs, orphan)
     return left
 
 
@@ -168,25 +168,25 @@ def _or_left(what: str, left: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(outputs: Place, fate: Fate) -> Iterator[None]:
+def _alone(outputs: Location, decision: PruneDecision) -> Iterator[None]:
     """Be alone with a run that is still as it was when its fate was decided.
 
     Raises:
         OutputsError: it is not, or there is an attempt at work.
     """
     with (
-        undisturbed(outputs / STAGING, fate.run.name.run_id)
+        undisturbed(outputs / STAGING, decision.run.name.run_id)
         if isinstance(outputs, Path)
         else nullcontext(True) as alone
     ):
         if not alone:
             raise OutputsError("an attempt is in progress")
-        if fate.run.pruned() != fate.pruned:
+        if decision.run.pruned() != decision.pruned:
             raise OutputsError("it has been run again, or pruned by another, meanwhile")
         yield
 
 
-def _delete(outputs: Place, run: Run) -> None:
+def _delete(outputs: Location, run: Run) -> None:
     if isinstance(run.folder, Path):
         away = run.folder.parent.parent / STAGING / f"pruned-{run.name.run_id}"
         remove_folder(away)
@@ -195,15 +195,15 @@ def _delete(outputs: Place, run: Run) -> None:
         remove_folder(away)
     else:
         for file in files_of_table(run.manifest(), tables.PREDICTIONS):
-            part = run.files / file.path
-            assert isinstance(part, ObjectPath), f"{part} is in a store"
-            part.unlink()
+            path = run.files / file.path
+            assert isinstance(path, ObjectPath), f"{path} is in a store"
+            path.unlink()
     report = outputs / REPORTS / f"{run.name.run_id}.html"
     if report.is_file():
         report.unlink()
 
 
-def _read_runs(outputs: Place) -> dict[Run, _Read | None]:
+def _read_runs(outputs: Location) -> dict[Run, _Read | None]:
     """All runs, oldest first, each with its manifest and mark; None if one of them is damaged."""
 
     def read(run: Run) -> _Read | None:
@@ -245,8 +245,8 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
 
 def _has_predictions(inventory: Inventory, run: Run, manifest: Manifest) -> bool:
     sizes = {path: found.size_bytes for path, found in _by_path(inventory, run).items()}
-    parts = files_of_table(manifest, tables.PREDICTIONS)
-    return all(sizes.get(str(run.files / file.path)) == file.size_bytes for file in parts)
+    files = files_of_table(manifest, tables.PREDICTIONS)
+    return all(sizes.get(str(run.files / file.path)) == file.size_bytes for file in files)
 
 
 def _by_path(inventory: Inventory, run: Run) -> dict[str, Found]:
@@ -269,21 +269,21 @@ def _in_progress(inventory: Inventory, since: datetime) -> dict[str, str]:
         ]
     else:
         staged = [path.stem for path in (outputs / STAGING).glob("*.lock") if is_locked(path)]
-    return {STAGE_PREFIX.sub("", name).partition(".")[0]: "in progress" for name in staged}
+    return {STAGING_PREFIX.sub("", name).partition(".")[0]: "in progress" for name in staged}
 
 
-def _fate(
+def _decide(
     run: Run,
     read: _Read | None,
     inventory: Inventory,
     reasons: Mapping[str, str],
     grace: timedelta,
     now: datetime,
-) -> Fate:
+) -> PruneDecision:
     name, there = run.name.run_id, _by_path(inventory, run)
-    parts = files_of_table(read.manifest, tables.PREDICTIONS) if read else []
-    given_up = [str(run.files / file.path) for file in parts]
-    prunable = [there[path] for path in given_up if path in there] + inventory.of((REPORTS, f"{name}.html"))
+    files = files_of_table(read.manifest, tables.PREDICTIONS) if read else []
+    pruned_paths = [str(run.files / file.path) for file in files]
+    prunable = [there[path] for path in pruned_paths if path in there] + inventory.of((REPORTS, f"{name}.html"))
     reason, pruned = reasons.get(name), read.pruned if read else None
     until = None if pruned is None else pruned.pruned_at + grace
     action: Action
@@ -295,9 +295,9 @@ def _fate(
         action, why = ("keep", reason) if reason else ("mark", "old enough")
     elif not prunable:
         action, why = "gone", f"since {pruned.pruned_at:%Y-%m-%d %H:%M}" if pruned else ""
-    elif reason and all(path in there for path in given_up):
+    elif reason and all(path in there for path in pruned_paths):
         action, why = "restore", reason
     else:
         over = until <= now
         action, why = ("delete" if over else "wait"), f"{'since' if over else 'until'} {until:%Y-%m-%d %H:%M}"
-    return Fate(run, action, why, pruned, size_of(list(there.values())), size_of(prunable))
+    return PruneDecision(run, action, why, pruned, size_of(list(there.values())), size_of(prunable))

@@ -29,7 +29,7 @@ from prefect.utilities.callables import parameter_schema
 
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
-from mnist_pipeline.orchestration.night import REJECTED
+from mnist_pipeline.orchestration.flow_runs import REJECTED
 from mnist_pipeline.orchestration.server import refuse_credentials, require_answer
 
 POOL = "mnist"
@@ -43,8 +43,8 @@ LOST_AUTOMATION = "mnist: run lost its heartbeat"
 # minute. The 90 seconds of Prefect's own example would declare every run dead that takes longer.
 HEARTBEAT_LOST = timedelta(minutes=10)
 # Events are named after the state's name, not its type: a run that ends as Rejected sends no "Failed".
-_ILL_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", REJECTED)}
-_ENDED = _ILL_ENDS | {f"prefect.flow-run.{state}" for state in ("Completed", "Cancelled")}
+_BAD_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", REJECTED)}
+_ENDED = _BAD_ENDS | {f"prefect.flow-run.{state}" for state in ("Completed", "Cancelled")}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
@@ -233,7 +233,7 @@ def _set_up_deployments(client: SyncPrefectClient, project: Path, entries: Seque
     if stale:
         _deploy(project, [entry.name for entry in stale])
     for entry in stale:
-        _take_away_leftovers(client, entry)
+        _delete_orphans(client, entry)
     names = {entry.name for entry in stale}
     return [
         Change(
@@ -244,7 +244,7 @@ def _set_up_deployments(client: SyncPrefectClient, project: Path, entries: Seque
     ]
 
 
-def _take_away_leftovers(client: SyncPrefectClient, entry: Entry) -> None:
+def _delete_orphans(client: SyncPrefectClient, entry: Entry) -> None:
     """What `prefect deploy` leaves on the server though prefect.yaml does not have it: schedules, and a pause."""
     found = client.read_deployment_by_name(entry.full_name)
     if not entry.schedules:
@@ -299,7 +299,7 @@ def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
         name=FAILED_AUTOMATION,
         description=f"Tells of failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
         trigger=EventTrigger(
-            expect=_ILL_ENDS,
+            expect=_BAD_ENDS,
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_OUR_RUNS,
             for_each={"prefect.resource.id"},

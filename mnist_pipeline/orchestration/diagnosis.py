@@ -46,20 +46,20 @@ from mnist_pipeline.orchestration.deployments import (
     read_entries,
     server_in_force,
 )
-from mnist_pipeline.orchestration.server import REFUSED
+from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.pipeline.nightly import state_of
-from mnist_pipeline.runs.lookup import list_runs, missing_nights
+from mnist_pipeline.runs.lookup import list_runs, missing_run_dates
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.files import replace_file
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 SET_UP = "mnist-pipeline setup"
 # A night of MNIST's test split publishes half a megabyte and shares 4 MB of shards with the other nights: years of
 # room for it, and enough for one night of some million images.
-LEAST_FREE_BYTES = 1 << 30
-NIGHT_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` looks as well
-NIGHTS_LOOKED_AT = 7
+MIN_FREE_BYTES = 1 << 30
+RUN_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` looks as well
+DATES_CHECKED = 7
 # What Prefect's server goes by when it calls a worker offline.
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
 # Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
@@ -95,7 +95,7 @@ def diagnose(settings: Settings, project: Path) -> list[Finding]:
         *_guarded("disk", lambda: _disk(settings.outputs)),
         *_guarded("outputs", lambda: _writable(settings.outputs)),
         *_guarded("cache", lambda: _cache(settings)),
-        *_guarded("nights", lambda: _nights(settings)),
+        *_guarded("nights", lambda: _recent_run_dates(settings)),
         *_guarded("newest verdict", lambda: _newest_verdict(settings)),
     ]
 
@@ -174,7 +174,7 @@ def _open_door() -> Iterator[Finding]:
     if any(answer.is_success for answer in answers):
         found = "none: whoever reaches the server can run commands on the worker, a page in a browser here too"
         yield Finding(what, False, found, f"`mnist-pipeline credentials` makes one; {again}")
-    elif all(answer.status_code in REFUSED for answer in answers):
+    elif all(answer.status_code in UNAUTHORIZED_STATUSES for answer in answers):
         yield Finding(what, True, f"wanted from whoever comes without one ({answers[0].status_code})")
     else:
         statuses = ", ".join(str(answer.status_code) for answer in answers)
@@ -324,18 +324,18 @@ def _runs(
     )
 
 
-def _disk(outputs: Place) -> Iterator[Finding]:
+def _disk(outputs: Location) -> Iterator[Finding]:
     if isinstance(outputs, ObjectPath):
         return
     there = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    enough = free >= LEAST_FREE_BYTES
+    enough = free >= MIN_FREE_BYTES
     found = f"{free / (1 << 30):.1f} GiB free for {outputs}"
-    advice = f"make room: `du -sh {outputs}/*` shows what takes it; at least {LEAST_FREE_BYTES >> 30} GiB are wanted"
+    advice = f"make room: `du -sh {outputs}/*` shows what takes it; at least {MIN_FREE_BYTES >> 30} GiB are wanted"
     yield Finding("disk", enough, found, "" if enough else advice)
 
 
-def _writable(outputs: Place) -> Iterator[Finding]:
+def _writable(outputs: Location) -> Iterator[Finding]:
     """Really write, because permissions, quotas and read-only mounts show nowhere else; leave no trace."""
     staging = outputs / STAGING
     on_disk = (staging, *staging.parents) if isinstance(staging, Path) else ()
@@ -398,17 +398,17 @@ def _cache(settings: Settings) -> Iterator[Finding]:
         yield Finding(what, True, f"{absent} will be fetched by the next run")
 
 
-def _nights(settings: Settings) -> Iterator[Finding]:
+def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
     """The last nights that are due, back to the first that was ever published: facts on disk, whatever Prefect says."""
     dataset, split = settings.dataset, settings.split
     what = f"nights of {dataset}/{split}"
     published = [run.name.run_date for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
-    last = (datetime.now(UTC) - NIGHT_DUE).date()
+    last = (datetime.now(UTC) - RUN_DUE).date()
     if not published or published[0] > last:
         yield Finding(what, True, f"none due yet in {settings.outputs}")
         return
-    first = max(published[0], last - timedelta(days=NIGHTS_LOOKED_AT - 1))
-    missing = missing_nights(settings.outputs, dataset, split, first, last)
+    first = max(published[0], last - timedelta(days=DATES_CHECKED - 1))
+    missing = missing_run_dates(settings.outputs, dataset, split, first, last)
     if missing:
         found = f"no published run of {', '.join(map(str, missing))}"
         yield Finding(what, False, found, f"`mnist-pipeline backfill --from {missing[0]} --to {missing[-1]}`")

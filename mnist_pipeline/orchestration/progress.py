@@ -20,26 +20,26 @@ from mnist_pipeline.core.progress import Progress, work_of
 from mnist_pipeline.report.progress import log_lines
 
 SECONDS_BETWEEN_UPDATES = 2.0  # and before the first
-PATIENCE_SECONDS = 5.0  # Prefect's own client waits for minutes for a server that is away or whose database is locked
+TIMEOUT_SECONDS = 5.0  # Prefect's own client waits for minutes for a server that is away or whose database is locked
 
 
 def shown(logger: logging.Logger) -> Progress:
     """A progress function that logs, and shows work that takes longer than `SECONDS_BETWEEN_UPDATES` in the UI."""
     log, bars, guard = log_lines(logger), dict[str, _Bar](), Lock()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report_progress(what: str, done: int, total: int) -> None:
         log(what, done, total)
         with guard:
             bar = bars.setdefault(work_of(what), _Bar(work_of(what)))
-        if bar.given_up:
+        if bar.stopped:
             return
         try:
             bar.show(100 * done / total if total else 0.0)
         except Exception:  # a view that cannot be drawn is no reason to fail the night
-            bar.given_up = True  # nor to hold it up more than once
+            bar.stopped = True  # nor to hold it up more than once
             logger.warning("the progress of %s can be shown no more", bar.work, exc_info=True)
 
-    return tell
+    return report_progress
 
 
 @dataclass
@@ -48,17 +48,17 @@ class _Bar:
 
     work: str
     artifact: UUID | None = None
-    told: float = field(default_factory=time.monotonic)
-    given_up: bool = False
+    reported_at: float = field(default_factory=time.monotonic)
+    stopped: bool = False
 
     def show(self, percent: float) -> None:
-        due = time.monotonic() - self.told >= SECONDS_BETWEEN_UPDATES
+        due = time.monotonic() - self.reported_at >= SECONDS_BETWEEN_UPDATES
         if self.artifact is None and due:
             self._create(percent)
         elif self.artifact is not None and (due or percent >= 100):
             self._update(self.artifact, percent)
         if due:
-            self.told = time.monotonic()
+            self.reported_at = time.monotonic()
 
     def _create(self, percent: float) -> None:
         run, task_run = runtime.flow_run.id, runtime.task_run.id
@@ -76,5 +76,5 @@ class _Bar:
 @contextmanager
 def _impatient_client() -> Iterator[SyncPrefectClient]:
     once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
-    with once, get_client(sync_client=True, httpx_settings={"timeout": PATIENCE_SECONDS}) as client:
+    with once, get_client(sync_client=True, httpx_settings={"timeout": TIMEOUT_SECONDS}) as client:
         yield client

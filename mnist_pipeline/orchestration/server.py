@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, new_auth_string
 
-REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+UNAUTHORIZED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def require_server() -> None:
@@ -61,7 +61,7 @@ def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
         client.api_version()
     except HTTPError as error:
         status = error.response.status_code if isinstance(error, HTTPStatusError) else None
-        if status in REFUSED:
+        if status in UNAUTHORIZED_STATUSES:
             got = "another one" if PREFECT_API_AUTH_STRING.value() else "none"
             raise UnauthorizedError(
                 f"Prefect server {address}: expected its password in PREFECT_API_AUTH_STRING, got {got}; source the "

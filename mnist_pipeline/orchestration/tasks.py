@@ -16,7 +16,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from mnist_pipeline.core.plan import ShardGroup
 from mnist_pipeline.core.training import Recipe
-from mnist_pipeline.datasets.formats.idx import RawSplit
+from mnist_pipeline.datasets.formats.idx import IdxSplit
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import UnavailableError
 from mnist_pipeline.orchestration.artifacts import show_judged
@@ -28,10 +28,10 @@ from mnist_pipeline.pipeline.judging import Judged, judge_published
 from mnist_pipeline.pipeline.planning import Plan
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.pipeline.training import Fitted, Trained
-from mnist_pipeline.runs.staging import Stage
+from mnist_pipeline.runs.staging import StagingDirectory
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.checkpoints import Piece
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.checkpoints import Checkpoint
+from mnist_pipeline.store.objects import Location
 
 logger = logging.getLogger(__name__)
 spare_loopback()  # from Python and in the processes of workers nobody has called one of our commands
@@ -43,7 +43,7 @@ FETCH_RETRIES = 2
 FETCH_BACKOFF_SECONDS = 5
 
 
-def can_heal(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+def is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed fetch is worth another try: only if a source may answer the next time."""
     return isinstance(state.result(raise_on_failure=False), UnavailableError)
 
@@ -53,7 +53,7 @@ fetching = task(
     retries=FETCH_RETRIES,
     retry_delay_seconds=exponential_backoff(FETCH_BACKOFF_SECONDS),
     retry_jitter_factor=0.5,
-    retry_condition_fn=can_heal,
+    retry_condition_fn=is_retryable,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -66,15 +66,20 @@ def open_images(settings: Settings) -> OpenSplit:
 
 
 @fetching
-def fetch(settings: Settings) -> RawSplit:
+def fetch(settings: Settings) -> IdxSplit:
     """Bring the IDX files to disk, verified."""
     return inputs.fetch(settings, shown(logger))
 
 
-@task(task_run_name="plan {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
+@task(
+    task_run_name="plan {source_images.dataset}/{source_images.split}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
     """Fix the run's identity and its pieces."""
-    return planning.make_plan(settings, raw)
+    return planning.make_plan(settings, source_images)
 
 
 @task(task_run_name="build {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
@@ -84,15 +89,15 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
 
 
 @task(task_run_name="predict {group}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
+def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
     """Classify the images of some shards in batches."""
-    return evaluation.predict_shards(plan, stage, group)
+    return evaluation.predict_shards(plan, staging, group)
 
 
 @task(task_run_name="publish {plan.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def publish(plan: Plan, stage: Stage, pieces: list[Piece], timings: Timings) -> Published:
+def publish(plan: Plan, staging: StagingDirectory, checkpoints: list[Checkpoint], timings: Timings) -> Published:
     """Publish predictions, summary and manifest all at once."""
-    return evaluation.publish(plan, stage, pieces, timings, engine="prefect")
+    return evaluation.publish(plan, staging, checkpoints, timings, engine="prefect")
 
 
 @task(task_run_name="judge {published.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
@@ -116,19 +121,29 @@ def report(settings: Settings, judged: Judged) -> None:
 
 
 @task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def require_nights(settings: Settings, nights: int) -> None:
+def require_run_dates(settings: Settings, nights: int) -> None:
     """Fail if one of the last nights has no published run, or one that fails its gates or was not judged."""
-    for state in nightly.require_nights(settings, nights):
+    for state in nightly.require_run_dates(settings, nights):
         logger.info("%s", state.line)
 
 
-@task(task_run_name="fit {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None) -> Fitted:
+@task(
+    task_run_name="fit {source_images.dataset}/{source_images.split}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def fit_weights(source_images: IdxSplit, recipe: Recipe, outputs: Location, target: Path | None) -> Fitted:
     """Train the network and write its weights."""
-    return training.fit_weights(raw, recipe, outputs, target, shown(logger))
+    return training.fit_weights(source_images, recipe, outputs, target, shown(logger))
 
 
-@task(task_run_name="score on {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
+@task(
+    task_run_name="score on {source_images.dataset}/{source_images.split}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
     """Score the weights on a split they have not seen and write their model card."""
-    return training.score_weights(fitted, raw)
+    return training.score_weights(fitted, source_images)

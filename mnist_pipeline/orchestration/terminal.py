@@ -20,8 +20,8 @@ def share_terminal(debug: bool) -> None:
     logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_no_refusal)
+            handler.addFilter(_is_no_pipeline_error)
 
 
-def _is_no_refusal(entry: logging.LogRecord) -> bool:
+def _is_no_pipeline_error(entry: logging.LogRecord) -> bool:
     return not (entry.exc_info and isinstance(entry.exc_info[1], PipelineError))

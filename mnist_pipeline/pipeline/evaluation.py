@@ -29,12 +29,12 @@ from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
 from mnist_pipeline.runs import lookup, predictions, publishing, summary
 from mnist_pipeline.runs.manifest import Identity, Manifest, Totals
-from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.runtime import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.checkpoints import Piece
+from mnist_pipeline.store.checkpoints import Checkpoint
 from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.weights.files import load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Published:
     """What a run came to. `new` is False if it had been published before, with the same predictions."""
 
     identity: Identity
-    folder: Place
+    folder: Location
     new: bool
     tally: Tally
     calibration: Calibration
@@ -82,7 +82,7 @@ class Timings:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 4)
@@ -95,9 +95,9 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
         PipelineError: whatever a stage refuses; nothing new is visible then.
     """
     timings = Timings()
-    with timings.stage("fetch"):
-        raw = open_images(settings, progress)
-    return evaluate_plan(make_plan(settings, raw), timings, progress)
+    with timings.measure("fetch"):
+        source_images = open_images(settings, progress)
+    return evaluate_plan(make_plan(settings, source_images), timings, progress)
 
 
 def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> Published:
@@ -106,17 +106,17 @@ def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> 
     Raises:
         PipelineError: as `evaluate`.
     """
-    with claim(plan) as stage:
-        with timings.stage("shard"):
+    with reserve(plan) as staging:
+        with timings.measure("shard"):
             over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
-        with timings.stage("predict"):
-            predict = functools.partial(predict_shards, plan, stage)
-            pieces = over_groups(plan, "predictions", plan.groups, predict, progress)
-        return publish(plan, stage, [piece for group in pieces for piece in group], timings, "direct")
+        with timings.measure("predict"):
+            predict = functools.partial(predict_shards, plan, staging)
+            checkpoints = over_groups(plan, "predictions", plan.groups, predict, progress)
+        return publish(plan, staging, [checkpoint for group in checkpoints for checkpoint in group], timings, "direct")
 
 
 @contextmanager
-def claim(plan: Plan) -> Iterator[Stage]:
+def reserve(plan: Plan) -> Iterator[StagingDirectory]:
     """Own what a run works on for the length of the block: its staging folder, and with others its shards.
 
     Raises:
@@ -125,7 +125,7 @@ def claim(plan: Plan) -> Iterator[Stage]:
     with ExitStack() as stack:
         with outputs_errors(f"cannot prepare {plan.shard_set.folder}"):
             stack.enter_context(shards.in_use(plan.shard_set))
-        yield stack.enter_context(claim_stage(plan.outputs, plan.run_id))
+        yield stack.enter_context(staging_directory(plan.outputs, plan.run_id))
 
 
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
@@ -136,12 +136,12 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
         OutputsError: a shard cannot be written.
     """
     missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
-    for piece in shards.write_shards(plan.raw, missing, plan.shard_set):
-        logger.debug("%s built", piece.file.path)
+    for checkpoint in shards.write_shards(plan.source_images, missing, plan.shard_set):
+        logger.debug("%s built", checkpoint.file.path)
     return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
 
 
-def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
+def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
     """Classify the images of a group of shards, or take over parts that an earlier attempt of this run finished.
 
     Raises:
@@ -155,27 +155,29 @@ def predict_shards(plan: Plan, stage: Stage, group: ShardGroup) -> list[Piece]:
         raise DamagedError(f"{plan.weights}: expected the weights its name says, got others; run again to restore them")
     workspace = Workspace(plan.identity.batch_rows, tile_rows())
     made_with = versions()
-    pieces = []
+    checkpoints = []
     for shard in group.shards:
-        piece = predictions.finished_part(stage.parts, shard, made_with)
-        if piece is None:
+        checkpoint = predictions.reusable_predictions(staging.checkpoints, shard, made_with)
+        if checkpoint is None:
             images, probabilities = _classify(plan, shard, network, workspace)
-            piece = predictions.write_part(
-                stage.parts, shard, plan.run_id, plan.identity.run_date, images, probabilities, made_with
+            checkpoint = predictions.write_predictions(
+                staging.checkpoints, shard, plan.run_id, plan.identity.run_date, images, probabilities, made_with
             )
         else:
             logger.info("%s was finished by an earlier attempt", shard)
-        pieces.append(piece)
-    return pieces
+        checkpoints.append(checkpoint)
+    return checkpoints
 
 
-def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings, engine: Engine) -> Published:
+def publish(
+    plan: Plan, staging: StagingDirectory, checkpoints: Sequence[Checkpoint], timings: Timings, engine: Engine
+) -> Published:
     """Check that every planned part is there, add summary, confusion and manifest, and publish all at once.
 
     Args:
         plan: the run.
-        stage: where its parts lie.
-        pieces: its parts in shard order.
+        staging: where its parts lie.
+        checkpoints: its parts in shard order.
         timings: of the stages before; "publish" is counted up to the commit.
         engine: what ran the stages, for the manifest.
 
@@ -186,17 +188,17 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
     """
     begun = time.perf_counter()
     planned = [shard for group in plan.groups for shard in group.shards]
-    assert len(pieces) == len(planned), f"{len(pieces)} parts, {len(planned)} planned"
-    for shard, piece in zip(planned, pieces, strict=True):
-        assert piece.file.is_named(shard.file_name), f"{piece.file.path} is not the part planned for {shard}"
-    tally, calibration = predictions.counted_of(pieces)
+    assert len(checkpoints) == len(planned), f"{len(checkpoints)} parts, {len(planned)} planned"
+    for shard, checkpoint in zip(planned, checkpoints, strict=True):
+        assert checkpoint.file.is_named(shard.file_name), f"{checkpoint.file.path} is not the part planned for {shard}"
+    tally, calibration = predictions.counted_of(checkpoints)
     assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
     result = Published(
         plan.identity, lookup.files_of(plan.outputs, plan.run_id), new=True, tally=tally, calibration=calibration
     )
-    files = [piece.file for piece in pieces]
+    files = [checkpoint.file for checkpoint in checkpoints]
     for table, data in summary.tables_of(plan.identity, tally, calibration):
-        files.append(publishing.stage_table(stage, table, data))
+        files.append(publishing.write_table(staging, table, data))
     manifest = Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=plan.run_id,
@@ -213,7 +215,7 @@ def publish(plan: Plan, stage: Stage, pieces: Sequence[Piece], timings: Timings,
         tally=tally.to_json(),
         calibration=calibration.to_json(),
     )
-    new = publishing.commit(plan.outputs, stage, manifest)
+    new = publishing.commit(plan.outputs, staging, manifest)
     views.update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
     return replace(result, new=new)
@@ -238,7 +240,7 @@ def over_groups(
     plan: Plan, what: str, groups: Sequence[ShardGroup], function: Callable[[ShardGroup], T], progress: Progress
 ) -> list[T]:
     """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
-    total, done = plan.raw.rows, 0
+    total, done = plan.source_images.rows, 0
     with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
         futures = {pool.submit(function, group): group for group in groups}
         try:

@@ -49,20 +49,24 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
         LabelError: `wrong` of images without labels.
         PipelineError: whatever fetching or the weights file refuses.
     """
-    raw = open_images(settings, progress)
-    if wrong and raw.labels_sha256 is None:
-        raise LabelError(f"{raw.dataset}/{raw.split}: expected labels, got none; without them nothing can be wrong")
-    pictures = _pictures(raw, load_weights(settings.weights or current_weights(settings.outputs)), start)
+    source_images = open_images(settings, progress)
+    if wrong and source_images.labels_sha256 is None:
+        raise LabelError(
+            f"{source_images.dataset}/{source_images.split}: expected labels, got none; "
+            "without them nothing can be wrong"
+        )
+    pictures = _pictures(source_images, load_weights(settings.weights or current_weights(settings.outputs)), start)
     if wrong:
         pictures = (picture for picture in pictures if picture.label != picture.prediction)
     return list(islice(pictures, count))
 
 
-def _pictures(raw: OpenSplit, network: Network, start: int) -> Iterator[Picture]:
+def _pictures(source_images: OpenSplit, network: Network, start: int) -> Iterator[Picture]:
     ranges = [
-        RowRange(first, min(first + ROWS_AT_A_TIME, raw.rows)) for first in range(start, raw.rows, ROWS_AT_A_TIME)
+        RowRange(first, min(first + ROWS_AT_A_TIME, source_images.rows))
+        for first in range(start, source_images.rows, ROWS_AT_A_TIME)
     ]
-    for rows, images in zip(ranges, raw.read(ranges), strict=True):
+    for rows, images in zip(ranges, source_images.read(ranges), strict=True):
         probabilities = predict(network, images.pixels)
         pictures = as_bytes(images.pixels)
         for position, picture in enumerate(pictures):

@@ -4,9 +4,9 @@ import logging
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.formats.idx import RawSplit, open_split
+from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.formats.parquet import open_parquet
-from mnist_pipeline.datasets.hash_cache import Memory
+from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.datasets.splits import OpenSplit
@@ -15,7 +15,7 @@ from mnist_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MEMORY = "verified.json"
+HASH_CACHE = "verified.json"
 
 
 def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
@@ -30,16 +30,16 @@ def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
         SourceError: no source answered.
     """
     settings.require_source()
-    memory = Memory(settings.cache / MEMORY)
-    split = _open(settings, progress, memory.recognise)
-    if memory.recognised and not _all_built(settings, split):
-        split = _open(settings, progress, memory.verify)
-    memory.save()
+    hash_cache = HashCache(settings.cache / HASH_CACHE)
+    split = _open(settings, progress, hash_cache.lookup)
+    if hash_cache.hits and not _all_built(settings, split):
+        split = _open(settings, progress, hash_cache.verify)
+    hash_cache.save()
     _log_opened(split)
     return split
 
 
-def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
+def fetch(settings: Settings, progress: Progress = silent) -> IdxSplit:
     """Bring the IDX files of the data set and split to disk, every byte of them hashed.
 
     Raises:
@@ -47,9 +47,9 @@ def fetch(settings: Settings, progress: Progress = silent) -> RawSplit:
         DataError: a local file is not what it should be, or images and labels do not belong together.
         SourceError: no source answered.
     """
-    raw = _fetch(settings, progress, verified_file)
-    _log_opened(raw)
-    return raw
+    source_images = _fetch(settings, progress, verified_file)
+    _log_opened(source_images)
+    return source_images
 
 
 def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
@@ -58,7 +58,7 @@ def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
     return open_parquet(settings.dataset, settings.split, settings.images, verify)
 
 
-def _fetch(settings: Settings, progress: Progress, verify: Verify) -> RawSplit:
+def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
     dataset = settings.described_dataset()
     files = dataset.splits[settings.split]
     ready = fetching.fetch_files(

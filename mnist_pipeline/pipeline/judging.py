@@ -23,9 +23,9 @@ from mnist_pipeline.runs.manifest import Manifest, RunContent
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.tables.columns import column_of
-from mnist_pipeline.verdicts.alignment import Stretch, pair_up
+from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from mnist_pipeline.verdicts.baselines import read_baselines
 from mnist_pipeline.verdicts.records import (
     PublishedVerdict,
@@ -62,7 +62,7 @@ class Verdict:
     notes: tuple[str, ...]
     references: tuple[Reference, ...]
     results: tuple[GateResult, ...]
-    folder: Place
+    folder: Location
     new: bool
 
     def fails(self, gates: Gates) -> bool:
@@ -98,7 +98,7 @@ def judge_published(settings: Settings, published: Published) -> Judged:
 
 
 def judge_run(
-    outputs: Place,
+    outputs: Location,
     run_id: str,
     gates: Gates,
     against: Mapping[str, str] | None = None,
@@ -127,7 +127,7 @@ def judge_run(
 
 
 def _judge_run(
-    outputs: Place, run_id: str, gates: Gates, against: Mapping[str, str] | None, gates_chosen: bool
+    outputs: Location, run_id: str, gates: Gates, against: Mapping[str, str] | None, gates_chosen: bool
 ) -> Verdict:
     run = run_by_id(outputs, run_id)
     manifest = run.manifest()
@@ -196,7 +196,7 @@ def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
     )
 
 
-def current_verdict(outputs: Place, manifest: Manifest) -> Verdict | None:
+def current_verdict(outputs: Location, manifest: Manifest) -> Verdict | None:
     """The newest verdict on a run as it is now, or None if it was never judged.
 
     Raises:
@@ -206,7 +206,7 @@ def current_verdict(outputs: Place, manifest: Manifest) -> Verdict | None:
     return None if published is None else read_verdict(published)
 
 
-def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None] | None = None) -> Reference:
+def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], None] | None = None) -> Reference:
     """What changed from one run to another of the same data set and split.
 
     Args:
@@ -238,15 +238,15 @@ def compare(before: Run, now: Run, against: str, look: Callable[[Stretch], None]
         labelled = theirs.labelled and ours.labelled
         return replace(reference, comparisons=unpaired(theirs, ours) if labelled else ())
     pairs = Pairs.empty()
-    for stretch in pair_up(before, now):
-        pairs += stretch.count()
+    for chunk in align(before, now):
+        pairs += chunk.count()
         if look:
-            look(stretch)
+            look(chunk)
     comparisons = pairs.comparisons() if pairs.cells.any() else ()
     return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
 
 
-def _references(outputs: Place, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
+def _references(outputs: Location, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
     """The runs that a run is compared with unless told otherwise, by what they are."""
     name, earlier = run.name, _earlier_runs(outputs, run, manifest)
     if gates_chosen:
@@ -260,7 +260,7 @@ def _references(outputs: Place, run: Run, manifest: Manifest, gates_chosen: bool
         yield BASELINE, _look_at(outputs, pinned)
 
 
-def _earlier_runs(outputs: Place, run: Run, manifest: Manifest) -> list[RunContent]:
+def _earlier_runs(outputs: Location, run: Run, manifest: Manifest) -> list[RunContent]:
     """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
     name, earlier = run.name, []
     for other in list_runs(outputs):
@@ -278,7 +278,7 @@ def _earlier_runs(outputs: Place, run: Run, manifest: Manifest) -> list[RunConte
 
 
 def _newest_fit(
-    outputs: Place, earlier: Sequence[RunContent], outcomes: Sequence[Outcome]
+    outputs: Location, earlier: Sequence[RunContent], outcomes: Sequence[Outcome]
 ) -> tuple[str, _Chosen] | None:
     """The first of some runs whose newest verdict has one of these outcomes, with what it is to the run judged.
 
@@ -299,7 +299,7 @@ def _newest_fit(
 
 
 def _compare_all(
-    outputs: Place, run: Run, chosen: Mapping[str, _Chosen], constants: Mapping[str, Any], staged: StagedVerdict
+    outputs: Location, run: Run, chosen: Mapping[str, _Chosen], constants: Mapping[str, Any], staged: StagedVerdict
 ) -> tuple[Reference, ...]:
     """Compare with every reference, and write the table of flips."""
     references = []
@@ -312,14 +312,14 @@ def _compare_all(
                 continue
             of_reference = {**constants, "against": against, "reference_run_id": run_id}
 
-            def write(stretch: Stretch, of_reference: dict[str, Any] = of_reference) -> None:
-                writer.append(stretch.flips(of_reference))
+            def write(chunk: AlignedChunk, of_reference: dict[str, Any] = of_reference) -> None:
+                writer.append(chunk.flips(of_reference))
 
             references.append(compare(run_by_id(outputs, run_id), run, against, write))
     return tuple(references)
 
 
-def _look_at(outputs: Place, run_id: str) -> _Chosen:
+def _look_at(outputs: Location, run_id: str) -> _Chosen:
     """Look at a reference whole before a single flip is written: half a comparison is none.
 
     And before the verdict has a name: what cannot be read now may be whole the next time, for another verdict.

@@ -16,10 +16,10 @@ from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
 from mnist_pipeline.runs.lookup import Run
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.views import finish_repairs
+from mnist_pipeline.views import complete_repairs
 
 
-def run_night(settings: Settings, progress: Progress = silent) -> Judged:
+def run_nightly(settings: Settings, progress: Progress = silent) -> Judged:
     """Publish a run, judge it, and write its report if the settings want one.
 
     Raises:
@@ -32,29 +32,29 @@ def run_night(settings: Settings, progress: Progress = silent) -> Judged:
 
 
 @dataclass(frozen=True)
-class NightState:
+class DateStatus:
     """What the newest run of a night came to, in a line, and whether that is as good as its gates want."""
 
     line: str
     good: bool
 
 
-def require_nights(settings: Settings, nights: int) -> list[NightState]:
+def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
     """The state of each of the last nights up to `run_date`, if all of them are published and good.
 
     Raises:
         RunNotFoundError: some nights have no run; what is wrong with the others is said too.
         VerdictError: runs that fail their gates, or were not judged.
     """
-    finish_repairs(settings.outputs)
+    complete_repairs(settings.outputs)
     outputs, dataset, split, last = settings.outputs, settings.dataset, settings.split, settings.run_date
     first = last - timedelta(days=nights - 1)
     found = [run for run in lookup.list_runs(outputs) if run.name.is_of(dataset, split)]
     due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
-    states = [state_of(settings, list(of_night)) for _, of_night in due]
+    states = [state_of(settings, list(of_date)) for _, of_date in due]
     failed = [state.line for state in states if not state.good]
     try:
-        lookup.require_nights(outputs, dataset, split, first, last)
+        lookup.require_run_dates(outputs, dataset, split, first, last)
     except RunNotFoundError as error:
         raise RunNotFoundError("; ".join([str(error), *failed])) from error
     if failed:
@@ -62,20 +62,20 @@ def require_nights(settings: Settings, nights: int) -> list[NightState]:
     return states
 
 
-def state_of(settings: Settings, of_night: Sequence[Run]) -> NightState:
+def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
     """The state of a night by its runs; the newest of them, by time of publication, speaks for it.
 
     A verdict that is missing is not good: nobody has looked.
     """
     try:
-        manifest = max((run.manifest() for run in of_night), key=lambda each: each.published_at)
+        manifest = max((run.manifest() for run in of_date), key=lambda each: each.published_at)
         verdict = current_verdict(settings.outputs, manifest)
     except DamagedError as error:
-        return NightState(str(error), good=False)
+        return DateStatus(str(error), good=False)
     if verdict is None:
         line = (
             f"run {manifest.run_id}: expected a verdict, got none; judge it: `mnist-pipeline run --dataset "
             f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
         )
-        return NightState(line, good=False)
-    return NightState(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))
+        return DateStatus(line, good=False)
+    return DateStatus(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.plan import MOST_SHARDS, ShardGroup, begin_where, plan_groups
+from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DamagedError, SettingsError
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.checkpoints import Pieces
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.checkpoints import CheckpointFolder
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.promotions import current_promotion
-from mnist_pipeline.views import finish_repairs
+from mnist_pipeline.views import complete_repairs
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, WEIGHTS, archive_weights, load_weights
 
 
@@ -21,10 +21,10 @@ class Plan:
     """A run decided in full before its work begins: who it is, where its pieces lie, how they are shared out."""
 
     identity: Identity
-    raw: OpenSplit
-    outputs: Place
-    shard_set: Pieces
-    weights: Place
+    source_images: OpenSplit
+    outputs: Location
+    shard_set: CheckpointFolder
+    weights: Location
     workers: int
     max_tasks: int
 
@@ -46,11 +46,12 @@ class Plan:
         """
         shard_rows = self.identity.shard_rows
         return begin_where(
-            self.groups, lambda shard: shard.range.start - self.raw.decoded_from(shard.range.start) < shard_rows
+            self.groups,
+            lambda shard: shard.range.start - self.source_images.decoded_from(shard.range.start) < shard_rows,
         )
 
 
-def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
+def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
     """Decide the run: read the weights, archive them, and fix its identity and its pieces. Finishes repairs first.
 
     Raises:
@@ -58,39 +59,39 @@ def make_plan(settings: Settings, raw: OpenSplit) -> Plan:
         WeightsError: the weights are refused.
         OutputsError: the outputs folder cannot be written.
     """
-    if raw.rows > MOST_SHARDS * settings.shard_rows:
+    if source_images.rows > MAX_SHARDS * settings.shard_rows:
         raise SettingsError(
-            f"shard_rows {settings.shard_rows}: expected at most {MOST_SHARDS} shards for {raw.rows} images; "
+            f"shard_rows {settings.shard_rows}: expected at most {MAX_SHARDS} shards for {source_images.rows} images; "
             "give more rows a shard"
         )
-    finish_repairs(settings.outputs)
+    complete_repairs(settings.outputs)
     network = load_weights(settings.weights or current_weights(settings.outputs))
     archived = archive_weights(network, settings.outputs / WEIGHTS)
     identity = Identity(
         run_date=settings.run_date,
-        dataset=raw.dataset,
-        split=raw.split,
-        images=raw.rows,
-        images_sha256=raw.images_sha256,
-        labels_sha256=raw.labels_sha256,
+        dataset=source_images.dataset,
+        split=source_images.split,
+        images=source_images.rows,
+        images_sha256=source_images.images_sha256,
+        labels_sha256=source_images.labels_sha256,
         weights_sha256=archived.stem,
-        transform_version=raw.transform_version,
+        transform_version=source_images.transform_version,
         schema_version=tables.SCHEMA_VERSION,
         batch_rows=settings.batch_rows,
         shard_rows=settings.shard_rows,
     )
     return Plan(
         identity=identity,
-        raw=raw,
+        source_images=source_images,
         outputs=settings.outputs,
-        shard_set=shards.shard_set(settings.outputs, raw, settings.shard_rows),
+        shard_set=shards.shard_set(settings.outputs, source_images, settings.shard_rows),
         weights=archived,
         workers=settings.workers,
         max_tasks=settings.max_tasks,
     )
 
 
-def current_weights(outputs: Place) -> Place:
+def current_weights(outputs: Location) -> Location:
     """The file of the weights that were promoted last, or of those that ship with the package.
 
     Raises:

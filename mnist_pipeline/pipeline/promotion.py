@@ -14,7 +14,7 @@ from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, WEIGHTS, archive_weights, load_weights, weights_sha256
 
@@ -31,10 +31,10 @@ class Promoted:
     weights_sha256: str
     previous_sha256: str
     judged: Judged
-    record: Place | None
+    record: Location | None
 
 
-def promote(settings: Settings, weights: Place, force: bool = False, progress: Progress = silent) -> Promoted:
+def promote(settings: Settings, weights: Location, force: bool = False, progress: Progress = silent) -> Promoted:
     """Evaluate a candidate against the current weights, and make it current if the verdict passes.
 
     Args:
@@ -50,8 +50,8 @@ def promote(settings: Settings, weights: Place, force: bool = False, progress: P
         PipelineError: whatever a stage refuses; nothing is promoted then.
     """
     outputs, gates = settings.outputs, settings.gates_of_dataset()
-    held = gates.max_loss is not None or gates.max_digit_loss is not None
-    if not (held or force):
+    compared = gates.max_loss is not None or gates.max_digit_loss is not None
+    if not (compared or force):
         raise SettingsError(
             f"gates of {settings.dataset}: expected max_loss or max_digit_loss, got neither; without them no candidate "
             f"is held to the current weights: set one under [gates.{settings.dataset}] in a config file"
@@ -70,7 +70,7 @@ def promote(settings: Settings, weights: Place, force: bool = False, progress: P
     now = evaluate(apart.model_copy(update={"weights": archived}), progress)
     verdict = judge_run(apart.outputs, now.run_id, gates, {CURRENT: before.run_id})
     shas = weights_sha256(candidate), before.identity.weights_sha256
-    passed = held and verdict.outcome == "pass"
+    passed = compared and verdict.outcome == "pass"
     record = None
     if (lost or shas[0] != shas[1]) and (passed or force):
         archive_weights(candidate, outputs / WEIGHTS)

@@ -34,9 +34,9 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
     of_run = identity.model_dump(include={"run_date", "dataset", "split", "batch_rows", "shard_rows"})
     again = settings.model_copy(update={**of_run, "weights": weights})
     timings = Timings()
-    with timings.stage("fetch"):
-        raw = open_images(again, progress)
-    plan = make_plan(again, raw)
+    with timings.measure("fetch"):
+        source_images = open_images(again, progress)
+    plan = make_plan(again, source_images)
     if plan.run_id != run.name.run_id:
         now = plan.identity.model_dump()
         other = [name for name, value in identity.model_dump().items() if now[name] != value]

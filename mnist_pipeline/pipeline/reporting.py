@@ -17,21 +17,21 @@ from mnist_pipeline.runs.lookup import Run, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.store.files import outputs_errors, replace_file
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
 from mnist_pipeline.views import REPORTS, read_runs
 
 if TYPE_CHECKING:
     from mnist_pipeline.report.page import Page
-    from mnist_pipeline.report.plots import Night
+    from mnist_pipeline.report.plots import TrendPoint
 
 logger = logging.getLogger(__name__)
 
-MOST_SPECIMENS = 40  # in each gallery
+MAX_EXAMPLES = 40  # in each gallery
 DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
 
 
-def write_report(outputs: Place, run: Run) -> Place:
+def write_report(outputs: Location, run: Run) -> Location:
     """Write the report of a run, with the newest verdict on it; the file.
 
     Raises:
@@ -48,12 +48,12 @@ def write_report(outputs: Place, run: Run) -> Place:
     return path
 
 
-def report_path(outputs: Place, run_id: str) -> Place:
+def report_path(outputs: Location, run_id: str) -> Location:
     """Where the report of a run lies, if it has been written."""
     return outputs / REPORTS / f"{run_id}.html"
 
 
-def try_report(outputs: Place, run_id: str) -> None:
+def try_report(outputs: Location, run_id: str) -> None:
     """Write the report of a run, and only warn where it cannot be: a view that fails is no reason to fail a night."""
     try:
         path = write_report(outputs, run_by_id(outputs, run_id))
@@ -62,8 +62,8 @@ def try_report(outputs: Place, run_id: str) -> None:
         logger.warning("the report of %s could not be written", run_id, exc_info=True)
 
 
-def _page(outputs: Place, run: Run) -> "Page":
-    from mnist_pipeline.report.page import Page, Specimen
+def _page(outputs: Location, run: Run) -> "Page":
+    from mnist_pipeline.report.page import ExampleImage, Page
 
     manifest = run.manifest()
     tally, calibration = manifest.counted()
@@ -90,9 +90,9 @@ def _page(outputs: Place, run: Run) -> "Page":
         tally=tally,
         calibration=calibration,
         references=verdict.references if verdict else (),
-        nights=tuple(_nights(outputs, run)),
+        trend=tuple(_trend(outputs, run)),
         flips=tuple(
-            Specimen(
+            ExampleImage(
                 image_id=row["image_id"],
                 pixels=pictures[row["image_id"]],
                 label=row["label"],
@@ -106,7 +106,7 @@ def _page(outputs: Place, run: Run) -> "Page":
         ),
         flips_total=(flipped and flipped.changed) or 0,
         mistakes=tuple(
-            Specimen(
+            ExampleImage(
                 image_id=row["image_id"],
                 pixels=pictures[row["image_id"]],
                 label=row["label"],
@@ -126,10 +126,10 @@ def _mistakes(run: Run) -> list[dict[str, Any]]:
 
     columns = ["image_id", "label", "prediction", "correct", "confidence"]
     worst: list[dict[str, Any]] = []
-    for part in run.read_parts(tables.PREDICTIONS, columns):
-        wrong = part.filter(pc.equal(part["correct"], False))  # null, without label, is not wrong
-        worst += wrong.sort_by([("confidence", "descending"), ("image_id", "ascending")])[:MOST_SPECIMENS].to_pylist()
-    return heapq.nsmallest(MOST_SPECIMENS, worst, key=lambda row: (-row["confidence"], row["image_id"]))
+    for chunk in run.read_files(tables.PREDICTIONS, columns):
+        wrong = chunk.filter(pc.equal(chunk["correct"], False))  # null, without label, is not wrong
+        worst += wrong.sort_by([("confidence", "descending"), ("image_id", "ascending")])[:MAX_EXAMPLES].to_pylist()
+    return heapq.nsmallest(MAX_EXAMPLES, worst, key=lambda row: (-row["confidence"], row["image_id"]))
 
 
 def _flipped(verdict: Verdict | None) -> Reference | None:
@@ -150,20 +150,20 @@ def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[
     for direction in DIRECTIONS:
         kind = pc.equal(flips["direction"], direction) if direction else pc.is_null(flips["direction"])
         ordered = flips.filter(kind).sort_by([("confidence_now", "descending"), ("image_id", "ascending")])
-        chosen += ordered[: MOST_SPECIMENS - len(chosen)].to_pylist()
+        chosen += ordered[: MAX_EXAMPLES - len(chosen)].to_pylist()
     return chosen
 
 
-def _nights(outputs: Place, run: Run) -> "Iterator[Night]":
+def _trend(outputs: Location, run: Run) -> "Iterator[TrendPoint]":
     """The runs of the same data set and split up to this one, oldest first."""
-    from mnist_pipeline.report.plots import Night
+    from mnist_pipeline.report.plots import TrendPoint
 
     for row in read_runs(outputs).sort_by([("run_date", "ascending"), ("published_at", "ascending")]).to_pylist():
-        night = row["run_date"].date()
-        ours = run.name.is_of(row["dataset"], row["split"]) and night <= run.name.run_date
+        run_date = row["run_date"].date()
+        ours = run.name.is_of(row["dataset"], row["split"]) and run_date <= run.name.run_date
         if ours and row["accuracy"] is not None:
             bounds = row["accuracy_low"], row["accuracy_high"]
-            yield Night(night, row["run_id"], row["accuracy"], *bounds, outcome=row["outcome"])
+            yield TrendPoint(run_date, row["run_id"], row["accuracy"], *bounds, outcome=row["outcome"])
 
 
 def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[str, str]]:
@@ -178,6 +178,6 @@ def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[s
     yield "transform, schema version", f"{identity.transform_version}, {identity.schema_version}"
     yield "evaluated", f"{manifest.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"
     yield "published", f"{manifest.published_at:%Y-%m-%d %H:%M:%S} UTC"
-    yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in manifest.timings_seconds.items())
+    yield "seconds", ", ".join(f"{step} {seconds:.2f}" for step, seconds in manifest.timings_seconds.items())
     yield "engine, workers", f"{manifest.engine}, {manifest.workers}"
     yield from manifest.versions.items()

@@ -16,7 +16,7 @@ from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
-from mnist_pipeline.datasets.formats.idx import RawSplit, read_images, read_labels
+from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images, read_labels
 from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.report.card import Card, render_card
@@ -24,7 +24,7 @@ from mnist_pipeline.report.terminal import percent
 from mnist_pipeline.runtime import one_blas_thread, versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.files import outputs_errors, replace_file
-from mnist_pipeline.store.objects import Place, is_address
+from mnist_pipeline.store.objects import Location, is_address
 from mnist_pipeline.weights.files import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
 
 TRAIN, TEST = "train", "test"
@@ -35,9 +35,9 @@ SCORING_ROWS = 10_000
 class Fitted:
     """Weights in their place and how they came to be."""
 
-    path: Place
+    path: Location
     sha256: str
-    raw: RawSplit
+    source_images: IdxSplit
     recipe: Recipe
     last: EpochReport
     seconds: float
@@ -47,8 +47,8 @@ class Fitted:
 class Trained:
     """Weights with their model card and their tally on the test split."""
 
-    path: Place
-    card: Place
+    path: Location
+    card: Location
     tally: Tally
 
 
@@ -65,8 +65,8 @@ def train(settings: Settings, recipe: Recipe, target: Path | None = None, progre
         PipelineError: whatever a stage refuses.
     """
     check_target(target)
-    raw, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
-    return score_weights(fit_weights(raw, recipe, settings.outputs, target, progress), unseen)
+    source_images, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
+    return score_weights(fit_weights(source_images, recipe, settings.outputs, target, progress), unseen)
 
 
 def check_target(target: Path | None) -> None:
@@ -77,7 +77,9 @@ def check_target(target: Path | None) -> None:
         raise SettingsError(f"weights file {target}: expected a file on disk; leave --out out to write to --outputs")
 
 
-def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | None, progress: Progress) -> Fitted:
+def fit_weights(
+    source_images: IdxSplit, recipe: Recipe, outputs: Location, target: Path | None, progress: Progress
+) -> Fitted:
     """Fit a network to a whole split, in memory, with one BLAS thread; write its weights.
 
     Raises:
@@ -88,10 +90,13 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | No
     """
     check_target(target)
     one_blas_thread()
-    rows = RowRange(0, raw.rows)
-    images, labels = read_images(raw, rows), read_labels(raw, rows)
+    rows = RowRange(0, source_images.rows)
+    images, labels = read_images(source_images, rows), read_labels(source_images, rows)
     if labels is None:
-        raise LabelError(f"{raw.dataset}/{raw.split}: expected labels to train on, got none; give a labelled data set")
+        raise LabelError(
+            f"{source_images.dataset}/{source_images.split}: expected labels to train on, got none; "
+            "give a labelled data set"
+        )
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
@@ -103,33 +108,33 @@ def fit_weights(raw: RawSplit, recipe: Recipe, outputs: Place, target: Path | No
     network = fit(images, labels, recipe, on_epoch)
     seconds = time.perf_counter() - begun
     if target is None:
-        path: Place = archive_weights(network, outputs / WEIGHTS)
+        path: Location = archive_weights(network, outputs / WEIGHTS)
     else:
         path = target
         with outputs_errors(f"cannot write {path}"):
             replace_file(path, encode_weights(network))
-    return Fitted(path, weights_sha256(network), raw, recipe, reports[-1], seconds)
+    return Fitted(path, weights_sha256(network), source_images, recipe, reports[-1], seconds)
 
 
-def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
+def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
     """Count right and wrong on a split that was not trained on, and write the model card beside the weights.
 
     Raises:
         WeightsError: the weights file is not what was written.
         OutputsError: the card cannot be written.
     """
-    tally = score(load_weights(fitted.path), raw)
+    tally = score(load_weights(fitted.path), source_images)
     card = fitted.path.with_suffix(".md")
     text = render_card(
         Card(
             file_name=fitted.path.name,
             sha256=fitted.sha256,
-            trained_on=_describe(fitted.raw),
+            trained_on=_describe(fitted.source_images),
             recipe=asdict(fitted.recipe),
             loss=fitted.last.loss,
             training_accuracy=fitted.last.accuracy,
             seconds=fitted.seconds,
-            tested_on=_describe(raw),
+            tested_on=_describe(source_images),
             tally=tally,
             versions=versions(),
         )
@@ -139,20 +144,20 @@ def score_weights(fitted: Fitted, raw: RawSplit) -> Trained:
     return Trained(fitted.path, card, tally)
 
 
-def score(network: Network, raw: RawSplit) -> Tally:
+def score(network: Network, source_images: IdxSplit) -> Tally:
     """Count a network's predictions of a whole split, straight from its IDX files."""
     workspace, tally = Workspace(SCORING_ROWS), Tally.empty()
-    for rows in cut(raw.rows, SCORING_ROWS):
+    for rows in cut(source_images.rows, SCORING_ROWS):
         probabilities = np.empty((DIGITS, rows.rows), np.float32)
-        forward(network, flatten(normalise(read_images(raw, rows))), workspace, out=probabilities)
-        labels = read_labels(raw, rows)
+        forward(network, flatten(normalise(read_images(source_images, rows))), workspace, out=probabilities)
+        labels = read_labels(source_images, rows)
         tally += Tally.count(None if labels is None else labels.astype(np.int8), *choose(probabilities))
     return tally
 
 
-def _describe(raw: RawSplit) -> dict[str, str]:
+def _describe(source_images: IdxSplit) -> dict[str, str]:
     return {
-        "data set": f"{raw.dataset}/{raw.split}, {raw.rows:,} images",
-        "images sha256": raw.images.sha256,
-        "labels sha256": raw.labels.sha256 if raw.labels else "no labels",
+        "data set": f"{source_images.dataset}/{source_images.split}, {source_images.rows:,} images",
+        "images sha256": source_images.images.sha256,
+        "labels sha256": source_images.labels.sha256 if source_images.labels else "no labels",
     }

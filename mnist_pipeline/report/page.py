@@ -20,12 +20,12 @@ from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.report.plots import NARROW, WIDE, Night, Scale, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, Scale, TrendPoint, digit_png, reliability_svg, trend_svg
 from mnist_pipeline.report.terminal import percent
 
 TEMPLATE = "page.html.jinja"
-MOST_NIGHTS = 366  # drawn and listed: a year
-MOST_CONFUSIONS = 10  # listed beside the matrix
+MAX_RUNS = 366  # drawn and listed: a year
+MAX_CONFUSIONS = 10  # listed beside the matrix
 
 VERDICTS: Mapping[Outcome | None, str] = {
     "pass": "Pass",
@@ -44,7 +44,7 @@ MEANS = {"max_nll", "max_brier"}
 
 
 @dataclass(frozen=True, eq=False)
-class Specimen:
+class ExampleImage:
     """One image of a gallery.
 
     Attributes:
@@ -75,7 +75,7 @@ class Page:
         results: every gate, judged.
         notes: sentences to stand beside the verdict, such as "not compared: no earlier run passed".
         references: what the run is compared with; the digits are shown against the first that can be.
-        nights: the trend, oldest first, this run among them.
+        trend: the trend, oldest first, this run among them.
         flips: images whose prediction changed against the first reference over the same images; in all `flips_total`.
         mistakes: images predicted wrongly, the most confident first; in all `mistakes_total`.
         provenance: name -> value, in the order shown.
@@ -91,10 +91,10 @@ class Page:
     tally: Tally
     calibration: Calibration
     references: tuple[Reference, ...]
-    nights: tuple[Night, ...]
-    flips: tuple[Specimen, ...]
+    trend: tuple[TrendPoint, ...]
+    flips: tuple[ExampleImage, ...]
     flips_total: int
-    mistakes: tuple[Specimen, ...]
+    mistakes: tuple[ExampleImage, ...]
     mistakes_total: int
     provenance: Mapping[str, str]
 
@@ -126,7 +126,7 @@ class Confusion:
 
 def render_page(page: Page) -> str:
     """The page as HTML, to be written as UTF-8."""
-    tally, nights = page.tally, page.nights[-MOST_NIGHTS:]
+    tally, trend = page.tally, page.trend[-MAX_RUNS:]
     compared = next((reference for reference in page.references if reference.comparisons), None)
     rows = _rows(tally, compared)
     cells = _confusions(tally)
@@ -144,13 +144,13 @@ def render_page(page: Page) -> str:
         cells=cells,
         digits_of_count=len(str(tally.confusion.sum(axis=0).max())),
         predicted=tally.confusion.sum(axis=0).tolist(),
-        most_confused=sorted((c for line in cells for c in line if c.share), key=lambda c: -c.images)[:MOST_CONFUSIONS],
+        most_confused=sorted((c for line in cells for c in line if c.share), key=lambda c: -c.images)[:MAX_CONFUSIONS],
         scores=page.calibration.scores(),
         bins=[item for item in page.calibration.bins() if item.images],
         reliability=reliability_svg(page.calibration.bins()) if page.calibration.images else "",
-        nights=nights,
+        trend=trend,
         trends={
-            name: trend_svg(nights, page.run_id, size) for name, size in (("wide", WIDE), ("narrow", NARROW)) if nights
+            name: trend_svg(trend, page.run_id, size) for name, size in (("wide", WIDE), ("narrow", NARROW)) if trend
         },
         flipped=next((reference for reference in page.references if reference.changed is not None), None),
     )

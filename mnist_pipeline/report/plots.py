@@ -51,7 +51,7 @@ _style_guard = Lock()  # matplotlib keeps its style in one dictionary of the who
 
 
 @dataclass(frozen=True)
-class Night:
+class TrendPoint:
     """One run of the trend. Accuracy and the ends of its 95 % interval are shares, 0..1; no outcome: no verdict."""
 
     run_date: date
@@ -71,17 +71,19 @@ class Scale:
     ticks: tuple[float, ...]
 
     @classmethod
-    def around(cls, values: Iterable[float], least: float = -1.0, most: float = 1.0, pieces: int = 4) -> "Scale":
-        """The smallest such range around `values`, and never beyond `least`..`most`; all of that without any."""
-        found = list(values) or [least, most]
-        rough = max((max(found) - min(found)) / pieces, SMALLEST_STEP)
+    def around(cls, values: Iterable[float], lower: float = -1.0, upper: float = 1.0, fragments: int = 4) -> "Scale":
+        """The smallest such range around `values`, and never beyond `lower`..`upper`; all of that without any."""
+        found = list(values) or [lower, upper]
+        rough = max((max(found) - min(found)) / fragments, SMALLEST_STEP)
         power = 10.0 ** floor(log10(rough))
         step = power * next(nice for nice in NICE_STEPS if nice * power >= rough * (1 - 1e-9))
         first, last = floor(min(found) / step + 1e-9), ceil(max(found) / step - 1e-9)
         if first == last:  # widened to where there is room
-            first, last = (first - 1, last) if (last + 1) * step > most else (first, last + 1)
-        ticks = tuple(tick for place in range(first, last + 1) if least <= (tick := round(place * step, 9)) <= most)
-        return cls(max(least, round(first * step, 9)), min(most, round(last * step, 9)), ticks)
+            first, last = (first - 1, last) if (last + 1) * step > upper else (first, last + 1)
+        ticks = tuple(
+            tick for position in range(first, last + 1) if lower <= (tick := round(position * step, 9)) <= upper
+        )
+        return cls(max(lower, round(first * step, 9)), min(upper, round(last * step, 9)), ticks)
 
     def at(self, value: float) -> float:
         """How far along the range a value lies, 0..1."""
@@ -132,27 +134,27 @@ def _reliability(bins: Sequence[ReliabilityBin]) -> str:
     )
 
 
-def trend_svg(nights: Sequence[Night], run_id: str, size: tuple[int, int] = WIDE) -> str:
+def trend_svg(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int] = WIDE) -> str:
     """Accuracy with its interval over the nights, oldest first; the run `run_id` stands on a line of its own.
 
     Args:
-        nights: at least one.
+        points: at least one.
         run_id: of the run that the page is about.
         size: width and height in CSS pixels.
     """
     with _plain_style():
-        return _trend(nights, run_id, size)
+        return _trend(points, run_id, size)
 
 
-def _trend(nights: Sequence[Night], run_id: str, size: tuple[int, int]) -> str:
+def _trend(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int]) -> str:
     width, height = size
     figure = _figure(width, height)
     axes = _axes(figure, (58, 30, width - 58 - 16, height - 30 - 34))
-    places = _places([night.run_date for night in nights])
-    mark_size = max(3.2, min(7.0, 0.6 * (width - 74) / len(nights)))
-    axes.plot(places, [night.accuracy for night in nights], color=FAINT, linewidth=1.2)
+    positions = _positions([point.run_date for point in points])
+    mark_size = max(3.2, min(7.0, 0.6 * (width - 74) / len(points)))
+    axes.plot(positions, [point.accuracy for point in points], color=FAINT, linewidth=1.2)
     for outcome, colour, marker, word in OUTCOMES:
-        of_it = [(at, night) for at, night in zip(places, nights, strict=True) if night.outcome == outcome]
+        of_it = [(at, point) for at, point in zip(positions, points, strict=True) if point.outcome == outcome]
         if of_it:
             at, lows, highs = [a for a, _ in of_it], [n.low for _, n in of_it], [n.high for _, n in of_it]
             axes.vlines(at, lows, highs, colors=colour, linewidth=0.1 + mark_size / 6)
@@ -161,27 +163,27 @@ def _trend(nights: Sequence[Night], run_id: str, size: tuple[int, int]) -> str:
                 markerfacecolor=colour if outcome else PAPER, markeredgewidth=1.1,
                 markersize=mark_size * (1.0 if outcome == "pass" else 1.25),
             )  # fmt: skip
-    for place, night in zip(places, nights, strict=True):
-        if night.run_id == run_id:
-            axes.axvline(place, color=SOFT, linewidth=0.8, dashes=(2, 2), zorder=0)
-    _mark_axes(axes, nights, places, most_days=width // 90)
+    for position, point in zip(positions, points, strict=True):
+        if point.run_id == run_id:
+            axes.axvline(position, color=SOFT, linewidth=0.8, dashes=(2, 2), zorder=0)
+    _mark_axes(axes, points, positions, max_days=width // 90)
     figure.legend(
         loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=len(OUTCOMES), frameon=False,
         fontsize=11, labelcolor=INK, handletextpad=0.1, columnspacing=1.2, borderaxespad=0.2,
     )  # fmt: skip
-    what = f"Accuracy with 95 % intervals of {len(nights)} runs; the numbers are in the table"
+    what = f"Accuracy with 95 % intervals of {len(points)} runs; the numbers are in the table"
     return _svg(figure, f"trend-{width}", what)
 
 
-def _mark_axes(axes: "Axes", nights: Sequence[Night], places: Sequence[float], most_days: int) -> None:
+def _mark_axes(axes: "Axes", points: Sequence[TrendPoint], positions: Sequence[float], max_days: int) -> None:
     """Round accuracies that hold every interval, and some days."""
-    scale = Scale.around([end for night in nights for end in (night.low, night.high)], least=0.0)
+    scale = Scale.around([end for point in points for end in (point.low, point.high)], lower=0.0)
     axes.set_ylim(scale.low, scale.high)
     axes.set_yticks(scale.ticks, [_percent(tick) for tick in scale.ticks])
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
-    margin = max(0.75, 0.03 * (places[-1] - places[0]))
-    axes.set_xlim(places[0] - margin, places[-1] + margin)
-    days = _days(nights[0].run_date, nights[-1].run_date, most_days)
+    margin = max(0.75, 0.03 * (positions[-1] - positions[0]))
+    axes.set_xlim(positions[0] - margin, positions[-1] + margin)
+    days = _days(points[0].run_date, points[-1].run_date, max_days)
     axes.set_xticks([day.toordinal() for day in days], _day_labels(days))
 
 
@@ -195,15 +197,15 @@ def _plain_style() -> Iterator[None]:
         yield
 
 
-def _places(dates: Sequence[date]) -> list[float]:
+def _positions(dates: Sequence[date]) -> list[float]:
     """Where the runs stand on an axis of days: runs of one day side by side around it."""
     total = {day: dates.count(day) for day in set(dates)}
     seen: dict[date, int] = dict.fromkeys(total, 0)
-    places = []
+    positions = []
     for day in dates:
-        places.append(day.toordinal() + (seen[day] - (total[day] - 1) / 2) * 0.7 / total[day])
+        positions.append(day.toordinal() + (seen[day] - (total[day] - 1) / 2) * 0.7 / total[day])
         seen[day] += 1
-    return places
+    return positions
 
 
 def _days(first: date, last: date, at_most: int) -> list[date]:

@@ -20,7 +20,7 @@ def log_lines(logger: logging.Logger) -> core.Progress:
     spoken: dict[str, float] = {}
     guard = Lock()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report_progress(what: str, done: int, total: int) -> None:
         work, now = core.work_of(what), time.monotonic()
         with guard:
             due = now - spoken.setdefault(work, now) >= SECONDS_BETWEEN_LINES
@@ -28,7 +28,7 @@ def log_lines(logger: logging.Logger) -> core.Progress:
                 spoken[work] = now
                 logger.info("%s: %s of %s", what, f"{done:,}", f"{total:,}")
 
-    return tell
+    return report_progress
 
 
 def through_console(console: Console) -> logging.Handler:
@@ -44,11 +44,11 @@ def bars(console: Console) -> Iterator[core.Progress]:
     guard = Lock()
     with Progress(*columns, console=console) as drawn:
 
-        def tell(what: str, done: int, total: int) -> None:
+        def report_progress(what: str, done: int, total: int) -> None:
             work = core.work_of(what)
             with guard:
                 if work not in started:
                     started[work] = drawn.add_task(what, total=total)
                 drawn.update(started[work], description=what, completed=done, total=total)
 
-        yield tell
+        yield report_progress

@@ -115,7 +115,7 @@ def runs_table(rows: Sequence[RunLine], width: int) -> Table:
     return table
 
 
-def fates_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+def decisions_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     """What a prune does: run_id, size, action, reason. At most 80 characters wide for MNIST's run_ids."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")

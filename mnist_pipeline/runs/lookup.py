@@ -15,8 +15,8 @@ from mnist_pipeline import tables
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, PrunedError, RunNotFoundError
 from mnist_pipeline.runs.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.runs.staging import data_folder
-from mnist_pipeline.store.files import FileRecord, ahead, read_expected, read_if_there, subfolders, walk
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.files import FileRecord, prefetch, read_expected, read_if_there, subfolders, walk
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 RUNS = "runs"
 MANIFEST = "manifest.json"
@@ -28,11 +28,11 @@ REPAIRS = ".repairs"  # holds complete runs that are to take the place of publis
 class Run:
     """A published run."""
 
-    folder: Place
+    folder: Location
     name: RunName
 
     @property
-    def files(self) -> Place:
+    def files(self) -> Location:
         """What the paths in the manifest are relative to: the folder of the manifest, but in an object store."""
         if isinstance(self.folder, ObjectPath):
             return files_of(self.folder.parent.parent, self.name.run_id)
@@ -60,14 +60,14 @@ class Run:
         data = read_if_there(path, "the record of a prune")
         return None if data is None else Pruned.from_bytes(data, str(path))
 
-    def paths(self, table: tables.Table) -> list[Place]:
+    def paths(self, table: tables.Table) -> list[Location]:
         """The files of a table, in order.
 
         Raises:
             DamagedError: the manifest is missing or altered, or the run has no such table.
             PrunedError: its predictions were given up.
         """
-        return [self.files / file.path for file in self._parts(table)]
+        return [self.files / file.path for file in self._files_of(table)]
 
     def read(self, table: tables.Table, columns: list[str] | None = None) -> pa.Table:
         """A whole table of the run, each file's bytes checked against the manifest before they are parsed.
@@ -76,20 +76,20 @@ class Run:
             DamagedError: a file is missing or altered, or the run has no such table.
             PrunedError: its predictions were given up.
         """
-        return pa.concat_tables(self.read_parts(table, columns))
+        return pa.concat_tables(self.read_files(table, columns))
 
-    def read_parts(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def read_files(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """A table of the run file by file, in order, each checked as by `read`; one at a time is decoded.
 
         Raises:
             DamagedError: a file is missing or altered, or the run has no such table.
             PrunedError: its predictions were given up.
         """
-        parts = self._parts(table)
-        for file, data in zip(parts, ahead(functools.partial(read_checked, self.files), parts), strict=True):
+        files = self._files_of(table)
+        for file, data in zip(files, prefetch(functools.partial(read_checked, self.files), files), strict=True):
             yield tables.decode(table, data, str(self.files / file.path), columns)
 
-    def _parts(self, table: tables.Table) -> list[FileRecord]:
+    def _files_of(self, table: tables.Table) -> list[FileRecord]:
         if table is tables.PREDICTIONS and (pruned := self.pruned()):
             raise PrunedError(
                 f"run {self.name.run_id}: expected its predictions, got a run that gave them up: they were pruned at "
@@ -114,8 +114,10 @@ class Run:
             except DamagedError as error:
                 return str(error)
 
-        given_up = files_of_table(manifest, tables.PREDICTIONS) if pruned else []
-        found = [each for each in ahead(problem, [file for file in manifest.files if file not in given_up]) if each]
+        pruned_paths = files_of_table(manifest, tables.PREDICTIONS) if pruned else []
+        found = [
+            each for each in prefetch(problem, [file for file in manifest.files if file not in pruned_paths]) if each
+        ]
         if isinstance(self.folder, ObjectPath):  # an attempt that was not published leaves its files beside these
             return found
         present = {str(each.path) for each in walk(self.folder)}
@@ -123,12 +125,12 @@ class Run:
         return found + [f"{self.folder / path}: expected no such file" for path in sorted(extra)]
 
 
-def files_of(outputs: Place, run_id: str) -> Place:
+def files_of(outputs: Location, run_id: str) -> Location:
     """The folder of a run's files, but for the manifest in an object store."""
     return data_folder(outputs, run_id) if isinstance(outputs, ObjectPath) else outputs / RUNS / run_id
 
 
-def read_checked(folder: Place, file: FileRecord) -> bytes:
+def read_checked(folder: Location, file: FileRecord) -> bytes:
     """The bytes of a file, if they are what its record says.
 
     Raises:
@@ -141,17 +143,17 @@ def read_checked(folder: Place, file: FileRecord) -> bytes:
     return data
 
 
-def list_runs(outputs: Place) -> list[Run]:
+def list_runs(outputs: Location) -> list[Run]:
     """All published runs by run_date, then run_id. Folders that are not named like a run are passed over."""
     folder = outputs / RUNS
     found = [Run(path, name) for path in subfolders(folder) if (name := RunName.parse(path.name))]
     if isinstance(outputs, ObjectPath):  # an object that somebody left there makes no run
-        there = ahead(lambda run: (run.folder / MANIFEST).is_file(), found)
+        there = prefetch(lambda run: (run.folder / MANIFEST).is_file(), found)
         found = [run for run, published in zip(found, list(there), strict=True) if published]
     return sorted(found, key=lambda run: (run.name.run_date, run.name.run_id))
 
 
-def run_by_id(outputs: Place, run_id: str) -> Run:
+def run_by_id(outputs: Location, run_id: str) -> Run:
     """The run of exactly that run_id.
 
     Raises:
@@ -168,7 +170,7 @@ def run_by_id(outputs: Place, run_id: str) -> Run:
     return Run(folder, name)
 
 
-def unfinished_repairs(outputs: Place) -> list[RunName]:
+def pending_repairs(outputs: Location) -> list[RunName]:
     """The runs whose replacement waits to be put in its place; quickly none where none was ever replaced.
 
     Raises:
@@ -180,9 +182,9 @@ def unfinished_repairs(outputs: Place) -> list[RunName]:
     return sorted((name for name in names if name is not None), key=lambda name: name.run_id)
 
 
-def _unfinished(outputs: Place, names: Sequence[RunName]) -> str:
+def _unfinished(outputs: Location, names: Sequence[RunName]) -> str:
     """What to do about those of the runs that are missing because their repair is unfinished; empty if none is."""
-    waiting = [name.run_id for name in unfinished_repairs(outputs) if name in names]
+    waiting = [name.run_id for name in pending_repairs(outputs) if name in names]
     if not waiting:
         return ""
     return (
@@ -191,20 +193,20 @@ def _unfinished(outputs: Place, names: Sequence[RunName]) -> str:
     )
 
 
-def missing_nights(outputs: Place, dataset: str, split: str, first: date, last: date) -> list[date]:
+def missing_run_dates(outputs: Location, dataset: str, split: str, first: date, last: date) -> list[date]:
     """The dates from `first` to `last`, both included, for which no run of the data set and split is published."""
     there = {run.name.run_date for run in list_runs(outputs) if run.name.is_of(dataset, split)}
-    nights = (first + timedelta(days=days) for days in range((last - first).days + 1))
-    return [night for night in nights if night not in there]
+    run_dates = (first + timedelta(days=days) for days in range((last - first).days + 1))
+    return [run_date for run_date in run_dates if run_date not in there]
 
 
-def require_nights(outputs: Place, dataset: str, split: str, first: date, last: date) -> None:
+def require_run_dates(outputs: Location, dataset: str, split: str, first: date, last: date) -> None:
     """Nothing, if every night from `first` to `last` has a published run of the data set and split.
 
     Raises:
         RunNotFoundError: some have none; all of them are named.
     """
-    if missing := missing_nights(outputs, dataset, split, first, last):
+    if missing := missing_run_dates(outputs, dataset, split, first, last):
         raise RunNotFoundError(
             f"nights of {dataset}/{split} from {first} to {last}: expected a published run of each in {outputs}, got "
             f"none of {', '.join(map(str, missing))}; publish them with `mnist-pipeline backfill --dataset {dataset} "
@@ -212,7 +214,7 @@ def require_nights(outputs: Place, dataset: str, split: str, first: date, last: 
         )
 
 
-def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run:
+def find_run(outputs: Location, which: str | date, dataset: str, split: str) -> Run:
     """The run that `which` means.
 
     Args:
@@ -248,7 +250,7 @@ def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run
     known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
     meant = [
         name
-        for name in unfinished_repairs(outputs)
+        for name in pending_repairs(outputs)
         if str(which) == name.run_id or (name.is_of(dataset, split) and str(which) in ("latest", str(name.run_date)))
     ]
     raise RunNotFoundError(
@@ -256,12 +258,12 @@ def find_run(outputs: Place, which: str | date, dataset: str, split: str) -> Run
         f"what is there: {', '.join(known) or 'nothing yet'}; "
         + (
             _unfinished(outputs, meant)
-            or f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_night(which)}`"
+            or f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_run_date_flag(which)}`"
         )
     )
 
 
-def _night(which: str | date) -> str:
+def _run_date_flag(which: str | date) -> str:
     try:
         return f" --run-date {date.fromisoformat(str(which))}"
     except ValueError:

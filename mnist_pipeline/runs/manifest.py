@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.store.documents import Sealed, canonical_sha256
+from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
 from mnist_pipeline.store.files import FileRecord
 
 FINGERPRINT_DIGITS = 12
@@ -122,11 +122,11 @@ class RunContent:
     sha256: str | None
 
 
-class Manifest(Sealed):
+class Manifest(ChecksummedDocument):
     """What a published run consists of and how it came to be. Paths are relative to the run's directory."""
 
     kind: ClassVar[str] = "a run's manifest"
-    seal: ClassVar[str] = "manifest_sha256"
+    checksum_field: ClassVar[str] = "manifest_sha256"
 
     run_id: str
     fingerprint: str
@@ -167,11 +167,11 @@ class Manifest(Sealed):
             ) from error
 
 
-class Pruned(Sealed):
+class Pruned(ChecksummedDocument):
     """Predictions and report of a run are given up. They may be there for a while yet, for those who read them."""
 
     kind: ClassVar[str] = "the record of a prune"
-    seal: ClassVar[str] = "pruned_sha256"
+    checksum_field: ClassVar[str] = "pruned_sha256"
 
     run_id: str
     pruned_at: datetime

@@ -15,22 +15,22 @@ from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import Shard
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.shards import ShardLabels
-from mnist_pipeline.store.checkpoints import Piece, Pieces
+from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 
 
-def write_part(
-    pieces: Pieces,
+def write_predictions(
+    checkpoints: CheckpointFolder,
     shard: Shard,
     run_id: str,
     run_date: date,
     images: ShardLabels,
     probabilities: NDArray[np.float32],
     made_with: dict[str, str],
-) -> Piece:
+) -> Checkpoint:
     """Choose digits, count them, and put the part in place.
 
     Args:
-        pieces: where the parts of the run gather.
+        checkpoints: where the parts of the run gather.
         shard: the shard the probabilities are of.
         run_id: the run's name, written into every row.
         run_date: the run's logical date, written into every row.
@@ -60,24 +60,24 @@ def write_part(
         "calibration": Calibration.count(labels, predictions, confidence, probabilities).to_json(),
         "made_with": made_with,
     }
-    return pieces.finish(shard.file_name, rows, data, notes)
+    return checkpoints.write(shard.file_name, rows, data, notes)
 
 
-def finished_part(pieces: Pieces, shard: Shard, made_with: dict[str, str]) -> Piece | None:
+def reusable_predictions(checkpoints: CheckpointFolder, shard: Shard, made_with: dict[str, str]) -> Checkpoint | None:
     """The part of an earlier attempt of this run, if it is whole and the same versions made it."""
-    piece = pieces.find(shard.file_name)
-    if piece is None:
+    checkpoint = checkpoints.find(shard.file_name)
+    if checkpoint is None:
         return None
     try:
-        counted_of([piece])
-        return piece if piece.notes["made_with"] == made_with else None
+        counted_of([checkpoint])
+        return checkpoint if checkpoint.notes["made_with"] == made_with else None
     except (KeyError, ValueError, TypeError, AttributeError):
         return None  # another state of our own code noted other things under the same version
 
 
-def counted_of(pieces: Sequence[Piece]) -> tuple[Tally, Calibration]:
+def counted_of(checkpoints: Sequence[Checkpoint]) -> tuple[Tally, Calibration]:
     """What was counted in all parts, merged in the order given."""
     return (
-        Tally.total(Tally.from_json(piece.notes["tally"]) for piece in pieces),
-        Calibration.total(Calibration.from_json(piece.notes["calibration"]) for piece in pieces),
+        Tally.total(Tally.from_json(checkpoint.notes["tally"]) for checkpoint in checkpoints),
+        Calibration.total(Calibration.from_json(checkpoint.notes["calibration"]) for checkpoint in checkpoints),
     )

@@ -10,12 +10,12 @@ from mnist_pipeline.errors import RunConflictError
 from mnist_pipeline.runs.lookup import MANIFEST, PRUNED, RUNS, Run, files_of_table, read_checked
 from mnist_pipeline.runs.manifest import Manifest, RunName
 from mnist_pipeline.runs.replacement import replace_run
-from mnist_pipeline.runs.staging import PREDICTIONS, Stage
+from mnist_pipeline.runs.staging import PREDICTIONS, StagingDirectory
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import (
     FileRecord,
-    ahead,
     outputs_errors,
+    prefetch,
     publish_files,
     put_file,
     remove_folder,
@@ -24,7 +24,7 @@ from mnist_pipeline.store.files import (
     sync_folder,
     walk,
 )
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ CONFLICT = "conflict-"
 DIGITS_COUNTED = ("confusion", "unlabelled")  # what a tally says of the digits alone
 
 
-def stage_table(stage: Stage, table: tables.Table, data: pa.Table) -> FileRecord:
+def write_table(staging: StagingDirectory, table: tables.Table, data: pa.Table) -> FileRecord:
     """Write one of a run's small tables into its staging folder."""
     name = f"{table.name}.parquet"
-    with outputs_errors(f"cannot write {stage.run / name}"):
-        return put_file(stage.run, name, data.num_rows, tables.encode(table, data), scratch=stage.records)
+    with outputs_errors(f"cannot write {staging.run / name}"):
+        return put_file(staging.run, name, data.num_rows, tables.encode(table, data), scratch=staging.records)
 
 
-def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
+def commit(outputs: Location, staging: StagingDirectory, manifest: Manifest) -> bool:
     """Publish what is staged in one step, or recognise that it is published already.
 
     A published run of that name that is damaged goes to quarantine, and this one takes its place. One that has been
@@ -47,7 +47,7 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
 
     Args:
         outputs: the outputs folder.
-        stage: holds exactly the files that the manifest lists.
+        staging: holds exactly the files that the manifest lists.
         manifest: of the run to be.
 
     Returns:
@@ -63,24 +63,24 @@ def commit(outputs: Place, stage: Stage, manifest: Manifest) -> bool:
     assert name is not None, f"{manifest.run_id} is not a run_id"
     run = Run(target, name)
     with outputs_errors(f"cannot publish {target}"):
-        _check_staged(stage, manifest)
+        _check_staged(staging, manifest)
         # In a store the creation of the manifest finds out, and nothing else below that name makes a run.
         taken = isinstance(target, Path) and target.exists()
-        if not taken and _publish(stage, target, manifest):
+        if not taken and _publish(staging, target, manifest):
             return True
-        if run.problems() and replace_run(outputs, run, stage.run, manifest, stage.records):
+        if run.problems() and replace_run(outputs, run, staging.run, manifest, staging.records):
             return True
         if run.pruned():
-            return _give_back(outputs, run, stage, manifest)
-        _require_agreement(run, stage, manifest)
+            return _give_back(outputs, run, staging, manifest)
+        _require_agreement(run, staging, manifest)
     return False
 
 
-def _publish(stage: Stage, target: Place, manifest: Manifest) -> bool:
-    return publish_files(stage.run, target, MANIFEST, manifest.to_bytes(), stage.records)
+def _publish(staging: StagingDirectory, target: Location, manifest: Manifest) -> bool:
+    return publish_files(staging.run, target, MANIFEST, manifest.to_bytes(), staging.records)
 
 
-def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bool:
+def _give_back(outputs: Location, run: Run, staging: StagingDirectory, manifest: Manifest) -> bool:
     """Let a pruned run have its predictions again: those it had, if these are the very same files or digits.
 
     Returns:
@@ -92,19 +92,19 @@ def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bo
     published, there = run.manifest(), run.files / PREDICTIONS
     theirs, ours = (files_of_table(each, tables.PREDICTIONS) for each in (published, manifest))
     if isinstance(there, Path) and there.exists():  # marked, and not yet deleted
-        _require_agreement(run, stage, manifest)
+        _require_agreement(run, staging, manifest)
     elif ours == theirs:
         if isinstance(there, Path):
-            assert isinstance(stage.run, Path), f"{stage.run} and {there} are not in the same place"
-            sync_folder(stage.run / PREDICTIONS)
-            (stage.run / PREDICTIONS).rename(there)
+            assert isinstance(staging.run, Path), f"{staging.run} and {there} are not in the same place"
+            sync_folder(staging.run / PREDICTIONS)
+            (staging.run / PREDICTIONS).rename(there)
             sync_folder(there.parent)
     elif published.tally and any(published.tally[name] != (manifest.tally or {})[name] for name in DIGITS_COUNTED):
-        raise _conflict(run.folder / MANIFEST, stage, manifest)
+        raise _conflict(run.folder / MANIFEST, staging, manifest)
     else:  # the same digits, with probabilities that differ in their last bits: they have another manifest
-        if replace_run(outputs, run, stage.run, manifest, stage.records):
+        if replace_run(outputs, run, staging.run, manifest, staging.records):
             return True
-        _require_agreement(run, stage, manifest)  # with what another has put there meanwhile
+        _require_agreement(run, staging, manifest)  # with what another has put there meanwhile
         return False
     (run.folder / PRUNED).unlink()
     sync_folder(run.folder)
@@ -112,25 +112,25 @@ def _give_back(outputs: Place, run: Run, stage: Stage, manifest: Manifest) -> bo
     return True
 
 
-def _check_staged(stage: Stage, manifest: Manifest) -> None:
+def _check_staged(staging: StagingDirectory, manifest: Manifest) -> None:
     """Whole-job truth comes from the plan: every planned file is on the disk as recorded, and nothing else is."""
 
     def check(file: FileRecord) -> None:
-        read_checked(stage.run, file)
-        sync_file(stage.run / file.path)
+        read_checked(staging.run, file)
+        sync_file(staging.run / file.path)
 
-    for _ in ahead(check, manifest.files):
+    for _ in prefetch(check, manifest.files):
         pass
-    if isinstance(stage.run, ObjectPath):
+    if isinstance(staging.run, ObjectPath):
         return
     planned = {file.path for file in manifest.files}
-    for found in walk(stage.run):
+    for found in walk(staging.run):
         if str(found.path) not in planned:
-            logger.warning("%s was not planned and is removed", stage.run / found.path)
-            (stage.run / found.path).unlink()
+            logger.warning("%s was not planned and is removed", staging.run / found.path)
+            (staging.run / found.path).unlink()
 
 
-def _require_agreement(run: Run, stage: Stage, manifest: Manifest) -> None:
+def _require_agreement(run: Run, staging: StagingDirectory, manifest: Manifest) -> None:
     """Raise RunConflictError if the published run says other than what is staged."""
     columns = ["image_id", "prediction"]
     # As many files in both: the plan is part of the run_id.
@@ -138,14 +138,14 @@ def _require_agreement(run: Run, stage: Stage, manifest: Manifest) -> None:
     for ours, theirs in pairs:
         if ours.sha256 == theirs.sha256:
             continue
-        staged = tables.decode(tables.PREDICTIONS, read_checked(stage.run, ours), ours.path, columns)
+        staged = tables.decode(tables.PREDICTIONS, read_checked(staging.run, ours), ours.path, columns)
         published = tables.decode(tables.PREDICTIONS, read_checked(run.files, theirs), theirs.path, columns)
         if not staged.equals(published):
-            raise _conflict(run.files / theirs.path, stage, manifest)
+            raise _conflict(run.files / theirs.path, staging, manifest)
 
 
-def _conflict(theirs: Place, stage: Stage, manifest: Manifest) -> RunConflictError:
-    kept = _keep(stage, manifest)
+def _conflict(theirs: Location, staging: StagingDirectory, manifest: Manifest) -> RunConflictError:
+    kept = _keep(staging, manifest)
     return RunConflictError(
         f"run {manifest.run_id} is published with other predictions: expected {theirs} "
         f"to agree with this attempt, kept in {kept}; the same inputs gave other digits, "
@@ -153,16 +153,16 @@ def _conflict(theirs: Place, stage: Stage, manifest: Manifest) -> RunConflictErr
     )
 
 
-def _keep(stage: Stage, manifest: Manifest) -> Place:
+def _keep(staging: StagingDirectory, manifest: Manifest) -> Location:
     """Keep an attempt that disagrees, under a name of its content, so that the same conflict is kept once."""
     digest = canonical_sha256([file.sha256 for file in manifest.files])
-    kept = stage.folder.parent / f"{CONFLICT}{manifest.run_id}-{digest[:8]}"
-    if isinstance(kept, ObjectPath) or isinstance(stage.run, ObjectPath):
+    kept = staging.folder.parent / f"{CONFLICT}{manifest.run_id}-{digest[:8]}"
+    if isinstance(kept, ObjectPath) or isinstance(staging.run, ObjectPath):
         replace_file(kept / MANIFEST, manifest.to_bytes())  # its files lie beside those that are published
-        for each in stage.records.iterdir():  # the next attempt shall compute for itself
+        for each in staging.records.iterdir():  # the next attempt shall compute for itself
             each.unlink()
         return kept
     remove_folder(kept)
-    replace_file(stage.run / MANIFEST, manifest.to_bytes())
-    stage.run.rename(kept)
+    replace_file(staging.run / MANIFEST, manifest.to_bytes())
+    staging.run.rename(kept)
     return kept

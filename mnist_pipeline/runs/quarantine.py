@@ -9,14 +9,14 @@ from pathlib import Path
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.store.files import make_folder, sync_folder
 from mnist_pipeline.store.locks import lock
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 logger = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine"
 
 
-def set_aside(outputs: Place, folder: Place, document: str, look: Callable[[], str | None]) -> None:
+def move_to_quarantine(outputs: Location, folder: Location, document: str, look: Callable[[], str | None]) -> None:
     """Move what is published in a folder into quarantine, under its path and the time, if it is still damaged.
 
     Of several who find it damaged one moves it, and none moves what another has published in its place. In an object
@@ -35,35 +35,35 @@ def set_aside(outputs: Place, folder: Place, document: str, look: Callable[[], s
     with lock(alone) if isinstance(alone, Path) else nullcontext():
         if not folder.exists() or (why := look()) is None:
             return
-        aside = _place_for(outputs, folder)
+        quarantined = _quarantine_path(outputs, folder)
         if isinstance(folder, ObjectPath):
             # The document first: without it, whatever else is there says nothing.
             for each, _, _ in sorted(folder.walk(), key=lambda found: found[0].name != document):
                 with suppress(FileNotFoundError):
-                    (aside / each.name).write_bytes(each.read_bytes())
+                    (quarantined / each.name).write_bytes(each.read_bytes())
                 each.unlink()
         else:
-            assert not isinstance(aside, ObjectPath), f"{folder} is not in {outputs}"
-            make_folder(aside.parent)
-            folder.rename(aside)
-            sync_folder(aside.parent)
+            assert not isinstance(quarantined, ObjectPath), f"{folder} is not in {outputs}"
+            make_folder(quarantined.parent)
+            folder.rename(quarantined)
+            sync_folder(quarantined.parent)
             sync_folder(folder.parent)
-    logger.warning("%s is set aside in %s: %s", folder, aside, why)
+    logger.warning("%s is set aside in %s: %s", folder, quarantined, why)
 
 
-def copy_aside(outputs: Place, folder: ObjectPath) -> Place:
+def copy_to_quarantine(outputs: Location, folder: ObjectPath) -> Location:
     """Copy what is published in a folder of an object store into quarantine, and leave it there; where the copy is.
 
     Raises:
         StoreError: it cannot be copied.
     """
-    aside = _place_for(outputs, folder)
+    quarantined = _quarantine_path(outputs, folder)
     for each, _, _ in folder.walk():
         with suppress(FileNotFoundError):
-            (aside / each.name).write_bytes(each.read_bytes())
-    return aside
+            (quarantined / each.name).write_bytes(each.read_bytes())
+    return quarantined
 
 
-def _place_for(outputs: Place, folder: Place) -> Place:
+def _quarantine_path(outputs: Location, folder: Location) -> Location:
     path = folder.relative_to(outputs)
     return outputs / QUARANTINE / path.parent / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_pipeline.errors import OutputsError
-from mnist_pipeline.runs.lookup import MANIFEST, REPAIRS, RUNS, Run, unfinished_repairs
+from mnist_pipeline.runs.lookup import MANIFEST, REPAIRS, RUNS, Run, pending_repairs
 from mnist_pipeline.runs.manifest import Manifest
-from mnist_pipeline.runs.quarantine import copy_aside, set_aside
+from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.store.files import publish_folder, reason_of, remove_folder, replace_file, sync_folder
 from mnist_pipeline.store.locks import lock
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 logger = logging.getLogger(__name__)
 
 
-def replace_run(outputs: Place, run: Run, staged: Place, manifest: Manifest, scratch: Place) -> bool:
+def replace_run(outputs: Location, run: Run, staged: Location, manifest: Manifest, scratch: Location) -> bool:
     """Publish what is staged in the place of a run that is damaged or pruned, which goes to quarantine.
 
     Args:
@@ -47,7 +47,7 @@ def replace_run(outputs: Place, run: Run, staged: Place, manifest: Manifest, scr
     replace_file(staged / MANIFEST, manifest.to_bytes(), scratch)
     with _alone(outputs, run):
         try:
-            _finish(outputs, run)  # what an attempt before has recorded
+            _complete(outputs, run)  # what an attempt before has recorded
             publish_folder(staged, recorded)
             if _put_in_place(outputs, run, recorded):
                 return True
@@ -62,7 +62,7 @@ def replace_run(outputs: Place, run: Run, staged: Place, manifest: Manifest, scr
     return False
 
 
-def finish_replacements(outputs: Place) -> list[str]:
+def complete_replacements(outputs: Location) -> list[str]:
     """Put replacements in their places that others have recorded; the run_ids of those that were put there now.
 
     Raises:
@@ -70,14 +70,14 @@ def finish_replacements(outputs: Place) -> list[str]:
     """
     if isinstance(outputs, ObjectPath):
         return []
-    recorded = [Run(outputs / RUNS / name.run_id, name) for name in unfinished_repairs(outputs)]
-    return [run.name.run_id for run in recorded if _try_to_finish(outputs, run)]
+    recorded = [Run(outputs / RUNS / name.run_id, name) for name in pending_repairs(outputs)]
+    return [run.name.run_id for run in recorded if _try_to_complete(outputs, run)]
 
 
-def _try_to_finish(outputs: Path, run: Run) -> bool:
+def _try_to_complete(outputs: Path, run: Run) -> bool:
     try:
         with _alone(outputs, run):
-            return _finish(outputs, run)
+            return _complete(outputs, run)
     except OSError as error:
         logger.warning(
             "run %s: expected to finish its repair, got %s; its replacement is kept in %s, and `mnist-pipeline verify "
@@ -89,7 +89,7 @@ def _try_to_finish(outputs: Path, run: Run) -> bool:
         return False
 
 
-def _finish(outputs: Path, run: Run) -> bool:
+def _complete(outputs: Path, run: Run) -> bool:
     """Do what is left of a recorded repair, if there is one; whether it changed what is published."""
     recorded = _record_of(outputs, run)
     if not recorded.is_dir():  # another has finished it
@@ -97,7 +97,7 @@ def _finish(outputs: Path, run: Run) -> bool:
     if run.folder.exists():
         # Damaged itself, it is better than nothing, where verify finds it, but not than what is there.
         problems = Run(recorded, run.name).problems
-        set_aside(outputs, recorded, MANIFEST, lambda: "; ".join(problems()) or None)
+        move_to_quarantine(outputs, recorded, MANIFEST, lambda: "; ".join(problems()) or None)
         if not recorded.is_dir():
             return False
     if _put_in_place(outputs, run, recorded):
@@ -114,26 +114,26 @@ def _finish(outputs: Path, run: Run) -> bool:
 def _put_in_place(outputs: Path, run: Run, recorded: Path) -> bool:
     """Move the run to quarantine if it is not sound, and its replacement in; False if a sound one is there."""
     assert isinstance(run.folder, Path), f"{run.folder} is not in {outputs}"
-    set_aside(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))
+    move_to_quarantine(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))
     if not publish_folder(recorded, run.folder):
         return False
     sync_folder(recorded.parent)
     return True
 
 
-def _replace_manifest(outputs: Place, run: Run, folder: ObjectPath, manifest: Manifest) -> bool:
+def _replace_manifest(outputs: Location, run: Run, folder: ObjectPath, manifest: Manifest) -> bool:
     document, data = folder / MANIFEST, manifest.to_bytes()
     version = document.read_version()  # before it is looked at: what another puts there later is not replaced
     if (why := _why_replaced(run)) is None:
         return False
-    aside = copy_aside(outputs, folder)
+    quarantined = copy_to_quarantine(outputs, folder)
     for each, _, _ in folder.walk():
         if each != document:  # such as that the run before was pruned, which must not be said of this one
             each.unlink()
     # Refused, it may be gone, or be ours already whose answer was lost on its way: `create` tells.
     if not document.replace_if_unchanged(data, version) and not document.create(data):
         return False
-    logger.warning("%s is replaced, and copied to quarantine in %s: %s", folder, aside, why)
+    logger.warning("%s is replaced, and copied to quarantine in %s: %s", folder, quarantined, why)
     return True
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_pipeline.store.checkpoints import Pieces
+from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.files import outputs_errors, remove_folder
 from mnist_pipeline.store.locks import lock_path, try_lock, unlock
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 STAGING = ".staging"
 # In an object store nothing is renamed: what will be published is put where it stays.
@@ -25,24 +25,24 @@ PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagingDirectory:
     """The folder of one attempt: the files in `run` are published, those in `records` stay behind."""
 
-    folder: Place
+    folder: Location
 
     @property
-    def run(self) -> Place:
+    def run(self) -> Location:
         if isinstance(self.folder, ObjectPath):
             return data_folder(self.folder.parent.parent, self.folder.name)
         return self.folder / "run"
 
     @property
-    def records(self) -> Place:
+    def records(self) -> Location:
         return self.folder / "records"
 
     @property
-    def parts(self) -> Pieces:
-        return Pieces(folder=self.run / PREDICTIONS, records=self.records, to_publish=True)
+    def checkpoints(self) -> CheckpointFolder:
+        return CheckpointFolder(folder=self.run / PREDICTIONS, records=self.records, to_publish=True)
 
 
 def data_folder(outputs: ObjectPath, name: str) -> ObjectPath:
@@ -51,7 +51,7 @@ def data_folder(outputs: ObjectPath, name: str) -> ObjectPath:
 
 
 @contextmanager
-def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
+def staging_directory(outputs: Location, run_id: str) -> Iterator[StagingDirectory]:
     """Own a staging folder for the length of the block.
 
     It is removed when the block succeeds. When the block fails or the process is killed, the run's first
@@ -61,7 +61,7 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
         OutputsError: the outputs folder cannot be written.
     """
     if isinstance(outputs, ObjectPath):
-        yield (shared := Stage(outputs / STAGING / run_id))
+        yield (shared := StagingDirectory(outputs / STAGING / run_id))
         with suppress(OSError):  # what is left there is swept up by the next run of that name
             for record in shared.records.iterdir():
                 record.unlink()
@@ -69,15 +69,15 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
     root = outputs / STAGING
     with outputs_errors(f"cannot prepare {root}"):
         root.mkdir(parents=True, exist_ok=True)
-        name, handle = _claim_name(root, run_id)
+        name, handle = _lock_name(root, run_id)
     done = False
     try:
         with outputs_errors(f"cannot prepare {root}"):
             if name == run_id:
-                _sweep(root, run_id)
+                _collect_abandoned(root, run_id)
             for folder in (root / name / "run" / PREDICTIONS, root / name / "records"):
                 folder.mkdir(parents=True, exist_ok=True)
-        yield Stage(root / name)
+        yield StagingDirectory(root / name)
         done = True
     finally:
         if done or name != run_id:
@@ -85,7 +85,7 @@ def claim_stage(outputs: Place, run_id: str) -> Iterator[Stage]:
         unlock(lock_path(root, name), handle)
 
 
-def _claim_name(root: Path, run_id: str) -> tuple[str, int]:
+def _lock_name(root: Path, run_id: str) -> tuple[str, int]:
     if (handle := try_lock(lock_path(root, run_id))) is not None:
         return run_id, handle
     while (handle := try_lock(lock_path(root, name := f"{run_id}.{uuid.uuid4().hex[:8]}"))) is None:
@@ -93,7 +93,7 @@ def _claim_name(root: Path, run_id: str) -> tuple[str, int]:
     return name, handle
 
 
-def _sweep(root: Path, run_id: str) -> None:
+def _collect_abandoned(root: Path, run_id: str) -> None:
     """Remove private folders of the run whose owners are dead: their locks are free."""
     for folder in root.glob(f"{run_id}.*"):
         path = lock_path(root, folder.name)

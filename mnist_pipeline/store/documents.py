@@ -23,7 +23,7 @@ def canonical_sha256(document: Any) -> str:
     return hashlib.sha256(canonical_json(document)).hexdigest()
 
 
-class Sealed(BaseModel):
+class ChecksummedDocument(BaseModel):
     """A document that is written once and never changes.
 
     A field that a later version adds is passed over here; one that is added needs a default for the documents before.
@@ -33,14 +33,14 @@ class Sealed(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
 
     kind: ClassVar[str]  # what it is, for messages
-    seal: ClassVar[str]  # name of the field that holds the sha256
+    checksum_field: ClassVar[str]  # name of the field that holds the sha256
 
     schema_version: str
 
     def to_bytes(self) -> bytes:
         """The document as a JSON file."""
         content = self.model_dump(mode="json")
-        return _render({**content, self.seal: _checksum(content)})
+        return _render({**content, self.checksum_field: _checksum(content)})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Self:
@@ -52,7 +52,7 @@ class Sealed(BaseModel):
         try:
             document = json.loads(data)
             unaltered = _render(document) == data
-            unaltered &= document.pop(cls.seal) == _checksum(document)
+            unaltered &= document.pop(cls.checksum_field) == _checksum(document)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedError(f"{name}: expected {cls.kind}, got a damaged file ({error})") from error
         if not unaltered:

@@ -18,11 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from mnist_pipeline.errors import DamagedError, OutputsError, StoreError
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 # Digits of its sha256 in the name of an object: attempts that made other bytes never meet under one name.
 CONTENT_DIGITS = 16
-BEGUN_AHEAD = 8  # files
+PREFETCHED = 8  # files
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")  # the name of a file that is not yet in its place
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def reason_of(error: OSError) -> str:
     return f"{error.strerror} ({error.filename})" if error.strerror and error.filename else str(error)
 
 
-def read_expected(path: Place, expected: str) -> bytes:
+def read_expected(path: Location, expected: str) -> bytes:
     """The bytes of a file that has to be there.
 
     Raises:
@@ -95,7 +95,7 @@ def read_expected(path: Place, expected: str) -> bytes:
         raise DamagedError(f"{path}: expected {expected}, got no readable file ({error.strerror})") from error
 
 
-def read_if_there(path: Place, expected: str) -> bytes | None:
+def read_if_there(path: Location, expected: str) -> bytes | None:
     """The bytes of a file that need not be there, or None.
 
     Raises:
@@ -110,7 +110,7 @@ def read_if_there(path: Place, expected: str) -> bytes | None:
         raise
 
 
-def replace_file(path: Place, data: bytes, scratch: Place | None = None, sync: bool = True) -> None:
+def replace_file(path: Location, data: bytes, scratch: Location | None = None, sync: bool = True) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, never a part.
 
     Args:
@@ -140,7 +140,7 @@ def replace_file(path: Place, data: bytes, scratch: Place | None = None, sync: b
         raise
 
 
-def create_file(path: Place, data: bytes, scratch: Place) -> bool:
+def create_file(path: Location, data: bytes, scratch: Location) -> bool:
     """Write `data` to a file that must not exist yet; False if it does, with other content or in a race.
 
     Args:
@@ -164,7 +164,7 @@ def create_file(path: Place, data: bytes, scratch: Place) -> bool:
 
 
 def put_file(
-    folder: Place, name: str, rows: int, data: bytes, scratch: Place | None = None, sync: bool = True
+    folder: Location, name: str, rows: int, data: bytes, scratch: Location | None = None, sync: bool = True
 ) -> FileRecord:
     """Put a file of what will be published into its folder, as `replace_file` does; its record.
 
@@ -178,7 +178,7 @@ def put_file(
     return file
 
 
-def put_finished(folder: Place, path: Path, rows: int) -> FileRecord:
+def put_finished(folder: Location, path: Path, rows: int) -> FileRecord:
     """Put a file that may be too large to hold into the folder of what will be published, as `put_file` does.
 
     On disk it was written where it belongs, and is only made to last.
@@ -204,7 +204,7 @@ def record_of(path: Path, name: str, rows: int) -> FileRecord:
     return FileRecord(name, rows, path.stat().st_size, digest)
 
 
-def publish_files(staged: Place, target: Place, document: str, content: bytes, scratch: Place) -> bool:
+def publish_files(staged: Location, target: Location, document: str, content: bytes, scratch: Location) -> bool:
     """Make finished files visible in one step, with the document that lists them.
 
     On disk their folder is renamed. In an object store they stay where they are, and the document is created below
@@ -259,7 +259,7 @@ def publish_folder(staged: Path, target: Path) -> bool:
     return True
 
 
-def make_folder(folder: Place) -> None:
+def make_folder(folder: Location) -> None:
     """Make a folder and those above it that are missing, in a way that survives a power cut."""
     if isinstance(folder, ObjectPath):
         return
@@ -275,7 +275,7 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sync_file(path: Place) -> None:
+def sync_file(path: Location) -> None:
     """Make the content of a file survive a power cut."""
     if isinstance(path, ObjectPath):
         return
@@ -283,7 +283,7 @@ def sync_file(path: Place) -> None:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Place) -> None:
+def sync_folder(folder: Location) -> None:
     """Make the names in `folder` survive a power cut."""
     if isinstance(folder, ObjectPath):
         return
@@ -294,17 +294,17 @@ def sync_folder(folder: Place) -> None:
         os.close(handle)
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def prefetch(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function` of each item, in order, a few of them begun before they are asked for.
 
     An object store makes one wait for each, a disk can do with several at once, and hashing lets go of the interpreter.
     """
-    pool = ThreadPoolExecutor(BEGUN_AHEAD)
+    pool = ThreadPoolExecutor(PREFETCHED)
     begun: deque[Future[R]] = deque()
     try:
         for item in items:
             begun.append(pool.submit(function, item))
-            if len(begun) == BEGUN_AHEAD:
+            if len(begun) == PREFETCHED:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
@@ -314,12 +314,12 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def each_document(outputs: Place, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def each_document(outputs: Location, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function` of each item, in order, where it reads a small document of `outputs`.
 
     On disk one after the other: there the threads take longer than the reading.
     """
-    return ahead(function, items) if isinstance(outputs, ObjectPath) else map(function, items)
+    return prefetch(function, items) if isinstance(outputs, ObjectPath) else map(function, items)
 
 
 @dataclass(frozen=True)
@@ -331,12 +331,12 @@ class Found:
     written_at: datetime
 
 
-def walk(folder: Place) -> Iterator[Found]:
+def walk(folder: Location) -> Iterator[Found]:
     """All files below a folder, which need not exist; what vanishes on the way is passed over."""
     if isinstance(folder, ObjectPath):
         start = len(folder.parts)
-        for place, size_bytes, written_at in folder.walk():
-            yield Found(PurePosixPath(*place.parts[start:]), size_bytes, written_at)
+        for each, size_bytes, written_at in folder.walk():
+            yield Found(PurePosixPath(*each.parts[start:]), size_bytes, written_at)
         return
     for here, folders, names in os.walk(folder):  # unlike rglob, goes on where a folder vanishes
         folders.sort()
@@ -347,7 +347,7 @@ def walk(folder: Place) -> Iterator[Found]:
                 yield Found(PurePosixPath(path.relative_to(folder)), about.st_size, written_at)
 
 
-def subfolders(folder: Place) -> list[Place]:
+def subfolders(folder: Location) -> list[Location]:
     """The folders in a folder, which need not exist."""
     if isinstance(folder, ObjectPath):
         return list(folder.subfolders())

@@ -17,14 +17,14 @@ def lock_path(root: Path, name: str) -> Path:
 def undisturbed(root: Path, name: str) -> Iterator[bool]:
     """Keep attempts of that name from beginning for the length of the block; False if one is at work, or a judge."""
     root.mkdir(parents=True, exist_ok=True)
-    own = lock_path(root, name)
-    if (handle := try_lock(own)) is None:
+    own_lock = lock_path(root, name)
+    if (handle := try_lock(own_lock)) is None:
         yield False
         return
     try:
-        yield not any(is_locked(path) for path in root.glob(f"*{glob.escape(name)}*.lock") if path != own)
+        yield not any(is_locked(path) for path in root.glob(f"*{glob.escape(name)}*.lock") if path != own_lock)
     finally:
-        unlock(own, handle)
+        unlock(own_lock, handle)
 
 
 def is_locked(path: Path) -> bool:

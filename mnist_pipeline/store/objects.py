@@ -58,10 +58,10 @@ class ObjectPath(PurePosixPath):
         with _store_errors(self):
             return bytes(self.store.get(self.key).bytes())
 
-    def read_start(self, most: int) -> bytes:
-        """The object, or its first `most` bytes if it is larger."""
+    def read_start(self, limit_bytes: int) -> bytes:
+        """The object, or its first `limit_bytes` bytes if it is larger."""
         with _store_errors(self):
-            return bytes(self.store.get_range(self.key, start=0, length=most))
+            return bytes(self.store.get_range(self.key, start=0, length=limit_bytes))
 
     def read_version(self) -> "Version | None":
         """What changes whenever the object does; None if there is no object."""
@@ -158,7 +158,7 @@ class ObjectPath(PurePosixPath):
 
 
 # Where something is kept: on disk or in an object store.
-Place = Path | ObjectPath
+Location = Path | ObjectPath
 Version = dict[str, str]
 
 
@@ -167,7 +167,7 @@ def is_address(text: str) -> bool:
     return "://" in text or _COLLAPSED.match(text) is not None
 
 
-def parse_place(text: str) -> Place:
+def parse_location(text: str) -> Location:
     """A folder on disk, absolute, or an address in an object store.
 
     Raises:

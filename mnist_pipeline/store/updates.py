@@ -12,14 +12,14 @@ from pathlib import Path
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.store.files import replace_file
 from mnist_pipeline.store.locks import lock
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
-LEAST_ATTEMPTS = 20
-LONGEST_SECONDS = 300.0
-LONGEST_PAUSE_SECONDS = 2.0
+MIN_ATTEMPTS = 20
+MAX_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 2.0
 
 
-def rewrite(outputs: Place, alone: Place, names: Sequence[str], make: Callable[[], Mapping[str, bytes]]) -> None:
+def update(outputs: Location, alone: Location, names: Sequence[str], make: Callable[[], Mapping[str, bytes]]) -> None:
     """Replace some files by what `make` gives.
 
     Args:
@@ -39,20 +39,20 @@ def rewrite(outputs: Place, alone: Place, names: Sequence[str], make: Callable[[
                     replace_file(outputs / name, data, alone.parent)
         return
     begun, attempt = time.monotonic(), 0
-    while attempt < LEAST_ATTEMPTS or time.monotonic() - begun < LONGEST_SECONDS:
+    while attempt < MIN_ATTEMPTS or time.monotonic() - begun < MAX_SECONDS:
         attempt += 1
         # Before `make` looks: what is published later has a writer of its own, who will find these replaced.
         versions = {name: (outputs / name).read_version() for name in names}
         if all((outputs / name).replace_if_unchanged(data, versions[name]) for name, data in make().items()):
             return
-        time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(attempt, 6))))  # noqa: S311  no secret
+        time.sleep(random.uniform(0, min(MAX_PAUSE_SECONDS, 0.05 * 2 ** min(attempt, 6))))  # noqa: S311  no secret
     raise OutputsError(
         f"cannot update {', '.join(names)} in {outputs}: expected to be alone for a moment, got others "
         f"{attempt} times in a row; bring them up to date with `mnist-pipeline reindex`"
     )
 
 
-def _holds(path: Place, data: bytes) -> bool:
+def _holds(path: Location, data: bytes) -> bool:
     try:
         return path.read_bytes() == data
     except OSError:

@@ -30,10 +30,10 @@ def column_of(values: NDArray[Any] | Sequence[Any], type: pa.DataType) -> pa.Arr
     if isinstance(values, np.ndarray):
         return _from_numpy(values, type)
     if pa.types.is_dictionary(type):
-        places: dict[Any, int] = {value: 0 for value in values if value is not None}
-        places |= {value: place for place, value in enumerate(places)}
-        indices = column_of([None if value is None else places[value] for value in values], type.index_type)
-        return pa.DictionaryArray.from_arrays(indices, column_of(list(places), type.value_type))
+        positions: dict[Any, int] = {value: 0 for value in values if value is not None}
+        positions |= {value: position for position, value in enumerate(positions)}
+        indices = column_of([None if value is None else positions[value] for value in values], type.index_type)
+        return pa.DictionaryArray.from_arrays(indices, column_of(list(positions), type.value_type))
     validity = _validity([value is not None for value in values])
     if pa.types.is_string(type):
         texts = [b"" if value is None else _text(value).encode() for value in values]

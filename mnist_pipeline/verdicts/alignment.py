@@ -24,7 +24,7 @@ DIRECTIONS = ("lost", "gained", "still wrong")
 
 
 @dataclass(frozen=True)
-class Stretch:
+class AlignedChunk:
     """The same images in both runs: as many rows in either, `COLUMNS` each."""
 
     before: pa.Table
@@ -50,8 +50,8 @@ class Stretch:
             constants: values of its columns that are the same in every row, by name.
         """
         before, now = self.predictions()
-        places = np.flatnonzero(before != now)
-        chosen, rows = column_of(places, pa.int64()), len(places)
+        changed = np.flatnonzero(before != now)
+        chosen, rows = column_of(changed, pa.int64()), len(changed)
         old, new = self.before.take(chosen), self.now.take(chosen)
         types = {field.name: field.type for field in tables.FLIPS.schema}
         return tables.build(
@@ -64,25 +64,25 @@ class Stretch:
                 "now": new["prediction"].combine_chunks(),
                 "confidence_before": old["confidence"].combine_chunks(),
                 "confidence_now": new["confidence"].combine_chunks(),
-                "direction": self._directions(places),
+                "direction": self._directions(changed),
             },
         )
 
-    def _directions(self, places: NDArray[np.intp]) -> pa.Array:
+    def _directions(self, changed: NDArray[np.intp]) -> pa.Array:
         if (labels := self.labels) is None:
-            return pa.nulls(len(places), tables.DIRECTION)
-        before, now = (values[places] == labels[places] for values in self.predictions())
+            return pa.nulls(len(changed), tables.DIRECTION)
+        before, now = (values[changed] == labels[changed] for values in self.predictions())
         which = np.where(before, 0, np.where(now, 1, 2)).astype(np.int32)
         return pa.DictionaryArray.from_arrays(column_of(which, pa.int32()), column_of(DIRECTIONS, pa.string()))
 
 
-def pair_up(before: Run, now: Run) -> Iterator[Stretch]:
+def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
     """Both runs' predictions in image order, a stretch at a time.
 
     Raises:
         DamagedError: a file is missing or altered, or the runs are not over the same images after all.
     """
-    theirs, ours = before.read_parts(tables.PREDICTIONS, COLUMNS), now.read_parts(tables.PREDICTIONS, COLUMNS)
+    theirs, ours = before.read_files(tables.PREDICTIONS, COLUMNS), now.read_files(tables.PREDICTIONS, COLUMNS)
     old = new = nothing = tables.PREDICTIONS.empty.select(COLUMNS)
     while True:
         old = old if old.num_rows else next(theirs, old)
@@ -92,7 +92,7 @@ def pair_up(before: Run, now: Run) -> Iterator[Stretch]:
             break
         if not all(old[name].slice(0, rows).equals(new[name].slice(0, rows)) for name in SAME):
             break
-        yield Stretch(old.slice(0, rows), new.slice(0, rows))
+        yield AlignedChunk(old.slice(0, rows), new.slice(0, rows))
         # An empty slice would keep its file in memory while the next one is read.
         old, new = (table.slice(rows) if table.num_rows > rows else nothing for table in (old, new))
     if old.num_rows or new.num_rows:

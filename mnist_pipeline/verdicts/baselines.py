@@ -5,13 +5,13 @@ import json
 from mnist_pipeline.errors import DamagedError, StoreError
 from mnist_pipeline.runs.staging import STAGING
 from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Place
-from mnist_pipeline.store.updates import rewrite
+from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.updates import update
 
 BASELINES = "baselines.json"
 
 
-def read_baselines(outputs: Place) -> dict[str, str]:
+def read_baselines(outputs: Location) -> dict[str, str]:
     """The run_id pinned for each `dataset/split`.
 
     Raises:
@@ -33,7 +33,7 @@ def read_baselines(outputs: Place) -> dict[str, str]:
     return found
 
 
-def set_baseline(outputs: Place, dataset: str, split: str, run_id: str | None) -> None:
+def set_baseline(outputs: Location, dataset: str, split: str, run_id: str | None) -> None:
     """Pin a run, or with None hold the data set and split to no run.
 
     Raises:
@@ -47,4 +47,4 @@ def set_baseline(outputs: Place, dataset: str, split: str, run_id: str | None) -
         return {BASELINES: json.dumps(kept, indent=2).encode() + b"\n"}
 
     with outputs_errors(f"cannot write {outputs / BASELINES}"):
-        rewrite(outputs, outputs / STAGING / "baselines.lock", (BASELINES,), make)
+        update(outputs, outputs / STAGING / "baselines.lock", (BASELINES,), make)

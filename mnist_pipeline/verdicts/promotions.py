@@ -10,19 +10,19 @@ from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.runs.staging import STAGING
-from mnist_pipeline.store.documents import Sealed
+from mnist_pipeline.store.documents import ChecksummedDocument
 from mnist_pipeline.store.files import create_file, outputs_errors, read_expected
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 
 PROMOTIONS = "promotions"
 _NAME = re.compile(r"(\d{6})\.json")
 
 
-class Promotion(Sealed):
+class Promotion(ChecksummedDocument):
     """Weights became the current ones. Run and verdict are those of the candidate, below `outputs/candidates`."""
 
     kind: ClassVar[str] = "a promotion"
-    seal: ClassVar[str] = "promotion_sha256"
+    checksum_field: ClassVar[str] = "promotion_sha256"
 
     weights_sha256: str
     previous_sha256: str
@@ -33,7 +33,7 @@ class Promotion(Sealed):
     promoted_at: datetime
 
 
-def current_promotion(outputs: Place) -> Promotion | None:
+def current_promotion(outputs: Location) -> Promotion | None:
     """The last promotion, or None.
 
     Raises:
@@ -46,7 +46,7 @@ def current_promotion(outputs: Place) -> Promotion | None:
     return Promotion.from_bytes(read_expected(path, "a promotion"), str(path))
 
 
-def record_promotion(outputs: Place, promotion: Promotion) -> Place:
+def record_promotion(outputs: Location, promotion: Promotion) -> Location:
     """Add a promotion after all others; of two at the same time, one comes second.
 
     Raises:
@@ -59,12 +59,12 @@ def record_promotion(outputs: Place, promotion: Promotion) -> Place:
                 return path
 
 
-def _numbers(outputs: Place) -> Iterator[int]:
+def _numbers(outputs: Location) -> Iterator[int]:
     folder = outputs / PROMOTIONS
     for path in folder.iterdir() if folder.is_dir() else ():
         if match := _NAME.fullmatch(path.name):
             yield int(match[1])
 
 
-def _path(outputs: Place, number: int) -> Place:
+def _path(outputs: Location, number: int) -> Location:
     return outputs / PROMOTIONS / f"{number:06d}.json"

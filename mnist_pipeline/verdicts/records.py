@@ -22,9 +22,9 @@ from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.lookup import read_checked, table_of
 from mnist_pipeline.runs.manifest import RunContent
-from mnist_pipeline.runs.quarantine import set_aside
-from mnist_pipeline.runs.staging import Stage, claim_stage, data_folder
-from mnist_pipeline.store.documents import Sealed, canonical_sha256
+from mnist_pipeline.runs.quarantine import move_to_quarantine
+from mnist_pipeline.runs.staging import StagingDirectory, data_folder, staging_directory
+from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
 from mnist_pipeline.store.files import (
     FileRecord,
     outputs_errors,
@@ -35,14 +35,14 @@ from mnist_pipeline.store.files import (
     remove_folder,
     subfolders,
 )
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 
 logger = logging.getLogger(__name__)
 
 VERDICTS = "verdicts"
 DOCUMENT = "verdict.json"
 VERDICT_ID_DIGITS = 12
-STAGE_PREFIX = re.compile(r"^verdict-[0-9a-f]{12}-")  # of the name of a stage, before the run_id
+STAGING_PREFIX = re.compile(r"^verdict-[0-9a-f]{12}-")  # of the name of a stage, before the run_id
 
 
 class ReferenceRecord(BaseModel):
@@ -59,11 +59,11 @@ class ReferenceRecord(BaseModel):
     changed: int | None
 
 
-class VerdictDocument(Sealed):
+class VerdictDocument(ChecksummedDocument):
     """What a verdict says and what it is made from. Paths are relative to its folder."""
 
     kind: ClassVar[str] = "a verdict"
-    seal: ClassVar[str] = "verdict_sha256"
+    checksum_field: ClassVar[str] = "verdict_sha256"
 
     verdict_id: str
     run_id: str
@@ -81,7 +81,7 @@ class VerdictDocument(Sealed):
 class PublishedVerdict:
     """A published verdict."""
 
-    folder: Place
+    folder: Location
     document: VerdictDocument
 
     @property
@@ -91,11 +91,11 @@ class PublishedVerdict:
         return self.document.outcome if judged else "none"
 
     @property
-    def files(self) -> Place:
+    def files(self) -> Location:
         """What the paths in the document are relative to: its folder, but in an object store."""
         if isinstance(self.folder, ObjectPath):
             outputs = self.folder.parent.parent.parent
-            return data_folder(outputs, _stage_name(self.document.run_id, self.document.verdict_id))
+            return data_folder(outputs, _staging_name(self.document.run_id, self.document.verdict_id))
         return self.folder
 
     def read(self, table: tables.Table) -> pa.Table:
@@ -116,7 +116,7 @@ def verdict_id(run: RunContent, references: Mapping[str, RunContent], gates: Map
     return canonical_sha256({"run": asdict(run), "references": named, "gates": dict(gates)})[:VERDICT_ID_DIGITS]
 
 
-def find_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+def find_verdict(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run, or None.
 
     Raises:
@@ -135,7 +135,7 @@ def find_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | N
     return PublishedVerdict(folder, document)
 
 
-def sound_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+def sound_verdict(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run if every byte of it is as published, or None: a damaged one is set aside.
 
     Raises:
@@ -146,11 +146,11 @@ def sound_verdict(outputs: Place, run_id: str, name: str) -> PublishedVerdict | 
         return read_whole(outputs, run_id, name)
     except DamagedError:
         with outputs_errors(f"cannot set {folder} aside"):
-            set_aside(outputs, folder, DOCUMENT, lambda: _damage(outputs, run_id, name))
+            move_to_quarantine(outputs, folder, DOCUMENT, lambda: _damage(outputs, run_id, name))
     return find_verdict(outputs, run_id, name)  # that of another, if it was faster
 
 
-def read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | None:
+def read_whole(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run, every byte of it checked, or None.
 
     Raises:
@@ -163,7 +163,7 @@ def read_whole(outputs: Place, run_id: str, name: str) -> PublishedVerdict | Non
     return published
 
 
-def _damage(outputs: Place, run_id: str, name: str) -> str | None:
+def _damage(outputs: Location, run_id: str, name: str) -> str | None:
     try:
         read_whole(outputs, run_id, name)
     except DamagedError as error:
@@ -171,7 +171,7 @@ def _damage(outputs: Place, run_id: str, name: str) -> str | None:
     return None
 
 
-def newest_verdict(outputs: Place, run: RunContent) -> PublishedVerdict | None:
+def newest_verdict(outputs: Location, run: RunContent) -> PublishedVerdict | None:
     """The verdict on a run, as it is now, that was published last; damaged ones are passed over with a warning."""
     found = []
     folder = outputs / VERDICTS / run.run_id
@@ -189,20 +189,22 @@ def newest_verdict(outputs: Place, run: RunContent) -> PublishedVerdict | None:
 class StagedVerdict:
     """The stage in which the files of one verdict gather."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, staging: StagingDirectory) -> None:
+        self.staging = staging
         self.files: list[FileRecord] = []
 
     def add(self, table: tables.Table, data: pa.Table) -> None:
         """Write one small table whole."""
         encoded = tables.encode(table, data)
-        self.files.append(put_file(self.stage.run, f"{table.name}.parquet", data.num_rows, encoded, self.stage.records))
+        self.files.append(
+            put_file(self.staging.run, f"{table.name}.parquet", data.num_rows, encoded, self.staging.records)
+        )
 
     @contextmanager
     def writer(self, table: tables.Table) -> Iterator[tables.Writer]:
         """Write one table of any size, row by row."""
         with ExitStack() as stack:
-            folder = self.stage.run
+            folder = self.staging.run
             scratch = Path(stack.enter_context(TemporaryDirectory())) if isinstance(folder, ObjectPath) else folder
             path = scratch / f"{table.name}.parquet"
             writer = tables.Writer(table, path)
@@ -212,7 +214,7 @@ class StagedVerdict:
 
 
 @contextmanager
-def staged_verdict(outputs: Place, run_id: str, name: str) -> Iterator[StagedVerdict]:
+def staged_verdict(outputs: Location, run_id: str, name: str) -> Iterator[StagedVerdict]:
     """A folder for the files of a verdict; gone after the block, whatever was not published.
 
     Raises:
@@ -220,21 +222,21 @@ def staged_verdict(outputs: Place, run_id: str, name: str) -> Iterator[StagedVer
     """
     with (
         outputs_errors(f"cannot write the verdict on {run_id}"),
-        claim_stage(outputs, _stage_name(run_id, name)) as stage,
+        staging_directory(outputs, _staging_name(run_id, name)) as staging,
     ):
-        if isinstance(stage.folder, ObjectPath):
-            yield StagedVerdict(stage)
+        if isinstance(staging.folder, ObjectPath):
+            yield StagedVerdict(staging)
             return
-        run = stage.folder / "run"
+        run = staging.folder / "run"
         shutil.rmtree(run)  # what an attempt that was killed has left
         run.mkdir()
         try:
-            yield StagedVerdict(stage)
+            yield StagedVerdict(staging)
         finally:  # a verdict takes seconds: unlike a run's, its parts are not worth keeping for the next attempt
-            remove_folder(stage.folder)
+            remove_folder(staging.folder)
 
 
-def commit_verdict(outputs: Place, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
+def commit_verdict(outputs: Location, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
     """Publish a verdict in one step; if it is there already, that one stands.
 
     Raises:
@@ -242,11 +244,11 @@ def commit_verdict(outputs: Place, staged: StagedVerdict, document: VerdictDocum
         DamagedError: the verdict that is there is altered.
     """
     target = outputs / VERDICTS / document.run_id / document.verdict_id
-    publish_files(staged.stage.run, target, DOCUMENT, document.to_bytes(), staged.stage.records)
+    publish_files(staged.staging.run, target, DOCUMENT, document.to_bytes(), staged.staging.records)
     published = find_verdict(outputs, document.run_id, document.verdict_id)
     assert published is not None, "published a moment ago"
     return published
 
 
-def _stage_name(run_id: str, name: str) -> str:
+def _staging_name(run_id: str, name: str) -> str:
     return f"verdict-{name}-{run_id}"

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import StoreError, WeightsError
 from mnist_pipeline.store.files import make_folder, outputs_errors, replace_file, sync_folder
-from mnist_pipeline.store.objects import ObjectPath, Place
-from mnist_pipeline.weights.pickles import float32_array, read_arrays, told_error
+from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.weights.pickles import float32_array, read_arrays, shown_error
 
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
 WEIGHTS = "weights"
@@ -37,7 +37,7 @@ ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
 ADVICE = "give another weights file"
 
 
-def load_weights(path: Place) -> Network:
+def load_weights(path: Location) -> Network:
     """Read a network from a .safetensors, .npz or .pkl file.
 
     Raises:
@@ -76,15 +76,15 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
     read = READERS[_check_suffix(suffix, name)]
     try:
         if len(data) > MAX_FILE_BYTES:
-            raise _refusal(f"at most {MAX_FILE_BYTES} bytes", "more")
+            raise _weights_error(f"at most {MAX_FILE_BYTES} bytes", "more")
         return Network(read(data))
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise whatever they like
-        raise WeightsError(f"{name}: expected a sound {suffix} file, got {told_error(error)}; {ADVICE}") from error
+        raise WeightsError(f"{name}: expected a sound {suffix} file, got {shown_error(error)}; {ADVICE}") from error
 
 
-def archive_weights(network: Network, folder: Place) -> Place:
+def archive_weights(network: Network, folder: Location) -> Location:
     """Keep a network under the sha256 of its bytes, so that any run can be computed again; the file.
 
     Raises:
@@ -130,24 +130,24 @@ def weights_sha256(network: Mapping[str, NDArray[np.float32]]) -> str:
 
 def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
     if len(data) < LENGTH_BYTES:
-        raise _refusal("a safetensors header", f"{len(data)} bytes")
+        raise _weights_error("a safetensors header", f"{len(data)} bytes")
     (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
     limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
     if header_bytes > limit:
-        raise _refusal(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
+        raise _weights_error(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
     # The library refuses overlaps, holes, bytes left over and shapes that disagree with the offsets; of a name that is
     # there twice, which the format forbids, it takes the last.
     entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
     json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
     _check_names(list(entries))
     if wrong := [f"{name}: {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] != "F32"]:
-        raise _refusal("dtype F32 (float32)", ", ".join(sorted(wrong)))
+        raise _weights_error("dtype F32 (float32)", ", ".join(sorted(wrong)))
     return {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(unique := dict(pairs)) != len(pairs):
-        raise _refusal("each key of the header once", "one twice")
+        raise _weights_error("each key of the header once", "one twice")
     return unique
 
 
@@ -164,27 +164,27 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[in
     name = member.orig_filename
     limit = 4 * math.prod(shape) + MAX_HEADER_BYTES
     if member.flag_bits & ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _refusal(f"{name} stored or deflated", "another compression, or encryption")
+        raise _weights_error(f"{name} stored or deflated", "another compression, or encryption")
     if member.file_size > limit:
-        raise _refusal(f"{name} of at most {limit} bytes", f"{member.file_size}")
+        raise _weights_error(f"{name} of at most {limit} bytes", f"{member.file_size}")
     with archive.open(member) as stream:
         # With a length the decompressor stops there; without one it first unpacks all there is.
         content = stream.read(limit)
     if len(content) != member.file_size:
-        raise _refusal(f"{name} of {member.file_size} bytes as declared", f"{len(content)}")
+        raise _weights_error(f"{name} of {member.file_size} bytes as declared", f"{len(content)}")
     file = io.BytesIO(content)
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise _refusal(f"{name} of .npy version 1.0 or 2.0", f"{version}")
+        raise _weights_error(f"{name} of .npy version 1.0 or 2.0", f"{version}")
     (header_bytes,) = struct.unpack_from("<H" if version == (1, 0) else "<I", content, file.tell())
     if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own refusal tells people to allow pickles
-        raise _refusal(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
+        raise _weights_error(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     found_shape, fortran_order, dtype = read_header(file)
     if dtype != np.dtype("<f4"):
-        raise _refusal(f"{name}: '<f4' (little-endian float32)", f"{dtype!s:.60}")
+        raise _weights_error(f"{name}: '<f4' (little-endian float32)", f"{dtype!s:.60}")
     if found_shape != shape:
-        raise _refusal(f"{name}: shape {shape}", f"{found_shape!s:.60}")
+        raise _weights_error(f"{name}: shape {shape}", f"{found_shape!s:.60}")
     return float32_array(content[file.tell() :], shape, fortran_order)
 
 
@@ -211,8 +211,8 @@ def _check_names(found: Sequence[str], ending: str = "") -> None:
     problems += [f"two of {name}" for name in expected if found.count(name) > 1]
     # Names come from the file: repr keeps control characters out of terminals and logs, and no list is endless.
     problems += [f"unexpected {name[:40]!r}" for name in found if name not in expected][:10]
-    raise _refusal(f"exactly {', '.join(expected)}", "; ".join(problems))
+    raise _weights_error(f"exactly {', '.join(expected)}", "; ".join(problems))
 
 
-def _refusal(expected: str, got: str) -> WeightsError:
+def _weights_error(expected: str, got: str) -> WeightsError:
     return WeightsError(f"expected {expected}, got {got}; {ADVICE}")

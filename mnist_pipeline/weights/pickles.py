@@ -81,7 +81,7 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
     except WeightsError:
         raise
     except Exception as error:  # hostile bytes: pickletools and an empty stack or memo raise whatever they like
-        raise WeightsError(f"expected a complete pickle, got {told_error(error)}; {ADVICE}") from error
+        raise WeightsError(f"expected a complete pickle, got {shown_error(error)}; {ADVICE}") from error
 
 
 def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order: bool) -> NDArray[np.float32]:
@@ -100,7 +100,7 @@ def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order
     return values.astype(np.float32, copy=False)  # copies on big-endian machines only
 
 
-def told_error(error: Exception) -> str:
+def shown_error(error: Exception) -> str:
     """What hostile bytes led to. Not its repr, which may spell out all of the bytes: four characters for each."""
     return f"{type(error).__name__}: {str(error)[:200]!r}"
 
@@ -110,13 +110,13 @@ def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:
     stream = io.BytesIO(data)  # a length that promises more than there is makes it no longer
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count == MAX_OPCODES:
-            raise _refusal(f"at most {MAX_OPCODES} opcodes", "more")
+            raise _weights_error(f"at most {MAX_OPCODES} opcodes", "more")
         if (opcode.name == "PROTO") != (count == 0):
-            raise _refusal("the protocol first and once", f"opcode {opcode.name} as number {count + 1}")
+            raise _weights_error("the protocol first and once", f"opcode {opcode.name} as number {count + 1}")
         if opcode.name != "STOP":
             machine.step(opcode.name, argument)
     if rest := stream.read():
-        raise _refusal("nothing after the pickle", f"{len(rest)} more bytes")
+        raise _weights_error("nothing after the pickle", f"{len(rest)} more bytes")
     return machine.result()
 
 
@@ -135,7 +135,7 @@ class _Machine:
         match name:
             case "PROTO":
                 if argument not in PROTOCOLS:
-                    raise _refusal("pickle protocol 2 to 5", f"{argument}")
+                    raise _weights_error("pickle protocol 2 to 5", f"{argument}")
             case "FRAME":  # a hint for buffering
                 pass
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2":
@@ -182,12 +182,12 @@ class _Machine:
                 # Text is written once and encoded once. One text encoded 200 times would be a bomb.
                 self.encodable_bytes -= len(value) if isinstance(value, bytes) else 0
                 if self.encodable_bytes < 0:
-                    raise _refusal("each text encoded once", "one encoded again")
+                    raise _weights_error("each text encoded once", "one encoded again")
             case "BUILD":
                 state = stack.pop()
                 _build(stack[-1], state)
             case _:
-                raise _refusal("only the opcodes of a dictionary of arrays", f"opcode {name}")
+                raise _weights_error("only the opcodes of a dictionary of arrays", f"opcode {name}")
 
     def since_mark(self) -> list[object]:
         items, self.stack = self.stack, self.outer.pop()
@@ -197,7 +197,9 @@ class _Machine:
         match self.outer, self.stack:
             case [], [dict() as arrays]:
                 return arrays
-        raise _refusal("a dictionary and nothing else", f"{len(self.stack)} value(s) within {len(self.outer)} mark(s)")
+        raise _weights_error(
+            "a dictionary and nothing else", f"{len(self.stack)} value(s) within {len(self.outer)} mark(s)"
+        )
 
 
 # A file can name one tuple thousands of times inside itself, so no message below prints a value it has not measured:
@@ -207,7 +209,7 @@ class _Machine:
 def _symbol(module: object, attribute: object) -> _Symbol:
     if isinstance(module, str) and isinstance(attribute, str) and (module, attribute) in _SYMBOLS:
         return _SYMBOLS[module, attribute]
-    raise _refusal("no global but NumPy's", f"{_told(module)} {_told(attribute)}, which was not looked up")
+    raise _weights_error("no global but NumPy's", f"{_shown(module)} {_shown(attribute)}, which was not looked up")
 
 
 def _reduce(function: object, arguments: object) -> object:
@@ -221,8 +223,8 @@ def _reduce(function: object, arguments: object) -> object:
         case _Symbol.BUFFER, (bytes() | bytearray() as raw, _Dtype(built=True), tuple() as shape, "C" | "F" as order):
             return _Array(float32_array(raw, shape, order == "F"))
         case _Symbol.DTYPE, (code, *_):
-            raise _refusal("dtype 'f4' (float32)", f"dtype {_told(code)}")
-    raise _refusal("only calls that make a float32 array", f"a call of {_told(function)} with other arguments")
+            raise _weights_error("dtype 'f4' (float32)", f"dtype {_shown(code)}")
+    raise _weights_error("only calls that make a float32 array", f"a call of {_shown(function)} with other arguments")
 
 
 def _build(target: object, state: object) -> None:
@@ -232,23 +234,23 @@ def _build(target: object, state: object) -> None:
         case _Array(values=None) as array, (1, tuple() as shape, _Dtype(built=True), 0 | 1 as fortran, bytes() as raw):
             array.values = float32_array(raw, shape, bool(fortran))
         case _Dtype(), (_, ">", *_):
-            raise _refusal("little-endian float32", "big-endian")
+            raise _weights_error("little-endian float32", "big-endian")
         case _:
-            raise _refusal("the state of a float32 array", f"another state for {_told(target)}")
+            raise _weights_error("the state of a float32 array", f"another state for {_shown(target)}")
 
 
 def _set_items(target: object, items: list[object]) -> None:
     if not isinstance(target, dict):
-        raise _refusal("a dictionary", _told(target))
+        raise _weights_error("a dictionary", _shown(target))
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str) or not isinstance(value, _Array) or value.values is None:
-            raise _refusal("names with arrays", f"{_told(key)} with {_told(value)}")
+            raise _weights_error("names with arrays", f"{_shown(key)} with {_shown(value)}")
         if key in target:
-            raise _refusal("each name once", f"{_told(key)} twice")
+            raise _weights_error("each name once", f"{_shown(key)} twice")
         target[key] = value.values
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     match value:
         case str():
             return repr(value[:60])
@@ -257,5 +259,5 @@ def _told(value: object) -> str:
     return type(value).__name__.strip("_").lower()
 
 
-def _refusal(expected: str, got: str) -> WeightsError:
+def _weights_error(expected: str, got: str) -> WeightsError:
     return WeightsError(f"expected {expected}, got {got}; {ADVICE}")

@@ -136,8 +136,8 @@ def test_ece_is_that_of_the_textbook(batch: Batch) -> None:
 @given(batches(), st.integers(1, 45))
 def test_parts_add_up_to_the_whole(batch: Batch, size: int) -> None:
     labels, probabilities = batch
-    pieces = [(piece.start, piece.stop) for piece in cut(len(labels), size)]
-    parts = [count(labels[start:stop], probabilities[:, start:stop]) for start, stop in pieces]
+    checkpoints = [(piece.start, piece.stop) for piece in cut(len(labels), size)]
+    parts = [count(labels[start:stop], probabilities[:, start:stop]) for start, stop in checkpoints]
     whole, merged = count(labels, probabilities), reduce(Calibration.merge, parts, Calibration.empty())
     for name in INTEGERS:
         assert np.array_equal(getattr(whole, name), getattr(merged, name))

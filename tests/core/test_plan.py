@@ -80,7 +80,7 @@ def test_more_groups_than_items_are_not_made() -> None:
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_group_refuses_to_make_no_groups(most: int) -> None:
-    with pytest.raises(ValueError, match=f"expected most >= 1, got {most}"):
+    with pytest.raises(ValueError, match=f"expected max_groups >= 1, got {most}"):
         group([1, 2], most)
 
 

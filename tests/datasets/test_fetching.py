@@ -7,7 +7,7 @@ import pytest
 from mnist_pipeline.core import idx
 from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
 from mnist_pipeline.datasets.catalogue import unlisted as unlisted_dataset
-from mnist_pipeline.datasets.source_files import RawFile, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, verified_file
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, DataError, OutputsError, SettingsError, SourceError
 from tests.builders import make_split, random_labels
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("scratch_is_left_empty")
 
 def test_files_are_fetched_verified_and_kept(site: StartSite, tmp_path: Path) -> None:
     ready = fetch(tmp_path, site().source)
-    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert ready == {name: SourceFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
 
 
@@ -118,16 +118,16 @@ def test_a_remembered_hash_is_held_to_what_is_pinned(site: StartSite, tmp_path: 
     put_in_cache(tmp_path, IMAGES, CONTENT[IMAGES])
     put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
     mirror = site()
-    ready = fetch(tmp_path, mirror.source, verify=lambda path: RawFile(path, "f" * 64, verified_file(path).stamp))
+    ready = fetch(tmp_path, mirror.source, verify=lambda path: SourceFile(path, "f" * 64, verified_file(path).stamp))
     assert mirror.asked == [f"/{IMAGES}.gz", f"/{LABELS}.gz"]
     assert {file.sha256 for file in ready.values() if file} == {file.sha256 for file in FILES}
     make_split(tmp_path / "mine", 5)
     with pytest.raises(ChecksumError, match=f"mine/{IMAGES}: expected sha256 {FILES[0].sha256}, got {'f' * 64}"):
-        fetch(tmp_path, data_dir=tmp_path / "mine", verify=lambda path: RawFile(path, "f" * 64, (3936,)))
+        fetch(tmp_path, data_dir=tmp_path / "mine", verify=lambda path: SourceFile(path, "f" * 64, (3936,)))
 
 
 def test_what_is_downloaded_or_unpacked_is_hashed_whatever_is_remembered(site: StartSite, tmp_path: Path) -> None:
-    def nothing(path: Path) -> RawFile:
+    def nothing(path: Path) -> SourceFile:
         raise AssertionError(path)
 
     fetch(tmp_path, site().source, verify=nothing)
@@ -186,14 +186,14 @@ def make_packed(folder: Path, changes: dict[str, bytes] | None = None) -> None:
 def test_plain_files_are_used_where_they_lie(files: tuple[IdxFile, ...], tmp_path: Path) -> None:
     make_split(tmp_path / "mine", 5)
     ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
-    assert ready == {name: RawFile(tmp_path / "mine" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert ready == {name: SourceFile(tmp_path / "mine" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert not (tmp_path / "cache").exists()
 
 
 def test_gzipped_files_are_unpacked_into_the_cache(tmp_path: Path) -> None:
     make_packed(tmp_path / "mine")
     ready = fetch(tmp_path, data_dir=tmp_path / "mine")
-    assert ready == {name: RawFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
+    assert ready == {name: SourceFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(PACKED)
 
@@ -202,7 +202,7 @@ def test_a_plain_file_goes_before_a_gzipped_one(tmp_path: Path) -> None:
     make_packed(tmp_path / "mine", {f"{IMAGES}.gz": b"not even looked at"})
     (tmp_path / "mine" / IMAGES).write_bytes(CONTENT[IMAGES])
     ready = fetch(tmp_path, data_dir=tmp_path / "mine")
-    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
+    assert ready[IMAGES] == SourceFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
 
 
 def test_gzipped_files_of_unknown_bytes_are_named_after_their_content(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_an_unpinned_file_that_the_folder_lacks_is_none(tmp_path: Path) -> None:
     files = unlisted_dataset("mine").splits["test"].files
     ready = fetch(tmp_path, files=files, data_dir=tmp_path / "mine")
     assert ready[LABELS] is None
-    assert ready[IMAGES] == RawFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
+    assert ready[IMAGES] == SourceFile(tmp_path / "mine" / IMAGES, sha256(CONTENT[IMAGES]), ())
 
 
 def test_an_unpinned_file_in_the_cache_is_not_believed(tmp_path: Path) -> None:

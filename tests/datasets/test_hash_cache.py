@@ -13,7 +13,7 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets import hash_cache
 from mnist_pipeline.datasets.formats.idx import open_split
 from mnist_pipeline.datasets.formats.parquet import open_parquet
-from mnist_pipeline.datasets.hash_cache import Memory
+from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DataError
@@ -48,28 +48,28 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_a_file_that_was_hashed_is_recognised_by_the_next_that_asks(file: Path, kept: Path) -> None:
-    first = Memory(kept)
-    hashed = first.recognise(file)
-    assert (hashed, hashed.remembered_in, first.recognised) == (verified_file(file), None, 0)
+    first = HashCache(kept)
+    hashed = first.lookup(file)
+    assert (hashed, hashed.remembered_in, first.hits) == (verified_file(file), None, 0)
     first.save()
-    second = Memory(kept)
-    again = second.recognise(file)
-    assert (again, again.stamp, again.remembered_in, second.recognised) == (hashed, hashed.stamp, kept, 1)
+    second = HashCache(kept)
+    again = second.lookup(file)
+    assert (again, again.stamp, again.remembered_in, second.hits) == (hashed, hashed.stamp, kept, 1)
     assert [path.name for path in kept.parent.iterdir()] == ["verified.json"]
 
 
 def test_a_file_is_recognised_without_its_bytes_and_hashed_when_asked_for_that(file: Path, kept: Path) -> None:
     plant(kept, file, REMEMBERED)
-    assert Memory(kept).recognise(file).sha256 == REMEMBERED
-    assert Memory(kept).verify(file) == verified_file(file)
-    assert Memory(kept).verify(file).remembered_in is None
+    assert HashCache(kept).lookup(file).sha256 == REMEMBERED
+    assert HashCache(kept).verify(file) == verified_file(file)
+    assert HashCache(kept).verify(file).remembered_in is None
 
 
 @pytest.mark.parametrize("sign", range(5), ids=["size", "mtime", "ctime", "inode", "device"])
 def test_a_file_of_which_any_sign_differs_is_hashed(sign: int, file: Path, kept: Path) -> None:
     plant(kept, file, REMEMBERED, differing=sign)
-    asked = Memory(kept)
-    assert (asked.recognise(file).sha256, asked.recognised) == (TRUE, 0)
+    asked = HashCache(kept)
+    assert (asked.lookup(file).sha256, asked.hits) == (TRUE, 0)
 
 
 def rewrite_within_its_times(file: Path) -> None:
@@ -89,11 +89,11 @@ def test_a_file_that_was_touched_in_any_way_is_hashed(change: Callable[[Path], N
     before = file.stat().st_ctime_ns
     while file.stat().st_ctime_ns == before:  # the clock of files ticks every few milliseconds
         change(file)
-    assert Memory(kept).recognise(file).sha256 == TRUE
+    assert HashCache(kept).lookup(file).sha256 == TRUE
 
 
 def test_a_file_written_just_before_it_was_hashed_is_not_remembered(file: Path, kept: Path) -> None:
-    asked = Memory(kept)
+    asked = HashCache(kept)
     asked.verify(file)
     asked.save()
     assert not kept.exists()
@@ -103,7 +103,7 @@ def test_a_file_written_just_before_it_was_hashed_is_not_remembered(file: Path, 
 def test_a_file_from_the_future_is_not_remembered(file: Path, kept: Path) -> None:
     ahead = file.stat().st_mtime_ns + 3600 * 10**9
     os.utime(file, ns=(ahead, ahead))
-    asked = Memory(kept)
+    asked = HashCache(kept)
     asked.verify(file)
     asked.save()
     assert not kept.exists()
@@ -112,24 +112,24 @@ def test_a_file_from_the_future_is_not_remembered(file: Path, kept: Path) -> Non
 @pytest.mark.usefixtures("settled")
 def test_what_is_hashed_anew_replaces_what_was_remembered(file: Path, kept: Path) -> None:
     plant(kept, file, REMEMBERED)
-    asked = Memory(kept)
+    asked = HashCache(kept)
     asked.verify(file)
     asked.save()
-    assert Memory(kept).recognise(file).sha256 == TRUE
+    assert HashCache(kept).lookup(file).sha256 == TRUE
 
 
 def test_what_was_remembered_is_forgotten_when_the_file_is_hashed_anew_too_soon(file: Path, kept: Path) -> None:
     plant(kept, file, REMEMBERED)
-    asked = Memory(kept)
+    asked = HashCache(kept)
     asked.verify(file)
     asked.save()
-    assert Memory(kept).recognise(file).sha256 == TRUE
+    assert HashCache(kept).lookup(file).sha256 == TRUE
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, file: Path, kept: Path) -> None:
     plant(kept, file, REMEMBERED)
     file.unlink()
-    for ask in (Memory(kept).recognise, Memory(kept).verify):
+    for ask in (HashCache(kept).lookup, HashCache(kept).verify):
         with pytest.raises(DataError, match="file: expected a readable file, got No such file"):
             ask(file)
         with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got Is a directory"):
@@ -147,7 +147,7 @@ def test_whichever_bit_of_it_is_flipped_nothing_is_believed(file: Path, kept: Pa
         bad = bytearray(good)
         bad[place] ^= 1 << place % 8
         kept.write_bytes(bad)
-        assert Memory(kept).recognise(file).sha256 == TRUE, place
+        assert HashCache(kept).lookup(file).sha256 == TRUE, place
 
 
 def no_hash(kept: Path, file: Path) -> None:
@@ -161,7 +161,7 @@ def another_version(kept: Path, file: Path) -> None:
 def too_large(kept: Path, file: Path) -> None:
     plant(kept, file, REMEMBERED)
     with kept.open("ab") as grown:
-        grown.truncate(hash_cache.MOST_BYTES + 1)
+        grown.truncate(hash_cache.MAX_BYTES + 1)
 
 
 def written(data: bytes) -> Callable[[Path, Path], object]:
@@ -190,11 +190,11 @@ FOREIGN: dict[str, Callable[[Path, Path], object]] = {
 def test_one_that_is_not_ours_is_ignored_and_written_anew(kind: str, file: Path, kept: Path) -> None:
     kept.parent.mkdir()
     FOREIGN[kind](kept, file)
-    asked = Memory(kept)
-    assert asked.recognise(file) == verified_file(file)
+    asked = HashCache(kept)
+    assert asked.lookup(file) == verified_file(file)
     asked.save()
-    again = Memory(kept)
-    assert (again.recognise(file).sha256, again.recognised) == (TRUE, 1)
+    again = HashCache(kept)
+    assert (again.lookup(file).sha256, again.hits) == (TRUE, 1)
 
 
 @pytest.mark.usefixtures("settled")
@@ -207,8 +207,8 @@ def test_where_it_cannot_be_written_files_are_hashed_every_time(in_the_way: str,
     else:
         kept.mkdir(parents=True)
     for _ in range(2):
-        asked = Memory(kept)
-        assert (asked.recognise(file).sha256, asked.recognised) == (TRUE, 0)
+        asked = HashCache(kept)
+        assert (asked.lookup(file).sha256, asked.hits) == (TRUE, 0)
         asked.save()
 
 
@@ -216,8 +216,8 @@ def test_where_it_cannot_be_written_files_are_hashed_every_time(in_the_way: str,
 def test_it_is_not_written_when_nothing_is_new(file: Path, kept: Path) -> None:
     inodes = set()
     for _ in range(2):
-        asked = Memory(kept)
-        asked.recognise(file)
+        asked = HashCache(kept)
+        asked.lookup(file)
         asked.save()
         inodes.add(kept.stat().st_ino)
     assert len(inodes) == 1
@@ -225,11 +225,11 @@ def test_it_is_not_written_when_nothing_is_new(file: Path, kept: Path) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_it_does_not_grow_without_end(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hash_cache, "MOST_FILES", 2)
-    asked = Memory(kept)
+    monkeypatch.setattr(hash_cache, "MAX_FILES", 2)
+    asked = HashCache(kept)
     for name in "abc":
         (tmp_path / name).write_bytes(CONTENT)
-        asked.recognise(tmp_path / name)
+        asked.lookup(tmp_path / name)
     asked.save()
     assert [Path(path).name for path in json.loads(kept.read_bytes())["files"]] == ["b", "c"]
 
@@ -239,8 +239,8 @@ def test_of_many_that_write_at_once_each_leaves_a_whole_one(tmp_path: Path, kept
     def remember(number: int) -> int:
         path = tmp_path / str(number)
         path.write_bytes(CONTENT)
-        asked = Memory(kept)
-        asked.recognise(path)
+        asked = HashCache(kept)
+        asked.lookup(path)
         asked.save()
         return len(json.loads(kept.read_bytes())["files"]) and len(hash_cache._read(kept))
 
@@ -263,12 +263,12 @@ def read_remembered(request: pytest.FixtureRequest, tmp_path: Path, kept: Path) 
 
     def read(sha256: str) -> object:
         plant(kept, path, sha256 or verified_file(path).sha256)
-        recognise = Memory(kept).recognise
+        lookup = HashCache(kept).lookup
         split: OpenSplit
         if request.param == "parquet":
-            split = open_parquet("toy", "test", path, recognise)
+            split = open_parquet("toy", "test", path, lookup)
         else:
-            split = open_split("toy", "test", recognise(path), verified_file(tmp_path / "data" / labels_name()))
+            split = open_split("toy", "test", lookup(path), verified_file(tmp_path / "data" / labels_name()))
         (found,) = split.read([RowRange(0, 5)])
         np.testing.assert_array_equal(np.rint(found.pixels * 255), images.reshape(5, 784))
         return found

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.datasets.formats.idx import RawSplit, open_split, read_images, read_labels
-from mnist_pipeline.datasets.source_files import RawFile, verified_file
+from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split, read_images, read_labels
+from mnist_pipeline.datasets.source_files import SourceFile, verified_file
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 from tests.builders import images_name, labels_name, make_split, random_images, random_labels
 
@@ -23,24 +23,24 @@ LABELS = random_labels(ROWS)
 EVERYTHING = RowRange(0, ROWS)
 
 
-def write(path: Path, content: bytes | NDArray[np.uint8]) -> RawFile:
+def write(path: Path, content: bytes | NDArray[np.uint8]) -> SourceFile:
     path.write_bytes(content if isinstance(content, bytes) else idx.encode(content))
     return verified_file(path)
 
 
 def opened(
     folder: Path, images: bytes | NDArray[np.uint8] = IMAGES, labels: bytes | NDArray[np.uint8] | None = LABELS
-) -> RawSplit:
+) -> IdxSplit:
     files = write(folder / "images", images), None if labels is None else write(folder / "labels", labels)
     return open_split("toy", "test", *files)
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> RawSplit:
+def raw(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
     return opened(tmp_path_factory.mktemp("raw"))
 
 
-def test_a_split_is_opened_and_read(raw: RawSplit) -> None:
+def test_a_split_is_opened_and_read(raw: IdxSplit) -> None:
     assert (raw.dataset, raw.split, raw.rows) == ("toy", "test", ROWS)
     images, labels = read_images(raw, EVERYTHING), read_labels(raw, EVERYTHING)
     np.testing.assert_array_equal(images, IMAGES, strict=True)
@@ -62,16 +62,16 @@ def test_a_split_without_labels_has_none(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, ROWS + 5))
-def test_any_cut_reads_the_same_images_and_labels(raw: RawSplit, size: int) -> None:
-    pieces = cut(ROWS, size)
-    images = np.concatenate([read_images(raw, piece) for piece in pieces])
-    labels = np.concatenate([labels for piece in pieces if (labels := read_labels(raw, piece)) is not None])
+def test_any_cut_reads_the_same_images_and_labels(raw: IdxSplit, size: int) -> None:
+    checkpoints = cut(ROWS, size)
+    images = np.concatenate([read_images(raw, piece) for piece in checkpoints])
+    labels = np.concatenate([labels for piece in checkpoints if (labels := read_labels(raw, piece)) is not None])
     np.testing.assert_array_equal(images, IMAGES, strict=True)
     np.testing.assert_array_equal(labels, LABELS, strict=True)
 
 
 @given(st.integers(0, ROWS - 1), st.integers(1, ROWS))
-def test_any_range_is_that_slice(raw: RawSplit, start: int, stop: int) -> None:
+def test_any_range_is_that_slice(raw: IdxSplit, start: int, stop: int) -> None:
     rows = RowRange(min(start, stop - 1), stop)
     np.testing.assert_array_equal(read_images(raw, rows), IMAGES[rows.start : rows.stop], strict=True)
     np.testing.assert_array_equal(read_labels(raw, rows), LABELS[rows.start : rows.stop], strict=True)

@@ -11,7 +11,7 @@ from mnist_pipeline.core import idx
 from mnist_pipeline.datasets.catalogue import IdxFile, NpmSource, PipSource, Source, WebSource
 from mnist_pipeline.datasets.sources import packages, transfer
 from mnist_pipeline.datasets.sources import web as web_module
-from mnist_pipeline.datasets.sources.transfer import Refused
+from mnist_pipeline.datasets.sources.transfer import SourceFailure
 from mnist_pipeline.errors import SourceError
 from tests.builders import images_name, labels_name, random_labels
 from tests.mirror import (
@@ -86,7 +86,7 @@ def test_a_bomb_is_never_held_as_a_whole() -> None:
             taken += size
             return bytes(size)
 
-    with pytest.raises(Refused, match="expected at most 5000000 bytes decompressed, got more"):
+    with pytest.raises(SourceFailure, match="expected at most 5000000 bytes decompressed, got more"):
         for _ in transfer.decompress(Endless(), 5_000_000):
             pass
     assert taken <= 5_000_000 + (1 << 20)

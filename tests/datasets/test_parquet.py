@@ -137,7 +137,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_but_for_hidden_ones(tmp_path
     for name in (".a.parquet", "_b.parquet", "c.parquet.tmp", "README"):
         (tmp_path / name).write_text("not Parquet")
     split = opened(tmp_path)
-    assert [(file.raw.path.name, file.start, file.stop) for file in split.files] == [
+    assert [(file.source_file.path.name, file.start, file.stop) for file in split.files] == [
         ("a.parquet", 0, 4),
         ("b.parquet", 4, 4),  # a file may hold no images, if another does
         ("c.parquet", 4, ROWS),
@@ -240,7 +240,7 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
 
 def test_one_file_is_known_by_its_sha256_and_a_folder_by_those_of_all_its_files(tmp_path: Path) -> None:
     one = opened(write(tmp_path / "one" / "a.parquet", column(IMAGES)))
-    assert one.images_sha256 == one.files[0].raw.sha256
+    assert one.images_sha256 == one.files[0].source_file.sha256
     folder = opened(tmp_path / "one")
     expected = canonical_sha256([{"name": "a.parquet", "sha256": one.images_sha256}])
     assert folder.images_sha256 == expected

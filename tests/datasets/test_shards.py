@@ -19,7 +19,7 @@ from mnist_pipeline.core import idx, images
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.formats.idx import RawSplit, open_split
+from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.shards import (
     open_shard,
     read_batches,
@@ -29,10 +29,10 @@ from mnist_pipeline.datasets.shards import (
     shard_set_of,
     write_shard,
 )
-from mnist_pipeline.datasets.source_files import RawFile, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, verified_file
 from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.runs.manifest import Identity
-from mnist_pipeline.store.checkpoints import Pieces
+from mnist_pipeline.store.checkpoints import CheckpointFolder
 from tests.builders import random_images, random_labels
 from tests.published import identity, on_disk
 
@@ -46,8 +46,8 @@ PLAN = plan_shards(ROWS, SHARD_ROWS)
 PIXELS_OF_ALL = np.stack([(image / np.float32(255)).ravel() for image in IMAGES.astype(np.float32)])
 
 
-def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[np.uint8] | None = LABELS) -> RawSplit:
-    def written(name: str, array: NDArray[np.uint8]) -> RawFile:
+def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[np.uint8] | None = LABELS) -> IdxSplit:
+    def written(name: str, array: NDArray[np.uint8]) -> SourceFile:
         data = idx.encode(array)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -56,20 +56,20 @@ def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[
     return open_split("toy", "test", written("images", pixels), None if labels is None else written("labels", labels))
 
 
-def written_set(outputs: Path, raw: RawSplit, shard_rows: int = SHARD_ROWS) -> Pieces:
-    pieces = shard_set(outputs, raw, shard_rows)
+def written_set(outputs: Path, raw: IdxSplit, shard_rows: int = SHARD_ROWS) -> CheckpointFolder:
+    checkpoints = shard_set(outputs, raw, shard_rows)
     for shard in plan_shards(raw.rows, shard_rows):
-        write_shard(raw, shard, pieces)
-    return pieces
+        write_shard(raw, shard, checkpoints)
+    return checkpoints
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> RawSplit:
+def raw(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
     return raw_split(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture(scope="module")
-def written(raw: RawSplit, tmp_path_factory: pytest.TempPathFactory) -> Pieces:
+def written(raw: IdxSplit, tmp_path_factory: pytest.TempPathFactory) -> CheckpointFolder:
     """The shards of the whole split; tests only read them."""
     return written_set(tmp_path_factory.mktemp("outputs"), raw)
 
@@ -77,7 +77,7 @@ def written(raw: RawSplit, tmp_path_factory: pytest.TempPathFactory) -> Pieces:
 # Files
 
 
-def test_shards_hold_every_image_once_in_order(written: Pieces) -> None:
+def test_shards_hold_every_image_once_in_order(written: CheckpointFolder) -> None:
     content = pq.read_table(written.folder)  # as an analyst would: the whole folder
     assert content["image_id"].to_pylist() == list(range(ROWS))
     assert content["label"].to_pylist() == LABELS.tolist()
@@ -85,7 +85,7 @@ def test_shards_hold_every_image_once_in_order(written: Pieces) -> None:
     assert [path.name for path in sorted(written.folder.iterdir())] == [shard.file_name for shard in PLAN]
 
 
-def test_a_shard_file_has_the_declared_schema_and_says_what_it_is(written: Pieces) -> None:
+def test_a_shard_file_has_the_declared_schema_and_says_what_it_is(written: CheckpointFolder) -> None:
     schema = pq.read_schema(written.folder / PLAN[0].file_name)
     assert schema.equals(tables.IMAGES.schema, check_metadata=True)
     assert schema.field("pixels").type == pa.binary(PIXELS * 4)
@@ -100,46 +100,46 @@ def test_a_shard_file_has_the_declared_schema_and_says_what_it_is(written: Piece
     }
 
 
-def test_the_reader_in_the_metadata_gives_the_normalised_pixels_exactly(written: Pieces) -> None:
+def test_the_reader_in_the_metadata_gives_the_normalised_pixels_exactly(written: CheckpointFolder) -> None:
     line = pq.read_schema(written.folder / PLAN[0].file_name).metadata[b"read_pixels"].decode()
     pixels = eval(line, {"np": np, "df": pd.read_parquet(written.folder)})
     np.testing.assert_array_equal(pixels, PIXELS_OF_ALL, strict=True)
 
 
-def test_a_piece_vouches_for_its_shard(raw: RawSplit, tmp_path: Path) -> None:
-    pieces = shard_set(tmp_path, raw, SHARD_ROWS)
-    finished = write_shard(raw, PLAN[2], pieces)
+def test_a_piece_vouches_for_its_shard(raw: IdxSplit, tmp_path: Path) -> None:
+    checkpoints = shard_set(tmp_path, raw, SHARD_ROWS)
+    finished = write_shard(raw, PLAN[2], checkpoints)
     assert (finished.file.path, finished.file.rows) == ("images/part-00002.parquet", 3)
-    assert pieces.find("part-00002.parquet") == finished
-    assert pieces.find("part-00000.parquet") is None
+    assert checkpoints.find("part-00002.parquet") == finished
+    assert checkpoints.find("part-00000.parquet") is None
 
 
-def test_the_same_images_give_the_same_bytes(raw: RawSplit, written: Pieces, tmp_path: Path) -> None:
+def test_the_same_images_give_the_same_bytes(raw: IdxSplit, written: CheckpointFolder, tmp_path: Path) -> None:
     again = written_set(tmp_path, raw)
     for shard in PLAN:
         assert (again.folder / shard.file_name).read_bytes() == (written.folder / shard.file_name).read_bytes()
 
 
 def test_images_without_labels_have_null_labels(tmp_path: Path) -> None:
-    pieces = written_set(tmp_path / "outputs", raw_split(tmp_path, labels=None))
-    file = open_shard(pieces, PLAN[0])
+    checkpoints = written_set(tmp_path / "outputs", raw_split(tmp_path, labels=None))
+    file = open_shard(checkpoints, PLAN[0])
     assert read_shard_labels(file).labels is None
-    assert pd.read_parquet(pieces.folder)["label"].isna().all()
-    assert str(pd.read_parquet(pieces.folder)["label"].dtype) == "Int8"
+    assert pd.read_parquet(checkpoints.folder)["label"].isna().all()
+    assert str(pd.read_parquet(checkpoints.folder)["label"].dtype) == "Int8"
 
 
 def test_a_raw_file_changed_after_it_was_verified_gives_no_shard(tmp_path: Path) -> None:
     raw = raw_split(tmp_path)
-    pieces = shard_set(tmp_path / "outputs", raw, SHARD_ROWS)
-    write_shard(raw, PLAN[1], pieces)
+    checkpoints = shard_set(tmp_path / "outputs", raw, SHARD_ROWS)
+    write_shard(raw, PLAN[1], checkpoints)
     with raw.images.path.open("r+b") as file:
         file.truncate(16 + 22 * PIXELS)
     with pytest.raises(DataError, match="images: expected the file that was verified, got one changed since"):
-        write_shard(raw, PLAN[2], pieces)
-    assert [path.name for path in pieces.folder.iterdir()] == [PLAN[1].file_name]
+        write_shard(raw, PLAN[2], checkpoints)
+    assert [path.name for path in checkpoints.folder.iterdir()] == [PLAN[1].file_name]
 
 
-def test_outputs_that_cannot_be_written_are_said(raw: RawSplit, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written_are_said(raw: IdxSplit, tmp_path: Path) -> None:
     (tmp_path / "shards").write_bytes(b"in the way")
     with pytest.raises(OutputsError, match=f"cannot write .*{PLAN[0].file_name}: "):
         write_shard(raw, PLAN[0], shard_set(tmp_path, raw, SHARD_ROWS))
@@ -148,7 +148,7 @@ def test_outputs_that_cannot_be_written_are_said(raw: RawSplit, tmp_path: Path) 
 # The name of a set
 
 
-def test_a_sets_name_does_not_depend_on_where_anything_lies(raw: RawSplit, tmp_path: Path) -> None:
+def test_a_sets_name_does_not_depend_on_where_anything_lies(raw: IdxSplit, tmp_path: Path) -> None:
     elsewhere = raw_split(tmp_path / "other" / "folder")
     here, there = shard_set(Path("a"), raw, SHARD_ROWS), shard_set(tmp_path, elsewhere, SHARD_ROWS)
     assert here.folder.relative_to("a") == there.folder.relative_to(tmp_path)
@@ -157,7 +157,7 @@ def test_a_sets_name_does_not_depend_on_where_anything_lies(raw: RawSplit, tmp_p
 
 
 def test_a_sets_name_changes_with_all_that_its_bytes_depend_on(
-    raw: RawSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: IdxSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = IMAGES.copy()
     other[-1, -1, -1] ^= 1
@@ -179,7 +179,7 @@ def test_a_sets_name_changes_with_all_that_its_bytes_depend_on(
     assert len(set(names)) == len(names) == 9
 
 
-def test_naming_a_set_touches_no_disk(raw: RawSplit, tmp_path: Path) -> None:
+def test_naming_a_set_touches_no_disk(raw: IdxSplit, tmp_path: Path) -> None:
     shard_set(tmp_path, raw, SHARD_ROWS)
     assert not list(tmp_path.iterdir())
 
@@ -194,8 +194,8 @@ def test_what_is_written_is_read(
 ) -> None:
     folder = tmp_path_factory.mktemp("round-trip")
     raw = raw_split(folder, labels=LABELS if labelled else None)
-    pieces = written_set(folder / "outputs", raw, shard_rows)
-    files = [open_shard(pieces, shard) for shard in plan_shards(ROWS, shard_rows)]
+    checkpoints = written_set(folder / "outputs", raw, shard_rows)
+    files = [open_shard(checkpoints, shard) for shard in plan_shards(ROWS, shard_rows)]
     pixels = np.concatenate([batch for file in files for batch in read_batches(file, batch_rows)])
     np.testing.assert_array_equal(pixels, PIXELS_OF_ALL, strict=True)
     contents = [read_shard_labels(file) for file in files]
@@ -209,7 +209,7 @@ def test_what_is_written_is_read(
 
 
 @pytest.fixture(scope="module")
-def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pieces, Shard]]:
+def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CheckpointFolder, Shard]]:
     """One shard of 23 rows in row groups of 7, so that batches fall within, across and at the edges of groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SHARD_ROW_GROUP", 7)
@@ -219,7 +219,7 @@ def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pi
 
 @given(st.integers(1, ROWS + 5))
 def test_batches_of_any_size_are_the_same_rows_and_only_the_last_is_shorter(
-    in_row_groups: tuple[Pieces, Shard], batch_rows: int
+    in_row_groups: tuple[CheckpointFolder, Shard], batch_rows: int
 ) -> None:
     file = open_shard(*in_row_groups)
     assert file.parquet.metadata.num_row_groups == 4
@@ -235,13 +235,13 @@ def test_a_row_group_of_a_real_shard_is_small_enough_to_hold_while_it_is_written
 
 @pytest.mark.parametrize("batch_rows", [7, 10])
 def test_batches_are_not_copied_not_even_across_row_groups(
-    in_row_groups: tuple[Pieces, Shard], batch_rows: int
+    in_row_groups: tuple[CheckpointFolder, Shard], batch_rows: int
 ) -> None:
     for batch in read_batches(open_shard(*in_row_groups), batch_rows):
         assert not batch.flags.owndata
 
 
-def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Pieces, Shard]) -> None:
+def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[CheckpointFolder, Shard]) -> None:
     opened = open_shard(*in_row_groups)
     reads: list[int] = []
 
@@ -250,8 +250,8 @@ def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Pieces, S
             reads.append(self.tell())
             return super().read(size) or b""
 
-    pieces, shard = in_row_groups
-    counted = Counted(pieces.folder / shard.file_name)
+    checkpoints, shard = in_row_groups
+    counted = Counted(checkpoints.folder / shard.file_name)
     parquet = pq.ParquetFile(counted, pre_buffer=False)
     pixels = opened.parquet.schema_arrow.get_field_index("pixels")
     starts = [parquet.metadata.row_group(group).column(pixels).data_page_offset for group in range(4)]
@@ -267,17 +267,17 @@ def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Pieces, S
 # Damage
 
 
-def damaged(pieces: Pieces, shard: Shard, folder: Path) -> tuple[Pieces, Path]:
-    """A copy of one shard of `pieces` that a test may spoil."""
-    copy = Pieces(folder=folder / "images", records=folder / "records")
+def damaged(checkpoints: CheckpointFolder, shard: Shard, folder: Path) -> tuple[CheckpointFolder, Path]:
+    """A copy of one shard of `checkpoints` that a test may spoil."""
+    copy = CheckpointFolder(folder=folder / "images", records=folder / "records")
     on_disk(copy.folder).mkdir(parents=True, exist_ok=True)
     path = copy.folder / shard.file_name
-    path.write_bytes((pieces.folder / shard.file_name).read_bytes())
+    path.write_bytes((checkpoints.folder / shard.file_name).read_bytes())
     return copy, on_disk(path)
 
 
-def read_everything(pieces: Pieces, shard: Shard) -> None:
-    file = open_shard(pieces, shard)
+def read_everything(checkpoints: CheckpointFolder, shard: Shard) -> None:
+    file = open_shard(checkpoints, shard)
     read_shard_labels(file)
     for _ in read_batches(file, 4):
         pass
@@ -292,10 +292,10 @@ def chunks(path: Path) -> list[tuple[int, int]]:
 
 @given(data=st.data())
 def test_a_flipped_bit_in_a_page_is_caught(
-    data: st.DataObject, written: Pieces, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject, written: CheckpointFolder, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     shard = PLAN[1]
-    pieces, path = damaged(written, shard, tmp_path_factory.mktemp("flipped"))
+    checkpoints, path = damaged(written, shard, tmp_path_factory.mktemp("flipped"))
     content = bytearray(path.read_bytes())
     start, stop = data.draw(st.sampled_from(chunks(path)))
     # The last bytes of a chunk are page for certain. Its first are a header, which no checksum covers.
@@ -303,45 +303,45 @@ def test_a_flipped_bit_in_a_page_is_caught(
     content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with pytest.raises(DamagedError, match=rf"shard 2 of 3 \({re.escape(str(path))}\): .*CRC checksum.*run again"):
-        read_everything(pieces, shard)
+        read_everything(checkpoints, shard)
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1, -9])
-def test_a_shard_cut_short_is_caught(size: int, written: Pieces, tmp_path: Path) -> None:
-    pieces, path = damaged(written, PLAN[0], tmp_path)
+def test_a_shard_cut_short_is_caught(size: int, written: CheckpointFolder, tmp_path: Path) -> None:
+    checkpoints, path = damaged(written, PLAN[0], tmp_path)
     path.write_bytes(path.read_bytes()[:size])
     message = f"shard 1 of 3 ({path}): expected a whole Parquet file, got "
     with pytest.raises(DamagedError, match=re.escape(message)) as caught:
-        open_shard(pieces, PLAN[0])
+        open_shard(checkpoints, PLAN[0])
     assert str(caught.value).endswith("; run again to rebuild it")
     assert caught.value.__cause__ is not None
 
 
 def test_a_missing_shard_is_caught(tmp_path: Path) -> None:
-    pieces = Pieces(folder=tmp_path / "images", records=tmp_path / "records")
+    checkpoints = CheckpointFolder(folder=tmp_path / "images", records=tmp_path / "records")
     message = r"shard 2 of 3 \(.*part-00001\.parquet\): expected a whole Parquet file, got .*part-00001.*; run again"
     with pytest.raises(DamagedError, match=message):
-        open_shard(pieces, PLAN[1])
+        open_shard(checkpoints, PLAN[1])
 
 
-def test_a_shard_of_another_number_of_rows_is_caught(written: Pieces, tmp_path: Path) -> None:
-    pieces, path = damaged(written, PLAN[2], tmp_path)
-    path.rename(pieces.folder / PLAN[0].file_name)
+def test_a_shard_of_another_number_of_rows_is_caught(written: CheckpointFolder, tmp_path: Path) -> None:
+    checkpoints, path = damaged(written, PLAN[2], tmp_path)
+    path.rename(checkpoints.folder / PLAN[0].file_name)
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected 10 rows, got 3; run again to rebuild it"):
-        open_shard(pieces, PLAN[0])
+        open_shard(checkpoints, PLAN[0])
 
 
-def test_a_parquet_file_of_other_columns_is_caught(written: Pieces, tmp_path: Path) -> None:
-    pieces, path = damaged(written, PLAN[0], tmp_path)
+def test_a_parquet_file_of_other_columns_is_caught(written: CheckpointFolder, tmp_path: Path) -> None:
+    checkpoints, path = damaged(written, PLAN[0], tmp_path)
     pq.write_table(pa.table({"x": np.arange(SHARD_ROWS)}), path)
-    file = open_shard(pieces, PLAN[0])
+    file = open_shard(checkpoints, PLAN[0])
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected a whole Parquet file, got .*image_id"):
         read_shard_labels(file)
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected a whole Parquet file, got .*pixels"):
         next(read_batches(file, 4))
 
 
-def test_the_transform_of_a_shard_is_that_of_the_core(written: Pieces) -> None:
+def test_the_transform_of_a_shard_is_that_of_the_core(written: CheckpointFolder) -> None:
     (batch,) = read_batches(open_shard(written, PLAN[0]), SHARD_ROWS)
     np.testing.assert_array_equal(batch, images.flatten(images.normalise(IMAGES[:SHARD_ROWS])), strict=True)
 
@@ -349,7 +349,7 @@ def test_the_transform_of_a_shard_is_that_of_the_core(written: Pieces) -> None:
 # Single pictures of a run
 
 
-def run_of(raw: RawSplit, shard_rows: int = SHARD_ROWS) -> Identity:
+def run_of(raw: IdxSplit, shard_rows: int = SHARD_ROWS) -> Identity:
     """Who a run over that split is."""
     return identity(
         dataset=raw.dataset,
@@ -371,7 +371,7 @@ def test_the_shards_of_a_run_are_those_it_was_made_from(labelled: bool, tmp_path
 
 
 @given(ids=st.sets(st.integers(0, ROWS - 1)))
-def test_pictures_have_the_pixels_of_the_idx_file(raw: RawSplit, written: Pieces, ids: set[int]) -> None:
+def test_pictures_have_the_pixels_of_the_idx_file(raw: IdxSplit, written: CheckpointFolder, ids: set[int]) -> None:
     pictures = read_pictures(written, run_of(raw), ids)
     assert pictures.keys() == ids
     for image_id, picture in pictures.items():
@@ -381,24 +381,24 @@ def test_pictures_have_the_pixels_of_the_idx_file(raw: RawSplit, written: Pieces
 def test_every_value_that_a_pixel_can_have_comes_back(tmp_path: Path) -> None:
     every = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28))
     raw = raw_split(tmp_path, every, LABELS[:1])
-    pieces = written_set(tmp_path / "outputs", raw)
-    np.testing.assert_array_equal(read_pictures(pieces, run_of(raw), [0])[0], every[0], strict=True)
+    checkpoints = written_set(tmp_path / "outputs", raw)
+    np.testing.assert_array_equal(read_pictures(checkpoints, run_of(raw), [0])[0], every[0], strict=True)
 
 
-def test_pictures_are_found_in_any_row_group(in_row_groups: tuple[Pieces, Shard], raw: RawSplit) -> None:
+def test_pictures_are_found_in_any_row_group(in_row_groups: tuple[CheckpointFolder, Shard], raw: IdxSplit) -> None:
     pictures = read_pictures(in_row_groups[0], run_of(raw, ROWS), range(ROWS))
     assert list(pictures) == list(range(ROWS))
     np.testing.assert_array_equal(np.stack(list(pictures.values())), IMAGES, strict=True)
 
 
 def test_only_the_shards_that_hold_a_picture_are_opened(
-    raw: RawSplit, written: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: IdxSplit, written: CheckpointFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
 
-    def noted(pieces: Pieces, shard: Shard) -> shards.ShardFile:
+    def noted(checkpoints: CheckpointFolder, shard: Shard) -> shards.ShardFile:
         opened.append(shard.index)
-        return open_shard(pieces, shard)
+        return open_shard(checkpoints, shard)
 
     monkeypatch.setattr(shards, "open_shard", noted)
     for ids, expected in (([], []), ([9], [0]), ([10, 19], [1]), ([22, 0], [0, 2]), ([ROWS, -1], [])):
@@ -409,13 +409,15 @@ def test_only_the_shards_that_hold_a_picture_are_opened(
     np.testing.assert_array_equal(read_pictures(copy, run_of(raw), [12])[12], IMAGES[12])
 
 
-def test_a_picture_in_a_damaged_or_missing_shard_is_refused(raw: RawSplit, written: Pieces, tmp_path: Path) -> None:
-    pieces, path = damaged(written, PLAN[1], tmp_path)
+def test_a_picture_in_a_damaged_or_missing_shard_is_refused(
+    raw: IdxSplit, written: CheckpointFolder, tmp_path: Path
+) -> None:
+    checkpoints, path = damaged(written, PLAN[1], tmp_path)
     content = bytearray(path.read_bytes())
     content[chunks(path)[2][1] - 1] ^= 1
     path.write_bytes(content)
     with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
-        read_pictures(pieces, run_of(raw), [12])
+        read_pictures(checkpoints, run_of(raw), [12])
     path.unlink()
     with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
-        read_pictures(pieces, run_of(raw), [12])
+        read_pictures(checkpoints, run_of(raw), [12])

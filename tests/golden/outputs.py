@@ -22,10 +22,10 @@ from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.files import walk
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.weights.files import encode_weights, load_weights
 from tests.builders import images_name, labels_name
@@ -58,7 +58,7 @@ def make_data(folder: Path) -> None:
     (folder / "labelled" / labels_name()).write_bytes(idx.encode(labels))
 
 
-def publish(folder: Path, outputs: Place) -> list[dict[str, Any]]:
+def publish(folder: Path, outputs: Location) -> list[dict[str, Any]]:
     """A night of each outcome, one of them pruned, a baseline and a promotion; what must be read of each run."""
     expected: list[dict[str, Any]] = []
     nights = [("toy", "2026-01-01", GOOD), ("toy", "2026-01-02", GOOD), ("toy", "2026-01-03", BAD)]
@@ -68,7 +68,7 @@ def publish(folder: Path, outputs: Place) -> list[dict[str, Any]]:
         weights.write_bytes(encode_weights(network(seed)))
         data = folder / ("labelled" if dataset == "toy" else "plain")
         where: dict[str, Any] = {"data_dir": data, "cache": folder / "cache", "outputs": outputs, "weights": weights}
-        judged = run_night(load_settings(dataset=dataset, run_date=run_date, shard_rows=20, workers=1, **where))
+        judged = run_nightly(load_settings(dataset=dataset, run_date=run_date, shard_rows=20, workers=1, **where))
         run_id = judged.published.run_id
         expected.append(
             {
@@ -87,7 +87,7 @@ def publish(folder: Path, outputs: Place) -> list[dict[str, Any]]:
     return expected
 
 
-def files_of(outputs: Place) -> dict[str, bytes]:
+def files_of(outputs: Location) -> dict[str, bytes]:
     """Everything that is published there, by its path."""
     paths = [each.path for each in walk(outputs) if each.path.parts[0] not in NOT_PUBLISHED]
     return {str(path): (outputs / path).read_bytes() for path in paths}
@@ -99,7 +99,7 @@ def main() -> None:
     with TemporaryDirectory() as name, running_store() as store, mock.patch.dict(os.environ, store.variables):
         folder = Path(name)
         make_data(folder)
-        places: dict[str, Place] = {"disk": folder / "outputs", "bucket": store.bucket()}
+        places: dict[str, Location] = {"disk": folder / "outputs", "bucket": store.bucket()}
         for layout, outputs in places.items():
             expected = publish(folder, outputs)
             contents |= {f"{layout}/{path}": data for path, data in files_of(outputs).items()}

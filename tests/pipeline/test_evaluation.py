@@ -28,10 +28,10 @@ from mnist_pipeline.errors import (
 )
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.runs.lookup import Run, find_run, list_runs
-from mnist_pipeline.runs.staging import claim_stage
+from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights, weights_sha256
 from tests.builders import (
     images_name,
@@ -271,7 +271,7 @@ def test_a_shard_damaged_after_it_was_checked_is_refused(tmp_path: Path) -> None
         evaluation.build_shards(plan, group)
     flip_bit(plan.shard_set.folder / "part-00001.parquet")
     with (
-        claim_stage(plan.outputs, plan.run_id) as stage,
+        staging_directory(plan.outputs, plan.run_id) as stage,
         pytest.raises(DamagedError, match=r"shard 2 of 3 \(.*part-00001.parquet\): .*run again to rebuild it"),
     ):
         evaluation.predict_shards(plan, stage, plan.groups[1])
@@ -337,7 +337,7 @@ def test_damaged_parts_are_computed_again(damaged: str, tmp_path: Path, monkeypa
 # Failing
 
 
-def parquet_hashes(folder: Place) -> dict[str, str]:
+def parquet_hashes(folder: Location) -> dict[str, str]:
     return {name: digest for name, digest in hashes(folder).items() if name.endswith(".parquet")}
 
 
@@ -348,7 +348,7 @@ def network_file(tmp_path: Path, **tensors: NDArray[Any]) -> Path:
     return path
 
 
-def in_the_way(path: Place) -> None:
+def in_the_way(path: Location) -> None:
     path = on_disk(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("in the way")
@@ -552,7 +552,7 @@ def test_archived_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: P
     evaluation.build_shards(plan, plan.groups[0])
     plan.weights.write_bytes(encode_weights(random_network(1)))
     with (
-        claim_stage(plan.outputs, plan.run_id) as stage,
+        staging_directory(plan.outputs, plan.run_id) as stage,
         pytest.raises(DamagedError, match="expected the weights its name says, got others"),
     ):
         evaluation.predict_shards(plan, stage, plan.groups[0])
@@ -575,7 +575,7 @@ def test_a_file_changed_between_fetch_and_shards_cannot_poison_the_shards_of_lat
 
 
 def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "MOST_SHARDS", 2)
+    monkeypatch.setattr(planning, "MAX_SHARDS", 2)
     with pytest.raises(SettingsError, match="shard_rows 10: expected at most 2 shards for 25 images"):
         evaluation.evaluate(small_settings(tmp_path))
 

@@ -11,9 +11,9 @@ from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.datasets import hash_cache
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, Split
-from mnist_pipeline.datasets.formats.idx import RawSplit
+from mnist_pipeline.datasets.formats.idx import IdxSplit
 from mnist_pipeline.datasets.formats.parquet import ParquetSplit
-from mnist_pipeline.datasets.source_files import RawFile
+from mnist_pipeline.datasets.source_files import SourceFile
 from mnist_pipeline.errors import ChecksumError, DataError
 from mnist_pipeline.pipeline import evaluation, inputs
 from mnist_pipeline.pipeline.examples import pick
@@ -27,7 +27,7 @@ from tests.remembered import plant
 ROWS = 25
 OTHER_NIGHT = {"run_date": "2026-02-01"}
 
-Night = Callable[..., Settings]
+TrendPoint = Callable[..., Settings]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["idx", "parquet", "folder"])
-def night(request: pytest.FixtureRequest, tmp_path: Path) -> Night:
+def night(request: pytest.FixtureRequest, tmp_path: Path) -> TrendPoint:
     """Settings of nights over the same images: in IDX files, in a Parquet file, or in two of them."""
     images, labels = random_images(ROWS), random_labels(ROWS)
     if request.param == "idx":
@@ -49,13 +49,13 @@ def night(request: pytest.FixtureRequest, tmp_path: Path) -> Night:
     return lambda **changes: small_settings(tmp_path, **({"images": path, "data_dir": None} | changes))
 
 
-def files_of(settings: Settings) -> list[RawFile]:
+def files_of(settings: Settings) -> list[SourceFile]:
     """The files that a night over these settings opens."""
     split = inputs.open_images(settings)
-    if isinstance(split, RawSplit):
+    if isinstance(split, IdxSplit):
         return [file for file in (split.images, split.labels) if file]
     assert isinstance(split, ParquetSplit)
-    return [file.raw for file in split.files]
+    return [file.source_file for file in split.files]
 
 
 def remembered(settings: Settings) -> set[bool]:
@@ -65,11 +65,11 @@ def remembered(settings: Settings) -> set[bool]:
 def rewrite(settings: Settings) -> Path:
     """Put other images into the first file, and say which that is."""
     split = inputs.open_images(settings)
-    if isinstance(split, RawSplit):
+    if isinstance(split, IdxSplit):
         split.images.path.write_bytes(idx.encode(random_images(ROWS, seed=1)))
         return split.images.path
     assert isinstance(split, ParquetSplit)
-    path, rows = split.files[0].raw.path, split.files[0].stop
+    path, rows = split.files[0].source_file.path, split.files[0].stop
     return write(path, column(random_images(rows, seed=1)), random_labels(rows))
 
 
@@ -78,7 +78,7 @@ def rot(settings: Settings) -> None:
     good = files_of(settings)[0].sha256
     path = rewrite(settings)
     assert hashlib.sha256(path.read_bytes()).hexdigest() != good
-    plant(settings.cache / inputs.MEMORY, path, good)
+    plant(settings.cache / inputs.HASH_CACHE, path, good)
 
 
 def shards_of(settings: Settings) -> list[Path]:
@@ -88,7 +88,7 @@ def shards_of(settings: Settings) -> list[Path]:
 # Who is hashed
 
 
-def test_a_night_whose_shards_are_there_knows_its_files_by_their_remembered_hashes(night: Night) -> None:
+def test_a_night_whose_shards_are_there_knows_its_files_by_their_remembered_hashes(night: TrendPoint) -> None:
     first = evaluation.evaluate(night())
     assert remembered(night()) == {True}
     second = evaluation.evaluate(night(**OTHER_NIGHT))
@@ -98,7 +98,7 @@ def test_a_night_whose_shards_are_there_knows_its_files_by_their_remembered_hash
 
 
 @pytest.mark.parametrize("change", ["a shard is gone", "other shards", "other outputs", "no memory"])
-def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night: Night, tmp_path: Path) -> None:
+def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night: TrendPoint, tmp_path: Path) -> None:
     before = evaluation.evaluate(night())
     settings = night()
     if change == "a shard is gone":
@@ -108,12 +108,12 @@ def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night
     elif change == "other outputs":
         settings = night(outputs=tmp_path / "elsewhere")
     else:
-        (settings.cache / inputs.MEMORY).unlink()
+        (settings.cache / inputs.HASH_CACHE).unlink()
     assert remembered(settings) == {False}
     assert evaluation.evaluate(settings).identity.images_sha256 == before.identity.images_sha256
 
 
-def test_a_file_that_has_changed_is_hashed_and_is_another_data_set(night: Night) -> None:
+def test_a_file_that_has_changed_is_hashed_and_is_another_data_set(night: TrendPoint) -> None:
     before = evaluation.evaluate(night())
     rewrite(night())
     after = evaluation.evaluate(night())
@@ -125,7 +125,7 @@ def test_whoever_relies_on_all_bytes_hashes_them(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, ROWS)
     evaluation.evaluate(settings)
     true = [file.sha256 for file in files_of(settings)]
-    plant(settings.cache / inputs.MEMORY, tmp_path / "data" / images_name(), "f" * 64)
+    plant(settings.cache / inputs.HASH_CACHE, tmp_path / "data" / images_name(), "f" * 64)
     raw = inputs.fetch(settings)
     assert [raw.images.sha256, raw.labels.sha256 if raw.labels else None] == true
     words = ["fetch", "--dataset", "toy", "--split", "test", "--data-dir", tmp_path / "data", "--cache", settings.cache]
@@ -133,7 +133,7 @@ def test_whoever_relies_on_all_bytes_hashes_them(tmp_path: Path) -> None:
     assert f"{images_name()}  sha256 {true[0][:12]}..." in done.stdout
 
 
-def test_a_cache_that_cannot_be_written_fails_nothing(night: Night, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_fails_nothing(night: TrendPoint, tmp_path: Path) -> None:
     (tmp_path / "in the way").write_bytes(b"")
     for date in ("2026-01-31", "2026-02-01"):
         settings = night(cache=tmp_path / "in the way", run_date=date)
@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_written_fails_nothing(night: Night, tmp_path: Pa
 # Files that rot without a trace in their times
 
 
-def test_while_its_shards_are_there_rot_reaches_nothing(night: Night) -> None:
+def test_while_its_shards_are_there_rot_reaches_nothing(night: TrendPoint) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     after = evaluation.evaluate(night(**OTHER_NIGHT))
@@ -152,7 +152,7 @@ def test_while_its_shards_are_there_rot_reaches_nothing(night: Night) -> None:
     assert after.totals == before.totals
 
 
-def test_rot_is_found_before_a_missing_shard_is_built_under_the_old_hash(night: Night) -> None:
+def test_rot_is_found_before_a_missing_shard_is_built_under_the_old_hash(night: TrendPoint) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     gone = shards_of(night())[1]
@@ -181,7 +181,7 @@ def test_rot_of_pinned_files_is_refused_before_a_missing_shard_is_built(tmp_path
     assert not gone.exists()
 
 
-def test_rot_is_found_before_a_damaged_shard_is_built_again(night: Night) -> None:
+def test_rot_is_found_before_a_damaged_shard_is_built_again(night: TrendPoint) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     shard = shards_of(night())[0]
@@ -200,13 +200,13 @@ def test_a_number_of_images_read_from_bytes_that_nobody_hashed_is_not_believed(t
     settings = small_settings(tmp_path, images=path, data_dir=None)
     before = evaluation.evaluate(settings)
     write(path, column(random_images(10)), random_labels(10))
-    plant(settings.cache / inputs.MEMORY, path, before.identity.images_sha256)
+    plant(settings.cache / inputs.HASH_CACHE, path, before.identity.images_sha256)
     after = evaluation.evaluate(settings)
     assert after.identity.images == 10
     assert after.identity.images_sha256 != before.identity.images_sha256
 
 
-def test_images_that_rotted_are_not_shown(night: Night) -> None:
+def test_images_that_rotted_are_not_shown(night: TrendPoint) -> None:
     evaluation.evaluate(night())
     rot(night())
     with pytest.raises(DataError, match="as when it was hashed last"):

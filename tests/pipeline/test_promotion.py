@@ -14,12 +14,12 @@ from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.errors import DamagedError, SettingsError, WeightsError
 from mnist_pipeline.pipeline import evaluation, promotion
 from mnist_pipeline.pipeline.judging import EARLIER
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.pipeline.promotion import CANDIDATES, CURRENT, Promoted, promote
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Place
+from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.promotions import Promotion, current_promotion
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights, weights_sha256
 from tests.builders import labels_name, make_split, random_images, random_network, small_settings
@@ -48,7 +48,7 @@ def toy(tmp_path: Path) -> Settings:
     return small_settings(tmp_path, ROWS, shard_rows=1000, batch_rows=100, report=False, gates={"toy": GATES})
 
 
-def file_of(folder: Place, network: Network) -> Path:
+def file_of(folder: Location, network: Network) -> Path:
     path = on_disk(folder) / "candidate.safetensors"
     path.write_bytes(encode_weights(network))
     return path
@@ -59,7 +59,7 @@ def offer(toy: Settings, network: Network, **how: Any) -> Promoted:
 
 
 def used_at_night(toy: Settings, run_date: str = "2026-01-31") -> str:
-    night = run_night(toy.model_copy(update={"run_date": run_date}))
+    night = run_nightly(toy.model_copy(update={"run_date": run_date}))
     return run_by_id(toy.outputs, night.published.run_id).manifest().identity.weights_sha256
 
 
@@ -93,7 +93,7 @@ def test_a_candidate_that_loses_nothing_becomes_current_and_the_next_night_uses_
 
 
 def test_candidate_and_current_weights_are_compared_image_by_image_and_with_nothing_else(toy: Settings) -> None:
-    run_night(toy)
+    run_nightly(toy)
     verdict = offer(toy, GOOD).judged.verdict
     (reference,) = verdict.references
     assert (reference.against, reference.same_images, reference.same_weights) == (CURRENT, True, False)
@@ -161,14 +161,14 @@ def test_without_a_gate_that_compares_no_candidate_is_promoted_unless_forced(
 
 
 def test_the_nights_know_nothing_of_a_promotion(toy: Settings) -> None:
-    run_night(toy.model_copy(update={"report": True}))
+    run_nightly(toy.model_copy(update={"report": True}))
     before = {name: at for name, at in snapshot(toy.outputs).items() if not name.startswith(".staging")}
     offer(toy, GOOD)
     after = snapshot(toy.outputs)
     assert {name: after[name] for name in before} == before
     new = {name.split("/")[0] for name in after.keys() - before.keys()}
     assert new == {CANDIDATES, "promotions", "weights"}
-    night = run_night(toy.model_copy(update={"run_date": "2026-02-01"}))
+    night = run_nightly(toy.model_copy(update={"run_date": "2026-02-01"}))
     assert [reference.against for reference in night.verdict.references] == [EARLIER]  # no gates, other weights
 
 
@@ -176,7 +176,7 @@ def test_promoted_weights_that_are_gone_stop_the_night(toy: Settings) -> None:
     offer(toy, GOOD)
     (toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors").unlink()
     with pytest.raises(DamagedError, match=r"safetensors: expected the weights that were promoted last, got none; put"):
-        run_night(toy)
+        run_nightly(toy)
     assert not (toy.outputs / "runs").exists()
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_record_of_the_promotion_stops_the_night(toy: Settings) -> Non
     assert record is not None
     flip_bit(record)
     with pytest.raises(DamagedError, match=r"000001\.json: expected a promotion"):
-        run_night(toy)
+        run_nightly(toy)
 
 
 def test_a_candidate_that_is_no_network_is_refused_before_anything_is_written(toy: Settings, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.pipeline import reporting
 from mnist_pipeline.pipeline.judging import BASELINE, LAST_PASSED, judge_run
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.reporting import report_path, try_report, write_report
 from mnist_pipeline.report import page as page_module
 from mnist_pipeline.report.page import Page
@@ -33,7 +33,7 @@ def night(tmp_path: Path, run_date: str = "2026-01-31", seed: int = 0, rows: int
     weights = tmp_path / f"{seed}.safetensors"
     weights.write_bytes(encode_weights(random_network(seed)))
     settings = small_settings(tmp_path, rows, **({"run_date": run_date, "weights": weights, "report": False} | changes))
-    return run_by_id(settings.outputs, run_night(settings).published.run_id)
+    return run_by_id(settings.outputs, run_nightly(settings).published.run_id)
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_the_most_confident_mistakes_come_first_and_are_shown_with_their_images(
     write_report(outputs_of(run), run)
     (page,) = pages
     wrong = frame(run).query("~correct").sort_values(["confidence", "image_id"], ascending=[False, True])
-    assert page.mistakes_total == len(wrong) > reporting.MOST_SPECIMENS
-    assert [item.image_id for item in page.mistakes] == wrong["image_id"].tolist()[: reporting.MOST_SPECIMENS]
+    assert page.mistakes_total == len(wrong) > reporting.MAX_EXAMPLES
+    assert [item.image_id for item in page.mistakes] == wrong["image_id"].tolist()[: reporting.MAX_EXAMPLES]
     for item, (_, row) in zip(page.mistakes, wrong.iterrows(), strict=False):
         assert (item.label, item.prediction) == (row["label"], row["prediction"])
         assert item.confidence == pytest.approx(row["confidence"])
@@ -145,7 +145,7 @@ def test_the_most_confident_mistakes_come_first_and_are_shown_with_their_images(
 def test_flips_are_shown_lost_ones_first_and_the_most_confident_of_each_kind_first(
     most: int, tmp_path: Path, pages: list[Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "MOST_SPECIMENS", most)
+    monkeypatch.setattr(reporting, "MAX_EXAMPLES", most)
     before = night(tmp_path, "2026-01-30")
     run = night(tmp_path, seed=3)
     write_report(outputs_of(run), run)
@@ -176,7 +176,7 @@ def test_flips_are_those_against_the_first_reference_over_the_same_images(tmp_pa
     assert page.flips_total == page.references[1].changed
     changed = frame(pinned)["prediction"] != frame(run)["prediction"]
     assert {item.image_id for item in page.flips} <= set(frame(run)["image_id"][changed])
-    assert len(page.flips) == min(page.flips_total, reporting.MOST_SPECIMENS) > 0
+    assert len(page.flips) == min(page.flips_total, reporting.MAX_EXAMPLES) > 0
     assert {item.before for item in page.flips} <= set(frame(pinned)["prediction"])
     assert f"{page.flips_total} images are predicted as another digit than in the baseline run" in text
 
@@ -192,7 +192,7 @@ def test_images_without_labels_are_never_mistakes_and_their_flips_are_changed(
     assert (page.mistakes, page.mistakes_total) == ((), 0)
     assert {item.direction for item in page.flips} == {"changed"}
     assert page.flips_total == (frame(run)["prediction"] != frame(before)["prediction"]).sum() > 0
-    assert page.nights == ()
+    assert page.trend == ()
 
 
 @pytest.mark.parametrize("damage", ["gone", "bit"])
@@ -221,11 +221,11 @@ def test_the_trend_has_the_nights_of_the_same_data_set_up_to_this_one(tmp_path: 
     run = night(tmp_path)
     write_report(outputs_of(run), run)
     (page,) = pages
-    assert [item.run_id for item in page.nights] == [*expected, run.name.run_id]
-    assert [item.outcome for item in page.nights] == ["none", "pass", "pass"]
+    assert [item.run_id for item in page.trend] == [*expected, run.name.run_id]
+    assert [item.outcome for item in page.trend] == ["none", "pass", "pass"]
     manifest = run.manifest()
-    assert page.nights[-1].accuracy == manifest.totals.accuracy
-    assert page.nights[-1].low <= page.nights[-1].accuracy <= page.nights[-1].high
+    assert page.trend[-1].accuracy == manifest.totals.accuracy
+    assert page.trend[-1].low <= page.trend[-1].accuracy <= page.trend[-1].high
 
 
 def test_the_newest_verdict_is_the_one_shown(tmp_path: Path, pages: list[Page]) -> None:

@@ -15,7 +15,7 @@ from mnist_pipeline.pipeline import evaluation, planning
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.judging import judge_published
 from mnist_pipeline.pipeline.promotion import promote
-from mnist_pipeline.runs.staging import claim_stage
+from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store import files
 from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
@@ -242,15 +242,15 @@ def _publishing(
     plan = planning.make_plan(settings, open_images(settings))
     for group in plan.groups:
         evaluation.build_shards(plan, group)
-    with claim_stage(plan.outputs, plan.run_id) as stage:
-        pieces = [piece for group in plan.groups for piece in evaluation.predict_shards(plan, stage, group)]
+    with staging_directory(plan.outputs, plan.run_id) as stage:
+        checkpoints = [piece for group in plan.groups for piece in evaluation.predict_shards(plan, stage, group)]
         shutil.copytree(root / "work", root / "killed")  # before the stage is given up
     shutil.rmtree(root / "work")
     (root / "killed").rename(root / "work")
 
     def publish() -> None:
-        with claim_stage(plan.outputs, plan.run_id) as stage:
-            evaluation.publish(plan, stage, pieces, evaluation.Timings(), "direct")
+        with staging_directory(plan.outputs, plan.run_id) as stage:
+            evaluation.publish(plan, stage, checkpoints, evaluation.Timings(), "direct")
 
     return _attempt(
         root,

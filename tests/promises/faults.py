@@ -34,13 +34,13 @@ from tests.promises.attempts import Attempt, Attempts
 PROJECT = Path(__file__).parents[2]
 STRACE = "strace"
 WATCHED = "trace=%file,%desc"  # no others can change what is seen
-MEMORY = "mmap"  # strace counts it among them; what is mapped here is memory, and no file
+HASH_CACHE = "mmap"  # strace counts it among them; what is mapped here is memory, and no file
 KILL = "KILL"
 # A file grows to so many bytes and not further: a write is cut short there, and the next one is refused or kills.
 CUT, CUT_AND_KILLED = "CUT", "CUT AND KILLED"
 PR_SET_PTRACER, PR_SET_PTRACER_ANY = 0x59616D61, -1  # prctl(2); PTRACE_MODE_ATTACH under Yama
 BEGIN, DONE = signal.SIGUSR1, signal.SIGUSR2
-PATIENCE_SECONDS = 60
+RETRY_WINDOW_SECONDS = 60
 Ended = Literal["well", "refused", "broken", "killed", "hung"]
 
 
@@ -214,7 +214,7 @@ class Server:
         counted: Counter[str] = Counter()
         calls = []
         for call, shown in names:
-            if call == MEMORY:
+            if call == HASH_CACHE:
                 continue
             counted[call] += 1
             calls.append(Call(call, counted[call], call + shown))
@@ -301,7 +301,7 @@ class Server:
 
 def _be_child(function: Callable[[], object], traced: bool, then: Callable[[], object]) -> NoReturn:
     try:
-        signal.alarm(PATIENCE_SECONDS)
+        signal.alarm(RETRY_WINDOW_SECONDS)
         if traced:
             # Where one may trace one's children only, strace needs to be let: it is not the parent.
             ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(PR_SET_PTRACER_ANY), 0, 0, 0)

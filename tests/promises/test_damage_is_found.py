@@ -15,7 +15,7 @@ from mnist_pipeline.cli import app
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets.shards import open_shard, read_batches, read_shard_labels, shard_set_of
 from mnist_pipeline.errors import DamagedError, WeightsError
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.settings import Settings
@@ -43,7 +43,7 @@ Damage = tuple[str, bytes]
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A night that is published and judged. Tests put back what they damage."""
     settings = small_settings(tmp_path_factory.mktemp("damage"), report=False)
-    run_night(settings)
+    run_nightly(settings)
     return settings
 
 
@@ -51,7 +51,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def own(tmp_path: Path) -> Settings:
     """The same, for one test alone."""
     settings = small_settings(tmp_path, report=False)
-    run_night(settings)
+    run_nightly(settings)
     return settings
 
 
@@ -119,12 +119,12 @@ def require_found_in_run(settings: Settings, name: str, damages: Callable[[bytes
 def require_found_in_shards(settings: Settings, damages: Callable[[bytes, str], Iterator[Damage]]) -> int:
     (run,) = list_runs(settings.outputs)
     who = run.manifest().identity
-    pieces, tried = shard_set_of(settings.outputs, who), 0
+    checkpoints, tried = shard_set_of(settings.outputs, who), 0
     for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(settings), strict=True):
-        whole = pieces.find(shard.file_name)
+        whole = checkpoints.find(shard.file_name)
         assert whole is not None
         for what in with_each(path, damages):
-            assert pieces.find(shard.file_name) is None, f"{path}: {what}"  # so it is built again
+            assert checkpoints.find(shard.file_name) is None, f"{path}: {what}"  # so it is built again
             tried += 1
     return tried
 
@@ -170,11 +170,11 @@ def test_no_reader_that_verifies_page_checksums_gets_other_numbers(toy: Settings
 def test_a_shard_damaged_while_it_is_read_gives_no_other_pixels(toy: Settings, tried: Tried) -> None:
     (run,) = list_runs(toy.outputs)
     who = run.manifest().identity
-    pieces, count = shard_set_of(toy.outputs, who), 0
+    checkpoints, count = shard_set_of(toy.outputs, who), 0
     for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(toy), strict=True):
 
         def read(shard: object = shard) -> tuple[object, ...]:
-            file = open_shard(pieces, shard)  # type: ignore[arg-type]
+            file = open_shard(checkpoints, shard)  # type: ignore[arg-type]
             labels = read_shard_labels(file)
             batches = [batch.tobytes() for batch in read_batches(file, 4)]
             return labels.image_ids.tolist(), None if labels.labels is None else labels.labels.tolist(), batches
@@ -209,7 +209,7 @@ def test_verify_finds_what_is_damaged_beside_the_runs_and_says_what_mends_it(
     assert f"{what}: {len(shard_files(own)) - 1 if what == 'shards' else 0} verified, 1 damaged" in found.stdout
     assert str(path.parent if what == "verdicts" else path) in found.stdout
     assert way_out in found.stdout
-    run_night(own)
+    run_nightly(own)
     assert command(own, "verify").exit_code == 0
 
 
@@ -232,7 +232,7 @@ def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Setti
     for path in files:
         flip_bit(path)
         damaged = hashes(run.folder)
-        judged = run_night(own)
+        judged = run_nightly(own)
         assert judged.published.new
         assert judged.accepted
         assert run.problems() == []
@@ -284,7 +284,7 @@ def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) ->
         *(outputs / name for name in ("history.parquet", "runs.parquet", "latest.json")),
     ]:
         flip_bit(path)
-    judged = run_night(own)
+    judged = run_nightly(own)
     assert judged.accepted
     assert judged.published.new
     assert {path: digest for path, digest in hashes(run.folder).items() if path != "manifest.json"} == before
@@ -292,7 +292,7 @@ def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) ->
     assert len(load_history(outputs)) == 10
     assert load_run("latest", dataset="toy", outputs=outputs, table="gates").attrs["run_id"] == run.name.run_id
     again = hashes(own.outputs)
-    run_night(own)
+    run_nightly(own)
     assert hashes(own.outputs) == again
 
 
@@ -300,9 +300,9 @@ def test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older(own:
     second = own.model_copy(update={"run_date": own.run_date.replace(day=1, month=2)})
     third = own.model_copy(update={"run_date": own.run_date.replace(day=2, month=2)})
     first = list_runs(own.outputs)[0]
-    broken = run_night(second).published
+    broken = run_nightly(second).published
     flip_bit(run_by_id(own.outputs, broken.run_id).folder / "summary.parquet")
-    judged = run_night(third)
+    judged = run_nightly(third)
     assert judged.accepted
     assert [reference.run_id for reference in judged.verdict.references] == [first.name.run_id]
     assert command(own, "verify", "latest", "--dataset", "toy").exit_code == 0

@@ -37,7 +37,7 @@ from mnist_pipeline.cli import app
 from mnist_pipeline.datasets.catalogue import Dataset, NpmSource, PipSource, Source, Split
 from mnist_pipeline.datasets.sources import connections, fetching, packages, web
 from mnist_pipeline.errors import SourceError, UnavailableError
-from mnist_pipeline.orchestration.tasks import can_heal
+from mnist_pipeline.orchestration.tasks import is_retryable
 from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.settings import Settings, load_settings
 from tests.engine import wait_until
@@ -198,7 +198,7 @@ class Hostile:
 
     answer: Answer
     reason: str | None = None
-    heals: bool = False
+    retryable: bool = False
     limits: dict[str, float] = field(default_factory=dict)
 
 
@@ -345,7 +345,7 @@ def tries(name: str, hostile: Hostile) -> int:
         return 1 + requests.models.DEFAULT_REDIRECT_LIMIT
     if name.endswith("a day"):
         return 1  # a pause that long outlasts all patience
-    return TRIES if hostile.heals else 1
+    return TRIES if hostile.retryable else 1
 
 
 def meet(hostile: Hostile, tmp_path: Path) -> tuple[SourceError | None, int]:
@@ -361,7 +361,7 @@ def meet(hostile: Hostile, tmp_path: Path) -> tuple[SourceError | None, int]:
             assert str(raised) == (
                 f"data set toy: expected a source for {IMAGES}, {LABELS}, got none:\n"
                 f"  http://{site.place}/: {hostile.reason}\n"
-                f"{'try again later, or give' if hostile.heals else 'give'} "
+                f"{'try again later, or give' if hostile.retryable else 'give'} "
                 "a folder that holds the IDX files with --data-dir"
             )
         asked = len([path for path in site.asked if IMAGES in path])
@@ -398,8 +398,8 @@ def test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serv
                 error.add_note(name)
                 raise
         assert (raised is None) is (hostile.reason is None), name
-        assert isinstance(raised, UnavailableError) is hostile.heals, name
-        assert can_heal(nothing, nothing, Failed(data=raised)) is hostile.heals, name
+        assert isinstance(raised, UnavailableError) is hostile.retryable, name
+        assert is_retryable(nothing, nothing, Failed(data=raised)) is hostile.retryable, name
         assert asked == tries(name, hostile), name
         assert HEARD_OUT == [], name
         output = capfd.readouterr()
@@ -500,7 +500,7 @@ def test_pauses_are_as_long_as_a_site_asks_for_within_our_patience(
 def test_nobody_is_asked_again_when_our_patience_is_over(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(fetching, "RETRY_WINDOW_SECONDS", 0)
     site.answers[IMAGES_IN] = BUSY
     with pytest.raises(UnavailableError, match="answered 503"):
         fetch(tmp_path, site.source)

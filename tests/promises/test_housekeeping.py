@@ -16,12 +16,12 @@ from mnist_pipeline.errors import PrunedError, RunConflictError
 from mnist_pipeline.maintenance.pruning import Action, carry_out, plan_prune
 from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.pipeline.judging import judge_run
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.lookup import files_of_table, list_runs, run_by_id
 from mnist_pipeline.runs.publishing import commit
-from mnist_pipeline.runs.staging import claim_stage
+from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import ObjectPath, Place
+from mnist_pipeline.store.objects import Location, ObjectPath
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.views import update_views
 from tests.builders import small_settings
@@ -37,7 +37,7 @@ LAST_ONLY = Retention(keep_days=1, keep_last=1)
 DATES = ["2026-01-01", "2026-01-02", "2026-01-03", "2026-03-31"]
 
 
-def publish(outputs: Place, *dates: str) -> list[str]:
+def publish(outputs: Location, *dates: str) -> list[str]:
     """Published runs, each with a report; their run_ids."""
     run_ids = [publish_run(outputs, identity(date), views=False).name.run_id for date in dates]
     update_views(outputs)
@@ -49,17 +49,19 @@ def publish(outputs: Place, *dates: str) -> list[str]:
     return run_ids
 
 
-def prune(outputs: Place, now: datetime = NOW, grace: timedelta = DAY, retention: Retention = LAST_ONLY) -> list[str]:
+def prune(
+    outputs: Location, now: datetime = NOW, grace: timedelta = DAY, retention: Retention = LAST_ONLY
+) -> list[str]:
     return carry_out(outputs, plan_prune(outputs, retention, grace, now), now)
 
 
-def fates(outputs: Place, now: datetime = NOW, grace: timedelta = DAY) -> dict[str, Action]:
+def decisions(outputs: Location, now: datetime = NOW, grace: timedelta = DAY) -> dict[str, Action]:
     plan = plan_prune(outputs, LAST_ONLY, grace, now)
-    return {fate.run.name.run_id: fate.action for fate in plan.fates}
+    return {decision.run.name.run_id: decision.action for decision in plan.decisions}
 
 
-def reasons(outputs: Place, retention: Retention = LAST_ONLY) -> dict[str, str]:
-    return {fate.run.name.run_id: fate.why for fate in plan_prune(outputs, retention, DAY, NOW).of("keep")}
+def reasons(outputs: Location, retention: Retention = LAST_ONLY) -> dict[str, str]:
+    return {decision.run.name.run_id: decision.why for decision in plan_prune(outputs, retention, DAY, NOW).of("keep")}
 
 
 def command(*words: object) -> Result:
@@ -101,7 +103,7 @@ def test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays(tm
     assert load_history(tmp_path).equals(history)
     assert command("verify", "--outputs", tmp_path).exit_code == 0
     assert load_run(old, outputs=tmp_path, table="summary").shape[0] == 10
-    assert set(fates(tmp_path, NOW + DAY).values()) == {"gone", "keep"}
+    assert set(decisions(tmp_path, NOW + DAY).values()) == {"gone", "keep"}
 
 
 def test_who_wants_to_read_marked_predictions_is_told_and_who_has_begun_can_go_on(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_a_marked_run_that_is_kept_after_all_is_whole_again(tmp_path: Path) -> N
     prune(tmp_path)
     prune(tmp_path, retention=Retention(keep_days=1000, keep_last=1))
     assert len(load_run(old, outputs=tmp_path)) == 12
-    assert set(fates(tmp_path).values()) == {"mark", "keep"}
+    assert set(decisions(tmp_path).values()) == {"mark", "keep"}
 
 
 # What stays
@@ -185,8 +187,8 @@ def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_sai
 def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     code = """
-        from mnist_pipeline.runs.staging import claim_stage
-        with claim_stage(Path(sys.argv[1]), sys.argv[2]):
+        from mnist_pipeline.runs.staging import staging_directory
+        with staging_directory(Path(sys.argv[1]), sys.argv[2]):
             print("at work", flush=True)
             sys.stdin.readline()
     """
@@ -196,7 +198,7 @@ def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) 
         assert reasons(tmp_path)[old] == "in progress"
         assert carry_out(tmp_path, plan, NOW) == [f"{old}: an attempt is in progress"]  # begun after it was planned
         assert len(load_run(old, outputs=tmp_path)) == 12
-    assert fates(tmp_path)[old] == "mark"
+    assert decisions(tmp_path)[old] == "mark"
 
 
 def test_a_damaged_run_is_left_alone(tmp_path: Path) -> None:
@@ -218,14 +220,14 @@ def test_a_pruned_run_cannot_become_the_baseline(tmp_path: Path) -> None:
 
 def test_a_pruned_night_that_is_run_again_is_whole_again(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, report=False)
-    first = run_night(settings).published
+    first = run_nightly(settings).published
     whole = hashes(tmp_path / "outputs" / "runs")
-    run_night(settings.model_copy(update={"run_date": settings.run_date + DAY}))
+    run_nightly(settings.model_copy(update={"run_date": settings.run_date + DAY}))
     for _ in range(2):
         prune(settings.outputs, datetime.now(UTC), grace=timedelta())
     with pytest.raises(PrunedError):
         load_run(first.run_id, outputs=tmp_path / "outputs")
-    assert run_night(settings).published.new
+    assert run_nightly(settings).published.new
     found = hashes(tmp_path / "outputs" / "runs")
     assert {path: digest for path, digest in found.items() if first.run_id in path} == whole
     assert len(load_run(first.run_id, outputs=tmp_path / "outputs")) == 25
@@ -264,7 +266,7 @@ def test_other_digits_for_a_pruned_night_are_a_conflict(deleted: bool, labels: s
 def sweepable(tmp_path: Path) -> Settings:
     """A night whose shards are 40 days old."""
     settings = small_settings(tmp_path, report=False)
-    run_night(settings)
+    run_nightly(settings)
     age(tmp_path / "outputs" / "shards", 40)
     return settings
 
@@ -279,13 +281,13 @@ def test_shards_go_once_no_kept_run_was_made_from_them(tmp_path: Path) -> None:
     prune(settings.outputs, now)
     (used,) = shard_sets(settings)
     later = settings.model_copy(update={"run_date": settings.run_date + DAY, "shard_rows": 5})
-    run_night(later)
+    run_nightly(later)
     prune(settings.outputs, now, grace=timedelta())
     assert len(shard_sets(settings)) == 2
     prune(settings.outputs, now, grace=timedelta(seconds=-60))
     assert used not in shard_sets(settings)
     assert len(shard_sets(settings)) == 1
-    assert not run_night(later).published.new
+    assert not run_nightly(later).published.new
     assert command("verify", "--outputs", settings.outputs).exit_code == 0
 
 
@@ -296,9 +298,9 @@ def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> No
     assert isinstance(run.folder, Path)
     run.folder.rename(tmp_path / "elsewhere")
     code = """
-        from mnist_pipeline.store.checkpoints import Pieces
+        from mnist_pipeline.store.checkpoints import CheckpointFolder
         from mnist_pipeline.datasets.shards import in_use
-        with in_use(Pieces(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
+        with in_use(CheckpointFolder(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
             print("at work", flush=True)
             sys.stdin.readline()
     """
@@ -323,7 +325,7 @@ def test_a_night_holds_its_shards_from_their_building_to_the_end(
         return predict(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation, "predict_shards", prune_then_predict)
-    assert run_night(settings).published.new
+    assert run_nightly(settings).published.new
     assert swept
     assert all(left == [f"{shard_sets(settings)[0]}: a run uses them"] for left in swept)
 
@@ -343,7 +345,7 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
     age(unfinished, 5)
     age(root, 5)
     age(root / tonight, 0)
-    with claim_stage(tmp_path, "living") as stage:
+    with staging_directory(tmp_path, "living") as stage:
         assert isinstance(stage.folder, Path)
         (stage.folder / "run" / "part").write_bytes(b"x")
         age(stage.folder, 5)
@@ -373,7 +375,7 @@ def test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone(tm
     (stage / "run").mkdir(parents=True)
     age(stage, 5)
     plan = plan_prune(tmp_path, LAST_ONLY, DAY, datetime.now(UTC))
-    with claim_stage(tmp_path, "dead-run") as taken_over:
+    with staging_directory(tmp_path, "dead-run") as taken_over:
         assert carry_out(tmp_path, plan, NOW) == [f"{stage}: an attempt is at work there"]
         assert taken_over.folder == stage
         assert stage.is_dir()
@@ -416,7 +418,7 @@ def test_the_newest_run_with_nothing_judged_is_kept_until_a_later_one_has_passed
 def test_reports_are_written_anew_around_pruned_runs(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, report=False)
     for days in range(2):
-        run_night(settings.model_copy(update={"run_date": settings.run_date + days * DAY}))
+        run_nightly(settings.model_copy(update={"run_date": settings.run_date + days * DAY}))
     prune(settings.outputs, datetime.now(UTC), grace=timedelta())
     found = command("reindex", "--outputs", settings.outputs)
     assert found.exit_code == 0, found.output
@@ -471,7 +473,7 @@ def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_
     publish_verdict(bucket, old, outcome="fail")
     for marker in ("data", f"data/{new}", "shards", ".staging"):  # as consoles make to show an empty folder
         (bucket / marker).write_bytes(b"")
-    with claim_stage(bucket, old) as stage:  # an attempt that published nothing
+    with staging_directory(bucket, old) as stage:  # an attempt that published nothing
         (stage.run / "predictions" / "part-00000-0123456789abcdef.parquet").write_bytes(b"x")
     now = datetime.now(UTC) + 3 * DAY
     before = {str(place) for place, _, _ in bucket.walk()}

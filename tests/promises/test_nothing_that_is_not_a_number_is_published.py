@@ -26,7 +26,7 @@ from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import NumericalError
 from mnist_pipeline.pipeline import inputs
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.lookup import Run, find_run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
@@ -48,7 +48,7 @@ from tests.published import on_disk, snapshot
 ROWS = 25  # in shards of 10 and batches of 4
 MIDDLE = 15  # an image in the middle batch of the middle shard
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
-MOST = float(np.finfo(np.float32).max)
+MAX_BOUND = float(np.finfo(np.float32).max)
 NOT_VISIBLE = {"shards", "weights", ".staging"}  # what a failed night may leave: the next one takes it over
 NETWORK = random_network()
 IMAGES = random_images(ROWS)
@@ -60,7 +60,7 @@ def toy(tmp_path: Path) -> Settings:
     """Settings under which a night has been published already."""
     (tmp_path / "good.safetensors").write_bytes(encode_weights(NETWORK))
     found = small_settings(tmp_path, ROWS, weights=tmp_path / "good.safetensors", report=False)
-    run_night(found.model_copy(update={"run_date": date(2026, 1, 30)}))
+    run_nightly(found.model_copy(update={"run_date": date(2026, 1, 30)}))
     return found
 
 
@@ -118,7 +118,7 @@ def test_one_value_that_is_no_number_in_any_tensor_of_any_format_fails_the_night
 
 def overflowing() -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
     """Where the sums leave float32, and finite weights with which they do."""
-    most = {name: np.full(shape, MOST, np.float32) for name, shape in SHAPES.items()}
+    most = {name: np.full(shape, MAX_BOUND, np.float32) for name, shape in SHAPES.items()}
     signs = {
         name: tensor * np.where(np.arange(tensor.size) % 3, 1, -1).reshape(tensor.shape)
         for name, tensor in most.items()
@@ -130,8 +130,8 @@ def overflowing() -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
         yield where, {f"W{layer}": signs[f"W{layer}"].astype(np.float32)}
         # A single unit of the layer, and only once its bias has come.
         one = np.zeros(SHAPES[f"W{layer}"], np.float32)
-        one[:, 3] = MOST / len(one) / 2
-        bias = with_value(most[f"b{layer}"] * 0, 3, MOST)
+        one[:, 3] = MAX_BOUND / len(one) / 2
+        bias = with_value(most[f"b{layer}"] * 0, 3, MAX_BOUND)
         yield where, {f"W{layer}": one, f"b{layer}": bias}
         yield where, {f"W{layer}": -one, f"b{layer}": -bias}
     yield "expected finite sums in layer 1", most
@@ -156,7 +156,7 @@ def test_an_overflow_in_one_image_of_the_middle_batch_of_the_middle_shard_fails_
     images[MIDDLE, 9, 9:11] = 255
     (tmp_path / "data" / images_name()).write_bytes(idx.encode(images))
     tensors = dict(NETWORK) | {"W1": NETWORK["W1"].copy()}
-    tensors["W1"][9 * 28 + 9 : 9 * 28 + 11] = MOST  # either pixel alone is finite
+    tensors["W1"][9 * 28 + 9 : 9 * 28 + 11] = MAX_BOUND  # either pixel alone is finite
     path = tmp_path / "one.safetensors"
     path.write_bytes(encode_weights(tensors))
     fails(toy, 6, "shard 2 of 3: 1 of 4 images: expected finite sums in layer 1", "--weights", path)
@@ -167,7 +167,7 @@ def test_an_overflow_in_one_image_of_the_middle_batch_of_the_middle_shard_fails_
 
 def test_weights_that_overflow_are_not_promoted(toy: Settings, tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
-    path.write_bytes(encode_weights(dict(NETWORK) | {"W2": np.full(SHAPES["W2"], MOST, np.float32)}))
+    path.write_bytes(encode_weights(dict(NETWORK) | {"W2": np.full(SHAPES["W2"], MAX_BOUND, np.float32)}))
     before = visible(toy)
     result = command(toy, "promote", path, "--force")
     assert result.exit_code == 6, result.output
@@ -204,12 +204,12 @@ def test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_ni
     value: float, toy: Settings
 ) -> None:
     raw = inputs.open_images(toy)
-    pieces = shards.shard_set(toy.outputs, raw, toy.shard_rows)
+    checkpoints = shards.shard_set(toy.outputs, raw, toy.shard_rows)
     shard = plan_shards(raw.rows, toy.shard_rows)[1]
-    (batch,) = shards.read_batches(shards.open_shard(pieces, shard), shard.range.rows)
+    (batch,) = shards.read_batches(shards.open_shard(checkpoints, shard), shard.range.rows)
     image = MIDDLE - shard.range.start
     pixels = with_value(batch, image * 784 + 400, value).astype("<f4")
-    content = pq.read_table(pieces.folder / shard.file_name)
+    content = pq.read_table(checkpoints.folder / shard.file_name)
     column_of_pixels = pa.FixedSizeBinaryArray.from_buffers(pa.binary(3136), len(pixels), [None, pa.py_buffer(pixels)])
     forged = tables.build(
         tables.IMAGES,
@@ -219,11 +219,11 @@ def test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_ni
             "pixels": column_of_pixels,
         },
     )
-    pieces.finish(shard.file_name, shard.range.rows, tables.encode(tables.IMAGES, forged), notes={})
-    assert pieces.find(shard.file_name) is not None
+    checkpoints.write(shard.file_name, shard.range.rows, tables.encode(tables.IMAGES, forged), notes={})
+    assert checkpoints.find(shard.file_name) is not None
     for _ in range(2):
         fails(toy, 6, "shard 2 of 3: 1 of 4 images: expected finite sums in layer 1", "--weights", toy.weights)
-    on_disk(pieces.folder / shard.file_name).unlink()  # a shard that is gone is built anew
+    on_disk(checkpoints.folder / shard.file_name).unlink()  # a shard that is gone is built anew
     assert run(toy, "--weights", toy.weights).exit_code == 0
 
 
@@ -271,7 +271,7 @@ def only_numbers(outputs: Path) -> int:
 def published(settings: Settings) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judged = run_night(settings)
+        judged = run_nightly(settings)
     return find_run(settings.outputs, judged.published.run_id, settings.dataset, settings.split)
 
 
@@ -366,8 +366,8 @@ def test_huge_logits_are_published_as_probabilities_without_a_warning(
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    gain=st.sampled_from([1.0, 1e3, 1e10, 1e30, 1e36, MOST / 8]),
-    brightest=st.sampled_from([1.0, 255.0, 1e30, MOST]),
+    gain=st.sampled_from([1.0, 1e3, 1e10, 1e30, 1e36, MAX_BOUND / 8]),
+    brightest=st.sampled_from([1.0, 255.0, 1e30, MAX_BOUND]),
     rows=st.integers(1, 5),
 )
 def test_any_finite_network_and_images_give_probabilities_or_a_refusal_and_no_warning(

@@ -34,10 +34,10 @@ from prefect.settings import (
 from prefect.tasks import Task
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.pipeline.nightly import run_night
+from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
-from tests.engine import Night, clean_environment, running_server, wait_until
+from tests.engine import TrendPoint, clean_environment, running_server, wait_until
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 from tests.published import hashes
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The files of the run without any engine, and undisturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_night(small_settings(folder, data_dir=data, report=False, **SIZES))
+    run_nightly(small_settings(folder, data_dir=data, report=False, **SIZES))
     return tables_of(folder)
 
 
@@ -273,7 +273,7 @@ def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_
         wait_until(lambda: tables_of(tmp_path) == expected, command.process, "published run")
         locked.execute("ROLLBACK")
     command.ends_with(0)
-    verified = Night(tmp_path, on_server).command("verify")
+    verified = TrendPoint(tmp_path, on_server).command("verify")
     assert verified.returncode == 0, verified.stderr
     tried(1, "exclusive locks on the server's database")
 
@@ -374,7 +374,7 @@ def test_planted_results_are_never_unpickled_though_the_environment_asks_for_res
     monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
 ) -> None:
-    run_night(small_settings(tmp_path, report=False))
+    run_nightly(small_settings(tmp_path, report=False))
     expected = tables_of(tmp_path)
     monkeypatch.chdir(tmp_path)
     storage, sentinel = tmp_path / "storage", tmp_path / "unpickled"

@@ -30,7 +30,7 @@ GRACE = timedelta(seconds=5)
 FIRST = date(2015, 1, 1)
 PUBLISHES_OF_A_PRUNE = 3
 SUMMARIES = 30  # of so many of the newest runs at each look
-LONGEST_PAUSE_SECONDS = 0.25  # after each look; else as long as it took
+MAX_PAUSE_SECONDS = 0.25  # after each look; else as long as it took
 
 Rows = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ def with_polars(files: list[Path]) -> Rows:
 
 
 READERS: dict[str, Callable[[list[Path]], Rows]] = {"pandas": with_pandas, "duckdb": with_duckdb, "polars": with_polars}
-REFUSED = (OSError, ValueError, KeyError, duckdb.Error, pl.exceptions.PolarsError, pa.ArrowException)
+UNAUTHORIZED_STATUSES = (OSError, ValueError, KeyError, duckdb.Error, pl.exceptions.PolarsError, pa.ArrowException)
 
 
 def require_whole_run(rows: Rows, run_id: str) -> None:
@@ -99,7 +99,7 @@ class Look:
         while True:
             try:
                 return self.read([self.outputs / name])
-            except REFUSED:
+            except UNAUTHORIZED_STATUSES:
                 self.replaced += 1
 
     def require_no_fewer(self, what: str, count: int) -> None:
@@ -138,7 +138,7 @@ def read_until_done(outputs: Path, who: str) -> Iterator[str]:
         if problem and seconds < GRACE.total_seconds():  # whoever takes longer than the grace period was told so
             yield problem
         looks += 1
-        time.sleep(min(seconds, LONGEST_PAUSE_SECONDS))  # they share two cores with the publisher
+        time.sleep(min(seconds, MAX_PAUSE_SECONDS))  # they share two cores with the publisher
     yield f"{looks} {look.replaced}"
 
 

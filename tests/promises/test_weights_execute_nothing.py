@@ -136,13 +136,15 @@ def test_very_many_changed_files_give_a_network_or_a_refusal_under_guard_too(tmp
 
 positions = st.one_of(st.integers(0, 900), st.integers(-900, -1), st.integers(0, 200_000))
 # Where, what is put there, and how many bytes it takes the place of: 0 inserts, and nothing put there cuts.
-pieces = st.one_of(
+checkpoints = st.one_of(
     st.integers(0, 255).map(lambda value: bytes([value])),
     st.just(b""),
     st.binary(max_size=20),
     st.builds(lambda subject, at: subject[1][at : at + 100], st.sampled_from(SUBJECTS), st.integers(0, 900)),
 )
-edits = st.lists(st.tuples(positions, pieces, st.sampled_from([0, 1, 1, 1, 2, 9, 100, 2**20])), min_size=1, max_size=4)
+edits = st.lists(
+    st.tuples(positions, checkpoints, st.sampled_from([0, 1, 1, 1, 2, 9, 100, 2**20])), min_size=1, max_size=4
+)
 
 
 def give_a_network_or_a_refusal(subject: tuple[str, bytes], edits: list[tuple[int, bytes, int]]) -> None:

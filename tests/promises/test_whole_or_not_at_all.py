@@ -18,8 +18,8 @@ PUBLISHING = ("publish", "repair", "judge", "promote", "pin")
 BEGINNING = ("download", "unpack")
 NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
 # What a full disk and one that can only be read refuse; a failing one refuses anything.
-REFUSED = {"ENOSPC": {"openat", "write", "mkdir", "rename", "link", "fsync"}, "EROFS": {"openat", *NAMES}}
-HAPPENS = (KILL, "EIO", *REFUSED)
+UNAUTHORIZED_STATUSES = {"ENOSPC": {"openat", "write", "mkdir", "rename", "link", "fsync"}, "EROFS": {"openat", *NAMES}}
+HAPPENS = (KILL, "EIO", *UNAUTHORIZED_STATUSES)
 SEED = 20260131
 # What may stay behind and nobody reads: unfinished files, a verdict's stage, a promotion's, locks that nobody holds.
 SCRATCH = re.compile(
@@ -46,7 +46,7 @@ def at(
     return [
         Fault(attempt, call.name, call.number, happens)
         for call in torturer.calls(attempt)
-        if call.name in REFUSED.get(happens, {call.name}) and which(call)
+        if call.name in UNAUTHORIZED_STATUSES.get(happens, {call.name}) and which(call)
     ]
 
 
@@ -194,7 +194,7 @@ MUTANTS = (
     Mutant(  # a damaged run that leaves its place before its replacement is recorded
         "mnist_pipeline/runs/replacement.py",
         "            _finish(outputs, run)  # what an attempt before has recorded\n",
-        "            set_aside(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))\n",
+        "            move_to_quarantine(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))\n",
         KILLED,
     ),
     Mutant(  # a lock that is not let go once its file cannot be removed

@@ -31,7 +31,7 @@ def test_every_image_has_its_place_row_by_row(
 ) -> None:
     save_grid(tmp_path / "grid.png", "title", *pictures(number), columns=columns)
     picture = matplotlib.image.imread(tmp_path / "grid.png")[:, :, :3].mean(axis=2)
-    height, width = (size // pieces for size, pieces in zip(picture.shape, (down, across), strict=True))
+    height, width = (size // checkpoints for size, checkpoints in zip(picture.shape, (down, across), strict=True))
     black = [
         bool((picture[height * r : height * (r + 1), width * c : width * (c + 1)] < 0.1).mean() > 0.3)
         for r in range(down)

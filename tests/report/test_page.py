@@ -22,16 +22,16 @@ from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Referenc
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.report.page import (
-    MOST_NIGHTS,
+    MAX_RUNS,
+    ExampleImage,
     Page,
-    Specimen,
     p_text,
     render_page,
     sensitivity,
     sentence,
     sure,
 )
-from mnist_pipeline.report.plots import Night
+from mnist_pipeline.report.plots import TrendPoint
 from tests.builders import random_images
 
 RUN_ID = "2026-01-31-toy-test-0123456789ab"
@@ -81,7 +81,7 @@ RESULTS = (
 )
 
 
-def nights(number: int) -> tuple[Night, ...]:
+def nights(number: int) -> tuple[TrendPoint, ...]:
     found = []
     outcomes: Sequence[Outcome | None] = ("pass", "inconclusive", "fail", None)
     for place in range(number):
@@ -89,16 +89,16 @@ def nights(number: int) -> tuple[Night, ...]:
         bounds = wilson(2900 - place % 7, 3000)
         assert bounds is not None
         accuracy, outcome = (2900 - place % 7) / 3000, outcomes[place % 4]
-        found.append(Night(day, f"{day}-toy-test-0123456789ab", accuracy, bounds.low, bounds.high, outcome))
+        found.append(TrendPoint(day, f"{day}-toy-test-0123456789ab", accuracy, bounds.low, bounds.high, outcome))
     return tuple(found)
 
 
-def flip(place: int, direction: str | None = "lost", label: int | None = 4) -> Specimen:
-    return Specimen(1000 + place, PIXELS[place], label, 6, 0.81, 4, 0.93, direction)
+def flip(place: int, direction: str | None = "lost", label: int | None = 4) -> ExampleImage:
+    return ExampleImage(1000 + place, PIXELS[place], label, 6, 0.81, 4, 0.93, direction)
 
 
-def mistake(place: int) -> Specimen:
-    return Specimen(2000 + place, PIXELS[place], 4, 6, 0.99985)
+def mistake(place: int) -> ExampleImage:
+    return ExampleImage(2000 + place, PIXELS[place], 4, 6, 0.99985)
 
 
 PAGE = Page(
@@ -112,7 +112,7 @@ PAGE = Page(
     tally=TALLY,
     calibration=CALIBRATION,
     references=(LAST, BASELINE),
-    nights=nights(30),
+    trend=nights(30),
     flips=(flip(0), flip(1, "gained", 6), flip(2, "still wrong", 8)),
     flips_total=123,
     mistakes=(mistake(3), mistake(4)),
@@ -125,13 +125,13 @@ UNLABELLED = replace(
     tally=Tally.count(None, NOW, CONFIDENCE),
     calibration=Calibration.empty(),
     references=(replace(LAST, comparisons=()),),
-    nights=(),
+    trend=(),
     flips=(flip(0, "changed", None),),
     flips_total=1,
     mistakes=(),
     mistakes_total=0,
 )
-ALONE = replace(PAGE, references=(), flips=(), flips_total=0, nights=nights(1))
+ALONE = replace(PAGE, references=(), flips=(), flips_total=0, trend=nights(1))
 WITHOUT_FOURS = Tally.count(LABELS[LABELS != 4], NOW[LABELS != 4], CONFIDENCE[LABELS != 4])
 NO_FOURS_BEFORE = replace(LAST, comparisons=unpaired(WITHOUT_FOURS, WITHOUT_FOURS))
 ALL_RIGHT = replace(
@@ -283,10 +283,10 @@ def test_the_same_night_is_the_same_text() -> None:
 
 def test_a_page_with_full_galleries_and_a_year_of_nights_is_small() -> None:
     flips, mistakes = tuple(map(flip, range(40))), tuple(map(mistake, range(40)))
-    page = render_page(replace(PAGE, flips=flips, mistakes=mistakes, nights=nights(2 * MOST_NIGHTS)))
+    page = render_page(replace(PAGE, flips=flips, mistakes=mistakes, trend=nights(2 * MAX_RUNS)))
     assert page.count("<img ") == 80
     assert len(page.encode()) < 1_000_000
-    assert f"The latest {MOST_NIGHTS} of {2 * MOST_NIGHTS} runs." in page
+    assert f"The latest {MAX_RUNS} of {2 * MAX_RUNS} runs." in page
 
 
 MARKUP = "<script>alert('1')</script>&\"<b>"
@@ -302,7 +302,7 @@ def test_markup_from_outside_is_shown_and_not_obeyed() -> None:
             notes=(MARKUP,),
             results=(result(MARKUP, "fail", MARKUP, against=MARKUP), result(MARKUP, "pass", MARKUP)),
             references=(replace(LAST, against=MARKUP, run_id=MARKUP), replace(LOST_LABELS, problem=MARKUP)),
-            nights=(replace(PAGE.nights[0], run_id=MARKUP),),
+            trend=(replace(PAGE.trend[0], run_id=MARKUP),),
             flips=(flip(0, MARKUP),),
             provenance={MARKUP: MARKUP},
         )
@@ -459,9 +459,9 @@ def test_the_figures_of_calibration_are_told(full: Reader) -> None:
 
 def test_the_nights_are_listed_latest_first(full: Reader) -> None:
     text = full.text("nights")
-    expected = [night.run_id for night in reversed(PAGE.nights)]
+    expected = [night.run_id for night in reversed(PAGE.trend)]
     assert [line for line in text.split("\n") if "-toy-test-" in line] == expected
-    for night in PAGE.nights:
+    for night in PAGE.trend:
         assert f"{night.run_date}\n{night.outcome or 'no verdict'}\n{100 * night.accuracy:.2f} %" in text
 
 

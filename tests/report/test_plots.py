@@ -20,15 +20,15 @@ from PIL import Image
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.intervals import wilson
-from mnist_pipeline.report.plots import NARROW, WIDE, Night, Scale, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, Scale, TrendPoint, digit_png, reliability_svg, trend_svg
 
 FIRST = date(2026, 1, 1)
 
 
-def night(day: int, correct: int = 9800, outcome: Outcome | None = "pass", run: str = "") -> Night:
+def night(day: int, correct: int = 9800, outcome: Outcome | None = "pass", run: str = "") -> TrendPoint:
     bounds = wilson(correct, 10_000)
     assert bounds is not None
-    return Night(FIRST + timedelta(day), f"run-{day}{run}", correct / 10_000, bounds.low, bounds.high, outcome)
+    return TrendPoint(FIRST + timedelta(day), f"run-{day}{run}", correct / 10_000, bounds.low, bounds.high, outcome)
 
 
 def calibration(images: int = 500) -> Calibration:
@@ -76,7 +76,7 @@ def test_a_scale_holds_its_values_between_round_ticks(values: list[float]) -> No
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_a_scale_stays_within_what_is_possible(values: list[float]) -> None:
-    scale = Scale.around(values, least=0.0, most=1.0)
+    scale = Scale.around(values, lower=0.0, upper=1.0)
     assert 0 <= scale.low < scale.high <= 1
 
 

@@ -172,7 +172,7 @@ def test_the_manifest_lists_every_file_with_its_rows(tmp_path: Path) -> None:
 def test_a_table_is_read_file_by_file_and_only_a_few_before_they_are_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module_of_files, "BEGUN_AHEAD", 2)
+    monkeypatch.setattr(module_of_files, "PREFETCHED", 2)
     run = publish_run(tmp_path, WHO)
     read: list[str] = []
     check = lookup.read_checked
@@ -182,7 +182,7 @@ def test_a_table_is_read_file_by_file_and_only_a_few_before_they_are_wanted(
         return check(folder, file)
 
     monkeypatch.setattr(lookup, "read_checked", noted)
-    parts = run.read_parts(tables.PREDICTIONS, ["image_id"])
+    parts = run.read_files(tables.PREDICTIONS, ["image_id"])
     assert read == []
     for place, ids in enumerate([range(5), range(5, 10), range(10, 12)]):
         assert next(parts)["image_id"].to_pylist() == list(ids)
@@ -199,7 +199,7 @@ def test_a_table_that_the_manifest_does_not_list_is_said_to_be_missing(tmp_path:
     with pytest.raises(DamagedError, match=f"run {WHO.run_id}: expected a reliability table, got none in its manifest"):
         run.read(tables.RELIABILITY)
     with pytest.raises(DamagedError, match="expected a reliability table"):
-        list(run.read_parts(tables.RELIABILITY))
+        list(run.read_files(tables.RELIABILITY))
 
 
 def test_a_run_is_found_by_exactly_its_id(tmp_path: Path) -> None:

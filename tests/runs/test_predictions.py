@@ -16,7 +16,7 @@ from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.shards import ShardLabels
 from mnist_pipeline.runs import predictions
-from mnist_pipeline.store.checkpoints import Piece, Pieces
+from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from tests.published import MADE_WITH, flip_bit, identity, on_disk
 
 WHO = identity()
@@ -24,29 +24,31 @@ FIRST, SECOND, LAST = plan_shards(12, 5)
 
 
 @pytest.fixture
-def pieces(tmp_path: Path) -> Pieces:
-    return Pieces(folder=tmp_path / "predictions", records=tmp_path / "records")
+def checkpoints(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(folder=tmp_path / "predictions", records=tmp_path / "records")
 
 
 def probabilities(rows: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).dirichlet(np.ones(10), rows).T.astype(np.float32)
 
 
-def write(pieces: Pieces, shard: Shard, values: NDArray[np.float32] | None = None, labelled: bool = True) -> Piece:
+def write(
+    checkpoints: CheckpointFolder, shard: Shard, values: NDArray[np.float32] | None = None, labelled: bool = True
+) -> Checkpoint:
     ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
     images = ShardLabels(ids, (ids % 10).astype(np.int8) if labelled else None)
     values = probabilities(shard.range.rows) if values is None else values
-    return predictions.write_part(pieces, shard, WHO.run_id, WHO.run_date, images, values, MADE_WITH)
+    return predictions.write_predictions(checkpoints, shard, WHO.run_id, WHO.run_date, images, values, MADE_WITH)
 
 
-def read(pieces: Pieces, shard: Shard) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO((pieces.folder / shard.file_name).read_bytes()))
+def read(checkpoints: CheckpointFolder, shard: Shard) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO((checkpoints.folder / shard.file_name).read_bytes()))
 
 
-def test_a_part_holds_a_row_for_each_image_with_its_ten_probabilities(pieces: Pieces) -> None:
+def test_a_part_holds_a_row_for_each_image_with_its_ten_probabilities(checkpoints: CheckpointFolder) -> None:
     values = probabilities(5)
-    write(pieces, SECOND, values)
-    frame = read(pieces, SECOND)
+    write(checkpoints, SECOND, values)
+    frame = read(checkpoints, SECOND)
     assert list(frame.columns) == tables.PREDICTIONS.schema.names
     assert frame["run_id"].unique().tolist() == [WHO.run_id]
     assert frame["run_date"].unique().tolist() == [datetime(2026, 1, 31)]
@@ -57,120 +59,128 @@ def test_a_part_holds_a_row_for_each_image_with_its_ten_probabilities(pieces: Pi
     assert frame["correct"].tolist() == (values.argmax(axis=0) == np.arange(5, 10)).tolist()
 
 
-def test_among_equal_probabilities_the_lowest_digit_is_the_prediction(pieces: Pieces) -> None:
+def test_among_equal_probabilities_the_lowest_digit_is_the_prediction(checkpoints: CheckpointFolder) -> None:
     values = np.zeros((10, 2), np.float32)
     values[[7, 3], 0] = values[[9, 8], 1] = 0.5
-    write(pieces, LAST, values)
-    assert read(pieces, LAST)["prediction"].tolist() == [3, 8]
+    write(checkpoints, LAST, values)
+    assert read(checkpoints, LAST)["prediction"].tolist() == [3, 8]
 
 
-def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(pieces: Pieces) -> None:
-    piece = write(pieces, FIRST, labelled=False)
-    frame = read(pieces, FIRST)
+def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(checkpoints: CheckpointFolder) -> None:
+    piece = write(checkpoints, FIRST, labelled=False)
+    frame = read(checkpoints, FIRST)
     assert frame[["label", "correct"]].isna().all(axis=None)
     assert {name: str(frame[name].dtype) for name in ("label", "correct")} == {"label": "Int8", "correct": "boolean"}
     tally, _ = predictions.counted_of([piece])
     assert (tally.images, tally.labelled) == (5, 0)
 
 
-def test_the_record_of_a_part_tells_what_the_file_is(pieces: Pieces) -> None:
-    piece = write(pieces, LAST)
-    data = (pieces.folder / "part-00002.parquet").read_bytes()
+def test_the_record_of_a_part_tells_what_the_file_is(checkpoints: CheckpointFolder) -> None:
+    piece = write(checkpoints, LAST)
+    data = (checkpoints.folder / "part-00002.parquet").read_bytes()
     assert (piece.file.path, piece.file.rows, piece.file.size_bytes) == ("predictions/part-00002.parquet", 2, len(data))
     assert piece.file.problem_with(data) is None
 
 
-def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(pieces: Pieces) -> None:
-    made = [write(pieces, shard) for shard in (FIRST, SECOND, LAST)]
-    whole = pd.concat([read(pieces, shard) for shard in (FIRST, SECOND, LAST)])
+def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(checkpoints: CheckpointFolder) -> None:
+    made = [write(checkpoints, shard) for shard in (FIRST, SECOND, LAST)]
+    whole = pd.concat([read(checkpoints, shard) for shard in (FIRST, SECOND, LAST)])
     expected = Tally.count(*(whole[name].to_numpy() for name in ("label", "prediction", "confidence")))
     total, _ = predictions.counted_of(made)
     np.testing.assert_array_equal(total.confusion, expected.confusion)
     np.testing.assert_allclose(total.confidence_sum, expected.confidence_sum, rtol=1e-12)
 
 
-def test_finished_parts_bring_their_tally_back_to_the_last_bit(pieces: Pieces) -> None:
-    made = write(pieces, FIRST)
-    found = predictions.finished_part(pieces, FIRST, MADE_WITH)
+def test_finished_parts_bring_their_tally_back_to_the_last_bit(checkpoints: CheckpointFolder) -> None:
+    made = write(checkpoints, FIRST)
+    found = predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH)
     assert found == made
     assert found is not None
     for now, before in zip(predictions.counted_of([found]), predictions.counted_of([made]), strict=True):
         assert now.to_json() == before.to_json()
 
 
-def test_a_part_that_is_not_there_is_not_finished(pieces: Pieces) -> None:
-    write(pieces, FIRST)
-    assert predictions.finished_part(pieces, SECOND, MADE_WITH) is None
+def test_a_part_that_is_not_there_is_not_finished(checkpoints: CheckpointFolder) -> None:
+    write(checkpoints, FIRST)
+    assert predictions.reusable_predictions(checkpoints, SECOND, MADE_WITH) is None
 
 
 @pytest.mark.parametrize("versions", [{}, {"numpy": "1"}, {**MADE_WITH, "pyarrow": "0"}])
-def test_a_part_made_by_other_versions_is_not_taken_over(pieces: Pieces, versions: dict[str, str]) -> None:
-    write(pieces, FIRST)
-    assert predictions.finished_part(pieces, FIRST, versions) is None
+def test_a_part_made_by_other_versions_is_not_taken_over(
+    checkpoints: CheckpointFolder, versions: dict[str, str]
+) -> None:
+    write(checkpoints, FIRST)
+    assert predictions.reusable_predictions(checkpoints, FIRST, versions) is None
 
 
 @pytest.mark.parametrize("position", range(0, 4000, 200))
 def test_a_part_with_a_flipped_bit_is_made_again(
-    pieces: Pieces, position: int, caplog: pytest.LogCaptureFixture
+    checkpoints: CheckpointFolder, position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(pieces, FIRST)
-    flip_bit(pieces.folder / FIRST.file_name, position)
+    write(checkpoints, FIRST)
+    flip_bit(checkpoints.folder / FIRST.file_name, position)
     with caplog.at_level(logging.WARNING):
-        assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
+        assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
     assert "part-00000.parquet is damaged and will be made again: expected sha256" in caplog.text
 
 
-def test_no_flipped_bit_of_a_record_brings_back_another_tally(pieces: Pieces) -> None:
-    made = write(pieces, FIRST)
-    record = pieces.records / f"{FIRST.file_name}.json"
+def test_no_flipped_bit_of_a_record_brings_back_another_tally(checkpoints: CheckpointFolder) -> None:
+    made = write(checkpoints, FIRST)
+    record = checkpoints.records / f"{FIRST.file_name}.json"
     whole = record.read_bytes()
     for position in range(len(whole)):
         flip_bit(record, position)
         # Between two values one kind of space is as good as another.
-        assert predictions.finished_part(pieces, FIRST, MADE_WITH) in (None, made)
+        assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) in (None, made)
         record.write_bytes(whole)
 
 
-def test_a_record_with_another_tally_is_not_believed(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
-    write(pieces, FIRST)
-    record = on_disk(pieces.records / f"{FIRST.file_name}.json")
+def test_a_record_with_another_tally_is_not_believed(
+    checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(checkpoints, FIRST)
+    record = on_disk(checkpoints.records / f"{FIRST.file_name}.json")
     text = record.read_text()
     assert text.count("1") > 1
     record.write_text(text.replace('"confidence_sum": [0', '"confidence_sum": [1', 1))
     assert record.read_text() != text
     with caplog.at_level(logging.WARNING):
-        assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
+        assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
     assert "part-00000.parquet has an unreadable record and will be made again" in caplog.text
 
 
 @pytest.mark.parametrize("lost", ["predictions/part-00000.parquet", "records/part-00000.parquet.json"])
-def test_a_file_without_its_record_and_a_record_without_its_file_are_nothing(pieces: Pieces, lost: str) -> None:
-    write(pieces, FIRST)
-    (pieces.folder.parent / lost).unlink()
-    assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
+def test_a_file_without_its_record_and_a_record_without_its_file_are_nothing(
+    checkpoints: CheckpointFolder, lost: str
+) -> None:
+    write(checkpoints, FIRST)
+    (checkpoints.folder.parent / lost).unlink()
+    assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
 
 
-def test_a_folder_in_place_of_a_part_is_not_a_part(pieces: Pieces, caplog: pytest.LogCaptureFixture) -> None:
-    write(pieces, FIRST)
-    (pieces.folder / FIRST.file_name).unlink()
-    on_disk(pieces.folder / FIRST.file_name).mkdir()
+def test_a_folder_in_place_of_a_part_is_not_a_part(
+    checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(checkpoints, FIRST)
+    (checkpoints.folder / FIRST.file_name).unlink()
+    on_disk(checkpoints.folder / FIRST.file_name).mkdir()
     with caplog.at_level(logging.WARNING):
-        assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
+        assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
     assert "part-00000.parquet cannot be read and will be made again" in caplog.text
 
 
-def test_the_same_predictions_give_the_same_bytes(pieces: Pieces, tmp_path: Path) -> None:
-    other = Pieces(tmp_path / "other" / "predictions", tmp_path / "other" / "records")
-    assert write(pieces, FIRST) == write(other, FIRST)
+def test_the_same_predictions_give_the_same_bytes(checkpoints: CheckpointFolder, tmp_path: Path) -> None:
+    other = CheckpointFolder(tmp_path / "other" / "predictions", tmp_path / "other" / "records")
+    assert write(checkpoints, FIRST) == write(other, FIRST)
 
 
-def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(pieces: Pieces) -> None:
+def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(checkpoints: CheckpointFolder) -> None:
     values = probabilities(5)
-    _, calibration = predictions.counted_of([write(pieces, FIRST, values)])
+    _, calibration = predictions.counted_of([write(checkpoints, FIRST, values)])
     of_label = values[np.arange(5), np.arange(5)].astype(np.float64)
     assert float(calibration.nll_sum) == pytest.approx(-np.log(of_label).sum())
     assert float(calibration.bin_confidence_sum.sum()) == pytest.approx(values.max(axis=0).sum())
-    _, unlabelled = predictions.counted_of([write(pieces, SECOND, labelled=False)])
+    _, unlabelled = predictions.counted_of([write(checkpoints, SECOND, labelled=False)])
     assert unlabelled.images == 0
 
 
@@ -189,19 +199,21 @@ def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(pieces: Pieces) 
         lambda notes: notes.update(calibration=3),
     ],
 )
-def test_a_part_with_notes_of_another_form_is_made_again(pieces: Pieces, change: Callable[[Any], object]) -> None:
-    made = write(pieces, FIRST)
+def test_a_part_with_notes_of_another_form_is_made_again(
+    checkpoints: CheckpointFolder, change: Callable[[Any], object]
+) -> None:
+    made = write(checkpoints, FIRST)
     notes = json.loads(json.dumps(made.notes))
     change(notes)
-    data = (pieces.folder / FIRST.file_name).read_bytes()
-    pieces.finish(FIRST.file_name, 5, data, notes)
-    assert pieces.find(FIRST.file_name) is not None  # it is whole, and its record vouches for it
-    assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
-    assert write(pieces, FIRST) == predictions.finished_part(pieces, FIRST, MADE_WITH) == made
+    data = (checkpoints.folder / FIRST.file_name).read_bytes()
+    checkpoints.write(FIRST.file_name, 5, data, notes)
+    assert checkpoints.find(FIRST.file_name) is not None  # it is whole, and its record vouches for it
+    assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
+    assert write(checkpoints, FIRST) == predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) == made
 
 
 @pytest.mark.parametrize("notes", [[], ["made_with"], "made_with", None, 3])
-def test_a_part_whose_notes_are_no_notes_is_made_again(pieces: Pieces, notes: Any) -> None:
-    write(pieces, FIRST)
-    pieces.finish(FIRST.file_name, 5, (pieces.folder / FIRST.file_name).read_bytes(), notes)
-    assert predictions.finished_part(pieces, FIRST, MADE_WITH) is None
+def test_a_part_whose_notes_are_no_notes_is_made_again(checkpoints: CheckpointFolder, notes: Any) -> None:
+    write(checkpoints, FIRST)
+    checkpoints.write(FIRST.file_name, 5, (checkpoints.folder / FIRST.file_name).read_bytes(), notes)
+    assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None

@@ -10,7 +10,7 @@ from mnist_pipeline.errors import DamagedError, OutputsError, RunConflictError
 from mnist_pipeline.runs import publishing
 from mnist_pipeline.runs.lookup import find_run, list_runs
 from mnist_pipeline.runs.publishing import commit
-from mnist_pipeline.runs.staging import claim_stage
+from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.store.files import publish_files, record
 from tests.published import (
     FILES,
@@ -52,7 +52,7 @@ def test_the_same_run_again_changes_nothing(tmp_path: Path) -> None:
 def test_probabilities_may_differ_in_their_last_bits_as_long_as_the_digits_agree(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
     before = snapshot(tmp_path)
-    with claim_stage(tmp_path, WHO.run_id) as stage:
+    with staging_directory(tmp_path, WHO.run_id) as stage:
         manifest = stage_run(stage, WHO)
         path = stage.run / FILES[0]
         table = tables.decode(tables.PREDICTIONS, path.read_bytes(), "x")

@@ -25,12 +25,12 @@ from mnist_pipeline.runs import publishing, replacement
 from mnist_pipeline.runs.lookup import REPAIRS, Run, find_run, list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.runs.publishing import commit
-from mnist_pipeline.runs.quarantine import copy_aside, set_aside
-from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.files import publish_folder, record
-from mnist_pipeline.store.objects import ObjectPath, Place
-from mnist_pipeline.views import finish_repairs, update_views
+from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.views import complete_repairs, update_views
 from tests.objectstore import Fault, ObjectStore, Rule, objects
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
@@ -45,7 +45,7 @@ class Ended(BaseException):
     """The process ends here: nothing catches it."""
 
 
-def verify(outputs: Place, *words: str) -> Result:
+def verify(outputs: Location, *words: str) -> Result:
     return CliRunner().invoke(app, ["verify", *words, "--outputs", str(outputs)])
 
 
@@ -68,11 +68,11 @@ def pruned_run(outputs: Path) -> tuple[Run, dict[str, str]]:
     return run, hashes(run.folder)
 
 
-def as_staged(stage: Stage, manifest: Manifest) -> Manifest:
+def as_staged(stage: StagingDirectory, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def with_other_last_bits(stage: Stage, manifest: Manifest) -> Manifest:
+def with_other_last_bits(stage: StagingDirectory, manifest: Manifest) -> Manifest:
     """The same digits, of probabilities that differ in their last bits."""
     path = stage.run / FILES[0]
     table = tables.decode(tables.PREDICTIONS, path.read_bytes(), "x")
@@ -83,7 +83,7 @@ def with_other_last_bits(stage: Stage, manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"files": (record(FILES[0], 5, data), *manifest.files[1:])})
 
 
-def replace(outputs: Path, change: Callable[[Stage, Manifest], Manifest] = as_staged) -> bool:
+def replace(outputs: Path, change: Callable[[StagingDirectory, Manifest], Manifest] = as_staged) -> bool:
     with staged(outputs, WHO, published_at=at(2)) as (stage, manifest):
         new = commit(outputs, stage, change(stage, manifest))
     update_views(outputs)
@@ -145,7 +145,7 @@ def require_repaired(outputs: Path, before: dict[str, str]) -> None:
 def disturbed(
     folder: Path,
     make: Callable[[Path], tuple[Run, dict[str, str]]],
-    change: Callable[[Stage, Manifest], Manifest],
+    change: Callable[[StagingDirectory, Manifest], Manifest],
     error: Callable[[Path], BaseException],
     patch: pytest.MonkeyPatch,
 ) -> int:
@@ -232,14 +232,14 @@ def recorded_run(outputs: Path, patch: pytest.MonkeyPatch, in_quarantine: bool =
 
 def require_no_more_than_a_verdict(outputs: Path) -> None:
     with pytest.raises(VerdictError, match="expected a verdict, got none"):
-        tasks.require_nights.fn(load_settings(dataset="toy", run_date="2026-01-31", outputs=outputs), 1)
+        tasks.require_run_dates.fn(load_settings(dataset="toy", run_date="2026-01-31", outputs=outputs), 1)
 
 
 FINISHING: dict[str, Callable[[Path], object]] = {
     "load_run": lambda outputs: load_run(WHO.run_id, outputs=outputs),
     "run_files": lambda outputs: run_files(WHO.run_id, outputs=outputs),
     "load_history": lambda outputs: load_history(outputs),
-    "require_nights": lambda outputs: require_no_more_than_a_verdict(outputs),
+    "require_run_dates": lambda outputs: require_no_more_than_a_verdict(outputs),
     "runs": lambda outputs: CliRunner().invoke(app, ["runs", "--outputs", str(outputs)]),
     "verify": verify,
 }
@@ -282,11 +282,11 @@ def test_two_that_finish_at_once_finish_it_once(tmp_path: Path, monkeypatch: pyt
         finished: list[str] = []
         together = threading.Barrier(4)
 
-        def finish(outputs: Path = outputs, finished: list[str] = finished, both: Any = together) -> None:
+        def write(outputs: Path = outputs, finished: list[str] = finished, both: Any = together) -> None:
             both.wait()
-            finished += finish_repairs(outputs)
+            finished += complete_repairs(outputs)
 
-        threads = [threading.Thread(target=finish) for _ in range(4)]
+        threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -299,7 +299,7 @@ def test_a_sound_run_that_is_published_meanwhile_wins(tmp_path: Path, monkeypatc
     recorded_run(tmp_path, monkeypatch, in_quarantine=True)
     run = publish_run(tmp_path, WHO, published_at=at(3))
     before = hashes(run.folder)
-    assert finish_repairs(tmp_path) == []
+    assert complete_repairs(tmp_path) == []
     assert hashes(run.folder) == before
     assert list((tmp_path / REPAIRS).iterdir()) == []
     assert list((tmp_path / ".staging").iterdir()) == []
@@ -312,12 +312,12 @@ def test_a_replacement_that_meets_a_sound_run_is_compared_with_it(
     damaged_run(tmp_path)
 
     def late(*how: Any) -> None:
-        set_aside(*how)
-        monkeypatch.setattr(replacement, "set_aside", set_aside)
+        move_to_quarantine(*how)
+        monkeypatch.setattr(replacement, "move_to_quarantine", move_to_quarantine)
         with staged(tmp_path, WHO, published_at=at(3), seed=seed) as (stage, manifest):
             assert commit(tmp_path, stage, manifest)
 
-    monkeypatch.setattr(replacement, "set_aside", late)
+    monkeypatch.setattr(replacement, "move_to_quarantine", late)
     if seed == 0:
         assert not replace(tmp_path)
     else:
@@ -334,7 +334,7 @@ def test_a_replacement_that_was_damaged_meanwhile_takes_no_place(
 ) -> None:
     before = recorded_run(tmp_path, monkeypatch)
     flip_bit(tmp_path / REPAIRS / WHO.run_id / FILES[0])
-    assert finish_repairs(tmp_path) == []
+    assert complete_repairs(tmp_path) == []
     assert hashes(tmp_path / "runs" / WHO.run_id) == before
     assert verify(tmp_path).exit_code == 5
     assert replace(tmp_path)
@@ -373,7 +373,7 @@ def test_a_repair_that_cannot_be_finished_is_warned_of_and_other_runs_are_read(
 def test_the_only_run_of_a_folder_is_missed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded_run(tmp_path, monkeypatch, in_quarantine=True)
     (tmp_path / "runs" / OTHER.run_id).rename(tmp_path / "elsewhere")
-    monkeypatch.setattr("mnist_pipeline.views.finish_repairs", lambda outputs: [])
+    monkeypatch.setattr("mnist_pipeline.views.complete_repairs", lambda outputs: [])
     found = verify(tmp_path)
     assert found.exit_code == 5
     assert f"{WHO.run_id}: its repair is unfinished\n" in found.stdout
@@ -387,12 +387,12 @@ def test_a_prune_leaves_what_waits_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert plan.use_bytes[REPAIRS] > 0
     assert carry_out(tmp_path, plan, now) == []
     assert hashes(tmp_path / REPAIRS) == kept
-    assert finish_repairs(tmp_path) == [WHO.run_id]
+    assert complete_repairs(tmp_path) == [WHO.run_id]
     require_repaired(tmp_path, before)
 
 
 def test_nothing_is_made_where_no_run_was_ever_replaced(tmp_path: Path) -> None:
-    assert finish_repairs(tmp_path / "none") == []
+    assert complete_repairs(tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
 
 
@@ -417,14 +417,14 @@ def damage_manifest(outputs: ObjectPath) -> bytes:
 def test_in_a_store_a_replacement_is_never_preceded_by_a_gap(server: ObjectStore, bucket: ObjectPath) -> None:
     publish_run(bucket, WHO, published_at=at(1))
     damaged = damage_manifest(bucket)
-    with claim_stage(bucket, WHO.run_id) as stage:
+    with staging_directory(bucket, WHO.run_id) as stage:
         manifest = stage_run(stage, WHO, published_at=at(2))
         seen = requests_of(server, lambda: commit(bucket, stage, manifest))
     assert not {method for method, _ in seen} & {"DELETE", "POST"}  # some are deleted by a POST of their names
     assert run_by_id(bucket, WHO.run_id).manifest() == manifest
     (aside,) = [key for key in objects(bucket) if key.startswith("quarantine/")]
     assert (bucket / aside).read_bytes() == damaged
-    assert finish_repairs(bucket) == []
+    assert complete_repairs(bucket) == []
 
 
 def replace_in_store(outputs: ObjectPath) -> Callable[[int], bool]:
@@ -434,7 +434,7 @@ def replace_in_store(outputs: ObjectPath) -> Callable[[int], bool]:
     damage_manifest(outputs)
 
     def replace_it(day: int) -> bool:
-        with claim_stage(outputs, WHO.run_id) as stage:
+        with staging_directory(outputs, WHO.run_id) as stage:
             return commit(outputs, stage, stage_run(stage, WHO, published_at=at(day)))
 
     return replace_it
@@ -487,12 +487,12 @@ def test_in_a_store_whoever_is_later_agrees_with_whoever_was_faster(
     damage_manifest(bucket)
 
     def late(*how: Any) -> Any:
-        monkeypatch.setattr(replacement, "copy_aside", copy_aside)
+        monkeypatch.setattr(replacement, "copy_to_quarantine", copy_to_quarantine)
         with staged(bucket, WHO, published_at=at(3)) as (stage, manifest):
             assert commit(bucket, stage, manifest)
-        return copy_aside(*how)
+        return copy_to_quarantine(*how)
 
-    monkeypatch.setattr(replacement, "copy_aside", late)
+    monkeypatch.setattr(replacement, "copy_to_quarantine", late)
     with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
         assert not commit(bucket, stage, manifest)
     assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(3)
@@ -508,7 +508,7 @@ def test_in_a_store_a_run_that_is_taken_away_meanwhile_is_published_all_the_same
         (bucket / "runs" / WHO.run_id / "manifest.json").unlink()
         return bucket
 
-    monkeypatch.setattr(replacement, "copy_aside", taken_away)
+    monkeypatch.setattr(replacement, "copy_to_quarantine", taken_away)
     with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
         assert commit(bucket, stage, manifest)
     assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_pipeline.errors import OutputsError
-from mnist_pipeline.runs.staging import Stage, claim_stage
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.store import locks
 from mnist_pipeline.store.locks import lock
 from tests.processes import another_process, says
@@ -18,8 +18,8 @@ RUN_ID = "2026-01-31-toy-test-0123456789ab"
 PROJECT = Path(__file__).parents[2]
 
 CLAIM_AND_WAIT = """
-    from mnist_pipeline.runs.staging import claim_stage
-    with claim_stage(Path(sys.argv[1]), sys.argv[2]) as stage:
+    from mnist_pipeline.runs.staging import staging_directory
+    with staging_directory(Path(sys.argv[1]), sys.argv[2]) as stage:
         (stage.run / "work").write_text("theirs")
         print(stage.folder.name, flush=True)
         sys.stdin.readline()
@@ -35,7 +35,7 @@ def inside(outputs: Path) -> list[str]:
     return sorted(path.name for path in (outputs / ".staging").iterdir())
 
 
-def write_work(stage: Stage, text: str = "mine") -> None:
+def write_work(stage: StagingDirectory, text: str = "mine") -> None:
     on_disk(stage.run / "work").write_text(text)
 
 
@@ -43,9 +43,9 @@ class StopError(Exception):
     """What goes wrong in these tests."""
 
 
-def fail_in_stage(outputs: Path) -> Stage:
+def fail_in_stage(outputs: Path) -> StagingDirectory:
     try:
-        with claim_stage(outputs, RUN_ID) as stage:
+        with staging_directory(outputs, RUN_ID) as stage:
             write_work(stage)
             raise StopError
     except StopError:
@@ -53,18 +53,18 @@ def fail_in_stage(outputs: Path) -> Stage:
 
 
 def test_a_stage_has_room_for_parts_and_their_records_and_goes_when_the_block_succeeds(tmp_path: Path) -> None:
-    with claim_stage(tmp_path, RUN_ID) as stage:
+    with staging_directory(tmp_path, RUN_ID) as stage:
         assert stage.folder == tmp_path / ".staging" / RUN_ID
-        assert stage.parts.folder == stage.run / "predictions"
-        assert stage.parts.folder.is_dir()
-        assert stage.parts.records.is_dir()
-        assert not stage.parts.records.is_relative_to(stage.run)  # it is not published
+        assert stage.checkpoints.folder == stage.run / "predictions"
+        assert stage.checkpoints.folder.is_dir()
+        assert stage.checkpoints.records.is_dir()
+        assert not stage.checkpoints.records.is_relative_to(stage.run)  # it is not published
         assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
     assert inside(tmp_path) == []
 
 
 def test_a_stage_whose_run_was_published_goes_as_well(tmp_path: Path) -> None:
-    with claim_stage(tmp_path, RUN_ID) as stage:
+    with staging_directory(tmp_path, RUN_ID) as stage:
         on_disk(stage.run).rename(tmp_path / "published")
     assert inside(tmp_path) == []
     assert (tmp_path / "published").is_dir()
@@ -73,7 +73,7 @@ def test_a_stage_whose_run_was_published_goes_as_well(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_work_to_the_next_attempt(tmp_path: Path) -> None:
     stage = fail_in_stage(tmp_path)
     assert inside(tmp_path) == [RUN_ID]  # and no lock
-    with claim_stage(tmp_path, RUN_ID) as again:
+    with staging_directory(tmp_path, RUN_ID) as again:
         assert again.folder == stage.folder
         assert on_disk(again.run / "work").read_text() == "mine"
     assert inside(tmp_path) == []
@@ -83,10 +83,10 @@ def test_a_failure_leaves_the_work_to_the_next_attempt(tmp_path: Path) -> None:
 def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_that_always_goes(
     fails: bool, tmp_path: Path
 ) -> None:
-    with claim_stage(tmp_path, RUN_ID) as first:
+    with staging_directory(tmp_path, RUN_ID) as first:
         write_work(first)
         try:
-            with claim_stage(tmp_path, RUN_ID) as second, claim_stage(tmp_path, RUN_ID) as third:
+            with staging_directory(tmp_path, RUN_ID) as second, staging_directory(tmp_path, RUN_ID) as third:
                 assert len({first.folder, second.folder, third.folder}) == 3
                 assert not (second.run / "work").exists()
                 write_work(second, "other")
@@ -100,14 +100,14 @@ def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_that_always_g
 
 def test_stages_of_different_runs_do_not_meet(tmp_path: Path) -> None:
     other = RUN_ID.replace("31", "30")
-    with claim_stage(tmp_path, RUN_ID) as one, claim_stage(tmp_path, other) as two:
+    with staging_directory(tmp_path, RUN_ID) as one, staging_directory(tmp_path, other) as two:
         assert [stage.folder.name for stage in (one, two)] == [RUN_ID, other]
 
 
 def test_a_stage_in_use_by_another_process_is_left_alone(tmp_path: Path) -> None:
     with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as owner:
         assert says(owner) == RUN_ID
-        with claim_stage(tmp_path, RUN_ID) as mine:
+        with staging_directory(tmp_path, RUN_ID) as mine:
             assert mine.folder.name.startswith(f"{RUN_ID}.")
             with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as third:
                 assert says(third) not in (RUN_ID, mine.folder.name)
@@ -123,7 +123,7 @@ def test_a_killed_owner_leaves_its_work_and_no_lock_that_holds(tmp_path: Path) -
         owner.send_signal(signal.SIGKILL)
         assert owner.wait(60) == -signal.SIGKILL
     assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
-    with claim_stage(tmp_path, RUN_ID) as stage:
+    with staging_directory(tmp_path, RUN_ID) as stage:
         assert stage.folder.name == RUN_ID
         assert on_disk(stage.run / "work").read_text() == "theirs"
     assert inside(tmp_path) == []
@@ -133,7 +133,7 @@ def test_a_place_where_no_folder_can_be_is_an_outputs_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(OutputsError, match=r"cannot prepare .*file/\.staging: .*check that the folder exists"),
-        claim_stage(tmp_path / "file", RUN_ID),
+        staging_directory(tmp_path / "file", RUN_ID),
     ):
         raise AssertionError("not reached")
 
@@ -221,7 +221,7 @@ def test_taking_and_refusing_locks_leaves_no_file_open(tmp_path: Path) -> None:
         pytest.skip("tells open files by /proc")
     before = len(list(handles.iterdir()))
     for _ in range(50):
-        with claim_stage(tmp_path, RUN_ID), claim_stage(tmp_path, RUN_ID), lock(tmp_path / "x.lock"):
+        with staging_directory(tmp_path, RUN_ID), staging_directory(tmp_path, RUN_ID), lock(tmp_path / "x.lock"):
             pass
     assert len(list(handles.iterdir())) == before
 
@@ -233,7 +233,7 @@ def test_private_folders_of_killed_attempts_are_swept_up_by_the_next_owner(tmp_p
             private = says(second)
             assert private.startswith(f"{RUN_ID}.")
     assert private in inside(tmp_path)
-    with claim_stage(tmp_path, RUN_ID) as stage:
+    with staging_directory(tmp_path, RUN_ID) as stage:
         assert stage.folder.name == RUN_ID
         assert inside(tmp_path) == [RUN_ID, f"{RUN_ID}.lock"]
 
@@ -244,7 +244,7 @@ def test_private_folders_in_use_are_left_alone(tmp_path: Path) -> None:
         with another_process(CLAIM_AND_WAIT, tmp_path, RUN_ID) as second:
             private = says(second)
             let_go(owner)
-            with claim_stage(tmp_path, RUN_ID) as stage:
+            with staging_directory(tmp_path, RUN_ID) as stage:
                 assert stage.folder.name == RUN_ID
                 assert private in inside(tmp_path)
             assert (tmp_path / ".staging" / private / "run" / "work").read_text() == "theirs"

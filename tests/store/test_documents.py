@@ -8,15 +8,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.store.documents import Sealed, canonical_sha256
+from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
 from mnist_pipeline.store.files import FileRecord
 
 
-class Note(Sealed):
+class Note(ChecksummedDocument):
     """A document of every kind of value that ours hold."""
 
     kind: ClassVar[str] = "a note"
-    seal: ClassVar[str] = "note_sha256"
+    checksum_field: ClassVar[str] = "note_sha256"
 
     text: str
     day: date
@@ -48,12 +48,12 @@ json_values = st.recursive(
 )
 
 
-def rewritten(data: bytes, seal: str, **changes: Any) -> bytes:
+def rewritten(data: bytes, checksum_field: str, **changes: Any) -> bytes:
     """A document with other content and a checksum that fits it; None takes a field out."""
     document = json.loads(data) | changes
-    del document[seal]
+    del document[checksum_field]
     document = {name: value for name, value in document.items() if name not in changes or value is not None}
-    return (json.dumps({**document, seal: canonical_sha256(document)}, indent=2) + "\n").encode()
+    return (json.dumps({**document, checksum_field: canonical_sha256(document)}, indent=2) + "\n").encode()
 
 
 def test_a_document_comes_back_as_it_was_written() -> None:
@@ -140,7 +140,7 @@ def test_the_same_content_spaced_otherwise_is_refused() -> None:
 def test_a_document_of_another_kind_is_refused() -> None:
     class Letter(Note):
         kind: ClassVar[str] = "a letter"
-        seal: ClassVar[str] = "letter_sha256"
+        checksum_field: ClassVar[str] = "letter_sha256"
 
     with pytest.raises(DamagedError, match=r"^x: expected a letter, got a damaged file \('letter_sha256'\)"):
         Letter.from_bytes(WRITTEN, "x")

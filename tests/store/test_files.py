@@ -9,9 +9,9 @@ import pytest
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.store.files import (
     FileRecord,
-    ahead,
     make_folder,
     outputs_errors,
+    prefetch,
     publish_folder,
     record,
     record_of,
@@ -259,7 +259,7 @@ def test_results_come_in_order_and_a_few_are_begun_before_they_are_asked_for() -
         begun.append(number)
         return number * number
 
-    results = ahead(square, range(30))
+    results = prefetch(square, range(30))
     assert next(results) == 0
     assert set(begun) <= set(range(8))
     assert list(results) == [number * number for number in range(1, 30)]
@@ -275,7 +275,7 @@ def test_what_is_given_up_half_way_is_not_waited_for() -> None:
             ended.append(number)
         return number
 
-    results = ahead(wait, range(20))
+    results = prefetch(wait, range(20))
     assert next(results) == 0
     del results
     assert ended == []

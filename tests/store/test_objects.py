@@ -7,7 +7,7 @@ import pytest
 
 from mnist_pipeline.errors import SettingsError, StoreError
 from mnist_pipeline.store.files import content_name, create_file
-from mnist_pipeline.store.objects import ObjectPath, parse_place
+from mnist_pipeline.store.objects import ObjectPath, parse_location
 from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, first, objects
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
@@ -22,19 +22,19 @@ def is_put(method: str, _key: str) -> bool:
 
 @pytest.mark.parametrize("text", ["s3://nights/a/b", "s3://nights/a//b/", "gs://nights/a/b", "az://nights/a/b"])
 def test_an_address_is_taken_apart_and_put_together_again(text: str) -> None:
-    place = parse_place(text)
+    place = parse_location(text)
     assert isinstance(place, ObjectPath)
     assert str(place) == f"{text[:2]}://nights/a/b"
     assert place.key == "a/b"
     assert str((place / "c" / "d.safetensors").with_suffix(".md")) == f"{text[:2]}://nights/a/b/c/d.md"
     assert str(place.parent.parent) == f"{text[:2]}://nights"
-    assert parse_place(str(place)) == place
+    assert parse_location(str(place)) == place
     assert pickle.loads(pickle.dumps(place)) == place
 
 
 def test_what_is_no_address_is_a_folder_on_disk() -> None:
-    assert parse_place("outputs") == Path.cwd() / "outputs"
-    assert parse_place("~/outputs") == Path.home() / "outputs"
+    assert parse_location("outputs") == Path.cwd() / "outputs"
+    assert parse_location("~/outputs") == Path.home() / "outputs"
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_another_address_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(
         ValueError, match="expected a folder, or SCHEME://BUCKET/PREFIX with one of s3, gs, az"
     ) as caught:
-        parse_place(text)
+        parse_location(text)
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"^s3://nights: expected the package obstore, got none; install it: pip"):
-        parse_place("s3://nights")
+        parse_location("s3://nights")
 
 
 # Objects

@@ -501,10 +501,10 @@ def test_the_same_columns_of_another_schema_version_are_refused(monkeypatch: pyt
 # Tables written bit by bit
 
 
-def written_by_appending(folder: Path, pieces: list[pa.Table], table: Table = tables.FLIPS) -> tuple[Path, int]:
+def written_by_appending(folder: Path, checkpoints: list[pa.Table], table: Table = tables.FLIPS) -> tuple[Path, int]:
     path = folder / f"{table.name}.parquet"
     writer = tables.Writer(table, path)
-    for piece in pieces:
+    for piece in checkpoints:
         writer.append(piece)
     writer.close()
     return path, writer.rows
@@ -512,18 +512,18 @@ def written_by_appending(folder: Path, pieces: list[pa.Table], table: Table = ta
 
 @every_table
 def test_what_is_appended_comes_back_in_order_with_its_schema(table: Table, tmp_path: Path) -> None:
-    pieces = [sample(table, rows, seed=rows) for rows in (3, 0, 1, 20)]
-    path, rows = written_by_appending(tmp_path, pieces, table)
+    checkpoints = [sample(table, rows, seed=rows) for rows in (3, 0, 1, 20)]
+    path, rows = written_by_appending(tmp_path, checkpoints, table)
     read = tables.decode(table, path.read_bytes(), "x")
     assert rows == read.num_rows == 24
-    assert read.to_pylist() == [row for piece in pieces for row in piece.to_pylist()]
+    assert read.to_pylist() == [row for piece in checkpoints for row in piece.to_pylist()]
     assert read.schema.equals(table.schema, check_metadata=True)
     assert pq.ParquetFile(path).num_row_groups == 1  # few rows are not cut into pieces
 
 
-@pytest.mark.parametrize("pieces", [[], [0], [0, 0, 0]])
-def test_nothing_appended_is_a_table_without_rows_for_every_reader(pieces: list[int], tmp_path: Path) -> None:
-    path, rows = written_by_appending(tmp_path, [sample(tables.FLIPS, count) for count in pieces])
+@pytest.mark.parametrize("checkpoints", [[], [0], [0, 0, 0]])
+def test_nothing_appended_is_a_table_without_rows_for_every_reader(checkpoints: list[int], tmp_path: Path) -> None:
+    path, rows = written_by_appending(tmp_path, [sample(tables.FLIPS, count) for count in checkpoints])
     assert rows == 0
     assert tables.decode(tables.FLIPS, path.read_bytes(), "x").equals(tables.FLIPS.schema.empty_table())
     frame = pd.read_parquet(path)
@@ -546,7 +546,7 @@ def test_rows_are_written_as_soon_as_enough_have_gathered(
             writer.append(sample(tables.FLIPS, size, seed))
             waited.append((sum(piece.num_rows for piece in writer._waiting), len(writer._waiting)))
         writer.close()
-    assert all(rows < at_once and pieces <= rows for rows, pieces in waited)
+    assert all(rows < at_once and checkpoints <= rows for rows, checkpoints in waited)
     read = tables.decode(tables.FLIPS, (folder / "flips.parquet").read_bytes(), "x")
     assert read.to_pylist() == [
         row for seed, size in enumerate(sizes) for row in sample(tables.FLIPS, size, seed).to_pylist()
@@ -556,18 +556,18 @@ def test_rows_are_written_as_soon_as_enough_have_gathered(
 
 
 def test_texts_that_differ_from_one_append_to_the_next_come_back(tmp_path: Path) -> None:
-    pieces = []
+    checkpoints = []
     for reference in ("2026-01-30-toy-test-0123456789ab", "2026-01-29-toy-test-ba9876543210"):
         piece = sample(tables.FLIPS, 6)
         column = tables.constant(reference, tables.RUN_ID, 6)
         field = piece.schema.field("reference_run_id")
-        pieces.append(piece.set_column(piece.column_names.index("reference_run_id"), field, column))
+        checkpoints.append(piece.set_column(piece.column_names.index("reference_run_id"), field, column))
     unlabelled = sample(tables.FLIPS, 6, nulls="all")
     field = unlabelled.schema.field("direction")
     nulls = pa.nulls(6, tables.DIRECTION)  # of an empty dictionary
-    pieces.append(unlabelled.set_column(unlabelled.column_names.index("direction"), field, nulls))
-    path, _ = written_by_appending(tmp_path, pieces)
-    expected = [row for piece in pieces for row in piece.to_pylist()]
+    checkpoints.append(unlabelled.set_column(unlabelled.column_names.index("direction"), field, nulls))
+    path, _ = written_by_appending(tmp_path, checkpoints)
+    expected = [row for piece in checkpoints for row in piece.to_pylist()]
     assert tables.decode(tables.FLIPS, path.read_bytes(), "x").to_pylist() == expected
     assert pl.read_parquet(path).to_dicts() == expected
     assert pd.read_parquet(path)["reference_run_id"].tolist() == [row["reference_run_id"] for row in expected]

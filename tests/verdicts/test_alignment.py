@@ -15,7 +15,7 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Pairs
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.lookup import Run
-from mnist_pipeline.verdicts.alignment import Stretch, pair_up
+from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from tests.published import flip_bit, identity, publish_run
 
 CONSTANTS = {
@@ -44,8 +44,8 @@ def two_runs(
     )
 
 
-def flips_of(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
-    return [row for stretch in stretches for row in stretch.flips(CONSTANTS).to_pylist()]
+def flips_of(chunks: Sequence[AlignedChunk]) -> list[dict[str, Any]]:
+    return [row for stretch in chunks for row in stretch.flips(CONSTANTS).to_pylist()]
 
 
 def judged(before: Run, now: Run) -> pd.DataFrame:
@@ -76,10 +76,10 @@ def judged(before: Run, now: Run) -> pd.DataFrame:
 
 
 def assert_as_judged(before: Run, now: Run) -> list[dict[str, Any]]:
-    stretches = list(pair_up(before, now))
-    flips, expected = flips_of(stretches), judged(before, now).to_dict("records")
+    chunks = list(align(before, now))
+    flips, expected = flips_of(chunks), judged(before, now).to_dict("records")
     assert flips == [CONSTANTS | {"run_date": pd.Timestamp(2026, 1, 31)} | row for row in expected]
-    pairs = Pairs.total(stretch.count() for stretch in stretches)
+    pairs = Pairs.total(stretch.count() for stretch in chunks)
     assert int(pairs.changed) == len(expected)
     for digit, (lost, gained) in enumerate(zip(pairs.cells[:, 1, 0], pairs.cells[:, 0, 1], strict=True)):
         directions = [row["direction"] for row in expected if row["label"] == digit]
@@ -98,9 +98,9 @@ def test_runs_of_any_two_shard_sizes_are_paired_image_by_image(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)  # of up to 170 files an example
         before, now = two_runs(tmp_path_factory.mktemp("runs"), shards, (images, images), labelled)
-    stretches = list(pair_up(before, now))
-    ids = [stretch.now["image_id"].to_pylist() for stretch in stretches]
-    assert [stretch.before["image_id"].to_pylist() for stretch in stretches] == ids
+    chunks = list(align(before, now))
+    ids = [stretch.now["image_id"].to_pylist() for stretch in chunks]
+    assert [stretch.before["image_id"].to_pylist() for stretch in chunks] == ids
     assert [image for stretch in ids for image in stretch] == list(range(images))
     edges = {*range(0, images, shards[0]), *range(0, images, shards[1]), images}
     assert [len(stretch) for stretch in ids] == np.diff(sorted(edges)).tolist()
@@ -119,35 +119,35 @@ def test_without_labels_flips_have_no_direction_and_nothing_is_lost(tmp_path: Pa
     flips = assert_as_judged(before, now)
     assert flips
     assert {(row["direction"], row["label"]) for row in flips} == {(None, None)}
-    pairs = Pairs.total(stretch.count() for stretch in pair_up(before, now))
+    pairs = Pairs.total(stretch.count() for stretch in align(before, now))
     assert not pairs.cells.any()
     assert int(pairs.changed) == len(flips)
-    assert [stretch.labels for stretch in pair_up(before, now)] == [None] * 5
+    assert [stretch.labels for stretch in align(before, now)] == [None] * 5
 
 
 def test_a_run_against_one_of_the_same_predictions_has_no_flips(tmp_path: Path) -> None:
     before, now = two_runs(tmp_path, seed=0)
-    stretches = list(pair_up(before, now))
-    assert flips_of(stretches) == []
-    assert all(stretch.flips(CONSTANTS).schema.equals(tables.FLIPS.schema) for stretch in stretches)
-    pairs = Pairs.total(stretch.count() for stretch in stretches)
+    chunks = list(align(before, now))
+    assert flips_of(chunks) == []
+    assert all(stretch.flips(CONSTANTS).schema.equals(tables.FLIPS.schema) for stretch in chunks)
+    pairs = Pairs.total(stretch.count() for stretch in chunks)
     assert (int(pairs.cells.sum()), int(pairs.changed)) == (12, 0)
 
 
 def test_a_run_can_be_paired_with_itself(tmp_path: Path) -> None:
     run, _ = two_runs(tmp_path)
-    assert [stretch.before.num_rows for stretch in pair_up(run, run)] == [5, 5, 2]
+    assert [stretch.before.num_rows for stretch in align(run, run)] == [5, 5, 2]
 
 
 def test_flips_of_stretches_are_ready_to_be_appended_to_one_file(tmp_path: Path) -> None:
     for number, labelled in enumerate((True, False)):
         before, now = two_runs(tmp_path / str(number), labelled=labelled)
         writer = tables.Writer(tables.FLIPS, tmp_path / f"{number}.parquet")
-        for stretch in pair_up(before, now):
+        for stretch in align(before, now):
             writer.append(stretch.flips(CONSTANTS))
         writer.close()
         data = (tmp_path / f"{number}.parquet").read_bytes()
-        assert tables.decode(tables.FLIPS, data, "x").to_pylist() == flips_of(list(pair_up(before, now)))
+        assert tables.decode(tables.FLIPS, data, "x").to_pylist() == flips_of(list(align(before, now)))
 
 
 # Runs that are not over the same images, whatever their manifests say
@@ -155,11 +155,11 @@ def test_flips_of_stretches_are_ready_to_be_appended_to_one_file(tmp_path: Path)
 
 def refused(before: Run, now: Run) -> tuple[int, str]:
     """How many images were handed out before it was noticed, and what was said."""
-    stretches: list[Stretch] = []
+    chunks: list[AlignedChunk] = []
     with pytest.raises(DamagedError, match=r"expected the same images and labels, as their manifests say") as caught:
-        stretches.extend(pair_up(before, now))  # keeps what came before the error
-    assert all(stretch.before["image_id"].equals(stretch.now["image_id"]) for stretch in stretches)
-    seen, text = sum(stretch.now.num_rows for stretch in stretches), str(caught.value)
+        chunks.extend(align(before, now))  # keeps what came before the error
+    assert all(stretch.before["image_id"].equals(stretch.now["image_id"]) for stretch in chunks)
+    seen, text = sum(stretch.now.num_rows for stretch in chunks), str(caught.value)
     assert text.startswith(f"runs {before.name.run_id} and {now.name.run_id}: ")
     assert text.endswith("; `mnist-pipeline verify` looks at both")
     return seen, text
@@ -197,10 +197,10 @@ def test_labels_on_one_side_only_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_part_is_refused_when_its_turn_comes(which: int, tmp_path: Path) -> None:
     pair = two_runs(tmp_path, (4, 4))
     flip_bit(pair[which].folder / "predictions" / "part-00001.parquet")
-    stretches = pair_up(*pair)
-    assert next(stretches).now["image_id"].to_pylist() == [0, 1, 2, 3]
+    chunks = align(*pair)
+    assert next(chunks).now["image_id"].to_pylist() == [0, 1, 2, 3]
     with pytest.raises(DamagedError, match=rf"{pair[which].folder}.*part-00001.parquet: expected sha256"):
-        next(stretches)
+        next(chunks)
 
 
 # Memory
@@ -218,7 +218,7 @@ def test_parts_are_decoded_when_they_are_wanted(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tables, "decode", noted)
     old, new = "2026-01-30", "2026-01-31"
     expected = [[(old, "0"), (new, "0")], [(new, "1")], [(old, "1")], [(new, "2")], [(old, "2")]]
-    for step, _ in enumerate(pair_up(before, now), 1):
+    for step, _ in enumerate(align(before, now), 1):
         assert read == [each for parts in expected[:step] for each in parts]
     assert step == 5
 
@@ -239,7 +239,7 @@ def test_one_part_of_each_run_is_in_memory_whatever_how_many_there_are(
 
     monkeypatch.setattr(tables, "decode", measured)
     paired = 0
-    for stretch in pair_up(before, now):
+    for stretch in align(before, now):
         paired += stretch.now.num_rows
         del stretch  # what a caller keeps, it keeps
     assert paired == 10 * rows

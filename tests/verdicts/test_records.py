@@ -349,7 +349,7 @@ def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_and_the_first
     tmp_path: Path,
 ) -> None:
     with staged_verdict(tmp_path, RUN_ID, NAME) as one, staged_verdict(tmp_path, RUN_ID, NAME) as two:
-        assert one.stage.folder != two.stage.folder
+        assert one.staging.folder != two.staging.folder
         two.add(tables.GATES, tables.GATES.schema.empty_table())
         first = commit_verdict(tmp_path, two, verdict_document(two, RUN_ID, NAME, outcome="fail"))
         before = snapshot(tmp_path / VERDICTS)
@@ -405,8 +405,8 @@ def test_processes_that_judge_the_same_at_once_agree_on_one_verdict(tmp_path: Pa
 )
 def test_flips_of_any_number_read_back_right_by_every_reader(sizes: list[int], tmp_path: Path) -> None:
     edges = [sum(sizes[:place]) for place in range(len(sizes) + 1)]
-    pieces = [flip_rows(RUN_ID, NAME, first, rows) for first, rows in zip(edges, sizes, strict=False)]
-    verdict = publish_verdict(tmp_path, RUN_ID, NAME, flips=pieces)
+    checkpoints = [flip_rows(RUN_ID, NAME, first, rows) for first, rows in zip(edges, sizes, strict=False)]
+    verdict = publish_verdict(tmp_path, RUN_ID, NAME, flips=checkpoints)
     path = verdict.folder / "flips.parquet"
     (file,) = [file for file in verdict.document.files if file.path == "flips.parquet"]
     assert file.rows == edges[-1]

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.source_files import RawFile, input_errors, stamp_of
+from mnist_pipeline.datasets.source_files import SourceFile, input_errors, stamp_of
 from mnist_pipeline.datasets.splits import ImageRows
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 
 
 @dataclass(frozen=True)
-class RawSplit:
+class IdxSplit:
     """The images of a split, its labels if it has any, and how many images there are."""
 
     dataset: str
     split: str
-    images: RawFile
-    labels: RawFile | None
+    images: SourceFile
+    labels: SourceFile | None
     rows: int
 
     @property
@@ -56,7 +56,7 @@ class RawSplit:
             yield ImageRows(pixels, None if labels is None else labels.astype(np.int8))
 
 
-def open_split(dataset: str, split: str, images: RawFile, labels: RawFile | None) -> RawSplit:
+def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile | None) -> IdxSplit:
     """Check that two IDX files are images and labels that belong together.
 
     Raises:
@@ -74,30 +74,30 @@ def open_split(dataset: str, split: str, images: RawFile, labels: RawFile | None
         raise DataError(f"{images.path}: expected at least one image, got none; give a data set with images")
     if labels is not None:
         _check_labels(images.path, labels.path, rows)
-    return RawSplit(dataset, split, images, labels, rows)
+    return IdxSplit(dataset, split, images, labels, rows)
 
 
-def read_images(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8]:
+def read_images(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8]:
     """Images of the given rows: `[n, 28, 28]` uint8, 0..255.
 
     Raises:
         DataError: the file is gone or was changed since it was verified.
     """
-    skip = idx.IdxHeader((raw.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
-    values = _read_values(raw.images, skip, rows.rows * PIXELS)
+    skip = idx.IdxHeader((source_images.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
+    values = _read_values(source_images.images, skip, rows.rows * PIXELS)
     return values.reshape(rows.rows, SIDE, SIDE)
 
 
-def read_labels(raw: RawSplit, rows: RowRange) -> NDArray[np.uint8] | None:
+def read_labels(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8] | None:
     """Labels of the given rows: `[n]` uint8, 0..9; None if the data set has none.
 
     Raises:
         DataError: the file is gone or was changed since it was verified.
     """
-    if raw.labels is None:
+    if source_images.labels is None:
         return None
-    skip = idx.IdxHeader((raw.rows,)).header_bytes + rows.start
-    return _read_values(raw.labels, skip, rows.rows)
+    skip = idx.IdxHeader((source_images.rows,)).header_bytes + rows.start
+    return _read_values(source_images.labels, skip, rows.rows)
 
 
 def _header(path: Path, dimensions: int) -> idx.IdxHeader:
@@ -124,10 +124,10 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
         )
 
 
-def _read_values(raw: RawFile, skip: int, count: int) -> NDArray[np.uint8]:
-    with input_errors(raw.path), raw.path.open("rb") as file:
+def _read_values(source_file: SourceFile, skip: int, count: int) -> NDArray[np.uint8]:
+    with input_errors(source_file.path), source_file.path.open("rb") as file:
         values = np.fromfile(file, np.uint8, count=count, offset=skip)
-        problem = raw.problem_with(file)  # after reading, so that a change meanwhile shows too
+        problem = source_file.problem_with(file)  # after reading, so that a change meanwhile shows too
     if problem or len(values) != count:
-        raise DataError(f"{raw.path}: {problem or 'cut short'}; run again to verify it anew")
+        raise DataError(f"{source_file.path}: {problem or 'cut short'}; run again to verify it anew")
     return values

@@ -25,7 +25,7 @@ from mnist_pipeline.datasets.formats.parquet_columns import (
     decode_pixels,
     layout_of,
 )
-from mnist_pipeline.datasets.source_files import RawFile, Verify, input_errors, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, verified_file
 from mnist_pipeline.datasets.splits import ImageRows
 from mnist_pipeline.errors import DataError, SettingsError
 from mnist_pipeline.store.documents import canonical_sha256
@@ -41,7 +41,7 @@ ENTRY_SPACING = 1000
 class ImagesFile:
     """One verified Parquet file, and which images of the split it holds."""
 
-    raw: RawFile
+    source_file: SourceFile
     start: int
     stop: int
 
@@ -95,12 +95,12 @@ class ParquetSplit:
             while done < rows.stop:
                 while batch.stop <= done:
                     batch = next(batches)
-                part = batch.cut(RowRange(done, min(rows.stop, batch.stop)))
-                target = slice(done - rows.start, part.stop - rows.start)
-                decode_pixels(part.content.column(self.layout.pixels), part.place, out=pixels[target])
+                chunk = batch.cut(RowRange(done, min(rows.stop, batch.stop)))
+                target = slice(done - rows.start, chunk.stop - rows.start)
+                decode_pixels(chunk.content.column(self.layout.pixels), chunk.name_row, out=pixels[target])
                 if labels is not None:
-                    labels[target] = decode_labels(part.content.column(LABEL_COLUMN), part.place)
-                done = part.stop
+                    labels[target] = decode_labels(chunk.content.column(LABEL_COLUMN), chunk.name_row)
+                done = chunk.stop
             yield ImageRows(pixels, labels)
 
     def _batches(self, ranges: Sequence[RowRange]) -> Iterator["_Batch"]:
@@ -108,8 +108,8 @@ class ParquetSplit:
         for file in self.files:
             here = [rows for rows in ranges if rows.start < file.stop and file.start < rows.stop]
             if here:
-                file.raw.confirm()
-                with _opened(file.raw) as opened:
+                file.source_file.confirm()
+                with _opened(file.source_file) as opened:
                     yield from opened.batches(file, here, self.layout.columns)
 
 
@@ -143,22 +143,22 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
     entries: list[int] = []
     layout, start = None, 0
     for each in paths:
-        raw = verify(each)
-        with _opened(raw) as opened:
+        source_file = verify(each)
+        with _opened(source_file) as opened:
             found, (*groups, rows) = layout_of(opened.parquet.schema_arrow, str(each)), opened.group_starts()
         if (layout := layout or found) != found:
             raise DataError(
                 f"{each}: expected {layout}, as in {paths[0]}, got {found}; write all files of a folder alike"
             )
-        files.append(ImagesFile(raw, start, start + rows))
+        files.append(ImagesFile(source_file, start, start + rows))
         for row in groups:
             if row == 0 or start + row >= entries[-1] + ENTRY_SPACING:
                 entries.append(start + row)
         start += rows
     if layout is None or start == 0:
         raise DataError(f"{path}: expected at least one image, got none; give a data set with images")
-    hashes = [{"name": file.raw.path.name, "sha256": file.raw.sha256} for file in files]
-    sha256 = canonical_sha256(hashes) if folder else files[0].raw.sha256
+    hashes = [{"name": file.source_file.path.name, "sha256": file.source_file.sha256} for file in files]
+    sha256 = canonical_sha256(hashes) if folder else files[0].source_file.sha256
     return ParquetSplit(dataset, split, tuple(files), layout, sha256, tuple(entries))
 
 
@@ -174,14 +174,14 @@ class _Batch:
     def cut(self, rows: RowRange) -> "_Batch":
         return _Batch(self.file, rows.start, rows.stop, self.content.slice(rows.start - self.start, rows.rows))
 
-    def place(self, row: int) -> str:
+    def name_row(self, row: int) -> str:
         """What to call a row of the batch in an error: its file, and its number there."""
-        return f"{self.file.raw.path}: row {self.start + row - self.file.start}"
+        return f"{self.file.source_file.path}: row {self.start + row - self.file.start}"
 
 
 @dataclass(frozen=True)
 class _Opened:
-    raw: RawFile
+    source_file: SourceFile
     stream: IO[bytes]
     parquet: pq.ParquetFile
 
@@ -191,7 +191,8 @@ class _Opened:
         rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
             raise DataError(
-                f"{self.raw.path}: expected row groups of {metadata.num_rows} rows in all, got {sum(rows)}; replace it"
+                f"{self.source_file.path}: expected row groups of {metadata.num_rows} rows in all, "
+                f"got {sum(rows)}; replace it"
             )
         return [0, *accumulate(rows)]
 
@@ -205,10 +206,12 @@ class _Opened:
             while (content := self._next(decoded)) is not None:
                 yield _Batch(file, row, row := row + content.num_rows, content)
             if row != file.start + starts[stop]:
-                raise DataError(f"{self.raw.path}: expected {starts[stop]} rows, got {row - file.start}; replace it")
+                raise DataError(
+                    f"{self.source_file.path}: expected {starts[stop]} rows, got {row - file.start}; replace it"
+                )
 
     def _next(self, decoded: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-        with _whole(self.raw, self.stream):
+        with _whole(self.source_file, self.stream):
             return next(decoded, None)
 
 
@@ -224,24 +227,24 @@ def _spans(starts: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[tup
 
 
 @contextmanager
-def _opened(raw: RawFile) -> Iterator[_Opened]:
-    with input_errors(raw.path), raw.path.open("rb") as stream:
-        with _whole(raw, stream):
+def _opened(source_file: SourceFile) -> Iterator[_Opened]:
+    with input_errors(source_file.path), source_file.path.open("rb") as stream:
+        with _whole(source_file, stream):
             parquet = pq.ParquetFile(
                 stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
-        yield _Opened(raw, stream, parquet)
+        yield _Opened(source_file, stream, parquet)
 
 
 @contextmanager
-def _whole(raw: RawFile, stream: IO[bytes]) -> Iterator[None]:
+def _whole(source_file: SourceFile, stream: IO[bytes]) -> Iterator[None]:
     """Refuse what does not decode; a file that was changed says so, whether it decoded or not."""
     damage: Exception | None = None
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         damage = error
-    if problem := raw.problem_with(stream):
-        raise DataError(f"{raw.path}: {problem}; run again to verify it anew") from damage
+    if problem := source_file.problem_with(stream):
+        raise DataError(f"{source_file.path}: {problem}; run again to verify it anew") from damage
     if damage:
-        raise DataError(f"{raw.path}: expected a whole Parquet file, got {damage}; replace it") from damage
+        raise DataError(f"{source_file.path}: expected a whole Parquet file, got {damage}; replace it") from damage

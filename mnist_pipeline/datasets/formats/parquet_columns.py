@@ -1,6 +1,6 @@
 """Columns of images and labels in Parquet that other tools wrote: which they are, and their values as NumPy arrays.
 
-Reads no files. Errors say which row of which file; `place` names it, given the row's number in the column.
+Reads no files. Errors say which row of which file; `name_row` names it, given the row's number in the column.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, check_range, normalise
 from mnist_pipeline.errors import DataError, ImagesError, LabelError
 
-Place = Callable[[int], str]
+RowName = Callable[[int], str]
 
 PIXEL_COLUMNS = ("pixels", "image", "images")
 LABEL_COLUMN = "label"
@@ -73,45 +73,45 @@ def layout_of(schema: pa.Schema, name: str) -> Layout:
     return Layout(pixels.name, str(_numbers(pixels.type)), str(labels[0]) if labels else None)
 
 
-def decode_pixels(column: pa.Array, place: Place, out: NDArray[np.float32]) -> None:
+def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32]) -> None:
     """Check images and put them into `out` as the network takes them.
 
     Args:
         column: `[n]` images of any type that `layout_of` takes.
-        place: names a row.
+        name_row: names a row.
         out: `[n, 784]` float32; integers arrive divided by 255, floats as they are.
 
     Raises:
         ImagesError: an image is null or has not 784 pixels; a pixel is null, not finite, or out of 0..1 for floats
             or 0..255 for integers.
     """
-    _require_values(column, place, 1, "an image", ImagesError)
+    _require_values(column, name_row, 1, "an image", ImagesError)
     if pa.types.is_fixed_size_binary(column.type):
         width = column.type.byte_width
         pixels = np.frombuffer(column.buffers()[1], BINARY[width], len(column) * PIXELS, offset=column.offset * width)
     else:
-        pixels = _flat_lists(column, place)
+        pixels = _flat_lists(column, name_row)
     pixels = pixels.reshape(-1, PIXELS)
     if pixels.dtype != np.uint8:
-        check_range(pixels, place)
+        check_range(pixels, name_row)
     if np.issubdtype(pixels.dtype, np.floating):
         np.copyto(out, pixels, casting="same_kind")
     else:
         normalise(pixels.astype(np.uint8, copy=False), out=out)
 
 
-def decode_labels(column: pa.Array, place: Place) -> NDArray[np.int8]:
+def decode_labels(column: pa.Array, name_row: RowName) -> NDArray[np.int8]:
     """Labels as `[n]` int8 in 0..9.
 
     Raises:
         LabelError: a label is null or not a digit.
     """
-    _require_values(column, place, 1, "a label 0-9", LabelError)
+    _require_values(column, name_row, 1, "a label 0-9", LabelError)
     labels = np.from_dlpack(column)
     if (wrong := (labels < 0) | (labels >= DIGITS)).any():
         where = int(np.argmax(wrong))
         raise LabelError(
-            f"{place(where)}: expected a label 0-9, got {labels[where]}; correct the labels, or drop the column"
+            f"{name_row(where)}: expected a label 0-9, got {labels[where]}; correct the labels, or drop the column"
         )
     return labels.astype(np.int8)
 
@@ -133,7 +133,7 @@ def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
     return isinstance(type, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 
-def _flat_lists(column: pa.Array, place: Place) -> NDArray[Any]:
+def _flat_lists(column: pa.Array, name_row: RowName) -> NDArray[Any]:
     """The numbers of lists of 784, or of 28 lists of 28, one after the other."""
     lengths, lists = ([SIDE, SIDE] if _is_list(column.type.value_type) else [PIXELS]), 1
     for expected in lengths:
@@ -142,11 +142,11 @@ def _flat_lists(column: pa.Array, place: Place) -> NDArray[Any]:
             where = int(np.argmax(wrong))
             form = f"{PIXELS} pixels" if lengths == [PIXELS] else f"{SIDE} rows of {SIDE} pixels"
             raise ImagesError(
-                f"{place(where // lists)}: expected {form}, got a list of {got[where]}; "
+                f"{name_row(where // lists)}: expected {form}, got a list of {got[where]}; "
                 f"only images of {SIDE}x{SIDE} pixels are read"
             )
         column, lists = column.flatten(), lists * expected
-        _require_values(column, place, lists, f"{PIXELS} pixels", ImagesError)
+        _require_values(column, name_row, lists, f"{PIXELS} pixels", ImagesError)
     return np.from_dlpack(column)
 
 
@@ -157,8 +157,8 @@ def _lengths(column: pa.Array) -> NDArray[np.int64]:
     return offsets[1:] - offsets[:-1]
 
 
-def _require_values(column: pa.Array, place: Place, each: int, what: str, error: type[DataError]) -> None:
+def _require_values(column: pa.Array, name_row: RowName, each: int, what: str, error: type[DataError]) -> None:
     """Refuse nulls; `each` values belong to one row."""
     if column.null_count:
         where = column.is_null().to_pylist().index(True)
-        raise error(f"{place(where // each)}: expected {what}, got null; fill it in, or drop the row")
+        raise error(f"{name_row(where // each)}: expected {what}, got null; fill it in, or drop the row")

@@ -16,11 +16,11 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from mnist_pipeline.datasets.sources.transfer import Refused
+from mnist_pipeline.datasets.sources.transfer import SourceFailure
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 20
-PIECE_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 16
 HEADERS = {"Accept-Encoding": "identity"}  # some sites would send a .gz as if it were packed text
 # Answers of a site that is there and may serve a little later.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -63,7 +63,7 @@ class Connections:
             progress: told of bytes that are here, and of all that the site has promised, 0 if of none.
 
         Raises:
-            Refused: they did not come, or not in time, or were too many.
+            SourceFailure: they did not come, or not in time, or were too many.
         """
         received = bytearray()
         try:
@@ -71,23 +71,25 @@ class Connections:
             with self._session.get(url, stream=True, timeout=timeouts, headers=HEADERS) as response:
                 if (status := response.status_code) != requests.codes.ok:
                     pause = _pause_asked_for(response)
-                    raise Refused(f"answered {status} for {name}", heals=status in PASSING, after_seconds=pause)
+                    raise SourceFailure(
+                        f"answered {status} for {name}", retryable=status in PASSING, after_seconds=pause
+                    )
                 promised = response.raw.length_remaining or 0
-                while piece := response.raw.read(PIECE_BYTES, decode_content=False):
-                    received += piece
+                while chunk := response.raw.read(CHUNK_BYTES, decode_content=False):
+                    received += chunk
                     if len(received) > limit_bytes:
-                        raise Refused(f"{name}: expected at most {limit_bytes} bytes, got more")
+                        raise SourceFailure(f"{name}: expected at most {limit_bytes} bytes, got more")
                     progress(min(len(received), promised), promised)
         except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: a redirect to no address
             self._require_time(name)
-            heals = isinstance(error, BROKEN) and not isinstance(error, requests.exceptions.SSLError)
-            raise Refused(f"no connection ({type(error).__name__})", heals=heals) from error
+            retryable = isinstance(error, BROKEN) and not isinstance(error, requests.exceptions.SSLError)
+            raise SourceFailure(f"no connection ({type(error).__name__})", retryable=retryable) from error
         self._require_time(name)  # where no length is promised, a connection that is shut looks like the end
         return bytes(received)
 
     def _require_time(self, name: str) -> None:
         if self._over:
-            raise Refused(f"{name}: not here after {self._timeout_seconds} seconds", heals=True)
+            raise SourceFailure(f"{name}: not here after {self._timeout_seconds} seconds", retryable=True)
 
     def _watch(self, opened: socket.socket) -> None:
         self._opened.append(opened)
@@ -119,7 +121,7 @@ class _Session(requests.Session):
         if target is not None:
             resp.close()
             if weakens(resp.url, target):
-                raise Refused("redirects from https to an address without")
+                raise SourceFailure("redirects from https to an address without")
         return target
 
 

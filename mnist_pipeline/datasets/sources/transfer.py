@@ -8,17 +8,17 @@ from mnist_pipeline.datasets.catalogue import IdxFile
 Found = tuple[IdxFile, bytes]  # with its decompressed bytes
 
 
-class Refused(Exception):
+class SourceFailure(Exception):
     """This source cannot serve; the next one is asked.
 
     Attributes:
-        heals: whether the same source may serve a little later.
+        retryable: whether the same source may serve a little later.
         after_seconds: for how long it asks to be left alone.
     """
 
-    def __init__(self, reason: str, *, heals: bool = False, after_seconds: float = 0.0) -> None:
+    def __init__(self, reason: str, *, retryable: bool = False, after_seconds: float = 0.0) -> None:
         super().__init__(reason)
-        self.heals = heals
+        self.retryable = retryable
         self.after_seconds = after_seconds
 
 
@@ -29,11 +29,11 @@ class _Readable(Protocol):
 def decompress(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
     """The content of a compressed stream in pieces; Refused once it exceeds `limit_bytes`."""
     total = 0
-    while piece := stream.read(1 << 20):
-        total += len(piece)
+    while chunk := stream.read(1 << 20):
+        total += len(chunk)
         if total > limit_bytes:
-            raise Refused(f"expected at most {limit_bytes} bytes decompressed, got more")
-        yield piece
+            raise SourceFailure(f"expected at most {limit_bytes} bytes decompressed, got more")
+        yield chunk
 
 
 def pinned_size(file: IdxFile) -> int:

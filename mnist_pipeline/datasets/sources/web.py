@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
-from mnist_pipeline.datasets.sources.transfer import Found, Refused, decompress, pinned_size
+from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress, pinned_size
 
 SLACK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_SECONDS = 600  # of a site, each time it is asked
@@ -25,15 +25,15 @@ def from_web(source: WebSource, wanted: list[IdxFile], progress: Progress) -> It
             name = f"{file.name}.gz"
             size_bytes = pinned_size(file)
             limit_bytes = size_bytes + SLACK_BYTES  # nothing grows much by being packed
-            tell = partial(progress, f"download {file.name}")
-            packed = site.download(_address(source, name), name, limit_bytes, tell)
+            on_progress = partial(progress, f"download {file.name}")
+            packed = site.download(_address(source, name), name, limit_bytes, on_progress)
             if file.gzip_sha256 not in (None, got := hashlib.sha256(packed).hexdigest()):
-                raise Refused(f"{name}: expected sha256 {file.gzip_sha256}, got {got}")
+                raise SourceFailure(f"{name}: expected sha256 {file.gzip_sha256}, got {got}")
             try:
                 with gzip.open(io.BytesIO(packed)) as stream:
                     data = b"".join(decompress(stream, size_bytes))
             except (OSError, EOFError, zlib.error) as error:
-                raise Refused(f"{name} is not the pinned file ({type(error).__name__})") from error
+                raise SourceFailure(f"{name} is not the pinned file ({type(error).__name__})") from error
             yield file, data
 
 

@@ -74,10 +74,10 @@ def run(
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
     settings.require_source()  # before any engine starts, so that a mistake costs no wait
     if direct:
-        from mnist_pipeline.pipeline.nightly import run_night
+        from mnist_pipeline.pipeline.nightly import run_nightly
 
         with progress_for(ctx.obj) as progress:
-            judged = run_night(settings, progress)
+            judged = run_nightly(settings, progress)
     else:
         # The night is resolved here, once: what the environment or a config file say of it counts too.
         judged = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
@@ -112,24 +112,24 @@ def backfill(
 
     Without --direct one run of the deployment mnist-evaluation/backfill is started for each missing night.
     """
-    from mnist_pipeline.runs.lookup import missing_nights
+    from mnist_pipeline.runs.lookup import missing_run_dates
 
     given = {"dataset": dataset, "split": split, "outputs": outputs}
-    start, settings = (load(config, run_date=night, **given) for night in (first, last))
+    start, settings = (load(config, run_date=run_date, **given) for run_date in (first, last))
     if start.run_date > settings.run_date:
         raise SettingsError(f"--from {first}: expected a night up to --to {last}, got a later one; swap the two")
-    nights = missing_nights(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
-    if not nights:
+    run_dates = missing_run_dates(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
+    if not run_dates:
         out.print("no night is missing: nothing to do")
     filled = []
-    for night in nights:
+    for run_date in run_dates:
         if direct:
-            from mnist_pipeline.pipeline.nightly import run_night
+            from mnist_pipeline.pipeline.nightly import run_nightly
 
             with progress_for(ctx.obj) as progress:
-                filled.append(run_night(settings.model_copy(update={"run_date": night}), progress))
+                filled.append(run_nightly(settings.model_copy(update={"run_date": run_date}), progress))
             out.print(f"published run {filled[-1].published.run_id}: {filled[-1].verdict.outcome}", soft_wrap=True)
         else:
-            name = start_backfill(settings, night, outputs)
+            name = start_backfill(settings, run_date, outputs)
             out.print(f"started: {name}", soft_wrap=True)
     require_accepted(filled)

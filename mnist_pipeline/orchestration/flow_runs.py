@@ -28,7 +28,7 @@ def logical_date() -> date:
     return start.astimezone(UTC).date()
 
 
-def night_name(verb: str) -> Callable[[], str]:
+def flow_run_name(verb: str) -> Callable[[], str]:
     """What to call a flow run about one night: for example `evaluate mnist/test 2026-11-23`."""
 
     def name() -> str:
