@@ -1,4 +1,4 @@
-"""Images per second by the size of a batch, on one core: what batching pays, and which default is best.
+"""Measures images per second by batch size, on one core: the gain from batching, and the best default.
 
 Run it with `make bench`. Three columns: the book's loop calling `predict`, our in-place `forward` on images in
 memory, and `forward` on images decoded from a Parquet shard, which is what a run does. Each figure is the best of

@@ -1,11 +1,11 @@
-"""Ours beside the libraries that people use for this: the same rows, the same weights, whole processes.
+"""Compares mnist-pipeline with the libraries in common use: the same rows, the same weights, whole processes.
 
     python -m benchmarks.compare --peers .venv-bench/bin/python
 
-From shards to a predictions table with all ten probabilities and a summary, with two workers. Ours reads its own
-shards, which it has built before; the peers read ordinary list-typed ones. The order rotates from round to round. At
-the end every tool must have given every image the same digit. Two clocks: the whole process at 600k images, and the
-marginal rate between 600k and 3M, in which starting up cancels out.
+Each turns shards into a predictions table with all ten probabilities and a summary, with two workers. mnist-pipeline
+reads its own shards, built before; the peers read ordinary list-typed ones. The order rotates from round to round. In
+the end all must agree on every digit. Two figures: the time of the whole process at 600k images, and the marginal rate
+between 600k and 3M, in which the start-up time cancels out.
 """
 
 import argparse
@@ -44,7 +44,7 @@ LIBRARIES = ("numpy", "pandas", "pyarrow", "torch", "datasets", "dask", "pyspark
 
 @dataclass(frozen=True)
 class Bench:
-    """What is run on how many rows, and by which interpreter the peers."""
+    """The number of rows, and the Python interpreter of the peers."""
 
     rows: int
     peers: Path
@@ -54,14 +54,14 @@ class Bench:
         return bench_folder() / f"out-{self.rows}"
 
     def run(self, name: str) -> Measured:
-        """Once, from an empty folder of results."""
+        """Run one tool once, with an empty results folder."""
         if name == OURS:
             return self._ours()
         out = self.folder / PEERS[name]
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         words = [self.peers, "-m", f"benchmarks.peers.{PEERS[name]}", list_folder(self.rows), weights_file(), out]
-        # Peers whose parallelism is over workers get one BLAS thread each, as ours does.
+        # Peers that run in parallel by workers get one BLAS thread per worker, as ours does.
         alone = {} if name in ("pandas + pyarrow loop", "PyTorch DataLoader") else {"OPENBLAS_NUM_THREADS": "1"}
         return run(list(map(str, words)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **alone})
 
@@ -82,9 +82,9 @@ class Bench:
         for published in ("runs", "verdicts"):
             shutil.rmtree(outputs / published, ignore_errors=True)
         words = f"run --direct --no-report --workers 2 --dataset bench --run-date {datetime.now(UTC).date()}".split()
-        places = ["--data-dir", str(idx_folder(self.rows)), "--outputs", str(outputs)]
+        paths = ["--data-dir", str(idx_folder(self.rows)), "--outputs", str(outputs)]
         ours = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_PIPELINE_")}
-        return run([sys.executable, "-m", "mnist_pipeline", *words, *places], ROOT, ours)
+        return run([sys.executable, "-m", "mnist_pipeline", *words, *paths], ROOT, ours)
 
 
 def main() -> int:
@@ -143,10 +143,10 @@ def table(report: dict[str, Any]) -> str:
             rate = (rows["large"] - rows["small"]) / more
         first = first or (median, rate)
         slower = f"{first[1] / rate:.1f}" if rate and first[1] else ""
-        hash_cache = max(each["tree_mib"] for each in runs["small"] + runs["large"])
+        memory_mib = max(each["tree_mib"] for each in runs["small"] + runs["large"])
         lines.append(
             f"{name} | {median:.2f} s | {min(seconds):.2f}-{max(seconds):.2f} | {median / first[0]:.1f} | "
-            f"{f'{rate:,.0f}' if rate else ''} | {slower} | {hash_cache:,.0f} MiB"
+            f"{f'{rate:,.0f}' if rate else ''} | {slower} | {memory_mib:,.0f} MiB"
         )
     same = (
         "all agree on every digit" if not any(report["digits_that_differ"].values()) else report["digits_that_differ"]

@@ -1,6 +1,6 @@
-"""The rows that are compared: MNIST's training split again and again, as IDX files and as ordinary list-typed shards.
+"""Writes the benchmark rows: MNIST's training split, repeated, as IDX files and as ordinary list-typed shards.
 
-Both lie in the folder BENCH_DIR (below the system's temporary folder if unset), and are left there for the next time.
+Both are stored in the folder BENCH_DIR (below the system's temporary folder if unset) and kept for the next time.
 """
 
 import os
@@ -25,7 +25,7 @@ SHARD_ROWS = 10_000
 
 
 def bench_folder() -> Path:
-    """Where everything that is measured lies."""
+    """The folder of the benchmarks' inputs and outputs."""
     return Path(os.environ.get("BENCH_DIR", Path(tempfile.gettempdir()) / "mnist-pipeline-bench"))
 
 

@@ -1,7 +1,7 @@
-"""The forward pass alone over images in memory: ours, plain in-place NumPy, torch and ONNX Runtime. Prints JSON.
+"""Times the forward pass over images in memory: ours, plain in-place NumPy, torch and ONNX Runtime. Prints JSON.
 
-Needs the peers' interpreter; `benchmarks.stages` starts it. One thread a worker; the workers are threads of one
-process, and each takes a stretch of the images.
+Needs the peers' interpreter; `benchmarks.stages` starts it. Each worker has one thread; the workers are threads of one
+process, and each takes a contiguous chunk of the images.
 """
 
 import json
@@ -23,14 +23,14 @@ from benchmarks.peers.torch_loader import model
 from mnist_pipeline.core.network import Network, Workspace, forward
 from mnist_pipeline.runtime import one_blas_thread, tile_rows
 
-BATCH_ROWS = 1000  # as a run by default
+BATCH_ROWS = 1000  # the default of a run
 ROWS = 200_000
 ROUNDS = 5
 Pass = Callable[[NDArray[np.float32]], object]
 
 
 def main(weights: Path) -> None:
-    """Measure all of them in turn, `ROUNDS` times, with one worker and with two."""
+    """Measure each in turn, `ROUNDS` times, with one worker and with two."""
     one_blas_thread()
     torch.set_num_threads(1)
     pixels = np.random.default_rng(0).integers(0, 256, (60_000, 784)).astype(np.float32) / np.float32(255)
@@ -57,9 +57,9 @@ def _seconds(make: Callable[[], Pass], images: NDArray[np.float32], workers: int
     chunks = np.array_split(images, workers)
     passes = [make() for _ in chunks]
 
-    def work(place: int) -> None:
-        for start in range(0, len(chunks[place]), BATCH_ROWS):
-            passes[place](chunks[place][start : start + BATCH_ROWS])
+    def work(worker: int) -> None:
+        for start in range(0, len(chunks[worker]), BATCH_ROWS):
+            passes[worker](chunks[worker][start : start + BATCH_ROWS])
 
     with ThreadPoolExecutor(workers) as pool:
         begun = time.perf_counter()
@@ -85,9 +85,9 @@ def _torch(weights: Path) -> Pass:
 
 def _onnx(weights: Path) -> Pass:
     tensors, nodes, name = load(weights), [], "x"
-    for place in (1, 2, 3):
-        nodes.append(helper.make_node("Gemm", [name, f"W{place}", f"b{place}"], [f"a{place}"]))
-        nodes.append(helper.make_node("Sigmoid" if place < 3 else "Softmax", [f"a{place}"], [name := f"z{place}"]))
+    for layer in (1, 2, 3):
+        nodes.append(helper.make_node("Gemm", [name, f"W{layer}", f"b{layer}"], [f"a{layer}"]))
+        nodes.append(helper.make_node("Sigmoid" if layer < 3 else "Softmax", [f"a{layer}"], [name := f"z{layer}"]))
     graph = helper.make_graph(
         nodes,
         "network",

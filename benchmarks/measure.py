@@ -1,4 +1,4 @@
-"""Runs a command as a person would and says what it took: wall seconds, CPU seconds, memory of its whole tree."""
+"""Runs a command and measures it: wall seconds, CPU seconds, memory of its whole process tree."""
 
 import os
 import platform
@@ -23,8 +23,8 @@ class Measured:
     Attributes:
         seconds: from start to exit.
         cpu_seconds: user and system, of the command and the children it waited for.
-        tree_mib: peak of the memory of all its processes together, shared pages shared out (PSS).
-        largest_mib: peak of the largest of them.
+        tree_mib: peak memory of all its processes together, in PSS: shared pages are divided among their users.
+        largest_mib: peak memory (PSS) of the largest process.
     """
 
     seconds: float
@@ -37,7 +37,7 @@ def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Meas
     """Run a command to its end.
 
     Raises:
-        RuntimeError: it failed, or left processes behind.
+        RuntimeError: the command failed, timed out or left processes behind.
     """
     with tempfile.TemporaryFile("w+") as log:
         before = os.times()
@@ -64,7 +64,7 @@ def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Meas
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """CPU, cores, memory and system of this machine."""
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Draws the comparison from `benchmarks/results/compare.json`, for the README.
+"""Draws the README's plot from `benchmarks/results/compare.json`.
 
 python -m benchmarks.plot
 """
@@ -19,7 +19,7 @@ OURS_COLOUR, PEERS_COLOUR, TEXT = "#2f81f7", "#8b949e", "#7d8590"
 
 
 def main() -> None:
-    """Draw whole-process seconds, the quickest on top."""
+    """Draw whole-process seconds, the fastest on top."""
     report = json.loads((RESULTS / "compare.json").read_text())
     seconds = {name: [each["seconds"] for each in runs["small"]] for name, runs in report["figures"].items()}
     names = sorted(seconds, key=lambda name: statistics.median(seconds[name]))
@@ -32,11 +32,11 @@ def main() -> None:
         [max(seconds[name]) - median for name, median in zip(names, medians, strict=True)],
     ]
     axes.barh(names, medians, color=colours, height=0.62, xerr=spread, error_kw={"ecolor": TEXT, "capsize": 2})
-    for place, (name, median) in enumerate(zip(names, medians, strict=True)):
+    for row, (name, median) in enumerate(zip(names, medians, strict=True)):
         times = "" if name == OURS else f"   {median / medians[names.index(OURS)]:.1f}x"
         axes.annotate(
             f"{median:.1f} s{times}",
-            (max(seconds[name]), place),
+            (max(seconds[name]), row),
             (6, 0),
             textcoords="offset points",
             va="center",

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, stage by stage: microseconds an image, and as shares of the forward pass alone.
+"""Times the steps of a run: microseconds per image, and multiples of the forward pass alone.
 
 python -m benchmarks.stages --peers .venv-bench/bin/python
 """
@@ -47,10 +47,12 @@ EMPTY_FLOW = "from prefect import flow\nempty = flow(lambda: None, name='empty')
 
 
 def main() -> None:
-    """Measure everything and write it down."""
+    """Measure everything, print the figures as Markdown and write them to `benchmarks/results/stages.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="Python interpreter that has torch and ONNX Runtime")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="rows of the runs whose memory is watched")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=SIZES, help="rows of the whole runs, whose memory is measured"
+    )
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the results in the repository")
     arguments = parser.parse_args()
     computing.one_blas_thread()
@@ -66,11 +68,11 @@ def main() -> None:
     print(table(report))
     if arguments.write:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / "stages.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def forward_alone(peers: Path) -> dict[str, dict[str, float]]:
-    """Microseconds an image of the forward pass in memory, by library and number of workers."""
+    """Microseconds per image of the forward pass in memory, by library and number of workers."""
     words = [str(peers), "-m", "benchmarks.forward", str(weights_file())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -79,30 +81,30 @@ def forward_alone(peers: Path) -> dict[str, dict[str, float]]:
 
 
 def stages_alone() -> dict[str, Any]:
-    """Microseconds an image: of sharding and prediction with one worker and two, and of the parts of prediction."""
+    """Microseconds per image of sharding, verification and prediction, and of each part of prediction."""
     with TemporaryDirectory(dir=bench_folder()) as folder:
         plan = _plan(PROFILED_ROWS, Path(folder), workers=1)
-        _build(plan)  # warms the files up
+        _build(plan)  # brings the source files into the page cache
         shutil.rmtree(plan.shard_set.folder.parent)
         found: dict[str, Any] = {"shard": _microseconds(lambda: _build(plan))}
         found["verify"] = _microseconds(lambda: _build(plan))
         found["predict"] = min(_microseconds(lambda: _predict(plan)) for _ in range(3))
         both = _plan(PROFILED_ROWS, Path(folder), workers=2)
         found["predict by two workers"] = min(_microseconds(lambda: _predict(both)) for _ in range(3))
-        found["parts"] = _files_of(plan, Path(folder))
+        found["parts"] = _parts_of_predict(plan, Path(folder))
     return found
 
 
 def whole_run(rows: int) -> dict[str, float]:
-    """A whole `run --direct` with two workers over shards that are there: seconds, and memory of its process."""
+    """A whole `run --direct` with two workers over existing shards: seconds, and memory of its process."""
     outputs = bench_folder() / f"out-{rows}" / "ours"
     words = f"run --direct --no-report --workers 2 --dataset bench --run-date {datetime.now(UTC).date()}".split()
-    places = ["--data-dir", str(idx_folder(rows)), "--outputs", str(outputs)]
+    paths = ["--data-dir", str(idx_folder(rows)), "--outputs", str(outputs)]
     measured = []
-    for _ in range(2):  # the first builds the shards
+    for _ in range(2):  # the first run builds the shards
         for published in ("runs", "verdicts"):
             shutil.rmtree(outputs / published, ignore_errors=True)
-        measured.append(run([sys.executable, "-m", "mnist_pipeline", *words, *places], ROOT, _environment()))
+        measured.append(run([sys.executable, "-m", "mnist_pipeline", *words, *paths], ROOT, _environment()))
     manifest = json.loads(next(outputs.glob("runs/*/manifest.json")).read_text())
     return {
         "seconds": measured[1].seconds,
@@ -149,7 +151,9 @@ def fixed_costs() -> dict[str, float]:
                     begun = time.perf_counter()
                     subprocess.run(words(), cwd=here, env=environment, capture_output=True, check=True)
                     seconds[name].append(time.perf_counter() - begun)
-    return {name: round(statistics.median(runs[1:]), 3) for name, runs in seconds.items()}  # the first one warms up
+    return {
+        name: round(statistics.median(runs[1:]), 3) for name, runs in seconds.items()
+    }  # the first round only warms up
 
 
 def table(report: dict[str, Any]) -> str:
@@ -158,7 +162,7 @@ def table(report: dict[str, Any]) -> str:
     lines = ["forward pass in memory | 1 worker, us/image | 2 workers, us/image", "---|---:|---:"]
     lines += [f"{name} | {each['1']:.2f} | {each['2']:.2f}" for name, each in alone.items()]
     measured, ours = report["stages"], alone["ours"]
-    lines += ["", "stage | us/image | times the forward pass", "---|---:|---:"]
+    lines += ["", "step | us/image | times the forward pass", "---|---:|---:"]
     for name in ("shard", "verify", "predict"):
         lines.append(f"{name}, 1 worker | {measured[name]:.2f} | {measured[name] / ours['1']:.2f}")
     both = measured["predict by two workers"]
@@ -169,20 +173,20 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{name} | {value:.2f} | {value / measured['predict']:.0%}")
     lines += [
         "",
-        "whole run, 2 workers | seconds | us/image of the stage | MiB | MiB while it shards",
+        "whole run, 2 workers | seconds | us/image of predict | MiB | MiB while it builds shards",
         "---|---:|---:|---:|---:",
     ]
     for rows, each in report["sizes"].items():
         per_image = each["predict_seconds"] / int(rows) * 1e6
-        hash_cache = f"{each['mib']:.0f} | {each['mib_with_sharding']:.0f}"
-        lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {hash_cache}")
+        memory_mib = f"{each['mib']:.0f} | {each['mib_with_sharding']:.0f}"
+        lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {memory_mib}")
     lines += ["", "fixed cost | seconds", "---|---:"]
     lines += [f"{name} | {seconds:.2f}" for name, seconds in report["fixed_seconds"].items()]
     return "\n".join(lines)
 
 
-def _files_of(plan: Plan, folder: Path) -> dict[str, float]:
-    """Microseconds an image of each part of the prediction, measured in its place where that is possible."""
+def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
+    """Microseconds per image of each part of prediction, measured within it where possible."""
     network, workspace = load_weights(plan.weights), Workspace(plan.identity.batch_rows, computing.tile_rows())
     spent: dict[str, float] = {}
 
@@ -221,7 +225,7 @@ def _files_of(plan: Plan, folder: Path) -> dict[str, float]:
                     checkpoints, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions
                 )
     spent["activation"] = spent.pop("forward") - spent["matmul"]
-    spent["encode and write"] -= spent["choose and count"]  # which it does too
+    spent["encode and write"] -= spent["choose and count"]  # `write_predictions` repeats both
     order = ("decode", "matmul", "activation", "choose and count", "encode and write")
     return {name: spent[name] / plan.identity.images * 1e6 for name in order}
 

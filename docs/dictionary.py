@@ -1,11 +1,11 @@
-"""Writes docs/data-dictionary.md from the declared schemas: `make docs`. A test holds the page to them."""
+"""Writes docs/data-dictionary.md from the declared schemas (`make docs`); a test compares the page with them."""
 
 from pathlib import Path
 
 from mnist_pipeline.tables import RUN_ID, SCHEMA_VERSION, TABLES, Column, Table
 
 PAGE = Path(__file__).with_name("data-dictionary.md")
-PLACES = {
+PATHS = {
     "images": "shards/SET/images/part-*.parquet",
     "predictions": "runs/RUN_ID/predictions/part-*.parquet",
     "summary": "runs/RUN_ID/summary.parquet",
@@ -25,7 +25,7 @@ def render() -> str:
         "# Data dictionary",
         "",
         f"Every Parquet table below `outputs/`, schema version {SCHEMA_VERSION}. Written by `make docs` from the",
-        "declarations in `mnist_pipeline/tables.py`; each file carries the same descriptions in its schema.",
+        "declarations in `mnist_pipeline/tables/schemas.py`; each file carries the same descriptions in its schema.",
     ]
     return "\n".join(head + [line for table in TABLES for line in _section(table)]) + "\n"
 
@@ -41,7 +41,7 @@ def _section(table: Table) -> list[str]:
         "",
         f"## {table.name}",
         "",
-        f"`outputs/{PLACES[table.name]}`: {table.row}.",
+        f"`outputs/{PATHS[table.name]}`: {table.row}.",
         "",
         "| column | Arrow | pandas | null? | meaning |",
         "|---|---|---|---|---|",

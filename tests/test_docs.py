@@ -1,4 +1,4 @@
-"""The docs say what the code does: commands parse, Python examples compile, the dictionary is current."""
+"""Compares the docs with the code: commands parse, Python examples compile, the data dictionary is current."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def python_blocks() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
-def test_every_command_in_the_docs_is_understood(command: str) -> None:
+def test_every_command_in_the_docs_parses(command: str) -> None:
     words = [word for word in shlex.split(command)[1:] if not word.startswith("[")]
     words = [word for word in words if word not in ("--debug", "COMMAND")]
     group = typer.main.get_command(app)
@@ -48,17 +48,17 @@ def test_every_python_example_compiles(name: str, code: str) -> None:
     compile(code, name, "exec")
 
 
-def test_the_data_dictionary_is_what_the_schemas_declare() -> None:
+def test_the_data_dictionary_matches_the_schemas() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), "run `make docs`"
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_every_link_target_exists() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_exit_code_of_ours_is_documented() -> None:
+def test_every_exit_code_is_documented() -> None:
     def codes(error: type[PipelineError]) -> Iterator[int]:
         yield error.exit_code
         for child in error.__subclasses__():

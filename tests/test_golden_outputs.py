@@ -1,4 +1,4 @@
-"""What earlier versions published, on disk and in a bucket, is read, verified, judged and reported by this one."""
+"""This version reads, verifies, judges and reports what earlier versions published, on disk and in a bucket."""
 
 import json
 import tarfile
@@ -56,11 +56,11 @@ def command(outputs: Location, *words: str) -> Result:
     return CliRunner().invoke(app, [*words, "--outputs", str(outputs)])
 
 
-def test_it_is_small_enough_to_be_kept() -> None:
+def test_the_archive_is_small_enough_for_the_repository() -> None:
     assert ARCHIVE.stat().st_size < 300_000
 
 
-def test_every_run_is_read_as_it_was(outputs: Location, expected: Expected) -> None:
+def test_every_run_is_read_as_published(outputs: Location, expected: Expected) -> None:
     assert [run.name.run_id for run in list_runs(outputs)] == sorted(each["run_id"] for each in expected)
     for each in expected:
         if each["predictions"] is None:
@@ -74,7 +74,7 @@ def test_every_run_is_read_as_it_was(outputs: Location, expected: Expected) -> N
     assert len(load_history(str(outputs))) == 10 * len(expected)
 
 
-def test_every_byte_verifies_and_the_command_shows_it(outputs: Location, expected: Expected) -> None:
+def test_every_byte_verifies_and_the_commands_show_the_outcomes(outputs: Location, expected: Expected) -> None:
     verified = command(outputs, "verify")
     assert verified.exit_code == 0, verified.output
     assert f"runs verified: {len(expected)}" in verified.stdout
@@ -85,7 +85,7 @@ def test_every_byte_verifies_and_the_command_shows_it(outputs: Location, expecte
         assert each["outcome"] in line.split()
 
 
-def test_the_views_are_what_they_would_be_made_today(outputs: Location, expected: Expected) -> None:
+def test_rebuilt_views_equal_the_published_ones(outputs: Location, expected: Expected) -> None:
     before = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
     assert before.to_pylist() == read_runs(outputs).to_pylist()
     history = tables.decode(tables.HISTORY, (outputs / "history.parquet").read_bytes(), "history.parquet")
@@ -96,7 +96,7 @@ def test_the_views_are_what_they_would_be_made_today(outputs: Location, expected
     assert sorted(after["outcome"].to_pylist()) == sorted(each["outcome"] for each in expected)
 
 
-def test_it_can_be_judged_again_and_reported(outputs: Location, expected: Expected) -> None:
+def test_runs_can_be_judged_again_and_reported(outputs: Location, expected: Expected) -> None:
     _, passed, failed, plain = (each["run_id"] for each in expected)
     again = judge_run(outputs, failed, DEFAULT_GATES, gates_chosen=False)
     assert (again.outcome, {each.against for each in again.references}) == ("fail", {LAST_PASSED, BASELINE})
@@ -105,7 +105,7 @@ def test_it_can_be_judged_again_and_reported(outputs: Location, expected: Expect
     assert (other.outcome, judge_run(outputs, plain, Gates(min_images=61)).outcome) == ("inconclusive", "fail")
     page = write_report(outputs, run_by_id(outputs, failed)).read_bytes().decode()
     assert "<title>Fail: toy/test" in page
-    assert page.count('<figure class="digit') > 10  # its shards are read too
+    assert page.count('<figure class="digit') > 10  # the examples come from its shards
     assert command(outputs, "compare", passed, failed).exit_code == 0
     assert command(outputs, "prune").exit_code == 0
     assert current_weights(outputs).name != "mnist.safetensors"

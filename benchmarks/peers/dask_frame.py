@@ -1,4 +1,4 @@
-"""Dask: a data frame from a function over the files, on two worker processes."""
+"""Dask: `from_map` over the files, on two worker processes."""
 
 import sys
 from pathlib import Path

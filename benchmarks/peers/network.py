@@ -1,4 +1,4 @@
-"""The network as a user of NumPy would write it from the book, and the table of a run: shared by all peers."""
+"""The network as a NumPy user would write it from the book, and the output tables: shared by all peers."""
 
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ def predict(network: dict[str, NDArray[np.float32]], x: NDArray[np.float32]) -> 
 
 
 def pixels_of(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
-    """A list column as `[N, 784]` float32, not copied where it is in one piece."""
+    """A list column as `[N, 784]` float32, without a copy if it is one chunk."""
     return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False)).reshape(-1, 784)
 
 
 def classify(network: dict[str, NDArray[np.float32]], table: pa.Table) -> dict[str, NDArray[Any]]:
-    """The columns of the predictions of some images."""
+    """Classify a table of images; the columns of their predictions."""
     probabilities = np.concatenate(
         [
             predict(network, pixels_of(table["pixels"].slice(start, BATCH_ROWS)))

@@ -20,7 +20,7 @@ def main(shards: Path, weights: Path, out: Path) -> None:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.memory": "4g",
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(BATCH_ROWS),
-        # One task a file: smaller ones would start a Python worker's work anew for a part of it.
+        # One task per file: with smaller tasks Spark starts the Python function again for each split of a file.
         "spark.sql.files.maxPartitionBytes": "64m",
     }
     builder = SparkSession.builder.master("local[2]")

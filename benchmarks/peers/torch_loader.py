@@ -33,11 +33,11 @@ def model(weights: Path) -> torch.nn.Module:
     """The network as a module."""
     tensors = load(weights)
     layers: list[torch.nn.Module] = []
-    for place in (1, 2, 3):
-        layer = torch.nn.Linear(*tensors[f"W{place}"].shape)
-        layer.weight.data = torch.from_numpy(tensors[f"W{place}"].T.copy())
-        layer.bias.data = torch.from_numpy(tensors[f"b{place}"].copy())
-        layers += [layer, torch.nn.Sigmoid() if place < 3 else torch.nn.Softmax(dim=1)]
+    for number in (1, 2, 3):
+        layer = torch.nn.Linear(*tensors[f"W{number}"].shape)
+        layer.weight.data = torch.from_numpy(tensors[f"W{number}"].T.copy())
+        layer.bias.data = torch.from_numpy(tensors[f"b{number}"].copy())
+        layers += [layer, torch.nn.Sigmoid() if number < 3 else torch.nn.Softmax(dim=1)]
     return torch.nn.Sequential(*layers).eval()
 
 
