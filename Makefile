@@ -1,4 +1,4 @@
-# `make run` and `make test` do all their set-up; everything else is for working on the project.
+# `make run` and `make test` do all their set-up; the other targets are for development.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,31 +21,31 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp
-	# In the order of tests/conftest.py: what waits for servers starts first.
+	# In the order of tests/conftest.py: tests that wait for servers start first.
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow and not torture"
 
-search: .venv/dev.stamp  ## the property tests with examples drawn anew
+search: .venv/dev.stamp  ## the property tests with new random examples
 	$(BIN)/pytest -n $(TESTERS) --hypothesis-profile=search -m "hypothesis and not slow and not torture"
 
 slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
 	$(BIN)/pytest -n $(TESTERS) -m slow
 
-torture: .venv/dev.stamp  ## every fault at every system call of publishing, and the other long sweeps of the promises
+torture: .venv/dev.stamp  ## every fault at every system call of publishing, and the other long tests of the promises
 	$(BIN)/pytest -n $(TESTERS) -m torture
 
-mutants: .venv/dev.stamp  ## break the code once for each promise, and see its test fail
+mutants: .venv/dev.stamp  ## break the code once for each promise, and check that its test fails
 	$(BIN)/python -m tests.promises.mutants
 
-bench: .venv/dev.stamp .venv-bench/bench.stamp  ## ours beside its peers, stage by stage, and by batch size
+bench: .venv/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per step and per batch size
 	$(BIN)/python -m benchmarks.compare --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.stages --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.batch_rows
 
-train: .venv/run.stamp  ## train the weights that ship with the package again
+train: .venv/run.stamp  ## retrain the weights that ship with the package
 	$(BIN)/mnist-pipeline train --direct --out mnist_pipeline/weights/mnist.safetensors
 
-docs: .venv/dev.stamp  ## write the data dictionary anew
+docs: .venv/dev.stamp  ## regenerate the data dictionary
 	$(BIN)/python -m docs.dictionary
 
 clean:           ## remove the environment and all caches, not the outputs
@@ -62,7 +62,7 @@ clean:           ## remove the environment and all caches, not the outputs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ .venv/run.stamp
 
-# The peers live in an environment of their own, so that neither side bends the other's versions.
+# The peers have a separate environment, so that neither side constrains the other's versions.
 .venv-bench/bench.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -21,6 +21,7 @@ from mnist_pipeline.core.plan import RowRange, Shard, cut
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images
 from mnist_pipeline.pipeline import inputs
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 
@@ -42,9 +43,9 @@ def main() -> None:
         for batch in BATCHES:
             book = _rate(source_images.rows, partial(_book, network, images, batch))
             alone = alone or book
-            in_place = _rate(source_images.rows, partial(_in_place, network, images, batch))
+            in_workspace = _rate(source_images.rows, partial(_in_workspace, network, images, batch))
             decoded = _rate(source_images.rows, partial(_from_shard, network, checkpoints, shard, batch))
-            print(f"| {batch:,} | {book:,.0f} | {book / alone:.1f} | {in_place:,.0f} | {decoded:,.0f} |")
+            print(f"| {batch:,} | {book:,.0f} | {book / alone:.1f} | {in_workspace:,.0f} | {decoded:,.0f} |")
 
 
 def _rate(rows: int, work: Callable[[], None]) -> float:
@@ -61,7 +62,7 @@ def _book(network: Network, images: NDArray[np.float32], batch: int) -> None:
         np.argmax(predict(network, images[start : start + batch]), axis=1)
 
 
-def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None:
+def _in_workspace(network: Network, images: NDArray[np.float32], batch: int) -> None:
     workspace, out = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, len(images)), np.float32)
     for rows in cut(len(images), batch):
         forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
@@ -69,14 +70,16 @@ def _in_place(network: Network, images: NDArray[np.float32], batch: int) -> None
 
 def _from_shard(network: Network, checkpoints: CheckpointFolder, shard: Shard, batch: int) -> None:
     workspace, out, done = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
-    for pixels in shards.read_batches(shards.open_shard(checkpoints, shard), batch):
+    file = shards.open_shard(checkpoints, shard)
+    assert file is not None, "it was written a moment ago"
+    for pixels in shards.read_batches(file, batch):
         forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
         done += len(pixels)
 
 
 def _shard(source_images: IdxSplit, folder: Path) -> tuple[Shard, CheckpointFolder]:
     shard = Shard(0, 1, RowRange(0, source_images.rows))
-    checkpoints = shards.shard_set(folder, source_images, source_images.rows)
+    checkpoints = Outputs.at(folder).shard_set(source_images, source_images.rows)
     shards.write_shard(source_images, shard, checkpoints)
     return shard, checkpoints
 

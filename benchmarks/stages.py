@@ -34,10 +34,10 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.pipeline.planning import Plan
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.predictions import write_predictions
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.weights.files import load_weights
 from tests.engine import clean_environment, running_server
 
 PROFILED_ROWS = 300_000
@@ -61,7 +61,7 @@ def main() -> None:
         "machine": machine(),
         "versions": computing.versions(),
         "forward_microseconds": forward_alone(arguments.peers),
-        "stages": stages_alone(),
+        "stages": steps_alone(),
         "sizes": {str(rows): whole_run(rows) for rows in arguments.sizes},
         "fixed_seconds": fixed_costs(),
     }
@@ -80,14 +80,14 @@ def forward_alone(peers: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def stages_alone() -> dict[str, Any]:
+def steps_alone() -> dict[str, Any]:
     """Microseconds per image of sharding, verification and prediction, and of each part of prediction."""
     with TemporaryDirectory(dir=bench_folder()) as folder:
         plan = _plan(PROFILED_ROWS, Path(folder), workers=1)
         _build(plan)  # brings the source files into the page cache
-        shutil.rmtree(plan.shard_set.folder.parent)
+        plan.outputs.store.delete(plan.shard_set.folder.removesuffix("/images"))
         found: dict[str, Any] = {"shard": _microseconds(lambda: _build(plan))}
-        found["verify"] = _microseconds(lambda: _build(plan))
+        found["verify"] = _microseconds(lambda: _verify(plan))
         found["predict"] = min(_microseconds(lambda: _predict(plan)) for _ in range(3))
         both = _plan(PROFILED_ROWS, Path(folder), workers=2)
         found["predict by two workers"] = min(_microseconds(lambda: _predict(both)) for _ in range(3))
@@ -120,7 +120,7 @@ def fixed_costs() -> dict[str, float]:
     with TemporaryDirectory(dir=bench_folder()) as folder:
         here, count = Path(folder), iter(range(1000))
 
-        def night(*words: str) -> list[str]:
+        def run_nightly_once(*words: str) -> list[str]:
             day = date.fromordinal(date(2020, 1, 1).toordinal() + next(count))
             outputs = ["--outputs", str(here / "outputs")]
             return [
@@ -141,8 +141,8 @@ def fixed_costs() -> dict[str, float]:
             kinds: dict[str, Callable[[], list[str]]] = {
                 "import numpy": lambda: [*python, "import numpy"],
                 "import numpy, mnist_pipeline": lambda: [*python, "import numpy, mnist_pipeline"],
-                "run --direct, 10k images": lambda: night("--direct"),
-                "run with Prefect, 10k images": lambda: night(),
+                "run --direct, 10k images": lambda: run_nightly_once("--direct"),
+                "run with Prefect, 10k images": lambda: run_nightly_once(),
                 "an empty Prefect flow": lambda: [*python, EMPTY_FLOW],
             }
             seconds: dict[str, list[float]] = {name: [] for name in kinds}
@@ -187,7 +187,10 @@ def table(report: dict[str, Any]) -> str:
 
 def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
     """Microseconds per image of each part of prediction, measured within it where possible."""
-    network, workspace = load_weights(plan.weights), Workspace(plan.identity.batch_rows, computing.tile_rows())
+    network, workspace = (
+        plan.outputs.load_weights(plan.identity.weights_sha256),
+        Workspace(plan.identity.batch_rows, computing.tile_rows()),
+    )
     spent: dict[str, float] = {}
 
     @contextmanager
@@ -196,13 +199,15 @@ def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
         yield
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
 
-    checkpoints = StagingDirectory(folder / "parts").checkpoints
+    checkpoints = StagingDirectory(Outputs.at(folder), "parts").checkpoints
     for group in plan.groups:
         for shard in group.shards:
             rows, done = shard.range.rows, 0
             probabilities = np.empty((DIGITS, rows), np.float32)
-            with timed("decode"):
+            with timed("read and verify"):
                 file = shards.open_shard(plan.shard_set, shard)
+                assert file is not None, "it was written a moment ago"
+            with timed("decode"):
                 images = shards.read_shard_labels(file)
                 batches = shards.read_batches(file, workspace.batch_rows)
                 batch = next(batches, None)
@@ -226,7 +231,7 @@ def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
                 )
     spent["activation"] = spent.pop("forward") - spent["matmul"]
     spent["encode and write"] -= spent["choose and count"]  # `write_predictions` repeats both
-    order = ("decode", "matmul", "activation", "choose and count", "encode and write")
+    order = ("read and verify", "decode", "matmul", "activation", "choose and count", "encode and write")
     return {name: spent[name] / plan.identity.images * 1e6 for name in order}
 
 
@@ -252,6 +257,14 @@ def _plan(rows: int, outputs: Path, workers: int) -> Plan:
 
 def _build(plan: Plan) -> int:
     evaluation.over_groups(plan, "shards", plan.build_groups, functools.partial(evaluation.build_shards, plan), silent)
+    return plan.identity.images
+
+
+def _verify(plan: Plan) -> int:
+    """Read every shard and check it against its record, as prediction does before it decodes one."""
+    for group in plan.groups:
+        for shard in group.shards:
+            assert plan.shard_set.find(shard.file_name) is not None, "it was written a moment ago"
     return plan.identity.images
 
 

@@ -1,6 +1,6 @@
-"""The flow mnist-deadline: is the night published, and good? It fails where it is not, so that somebody is told.
+"""The flow mnist-deadline: fails if a due run is not published or not accepted, so that an automation can report it.
 
-Looks at the published runs alone, and so holds even if Prefect never created the run, or lost it.
+Reads only the published runs, so it works even if Prefect never created the run, or lost it.
 """
 
 from pathlib import Path
@@ -25,13 +25,13 @@ def deadline(
     outputs: AnyLocation | None = None,
     config: Path | None = None,
 ) -> None:
-    """Fail if a night that is due has no published run, or one that fails its gates or was not judged.
+    """Fail if a due date has no published run, or one that fails its gates or was not judged.
 
     Args:
-        dataset: data set the nights are of. Whatever is left out comes from config and environment.
+        dataset: data set of the runs. Omitted parameters come from config and environment.
         split: split of the data set.
-        run_date: the last night that is due; the UTC date of the scheduled start if left out.
-        nights: how many nights to look at, up to that one.
+        run_date: the last date that is due; the UTC date of the scheduled start if left out.
+        nights: how many dates to check, up to that one.
         outputs: folder of the published runs.
         config: TOML file laid over the project's own configuration.
     """

@@ -1,6 +1,6 @@
 """The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish -> judge -> report.
 
-Says what runs in which order and how wide; does no arithmetic and touches no file.
+Defines order and parallelism of the steps; does no arithmetic and touches no file.
 """
 
 from pathlib import Path
@@ -49,21 +49,21 @@ def evaluate(
     The flow run ends as Completed, or as Rejected if the verdict fails; the run stays published either way.
 
     Args:
-        dataset: data set to evaluate. Whatever is left out comes from config and environment.
+        dataset: data set to evaluate. Omitted parameters come from config and environment.
         split: split of the data set.
-        run_date: UTC calendar date the run stands for; the date of the scheduled start if left out.
+        run_date: UTC calendar date of the run; the date of the scheduled start if left out.
         weights: weights file; the current ones, promoted last or shipped, if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
-        workers: threads or processes at work at once.
-        runner: what the workers are: threads, processes, or those of a Dask cluster.
-        cluster: address of the Dask scheduler; a cluster of this machine's own if left out.
-        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs a name
-            of its own.
+        workers: threads or processes that work at once.
+        runner: kind of worker: threads, processes, or those of a Dask cluster.
+        cluster: address of the Dask scheduler; a temporary cluster on this machine if left out.
+        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
+            name.
         data_dir: folder with IDX files, asked before any other source.
-        cache: folder of the verified raw files.
+        cache: folder of the verified source files.
         outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
-        report: whether to write the night's report.
+        report: whether to write the report of the run.
         config: TOML file laid over the project's own configuration.
     """
     settings = load_settings(

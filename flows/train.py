@@ -1,4 +1,4 @@
-"""The flow mnist-training: fetch -> fit -> score. Says what runs in which order; does no arithmetic."""
+"""The flow mnist-training: fetch -> fit -> score. Defines the order of the steps; does no arithmetic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,12 +29,12 @@ def train(
     """Train a network on the train split, score it on the test split, write weights and model card.
 
     Args:
-        dataset: data set to train on. Whatever is left out comes from config and environment.
+        dataset: data set to train on. Omitted parameters come from config and environment.
         epochs: passes over all images.
-        seed: of the first weights, the order of the images and their shifts.
+        seed: random seed of the initial weights, the order of the images and their shifts.
         target: the .safetensors file to write; named after its content in the outputs folder if left out.
         data_dir: folder with IDX files, asked before any other source.
-        cache: folder of the verified raw files.
+        cache: folder of the verified source files.
         outputs: folder of the weights if no target is given.
         config: TOML file laid over the project's own configuration.
     """

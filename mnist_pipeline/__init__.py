@@ -1,8 +1,7 @@
 """Nightly batch inference and evaluation of handwritten digits.
 
-The door for people: the book's `load_mnist`, `init_network` and `predict`, and `load_run`,
-`load_history` and `run_files` for what the nightly evaluation published. Names are looked up on first use, so that
-importing the package costs nothing.
+The public API: the book's `load_mnist`, `init_network` and `predict`, and `load_run`, `load_history` and `run_files`
+for the published runs. Names are resolved on first use, so that importing the package costs nothing.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Published runs and verdicts as pandas frames. Files are checked against their manifest before they are parsed."""
+"""Loads published runs and verdicts as pandas frames. Checks files against their manifest before it parses them."""
 
 from datetime import date
 from pathlib import Path
@@ -15,11 +15,12 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
-from mnist_pipeline.runs.lookup import Run, find_run
+from mnist_pipeline.runs.lookup import find_run
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.records import newest_verdict
-from mnist_pipeline.views import complete_repairs, read_history
+from mnist_pipeline.views import complete_repairs, current_views
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_run(
     ] = "predictions",
     outputs: Path | str | None = None,
 ) -> "pd.DataFrame":
-    """A table of one published run, or of the newest verdict on it; docs/data-dictionary.md describes the columns.
+    """Load a table of one published run or of its newest verdict; docs/data-dictionary.md describes the columns.
 
     Args:
         run: "latest", a run_date, or a run_id.
@@ -48,7 +49,7 @@ def load_run(
         outputs: the outputs folder; the configured one if left out.
 
     Returns:
-        The whole table; `frame.attrs["run_id"]` says which run it is of.
+        The whole table; `frame.attrs["run_id"]` is the run_id.
 
     Raises:
         SettingsError: no such table.
@@ -73,10 +74,10 @@ def run_files(
     table: Literal["predictions", "summary", "confusion", "reliability"] = "predictions",
     outputs: Path | str | None = None,
 ) -> list[str]:
-    """The Parquet files of a table of one published run, for readers of one's own: paths, or addresses in a store.
+    """List the Parquet files of a table of one published run, for your own reader: paths, or addresses in a store.
 
-    In an object store this list, not the listing of a folder, says what belongs to a run. The files are not read;
-    give them to a reader that verifies page checksums, or take `load_run`.
+    In an object store this list defines which files belong to a run, not the listing of a folder. It does not read the
+    files: use a reader that verifies page checksums, or `load_run`.
 
     Args:
         run: "latest", a run_date, or a run_id.
@@ -97,30 +98,30 @@ def run_files(
     return [str(path) for path in found.paths(RUN_TABLES[table])]
 
 
-def _read(outputs: Location, run: Run, table: str) -> pa.Table:
+def _read(outputs: Outputs, run: Run, table: str) -> pa.Table:
     if table in RUN_TABLES:
         return run.read(RUN_TABLES[table])
     verdict = newest_verdict(outputs, run.manifest().content)
     if verdict is None:
-        raise RunNotFoundError(f"run {run.name.run_id}: expected a verdict, got none; run its night again to have one")
+        raise RunNotFoundError(f"run {run.name.run_id}: expected a verdict, got none; run its date again to judge it")
     return verdict.read(VERDICT_TABLES[table])
 
 
 def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
-    """One row per run and digit over all published runs, by run_date and run_id.
+    """Load one row per run and digit of all published runs, ordered by run_date and run_id.
 
-    Several data sets and splits stand in it: filter on `dataset` and `split`. Runs that history.parquet does not
-    know yet are read themselves, and checked.
+    It contains all data sets and splits: filter on `dataset` and `split`. Runs that are missing from history.parquet
+    are read and verified directly.
 
     Args:
         outputs: the outputs folder; the configured one if left out.
     """
-    frame: pd.DataFrame = read_history(_outputs(outputs)).to_pandas()
+    frame: pd.DataFrame = current_views(_outputs(outputs)).history.to_pandas()
     return frame
 
 
-def _outputs(given: Path | str | None) -> Location:
-    outputs = load_settings(outputs=given).outputs
+def _outputs(given: Path | str | None) -> Outputs:
+    outputs = Outputs.at(load_settings(outputs=given).outputs)
     complete_repairs(outputs)
     return outputs
 
@@ -133,7 +134,7 @@ def load_mnist(
     flatten: bool = True,
     one_hot_label: bool = False,
 ) -> tuple[Pair, Pair]:
-    """MNIST in memory, fetched on first use and verified on every use.
+    """Load MNIST into memory; fetch it on first use and verify it on every use.
 
     Args:
         normalize: pixels float32 in 0..1; otherwise uint8 in 0..255.
@@ -145,21 +146,21 @@ def load_mnist(
 
     Raises:
         SourceError: no source could deliver the files.
-        DataError: a file is not what it should be.
+        DataError: a file does not match its checksum or format.
     """
     train, test = (_load_split(split, normalize, flatten, one_hot_label) for split in ("train", "test"))
     return train, test
 
 
 def init_network(weights: Path | str | None = None) -> Network:
-    """A trained network: `network["W1"]` .. `network["b3"]`.
+    """Load a trained network: `network["W1"]` .. `network["b3"]`.
 
     Args:
         weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`; the weights
             shipped with this package if left out.
 
     Raises:
-        WeightsError: the file is not exactly such a network.
+        WeightsError: the file is not exactly a 784-50-100-10 network.
     """
     return load_weights(SHIPPED_WEIGHTS if weights is None else Path(weights))
 

@@ -1,34 +1,34 @@
-"""The exceptions of the project, split by what the person who meets one can do.
+"""The exceptions of the project, grouped by what the user can do about them.
 
     PipelineError                      everything below; carries the command's exit code
     ├── SettingsError        (2)       fix the flag, the variable or the config file
-    ├── DataError            (3)       the input is refused: mend or replace it
-    │   ├── IdxFormatError               not an IDX file of the form we read
-    │   ├── LabelError                   labels do not fit the images or the digits
+    ├── DataError            (3)       the input is rejected: fix or replace it
+    │   ├── IdxFormatError               not an IDX file of the supported form
+    │   ├── LabelError                   labels do not match the images, or are not digits
     │   ├── ChecksumError                right name, wrong bytes
     │   └── ImagesError                  images of a shape or range the network cannot take
-    ├── WeightsError         (3)       the weights file is refused: give another one
-    ├── SourceError          (4)       no source has the files: give --data-dir, or mend the sources
-    │   └── UnavailableError             one of them was not reached, or is busy: try again later
+    ├── WeightsError         (3)       the weights file is rejected: give another one
+    ├── SourceError          (4)       no source has the files: give --data-dir, or fix the sources
+    │   └── UnavailableError             a source was unreachable or busy: try again later
     ├── EngineError          (4)       no Prefect server answered: start it, or run with --direct
-    │   └── UnauthorizedError            it answered, and does not let us in: give its password
-    ├── OutputsError         (5)       the outputs folder cannot be used as it is
-    │   ├── RunNotFoundError             no published run answers to that name
-    │   ├── AmbiguousRunError            several published runs do
+    │   └── UnauthorizedError            it rejects our credentials: give its password
+    ├── OutputsError         (5)       the outputs folder cannot be used
+    │   ├── RunNotFoundError             no published run has that name or date
+    │   ├── AmbiguousRunError            several published runs match
     │   ├── RunConflictError             the same run was published with other predictions
-    │   ├── PrunedError                  its predictions were given up by `mnist-pipeline prune`
-    │   ├── DamagedError                 a published file or shard is not what was written
-    │   └── StoreError                   the object store refuses or does not answer
-    ├── NumericalError       (6)       the arithmetic gave NaN or infinity; nothing is published
-    └── VerdictError         (7)       the run is published, and a gate failed: look at the run
+    │   ├── PrunedError                  `mnist-pipeline prune` deleted its predictions
+    │   ├── DamagedError                 a published file or shard is missing or altered
+    │   └── StoreError                   the object store rejects a request or does not answer
+    ├── NumericalError       (6)       the computation gave NaN or infinity; nothing is published
+    └── VerdictError         (7)       the run is published, but a gate failed: check the run
 
-Imports nothing of ours. Every class also derives from the builtin that fits, so that plain
-`except ValueError` or `except LookupError` keeps working for people who call the package.
+Imports nothing from the package. Every class also derives from a matching builtin, so that callers can use plain
+`except ValueError` or `except LookupError`.
 """
 
 
 class PipelineError(Exception):
-    """Base of all errors that are not our own bugs."""
+    """Base of all expected errors; anything else is a bug."""
 
     exit_code = 1
 
@@ -40,13 +40,13 @@ class SettingsError(PipelineError, ValueError):
 
 
 class DataError(PipelineError, ValueError):
-    """Input data is refused; nothing was written from it."""
+    """Input data is rejected; nothing was written from it."""
 
     exit_code = 3
 
 
 class IdxFormatError(DataError):
-    """Bytes are not an IDX file of unsigned bytes with the expected dimensions."""
+    """The bytes are not an IDX file of unsigned bytes with the expected dimensions."""
 
 
 class LabelError(DataError):
@@ -54,7 +54,7 @@ class LabelError(DataError):
 
 
 class ChecksumError(DataError):
-    """A file has not the size or sha256 that is pinned for it."""
+    """A file does not have its pinned size or sha256."""
 
 
 class ImagesError(DataError):
@@ -68,37 +68,37 @@ class WeightsError(PipelineError, ValueError):
 
 
 class SourceError(PipelineError, OSError):
-    """No source could deliver the raw files."""
+    """No source could deliver the source files."""
 
     exit_code = 4
 
 
 class UnavailableError(SourceError):
-    """No source could deliver the raw files, but one did not answer, broke off or was busy: later it may serve."""
+    """No source could deliver the files, but one was unreachable, interrupted or busy: a retry may succeed."""
 
 
 class EngineError(PipelineError, ConnectionError):
-    """The Prefect server in force or the cluster does not answer, or workers were ended from outside."""
+    """The active Prefect server or the cluster does not answer, or workers were killed from outside."""
 
     exit_code = 4
 
 
 class UnauthorizedError(EngineError):
-    """The Prefect server in force wants a password, or another one than it was given."""
+    """The active Prefect server requires a password, or a different one."""
 
 
-class OutputsError(PipelineError, OSError):
+class OutputsError(PipelineError):
     """The outputs folder cannot be written or read as needed."""
 
     exit_code = 5
 
 
 class RunNotFoundError(OutputsError, LookupError):
-    """No published run answers to the given name or date."""
+    """No published run has the given name or date."""
 
 
 class AmbiguousRunError(OutputsError, LookupError):
-    """More than one published run answers to the given date."""
+    """More than one published run has the given date."""
 
 
 class RunConflictError(OutputsError):
@@ -106,7 +106,7 @@ class RunConflictError(OutputsError):
 
 
 class PrunedError(OutputsError, LookupError):
-    """The predictions of a run are no longer kept; all else of it is."""
+    """The predictions of a run were pruned; its other files are kept."""
 
 
 class DamagedError(OutputsError):
@@ -114,7 +114,7 @@ class DamagedError(OutputsError):
 
 
 class StoreError(OutputsError):
-    """An object store refuses, does not answer, or has no such bucket; what is published there is what it was."""
+    """An object store rejects a request, does not answer, or has no such bucket; published files are unchanged."""
 
 
 class NumericalError(PipelineError, ArithmeticError):
@@ -124,6 +124,6 @@ class NumericalError(PipelineError, ArithmeticError):
 
 
 class VerdictError(PipelineError):
-    """A published run does not keep its gates."""
+    """A published run fails its gates."""
 
     exit_code = 7

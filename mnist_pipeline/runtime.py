@@ -1,4 +1,4 @@
-"""What this machine computes with: the versions that may change a bit, and how its BLAS is to be used."""
+"""Library versions that can change results bitwise, and the BLAS set-up of this machine."""
 
 import functools
 import platform
@@ -9,18 +9,18 @@ import pyarrow as pa
 from threadpoolctl import threadpool_info, threadpool_limits
 
 # OpenBLAS has kernels for small products on processors with AVX-512 (kernel/x86_64/KERNEL.SKYLAKEX and those that
-# include it). They skip the packing of the operands, which here takes as long as half of the multiplication.
+# include it). They skip packing the operands, which here costs half as much as the multiplication.
 SMALL_PRODUCT_ARCHITECTURES = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-# They serve up to a million multiply-adds: 24 x 784 x 50 = 940,800, and they work on twelve rows at a time. The last
-# layer, 100 x 10, is that small for a whole batch of 1000.
+# OpenBLAS uses them up to a million multiply-adds, twelve rows at a time: 24 x 784 x 50 = 940,800. The last layer,
+# 100 x 10, is that small for a whole batch of 1000.
 SMALL_PRODUCT_ROWS = 24
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what may change a bit of the predictions or of their files: code, libraries, BLAS kernels."""
+    """Versions of the code, libraries and BLAS kernels that can change predictions or their files bitwise."""
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    # SciPy brings a BLAS of its own, which computes nothing here: whether it is loaded must not tell machines apart.
+    # SciPy bundles its own BLAS, which is unused here: whether it is loaded must not change the recorded versions.
     numpys = [library for library in libraries if "numpy" in library["filepath"]] or libraries
     blas = "; ".join(
         f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 def tile_rows() -> int | None:
     """How many images the first layer multiplies at once, for a `Workspace`; None for a whole batch.
 
-    Decided by the kind of processor alone, never by a measurement, so that a machine always gives the same bits.
+    Chosen by the processor type, never by a measurement, so that a machine always gives the same bits.
     """
     architectures = {
         library.get("architecture") for library in threadpool_info() if library["internal_api"] == "openblas"
@@ -50,9 +50,9 @@ def tile_rows() -> int | None:
 
 @functools.cache
 def one_blas_thread() -> None:
-    """Keep BLAS from starting threads of its own, for the rest of the process.
+    """Limit BLAS to one thread for the rest of the process.
 
-    Shards are the unit of parallelism: a BLAS with threads would fight over the cores, and its last bits would
-    depend on how many it found. Set for good, because restoring it in one thread would undo another's.
+    Shards are the unit of parallelism: BLAS threads would compete for the cores, and the last bits of results would
+    depend on their number. Never restored, because restoring it in one thread would undo it for another.
     """
     threadpool_limits(1, user_api="blas")

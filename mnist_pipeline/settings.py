@@ -1,7 +1,7 @@
 """Typed settings, and the only reader of `config/` and of the environment.
 
-Later layers win: `config/*.toml` of the project, a file given with --config, environment
-variables MNIST_PIPELINE_*, flags. Unknown keys are refused in every layer.
+Later layers win: `config/*.toml` of the project, the --config file, environment variables MNIST_PIPELINE_*, flags.
+Unknown keys are rejected in every layer.
 """
 
 import difflib
@@ -35,14 +35,14 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.store.objects import Location, ObjectPath, is_address, parse_location
+from mnist_pipeline.store.base import Address, Location, is_remote, parse_location
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
 Folder = Annotated[Path, AfterValidator(lambda path: _folder(path))]
-# A folder or file on disk, or an address in an object store. The pattern is for Prefect's server: what has a user name
-# or a query is refused before the server keeps it.
+# A folder or file on disk, or an address in an object store. Prefect's server checks the pattern: it rejects an address
+# with a user name or a query before it stores it.
 AnyLocation = Annotated[
     Location,
     PlainValidator(lambda given: _location(given)),
@@ -52,13 +52,13 @@ AnyLocation = Annotated[
 
 
 def _folder(path: Path) -> Path:
-    if is_address(str(path)):
+    if is_remote(path):
         raise ValueError("expected a path on disk, got an address")  # not repeated: there may be a password in it
     return path.expanduser().absolute()
 
 
 def _location(value: object) -> Location:
-    if isinstance(value, ObjectPath):
+    if isinstance(value, Address):
         return value
     if not isinstance(value, str | Path):
         raise ValueError("expected a path or an address in an object store")
@@ -66,7 +66,7 @@ def _location(value: object) -> Location:
 
 
 def _calendar_date(value: object) -> object:
-    # Pydantic alone would take "0" for a timestamp and the night for 1970-01-01.
+    # Pydantic alone would parse "0" as a timestamp, 1970-01-01.
     if isinstance(value, date):
         return value
     try:
@@ -76,7 +76,7 @@ def _calendar_date(value: object) -> object:
 
 
 def _has_begun(value: date) -> date:
-    # A run of a night to come would be "the latest" until that night.
+    # A run of a future date would be "the latest" until that date.
     if value > _today():
         raise ValueError(f"expected a date that has begun in UTC, where today is {_today()}")
     return value
@@ -92,14 +92,14 @@ def _scheduler(value: str) -> str:
     return value
 
 
-# What a setting may be; the flows' parameters are of the same types.
+# Types of the settings and of the flows' parameters.
 DatasetName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
 Workers = Annotated[int, Field(ge=1, le=256)]
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
-# The pattern is for Prefect's server, which checks parameters by their schema and passes over its format.
+# Prefect's server validates parameters by the pattern in their schema; it ignores the format.
 RunDate = Annotated[
     date,
     BeforeValidator(_calendar_date),
@@ -126,42 +126,42 @@ def _user_cache() -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything a run can be told. Build it with `load_settings`."""
+    """The settings of a run. Build it with `load_settings`."""
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     dataset: DatasetName = Field(description="data set to evaluate")
     split: SplitName = Field(description="split of the data set")
-    run_date: RunDate = Field(default_factory=_today, description="UTC calendar date the run stands for")
+    run_date: RunDate = Field(default_factory=_today, description="UTC calendar date of the run")
     weights: AnyLocation | None = Field(default=None, description="weights file; the current ones if left out")
     images: Folder | None = Field(
         default=None, description="Parquet file, or folder of them, with the images, in place of IDX files"
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
-    cache: Folder = Field(default_factory=_user_cache, description="folder of the verified raw files")
+    cache: Folder = Field(default_factory=_user_cache, description="folder of the verified source files")
     outputs: AnyLocation = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
-    workers: Workers = Field(default_factory=_cores, description="threads or processes at work at once")
-    runner: Runner = Field(description="what the workers are")
+    workers: Workers = Field(default_factory=_cores, description="threads or processes that work at once")
+    runner: Runner = Field(description="kind of worker: threads, processes or dask")
     cluster: ClusterAddress | None = Field(default=None, description="address of the Dask scheduler; for runner dask")
-    max_tasks: int = Field(ge=1, le=1000, description="most tasks per stage of one run")
-    report: bool = Field(description="whether a night ends with its report")
-    datasets: dict[DatasetName, Dataset] = Field(description="the data sets we know")
+    max_tasks: int = Field(ge=1, le=1000, description="maximum number of tasks per step of one run")
+    report: bool = Field(description="whether to write a report after each run")
+    datasets: dict[DatasetName, Dataset] = Field(description="the known data sets")
     gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
-        description="what the runs of a data set have to keep"
+        description="the gates of each data set"
     )
 
     def gates_of_dataset(self) -> Gates:
-        """The gates of `dataset`; for one without an entry those that need no bound to be chosen."""
+        """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
         return self.gates.get(self.dataset, DEFAULT_GATES)
 
     def require_source(self) -> None:
-        """Refuse, before anything is waited for, images that cannot be meant.
+        """Reject contradictory image settings before any slow work starts.
 
         Raises:
-            SettingsError: no such data set or split; or `images` is set beside `data_dir`, or for a data set whose
-                files the config pins.
+            SettingsError: no such data set or split; or `images` is set together with `data_dir`, or for a data set
+                whose files the config pins.
         """
         if self.images is None:
             self.described_dataset()
@@ -174,15 +174,14 @@ class Settings(BaseSettings):
         if entry and any(file.sha256 for split in entry.splits.values() for file in split.files):
             raise SettingsError(
                 f"--images {self.images}: expected a data set of their own, got {self.dataset}, whose files the "
-                f"config pins; name it with --dataset NAME, so that they do not mix with the nights of {self.dataset}"
+                f"config pins; name it with --dataset NAME, so that they do not mix with the runs of {self.dataset}"
             )
 
     def described_dataset(self) -> Dataset:
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
 
         Raises:
-            SettingsError: no entry and no folder, or the entry has no such split; or `images` is set, for which
-                there is none.
+            SettingsError: no entry and no folder; the entry has no such split; or `images` is set.
         """
         if self.images is not None:
             raise SettingsError(
@@ -204,7 +203,7 @@ class Settings(BaseSettings):
 
 
 def project_folder(name: str) -> Path:
-    """The folder `config` or `flows`: inside the package when installed from a wheel, beside it in a checkout."""
+    """Locate the folder `config` or `flows`: inside an installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside, beside = package / name, package.parent / name
     return inside if inside.is_dir() else beside
@@ -215,12 +214,12 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
     Args:
         config: a TOML file laid over the project's own; it may hold any subset of the keys.
-        flags: fields given by the caller; None means not given.
+        flags: settings by field name; None means not given.
 
     Raises:
         SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range.
     """
-    if config is not None and is_address(str(config)):
+    if config is not None and is_remote(config):
         raise SettingsError("config: expected a file on disk, got an address; give its path")
     files = sorted(project_folder("config").glob("*.toml")) + ([config] if config else [])
     tables = [_read_toml(path) for path in files]
@@ -244,11 +243,11 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         layered = Layered(**given)
         settings = Settings.model_construct(layered.model_fields_set, **dict(layered))
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None  # it repeats what was given, passwords included
-    except UnreadableVariable as error:  # datasets and gates alone are more than one word
+        raise SettingsError(_explain(error)) from None  # pydantic repeats the input, passwords included
+    except UnreadableVariable as error:  # only datasets and gates are structured
         name = "GATES" if '"gates"' in str(error) else "DATASETS"
         raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
-    if "cluster" in given and settings.runner != "dask":  # elsewhere it may stand by for the nights that use it
+    if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
         raise SettingsError(
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
         )
@@ -287,7 +286,7 @@ def _explain(error: ValidationError) -> str:
             expected = "expected" if problem["type"] == "literal_error" else "expected a value"
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
             # What an address holds may be a password.
-            shown = not isinstance(problem["input"], dict | list) and not is_address(str(problem["input"]))
+            shown = not isinstance(problem["input"], dict | list) and not is_remote(problem["input"])
             lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
 

@@ -1,10 +1,18 @@
-"""What is derived from published runs and verdicts and may be replaced at any time: history, runs and latest."""
+"""What is derived from published runs and verdicts and may be replaced at any time: history, runs and latest.
 
+A view is updated from what it holds and from what has changed: a listing of manifests, prune records and verdicts with
+their versions says of which runs. The version of each row is kept in the metadata of runs.parquet; a run of another
+version is read anew. Accepted: damage that leaves a document's size and times as they were shows in `verify` and after
+`reindex`, and not in the views before.
+"""
+
+import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from datetime import UTC, datetime, time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
 from typing import Any
 
 import pyarrow as pa
@@ -12,123 +20,177 @@ import pyarrow as pa
 from mnist_pipeline import tables
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
-from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.runs.lookup import Run, list_runs
-from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.errors import DamagedError, OutputsError
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import complete_replacements
-from mnist_pipeline.runs.staging import STAGING
-from mnist_pipeline.store.files import each_document, outputs_errors, reason_of
-from mnist_pipeline.store.objects import Location
-from mnist_pipeline.store.updates import update
+from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.verdicts.records import newest_verdict
 
 logger = logging.getLogger(__name__)
 
-HISTORY = "history.parquet"
-RUNS_VIEW = "runs.parquet"
-LATEST = "latest.json"
-REPORTS = "reports"  # written by reporter.py
+VERSIONS = b"versions"  # key of the metadata of runs.parquet: the version of each row, in order
+VERSION_DIGITS = 16
 
 
-def update_views(outputs: Location) -> None:
-    """Bring history.parquet, runs.parquet and latest.json up to the runs and verdicts that are published now.
+@dataclass(frozen=True)
+class Views:
+    """The views as tables: `history` with ten rows a run, `runs` with one, and the version of each of those."""
 
-    From a full listing, so that publishers at the same time lose no row of each other.
+    history: pa.Table
+    runs: pa.Table
+    versions: tuple[str, ...]
+
+
+def update_views(outputs: Outputs, run_id: str | None = None, afresh: bool = False) -> None:
+    """Bring history.parquet, runs.parquet and latest.json in line with the published runs and verdicts.
+
+    Concurrent publishers lose no row of each other.
+
+    Args:
+        outputs: the outputs folder.
+        run_id: the only run that has changed, if that is known: no other is looked for, as long as the views have it.
+        afresh: read every run, and use nothing that the views hold.
 
     Raises:
-        OutputsError: a view cannot be written; the runs themselves are not touched.
+        StoreError: a view cannot be written; the runs themselves are not touched.
     """
 
     def make() -> dict[str, bytes]:
-        manifests = dict(_manifests(outputs))
+        views = current_views(outputs, run_id, afresh)
+        versions = json.dumps(views.versions, separators=(",", ":"))
         return {
-            HISTORY: tables.encode(tables.HISTORY, _history(outputs, manifests)),
-            RUNS_VIEW: tables.encode(tables.RUNS, _runs(outputs, manifests)),
-            LATEST: json.dumps(_latest(manifests), indent=2).encode() + b"\n",
+            layout.HISTORY: tables.encode(tables.HISTORY, views.history),
+            layout.RUNS_VIEW: tables.encode(tables.RUNS, views.runs, {VERSIONS.decode(): versions}),
+            layout.LATEST: json.dumps(_latest(views.runs), indent=2).encode() + b"\n",
         }
 
-    with outputs_errors(f"cannot update the history in {outputs}"):
-        update(outputs, outputs / STAGING / "views.lock", (HISTORY, RUNS_VIEW, LATEST), make)
+    outputs.store.update((layout.HISTORY, layout.RUNS_VIEW, layout.LATEST), make)
 
 
-def read_history(outputs: Location) -> pa.Table:
-    """One row per run and digit of the published runs, by run_date and run_id.
+def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = False) -> Views:
+    """The views as they should be now, as `update_views` writes them.
 
-    Rows are taken from history.parquet where it has them, from the run itself where not. A run that has to be
-    read and does not verify is left out until it does.
+    A run that has to be read and is damaged is left out until it is repaired.
     """
-    return _history(outputs, dict(_manifests(outputs)))
-
-
-def read_runs(outputs: Location) -> pa.Table:
-    """One row per published run, by run_date and run_id, with its newest verdict; from the runs themselves."""
-    return _runs(outputs, dict(_manifests(outputs)))
-
-
-def _manifests(outputs: Location) -> Iterator[tuple[Run, Manifest]]:
-    def read(run: Run) -> Manifest | None:
-        try:
-            return run.manifest()
-        except DamagedError as error:  # one run must not keep all others out of the views
-            logger.warning("left out of history and latest: %s", error)
-            return None
-
-    found = list_runs(outputs)
-    for run, manifest in zip(found, each_document(outputs, read, found), strict=True):
-        if manifest is not None:
-            yield run, manifest
-
-
-def _history(outputs: Location, manifests: dict[Run, Manifest]) -> pa.Table:
-    known = _stored_history(outputs / HISTORY)
-    # By time of publication too: a run that was moved away and made again has the same run_id.
-    indices: dict[tuple[str, datetime], list[int]] = defaultdict(list)
-    published_at = known["published_at"].cast(pa.timestamp("us")).to_pylist()
-    for index, (run_id, published) in enumerate(zip(known["run_id"].to_pylist(), published_at, strict=True)):
-        indices[run_id, published.replace(tzinfo=UTC)].append(index)
-    found, count, chosen = [known], known.num_rows, list[int]()
-    for run, manifest in manifests.items():
-        stored = indices[run.name.run_id, manifest.published_at]
-        if len(stored) != DIGITS:
-            rows = _rows_of(run, manifest)
-            stored = list(range(count, count + rows.num_rows))
-            found.append(rows)
-            count += rows.num_rows
-        chosen += stored
-    merged = pa.concat_tables(found)
-    # Through plain strings, so that the dictionary names the runs of these rows and no others.
-    names = merged["run_id"].cast(pa.string())
-    history = merged.set_column(0, "run_id", names).take(column_of(chosen, pa.int64()))
-    return history.combine_chunks().cast(tables.HISTORY.schema)
-
-
-def _stored_history(path: Location) -> pa.Table:
-    try:
-        return tables.decode(tables.HISTORY, path.read_bytes(), str(path))
-    except (FileNotFoundError, DamagedError):
-        return tables.HISTORY.empty
-
-
-def _rows_of(run: Run, manifest: Manifest) -> pa.Table:
-    try:
-        summary = run.read(tables.SUMMARY)
-    except DamagedError as error:
-        logger.warning("left out of the history: %s", error)
-        return tables.HISTORY.empty
-    published_at = tables.HISTORY.schema.field("published_at").type
-    column = tables.constant(manifest.published_at, published_at, summary.num_rows)
-    return summary.append_column("published_at", column).cast(tables.HISTORY.schema)
-
-
-def _runs(outputs: Location, manifests: dict[Run, Manifest]) -> pa.Table:
-    rows = list(each_document(outputs, lambda item: _run_row(outputs, *item), manifests.items()))
-    return tables.build(
-        tables.RUNS, {column.name: [row[column.name] for row in rows] for column in tables.RUNS.columns}
+    stored = _no_views() if afresh else _stored_views(outputs)
+    known = dict(zip(stored.runs["run_id"].to_pylist(), stored.versions, strict=True))
+    versions = {**known, **_versions(outputs, run_id)} if run_id in known else _versions(outputs)
+    whole = {each["values"] for each in stored.history["run_id"].value_counts().to_pylist() if each["counts"] == DIGITS}
+    changed = [run_id for run_id, version in versions.items() if known.get(run_id) != version or run_id not in whole]
+    read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id)), changed))
+    found = {run_id: each for run_id, each in read.items() if each is not None}
+    kept = [run_id for run_id in versions if run_id in found or run_id not in read]
+    rows = [row for row, _ in found.values()]
+    fresh = tables.build(tables.RUNS, {each.name: [row[each.name] for row in rows] for each in tables.RUNS.columns})
+    history = [summary for _, summary in found.values()]
+    return Views(
+        history=_merged(tables.HISTORY, stored.history, history, kept, found),
+        runs=_merged(tables.RUNS, stored.runs, [fresh], kept, found),
+        versions=tuple(versions[run_id] for run_id in kept),
     )
 
 
-def _run_row(outputs: Location, run: Run, manifest: Manifest) -> dict[str, Any]:
+def stored_runs(outputs: Outputs, run_id: str) -> pa.Table:
+    """The runs as runs.parquet has them, if that run is among them; otherwise as they are now.
+
+    For the steps after a run was published: that has updated the views a moment ago.
+    """
+    stored = _stored_views(outputs)
+    return stored.runs if run_id in stored.runs["run_id"].to_pylist() else current_views(outputs).runs
+
+
+def complete_repairs(outputs: Outputs) -> list[str]:
+    """Complete the repairs that other processes have begun, and update the views if there were any.
+
+    One that cannot be completed is logged, and is no reason not to read other runs.
+
+    Returns:
+        The run_ids of those that were completed here.
+    """
+    completed: list[str] = []
+    try:
+        completed = complete_replacements(outputs)
+        if completed:
+            update_views(outputs)
+    except OutputsError as error:
+        logger.warning("repairs in %s: expected to complete them, got %s", outputs, error)
+    return completed
+
+
+def _versions(outputs: Outputs, only: str | None = None) -> dict[str, str]:
+    """The version of each published run, or of one, by run_date and run_id: another if a document of it is another."""
+    found, which = defaultdict[str, list[str]](list), only or "*"
+    for entry in outputs.store.find(f"{layout.RUNS}/{which}", (layout.MANIFEST, layout.PRUNED)):
+        found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
+    published = sorted(run_id for run_id, names in found.items() if any(layout.MANIFEST in name for name in names))
+    for entry in outputs.store.find(f"{layout.VERDICTS}/{which}/*", (layout.VERDICT,)):
+        found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
+    # A run_id begins with its date: their order is that of (run_date, run_id).
+    return {run_id: _digest(found[run_id]) for run_id in published if RUN_ID.fullmatch(run_id)}
+
+
+def _digest(versions: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(versions)).encode()).hexdigest()[:VERSION_DIGITS]
+
+
+def _stored_views(outputs: Outputs) -> Views:
+    """What the views hold, of runs of which both tables hold all rows; no rows if a file is missing or damaged."""
+    try:
+        history, _ = _decode(outputs, layout.HISTORY, tables.HISTORY)
+        runs, metadata = _decode(outputs, layout.RUNS_VIEW, tables.RUNS)
+        versions = json.loads(metadata[VERSIONS])
+    except (FileNotFoundError, DamagedError, KeyError, ValueError):
+        return _no_views()
+    if not isinstance(versions, list) or len(versions) != runs.num_rows:
+        return _no_views()
+    return Views(history, runs, tuple(map(str, versions)))
+
+
+def _decode(outputs: Outputs, name: str, table: tables.Table) -> tuple[pa.Table, Mapping[bytes, bytes]]:
+    found = tables.decode(table, outputs.store.read(name), str(outputs.path(name)))
+    return found.replace_schema_metadata(table.schema.metadata), found.schema.metadata
+
+
+def _no_views() -> Views:
+    return Views(tables.HISTORY.empty, tables.RUNS.empty, ())
+
+
+def _merged(
+    table: tables.Table, stored: pa.Table, fresh: Sequence[pa.Table], kept: Sequence[str], found: Mapping[str, object]
+) -> pa.Table:
+    """The rows of the kept runs, in order: those of runs that were read now, and the stored ones of all others."""
+    merged = pa.concat_tables([stored, *fresh])
+    # Through plain strings, so that the dictionary names the runs of these rows and no others.
+    names = merged["run_id"].cast(pa.string())
+    indices = defaultdict[str, list[int]](list)
+    for index, run_id in enumerate(names.to_pylist()):
+        if index >= stored.num_rows or run_id not in found:
+            indices[run_id].append(index)
+    chosen = [index for run_id in kept for index in indices[run_id]]
+    position = merged.schema.get_field_index("run_id")
+    rows = merged.set_column(position, "run_id", names).take(column_of(chosen, pa.int64()))
+    return rows.combine_chunks().cast(table.schema)
+
+
+def _read(outputs: Outputs, run_id: str) -> tuple[dict[str, Any], pa.Table] | None:
+    """The row of a run in `runs` and its rows in `history`; None if it is damaged or gone by now."""
+    name = RunName.parse(run_id)
+    if name is None:  # its date is none
+        return None
+    run = Run(outputs, name)
+    try:
+        manifest = run.manifest()
+    except DamagedError as error:  # one run must not keep all others out of the views
+        logger.warning("left out of history, runs and latest: %s", error)
+        return None
+    return _run_row(outputs, run, manifest), _history_rows(run, manifest)
+
+
+def _run_row(outputs: Outputs, run: Run, manifest: Manifest) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
     verdict = newest_verdict(outputs, manifest.content)
@@ -155,28 +217,25 @@ def _pruned_at(run: Run) -> datetime | None:
     return None if pruned is None else pruned.pruned_at
 
 
-def _latest(manifests: dict[Run, Manifest]) -> dict[str, dict[str, str]]:
-    """The newest run of each data set and split, by (run_date, published_at), as `runs.find_run` has it."""
-    pointer = {}
-    for run, _ in sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at)):
-        name = run.name
-        pointer[name.split_of] = {"run_id": name.run_id, "run_date": str(name.run_date)}
-    return dict(sorted(pointer.items()))
-
-
-def complete_repairs(outputs: Location) -> list[str]:
-    """Finish the repairs that others have begun, and bring the views up to date if there were any.
-
-    One that cannot be finished is warned of, and is no reason not to read other runs.
-
-    Returns:
-        The run_ids of those that were finished here.
-    """
-    finished: list[str] = []
+def _history_rows(run: Run, manifest: Manifest) -> pa.Table:
     try:
-        finished = complete_replacements(outputs)
-        if finished:
-            update_views(outputs)
-    except OSError as error:
-        logger.warning("repairs in %s: expected to finish them, got %s", outputs, reason_of(error))
-    return finished
+        summary = run.read(tables.SUMMARY)
+    except DamagedError as error:
+        logger.warning("left out of the history: %s", error)
+        return tables.HISTORY.empty
+    published_at = tables.HISTORY.schema.field("published_at").type
+    column = tables.constant(manifest.published_at, published_at, summary.num_rows)
+    return summary.append_column("published_at", column).cast(tables.HISTORY.schema)
+
+
+def _latest(runs: pa.Table) -> dict[str, dict[str, str]]:
+    """The newest run of each data set and split, by (run_date, published_at), as `lookup.find_run` has it."""
+    newest: dict[str, tuple[Any, ...]] = {}
+    columns = (runs["dataset"], runs["split"], runs["run_date"], runs["published_at"].cast(pa.int64()), runs["run_id"])
+    for dataset, split, *order in zip(*(column.to_pylist() for column in columns), strict=True):
+        name = f"{dataset}/{split}"
+        newest[name] = max(newest.get(name, tuple(order)), tuple(order))
+    return {
+        name: {"run_id": run_id, "run_date": f"{run_date:%Y-%m-%d}"}
+        for name, (run_date, _, run_id) in sorted(newest.items())
+    }

@@ -52,7 +52,7 @@ WORKER_SETTINGS = {
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """The variables of a person who has never used Prefect or the pipeline here; Prefect's files lie in `home`."""
+    """The variables of a person who has never used Prefect or the pipeline here; Prefect's files are in `home`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MNIST_"))}
     return inherited | PREFECT_DEFAULTS | AUTH | {"PREFECT_HOME": str(home)}
 
@@ -77,13 +77,13 @@ class Server:
     """A Prefect server that can be killed and started again: on the same port, with the same database.
 
     Args:
-        environment: needs PREFECT_HOME, where the database and `server.log` lie.
+        environment: needs PREFECT_HOME, the folder of the database and `server.log`.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}/api"
-        # A server that is told another server's address would ask that one.
+        # A server with the address of another one in its environment would use that one.
         variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
         self._environment = PREFECT_DEFAULTS | SERVER_SETTINGS | variables
         self._running = ExitStack()
@@ -101,7 +101,7 @@ class Server:
         self._process.wait()
 
     def stop(self) -> None:
-        """Let it end as it does when told to."""
+        """End it gracefully."""
         self._running.close()
 
 
@@ -124,7 +124,7 @@ def running_worker(environment: dict[str, str], pool: str, name: str = "test") -
     group: `kill_with_runs` takes them all.
 
     Args:
-        environment: needs PREFECT_HOME, where `worker-NAME.log` lies, and PREFECT_API_URL.
+        environment: needs PREFECT_HOME, the folder of `worker-NAME.log`, and PREFECT_API_URL.
         pool: must exist.
         name: of the worker.
     """
@@ -181,7 +181,7 @@ def wait_until(
         time.sleep(POLL_SECONDS)
 
 
-class TrendPoint:
+class Deployed:
     """The project deployed on a server, and a terminal in its folder.
 
     Args:
@@ -234,8 +234,8 @@ class TrendPoint:
         """Names of the published runs, of all dates or of one."""
         return sorted(path.name for path in (self.outputs / "runs").glob(f"{run_date}*"))
 
-    def parts(self, run_date: str) -> list[Path]:
-        """Files of predictions that a run of that date has finished and not yet published."""
+    def prediction_files(self, run_date: str) -> list[Path]:
+        """Prediction files that a run of that date has finished and not yet published."""
         return sorted((self.outputs / ".staging").glob(f"{run_date}-toy-test-*/run/predictions/*.parquet"))
 
     def _run(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -102,7 +102,7 @@ class Site:
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
         self.encodings: list[str | None] = []
-        self.on_request: Callable[[str], object] = lambda path: None  # told of each path before it is answered
+        self.on_request: Callable[[str], object] = lambda path: None  # called with each path before the answer
         self.closing = threading.Event()
         site = self
 

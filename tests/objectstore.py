@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from moto.server import ThreadedMotoServer
 
-from mnist_pipeline.store.objects import ObjectPath, parse_location
+from mnist_pipeline.store.base import Address, parse_location
+from mnist_pipeline.store.objects import _open_bucket
 
 # Canaries: none of them may be seen in anything that is printed, logged or stored.
 KEY_ID, SECRET = "AKIACANARYKEYID00000", "canary/secret+access/key"
@@ -25,9 +26,9 @@ _NUMBERS = count(1)  # of buckets: all servers of a process keep them in the sam
 Fault = Literal["refuse", "busy", "conflict", "lose the answer", "lose the request", "ignore conditions"]
 Rule = Callable[[str, str], Fault | None]
 # What S3 says; the key's id is part of some of its answers.
-UNAUTHORIZED_STATUSES = f"<Error><Code>AccessDenied</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId></Error>".encode()
+ACCESS_DENIED = f"<Error><Code>AccessDenied</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId></Error>".encode()
 ANSWERS = {
-    "refuse": (403, UNAUTHORIZED_STATUSES),
+    "refuse": (403, ACCESS_DENIED),
     "busy": (503, b"<Error><Code>SlowDown</Code></Error>"),
     "conflict": (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
 }
@@ -57,7 +58,7 @@ class Proxy:
             self.seen.append((method, key))
             return self.rule(method, key) if self.rule else None
 
-    def asked(self, method: str, place: ObjectPath) -> list[str]:
+    def asked(self, method: str, place: Address) -> list[str]:
         """The objects at that place or below it that were asked for by that method so far."""
         start = str(place).partition("://")[2]
         return [key for used, key in self.seen if used == method and key.startswith(start)]
@@ -137,7 +138,7 @@ class ObjectStore:
     proxy: Proxy
     variables: dict[str, str]
 
-    def bucket(self) -> ObjectPath:
+    def bucket(self) -> Address:
         """A new bucket; what is kept in it begins below a prefix, as it would in a shared one."""
         name = f"nights-{os.getpid()}-{next(_NUMBERS)}"
         connection = http.client.HTTPConnection(*self.proxy.server, timeout=60)
@@ -145,7 +146,7 @@ class ObjectStore:
         assert connection.getresponse().status == 200
         connection.close()
         place = parse_location(f"s3://{name}/some/prefix")
-        assert isinstance(place, ObjectPath)
+        assert isinstance(place, Address)
         return place
 
 
@@ -159,14 +160,18 @@ def server() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def bucket(server: ObjectStore) -> ObjectPath:
+def bucket(server: ObjectStore) -> Address:
     """An empty place in a bucket of its own."""
     return server.bucket()
 
 
-def objects(place: ObjectPath) -> dict[str, str]:
+def objects(place: Address) -> dict[str, str]:
     """Every object below an address, relative to it, with what changes when it does."""
-    found = [each for page in place.store.list(f"{place.key}/") for each in page]
+    found = [
+        each
+        for page in _open_bucket(place.bucket, os.environ["AWS_ENDPOINT_URL"]).list(f"{place.key}/")
+        for each in page
+    ]
     return {each["path"].removeprefix(f"{place.key}/"): each["e_tag"] for each in found}
 
 

@@ -1,4 +1,4 @@
-"""Package registries as tests need them: clients that bring what a test made, and the archives they bring."""
+"""Fake package registries: clients that serve archives made by a test, and builders of such archives."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ from tests.mirror import CONTENT, sha256
 
 
 class Client:
-    """Stands for pip and npm: a program that notes its arguments and copies an archive where it is told."""
+    """Replaces pip and npm: a program that records its arguments and copies an archive to the requested folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -95,11 +95,11 @@ def run_at_once(code: str, arguments: Sequence[Sequence[object]], timeout_second
         for stdin, stdout, _ in children:
             os.close(stdin)
             os.close(stdout)
-        tell = [stack.enter_context(os.fdopen(stdin[1], "w")) for stdin in inputs]
+        starters = [stack.enter_context(os.fdopen(stdin[1], "w")) for stdin in inputs]
         hear = [stack.enter_context(os.fdopen(stdout[0])) for stdout in outputs]
         for each in hear:
             assert each.readline() == "ready\n"
-        for each in tell:
+        for each in starters:
             each.write("go\n")
             each.flush()
         status = master.wait(timeout_seconds)

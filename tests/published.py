@@ -18,14 +18,15 @@ from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets.shards import ShardLabels
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
-from mnist_pipeline.runs import lookup, predictions, publishing, summary
+from mnist_pipeline.runs import layout, lookup, predictions, publishing, summary
 from mnist_pipeline.runs.manifest import Identity, Manifest, Pruned, Totals
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts import records
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
 from mnist_pipeline.views import update_views
-from mnist_pipeline.weights.files import archive_weights
 
 MADE_WITH = {"numpy": "0"}
 # Those of a run of `identity()`.
@@ -37,6 +38,11 @@ FILES = [
     "confusion.parquet",
     "reliability.parquet",
 ]
+
+
+def opened(outputs: Location | Outputs) -> Outputs:
+    """The outputs folder at a location, or the one given."""
+    return outputs if isinstance(outputs, Outputs) else Outputs.at(outputs)
 
 
 def at(day: int) -> datetime:
@@ -63,7 +69,7 @@ def identity(run_date: str = "2026-01-31", **changes: Any) -> Identity:
 
 
 def stage_run(
-    stage: StagingDirectory,
+    staging: StagingDirectory,
     who: Identity,
     *,
     seed: int = 0,
@@ -85,13 +91,13 @@ def stage_run(
         images = ShardLabels(ids + first_id, labels)
         checkpoints.append(
             predictions.write_predictions(
-                stage.checkpoints, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH
+                staging.checkpoints, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH
             )
         )
     tally, calibration = predictions.counted_of(checkpoints)
-    files = [piece.file for piece in checkpoints]
+    files = [checkpoint.file for checkpoint in checkpoints]
     for table, data in summary.tables_of(who, tally, calibration):
-        files.append(publishing.write_table(stage, table, data))
+        files.append(publishing.write_table(staging, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,
         run_id=who.run_id,
@@ -111,19 +117,19 @@ def stage_run(
 
 
 @contextmanager
-def staged(outputs: Location, who: Identity, **how: Any) -> Iterator[tuple[StagingDirectory, Manifest]]:
-    """A staging folder with a whole run in it, ready to be committed."""
-    with staging_directory(outputs, who.run_id) as stage:
-        yield stage, stage_run(stage, who, **how)
+def staged(outputs: Location | Outputs, who: Identity, **how: Any) -> Iterator[tuple[StagingDirectory, Manifest]]:
+    """A staging directory with a whole run in it, ready to be committed."""
+    with staging_directory(opened(outputs), who.run_id) as staging:
+        yield staging, stage_run(staging, who, **how)
 
 
-def publish_run(outputs: Location, who: Identity, *, views: bool = True, **how: Any) -> lookup.Run:
+def publish_run(outputs: Location | Outputs, who: Identity, *, views: bool = True, **how: Any) -> Run:
     """Publish a run of drawn predictions, and with `views` bring the views up to it."""
-    with staged(outputs, who, **how) as (stage, manifest):
-        assert publishing.commit(outputs, stage, manifest)
+    with staged(outputs, who, **how) as (staging, manifest):
+        assert publishing.commit(opened(outputs), staging, manifest)
     if views:
-        update_views(outputs)
-    return lookup.find_run(outputs, who.run_id, who.dataset, who.split)
+        update_views(opened(outputs))
+    return lookup.find_run(opened(outputs), who.run_id, who.dataset, who.split)
 
 
 def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
@@ -179,7 +185,7 @@ def verdict_document(
 
 
 def publish_verdict(
-    outputs: Location,
+    outputs: Location | Outputs,
     run_id: str,
     name: str = "0" * 12,
     *,
@@ -189,24 +195,24 @@ def publish_verdict(
 ) -> records.PublishedVerdict:
     """Publish a verdict with empty tables but for `flips`; `how` goes into its document. The run need not be there."""
     with suppress(RunNotFoundError, DamagedError):
-        how.setdefault("run_sha256", lookup.run_by_id(outputs, run_id).manifest().content.sha256)
-    with records.staged_verdict(outputs, run_id, name) as staged:
+        how.setdefault("run_sha256", lookup.run_by_id(opened(outputs), run_id).manifest().content.sha256)
+    with records.staged_verdict(opened(outputs), run_id, name) as staged:
         with staged.writer(tables.FLIPS) as writer:
             for rows in flips:
                 writer.append(rows)
         staged.add(tables.COMPARISON, tables.COMPARISON.schema.empty_table())
         staged.add(tables.GATES, gate_rows(run_id, name, how.get("outcome", "pass")))
-        published = records.commit_verdict(outputs, staged, verdict_document(staged, run_id, name, **how))
+        published = records.commit_verdict(opened(outputs), staged, verdict_document(staged, run_id, name, **how))
     if views:
-        update_views(outputs)
+        update_views(opened(outputs))
     return published
 
 
-def promote_to(outputs: Location, network: Network) -> None:
+def promote_to(outputs: Location | Outputs, network: Network) -> None:
     """Make weights the current ones without a look at them."""
     promotion = Promotion(
         schema_version=tables.SCHEMA_VERSION,
-        weights_sha256=archive_weights(network, outputs / "weights").stem,
+        weights_sha256=opened(outputs).archive_weights(network).stem,
         previous_sha256="0" * 64,
         run_id="none",
         verdict_id="none",
@@ -214,13 +220,13 @@ def promote_to(outputs: Location, network: Network) -> None:
         forced=True,
         promoted_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    record_promotion(outputs, promotion)
+    record_promotion(opened(outputs), promotion)
 
 
-def give_up(outputs: Location, run_id: str) -> None:
+def give_up(outputs: Location | Outputs, run_id: str) -> None:
     """Say of a run what `mnist-pipeline prune` says first: that its predictions are given up."""
     record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=run_id, pruned_at=datetime(2026, 2, 2, tzinfo=UTC))
-    (outputs / "runs" / run_id / "pruned.json").write_bytes(record.to_bytes())
+    opened(outputs).store.write(f"{layout.run_folder(run_id)}/{layout.PRUNED}", record.to_bytes())
 
 
 def on_disk(place: Location) -> Path:

@@ -1,4 +1,4 @@
-"""A memory of hashes with whatever hash in it: to the pipeline, a file that rotted without a trace in its times."""
+"""Writes hash caches with any hash: simulates a file whose bytes have rotted without a change of its times."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from mnist_pipeline.store.documents import canonical_json
 
 
 def plant(kept: Path, path: Path, sha256: str, differing: int | None = None, schema_version: str = "1") -> None:
-    """Write a memory to `kept` in which `sha256` is the hash of the file at `path`; one sign differing, if so told."""
+    """Write a hash cache to `kept` with `sha256` for `path`; `differing` is the index of a sign to change, if any."""
     status = path.stat()
     signs = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
     if differing is not None:

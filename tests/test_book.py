@@ -45,10 +45,10 @@ def test_training_and_test_images_come_with_their_labels_as_in_the_book() -> Non
 @pytest.mark.parametrize("one_hot_label", [True, False])
 def test_the_three_flags_do_what_they_do_in_the_book(normalize: bool, flatten: bool, one_hot_label: bool) -> None:
     _, (x, t) = load_mnist(normalize, flatten, one_hot_label)
-    raw = random_images(TEST_ROWS)
+    pixels = random_images(TEST_ROWS)
     assert x.dtype == (np.float32 if normalize else np.uint8)
     assert x.shape == ((5, 784) if flatten else (5, 1, 28, 28))
-    np.testing.assert_array_equal(x.reshape(raw.shape), raw.astype(np.float32) / 255.0 if normalize else raw)
+    np.testing.assert_array_equal(x.reshape(pixels.shape), pixels.astype(np.float32) / 255.0 if normalize else pixels)
     labels = random_labels(TEST_ROWS)
     expected: Any = np.eye(10)[labels] if one_hot_label else labels
     np.testing.assert_array_equal(t, expected, strict=True)

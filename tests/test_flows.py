@@ -91,7 +91,7 @@ def _tables(outputs: Path) -> dict[str, bytes]:
     return {str(path.relative_to(outputs)): path.read_bytes() for path in (outputs / "runs").rglob("*.parquet")}
 
 
-def test_the_flow_publishes_what_the_stages_publish_in_a_bounded_number_of_tasks(
+def test_the_flow_publishes_what_the_steps_publish_in_a_bounded_number_of_tasks(
     environment: dict[str, str], server: str, tmp_path: Path
 ) -> None:
     variables = environment | {"PREFECT_API_URL": server}
@@ -139,7 +139,7 @@ def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
     assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
 
 
-def test_a_refusal_in_the_flow_is_one_message_without_traceback_and_publishes_nothing(
+def test_an_expected_error_in_the_flow_is_one_message_without_traceback_and_publishes_nothing(
     environment: dict[str, str], server: str, tmp_path: Path
 ) -> None:
     done = _command(tmp_path, environment | {"PREFECT_API_URL": server}, "run", "--weights", "nowhere.npz")
@@ -157,7 +157,7 @@ def test_the_training_flow_writes_weights_and_card(environment: dict[str, str], 
     assert weights.with_suffix(".md").is_file()
 
 
-def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_stages_publish(
+def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_steps_publish(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     project, site, work = Path(__file__).parents[1], tmp_path / "site", tmp_path / "work"
@@ -174,8 +174,14 @@ def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_s
         check=True,
     )
     assert Path(where.stdout.strip()) == site / "mnist_pipeline" / "flows"
-    nobody = f"http://127.0.0.1:{free_port()}"
-    proxies = {"HTTP_PROXY": nobody, "http_proxy": nobody, "ALL_PROXY": nobody, "no_proxy": ".example", "NO_PROXY": ""}
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    proxies = {
+        "HTTP_PROXY": unreachable,
+        "http_proxy": unreachable,
+        "ALL_PROXY": unreachable,
+        "no_proxy": ".example",
+        "NO_PROXY": "",
+    }
     done = _command(work, variables | proxies, "run", "--run-date", RUN_DATE)
     assert done.returncode == 0, done.stderr
     assert "Starting temporary server" in done.stderr
@@ -209,7 +215,7 @@ def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sit
     site.close()
 
 
-def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
+def test_a_fetch_that_no_source_answers_is_retried_and_succeeds(
     in_this_process: str, from_a_site: Site, tmp_path: Path
 ) -> None:
     from_a_site.first = {f"{IMAGES}.gz": [Answer(status=503)] * 2}
@@ -218,7 +224,7 @@ def test_a_fetch_that_no_source_answers_is_tried_again_and_heals(
     assert len([path for path in from_a_site.asked if "images" in path]) == 3
 
 
-def test_a_fetch_that_no_source_answers_ends_after_three_tries_and_a_refusal_after_one(
+def test_a_retryable_fetch_ends_after_three_tries_and_another_after_one(
     in_this_process: str, from_a_site: Site, tmp_path: Path
 ) -> None:
     from_a_site.answers = {name: Answer(status=503) for name in from_a_site.answers}
@@ -283,13 +289,13 @@ def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(
 
     @flow
     def work() -> None:
-        tell = progress.shown(logger)
+        report_progress = progress.shown(logger)
         for done in range(5):
-            tell("short", done, 4)
+            report_progress("short", done, 4)
         monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
         for done in range(5):
-            tell("training, loss 0.1", done, 4)
-        tell("of unknown size", 0, 0)
+            report_progress("training, loss 0.1", done, 4)
+        report_progress("of unknown size", 0, 0)
 
     state: Any = work(return_state=True)
     of_the_run = {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}
@@ -309,10 +315,10 @@ def test_progress_that_cannot_be_shown_fails_nothing_and_is_tried_once(monkeypat
 
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
     monkeypatch.setattr(progress, "get_client", refuse)
-    tell = progress.shown(logging.getLogger("mnist_pipeline.tests"))
-    tell("training", 1, 2)
-    tell("training", 2, 2)
-    assert len(asked) == 1  # a server that is away holds nobody up twice
+    report_progress = progress.shown(logging.getLogger("mnist_pipeline.tests"))
+    report_progress("training", 1, 2)
+    report_progress("training", 2, 2)
+    assert len(asked) == 1  # a server that is away delays the run only once
 
 
 @pytest.mark.parametrize(("error", "retryable"), [(UnavailableError("busy"), True), (SourceError("not there"), False)])

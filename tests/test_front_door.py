@@ -1,4 +1,4 @@
-"""Who may use a Prefect server of ours: whoever has its password, and nobody else, whatever a browser here shows."""
+"""Who may use our Prefect server: only clients with its password, whatever page a local browser shows."""
 
 import errno
 import http.client
@@ -39,7 +39,7 @@ QUESTION = json.dumps({}).encode()
 
 
 def status_of(port: int, method: str, path: str, **headers: str) -> int:
-    """What a server answers to whoever has no password; headers as they are given, Host too."""
+    """What a server answers to a client without a password; headers as given, Host too."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers)
@@ -182,9 +182,13 @@ with get_client(sync_client=True) as client:
 
 
 @pytest.mark.engine
-def test_the_temporary_server_lets_nobody_else_in_and_is_asked_through_no_proxy(tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    environment = clean_environment(tmp_path) | {"HTTP_PROXY": nobody, "http_proxy": nobody, "NO_PROXY": ".example"}
+def test_the_temporary_server_accepts_no_other_client_and_is_asked_through_no_proxy(tmp_path: Path) -> None:
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    environment = clean_environment(tmp_path) | {
+        "HTTP_PROXY": unreachable,
+        "http_proxy": unreachable,
+        "NO_PROXY": ".example",
+    }
     for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
         del environment[name]
     process = subprocess.Popen(
@@ -205,7 +209,7 @@ def look(address: str, tmp_path: Path) -> dict[str, diagnosis.Finding]:
 
 
 @pytest.mark.engine
-def test_a_server_that_is_set_up_as_the_docs_say_lets_in_whoever_has_the_password(tmp_path: Path) -> None:
+def test_a_server_that_is_set_up_as_the_docs_say_accepts_clients_with_the_password(tmp_path: Path) -> None:
     make_credentials(tmp_path / "prefect.env")
     kept = dict(line.split("=") for line in (tmp_path / "prefect.env").read_text().splitlines()[1:])
     with running_server(clean_environment(tmp_path) | kept) as address:
@@ -215,8 +219,8 @@ def test_a_server_that_is_set_up_as_the_docs_say_lets_in_whoever_has_the_passwor
             with server_in_force() as client:
                 assert client.read_flows() == []
             findings = look(address, tmp_path)
-        assert findings["server password"].found == "wanted from whoever comes without one (401)"
-        assert findings["server origins"].found == "pages of other origins are refused"
+        assert findings["server password"].found == "required: a client without it is rejected (401)"
+        assert findings["server origins"].found == "pages of other origins are rejected"
         for wrong, got in ((None, "none"), ("mnist:wrong", "another one")):
             with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: wrong}):
                 for ask in (require_server, lambda: server_in_force().__enter__()):
@@ -259,6 +263,9 @@ def test_the_doctor_finds_a_server_out_that_lets_everybody_in(password: str | No
     environment |= {} if password is None else {"PREFECT_SERVER_API_AUTH_STRING": password}
     with running_server(environment) as address, temporary_settings({PREFECT_API_URL: address}):
         findings = {finding.what: finding for finding in diagnosis._open_door()}
-    for what, found in (("server password", "none: whoever reaches"), ("server origins", "pages of any origin may")):
+    for what, found in (
+        ("server password", "none: any client that reaches"),
+        ("server origins", "pages of any origin may"),
+    ):
         assert (findings[what].healthy, findings[what].found.startswith(found)) == (False, True)
         assert "restart the server" in findings[what].advice

@@ -15,12 +15,14 @@ from mnist_pipeline.errors import PrunedError
 from mnist_pipeline.pipeline.judging import BASELINE, LAST_PASSED, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.pipeline.reporting import write_report
+from mnist_pipeline.runs.layout import report
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
-from mnist_pipeline.store.objects import Location, ObjectPath
-from mnist_pipeline.views import read_history, read_runs
+from mnist_pipeline.store.base import Address, Location
+from mnist_pipeline.views import current_views
 from tests.golden.outputs import ARCHIVE
 from tests.objectstore import ObjectStore
 from tests.objectstore import server as server
+from tests.published import opened
 
 LAYOUTS = ("disk", "bucket")
 Expected = list[dict[str, Any]]
@@ -41,13 +43,13 @@ def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     bucket = store.bucket()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            (bucket / path.relative_to(folder)).write_bytes(path.read_bytes())
+            opened(bucket).store.write(str(path.relative_to(folder)), path.read_bytes())
     return bucket
 
 
 @pytest.fixture
 def expected(outputs: Location, tmp_path: Path) -> Expected:
-    layout = "bucket" if isinstance(outputs, ObjectPath) else "disk"
+    layout = "bucket" if isinstance(outputs, Address) else "disk"
     found: Expected = json.loads((tmp_path / f"{layout}.json").read_text())
     return found
 
@@ -61,7 +63,7 @@ def test_the_archive_is_small_enough_for_the_repository() -> None:
 
 
 def test_every_run_is_read_as_published(outputs: Location, expected: Expected) -> None:
-    assert [run.name.run_id for run in list_runs(outputs)] == sorted(each["run_id"] for each in expected)
+    assert [run.name.run_id for run in list_runs(opened(outputs))] == sorted(each["run_id"] for each in expected)
     for each in expected:
         if each["predictions"] is None:
             with pytest.raises(PrunedError):
@@ -86,26 +88,27 @@ def test_every_byte_verifies_and_the_commands_show_the_outcomes(outputs: Locatio
 
 
 def test_rebuilt_views_equal_the_published_ones(outputs: Location, expected: Expected) -> None:
-    before = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
-    assert before.to_pylist() == read_runs(outputs).to_pylist()
-    history = tables.decode(tables.HISTORY, (outputs / "history.parquet").read_bytes(), "history.parquet")
-    assert history.to_pylist() == read_history(outputs).to_pylist()
+    before = tables.decode(tables.RUNS, opened(outputs).store.read("runs.parquet"), "runs.parquet")
+    assert before.to_pylist() == current_views(opened(outputs)).runs.to_pylist()
+    history = tables.decode(tables.HISTORY, opened(outputs).store.read("history.parquet"), "history.parquet")
+    assert history.to_pylist() == current_views(opened(outputs)).history.to_pylist()
     assert command(outputs, "reindex").exit_code == 0
-    after = tables.decode(tables.RUNS, (outputs / "runs.parquet").read_bytes(), "runs.parquet")
+    after = tables.decode(tables.RUNS, opened(outputs).store.read("runs.parquet"), "runs.parquet")
     assert after.to_pylist() == before.to_pylist()
     assert sorted(after["outcome"].to_pylist()) == sorted(each["outcome"] for each in expected)
 
 
 def test_runs_can_be_judged_again_and_reported(outputs: Location, expected: Expected) -> None:
     _, passed, failed, plain = (each["run_id"] for each in expected)
-    again = judge_run(outputs, failed, DEFAULT_GATES, gates_chosen=False)
+    again = judge_run(opened(outputs), failed, DEFAULT_GATES, gates_chosen=False)
     assert (again.outcome, {each.against for each in again.references}) == ("fail", {LAST_PASSED, BASELINE})
-    other = judge_run(outputs, passed, Gates(min_images=60, max_loss=1))
+    other = judge_run(opened(outputs), passed, Gates(min_images=60, max_loss=1))
     assert [each.problem for each in other.references] == ["its predictions were pruned"]
-    assert (other.outcome, judge_run(outputs, plain, Gates(min_images=61)).outcome) == ("inconclusive", "fail")
-    page = write_report(outputs, run_by_id(outputs, failed)).read_bytes().decode()
+    assert (other.outcome, judge_run(opened(outputs), plain, Gates(min_images=61)).outcome) == ("inconclusive", "fail")
+    write_report(opened(outputs), run_by_id(opened(outputs), failed))
+    page = opened(outputs).store.read(report(failed)).decode()
     assert "<title>Fail: toy/test" in page
     assert page.count('<figure class="digit') > 10  # the examples come from its shards
     assert command(outputs, "compare", passed, failed).exit_code == 0
     assert command(outputs, "prune").exit_code == 0
-    assert current_weights(outputs).name != "mnist.safetensors"
+    assert current_weights(opened(outputs)).name != "mnist.safetensors"

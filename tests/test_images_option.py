@@ -22,13 +22,14 @@ from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.pipeline import evaluation, inputs, planning
-from mnist_pipeline.runs.lookup import Run, find_run, list_runs
+from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import random_images, random_labels
 from tests.parquet_files import FORMS, as_numbers, column, decoded_rows, write
 from tests.pipeline.test_evaluation import NETWORK, toy
-from tests.published import flip_bit, left_over, on_disk, snapshot
+from tests.published import flip_bit, left_over, on_disk, opened, snapshot
 
 ROWS = 25
 IMAGES = random_images(ROWS)
@@ -55,7 +56,7 @@ def of_parquet(tmp_path: Path, images: Path, **changes: Any) -> Settings:
 
 
 def published(settings: Settings) -> Run:
-    return find_run(settings.outputs, evaluation.evaluate(settings).run_id, settings.dataset, settings.split)
+    return find_run(opened(settings.outputs), evaluation.evaluate(settings).run_id, settings.dataset, settings.split)
 
 
 def predictions(run: Run) -> pa.Table:
@@ -93,9 +94,9 @@ def test_a_copy_in_parquet_gives_the_digits_of_the_idx_files(
     folder = tmp_path_factory.mktemp("copy")
     stored = as_numbers(IMAGES, numbers)
     for start, stop in pairwise(sorted(edges | {0, ROWS})):
-        part = slice(start, stop)
-        labels = LABELS[part] if labelled else None
-        write(folder / "images" / f"{start:02d}.parquet", column(stored[part], form), labels, row_group_size=group_rows)
+        rows = slice(start, stop)
+        labels = LABELS[rows] if labelled else None
+        write(folder / "images" / f"{start:02d}.parquet", column(stored[rows], form), labels, row_group_size=group_rows)
     paths = list((folder / "images").iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "DECODED_AT_ONCE", at_once)
@@ -165,7 +166,7 @@ def test_the_same_night_again_publishes_nothing_new_and_another_night_reuses_the
 def test_the_pictures_of_a_run_are_found_by_its_identity(numbers: str, tmp_path: Path) -> None:
     run = published(of_parquet(tmp_path, write(tmp_path / "a.parquet", column(as_numbers(IMAGES, numbers)), LABELS)))
     who = run.manifest().identity
-    pictures = shards.read_pictures(shards.shard_set_of(tmp_path / "outputs", who), who, range(ROWS))
+    pictures = shards.read_pictures(opened(tmp_path / "outputs").shard_set(who, who.shard_rows), who, range(ROWS))
     np.testing.assert_array_equal(np.stack([pictures[row] for row in range(ROWS)]), IMAGES)
 
 
@@ -243,7 +244,7 @@ def torn(path: Path) -> None:
         (torn, DataError, "a.parquet: expected a whole Parquet file, got "),
     ],
 )
-def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
+def test_images_that_are_refused_publish_nothing_and_fixed_ones_do(
     spoil: Callable[[Path], None], error: type[PipelineError], message: str, tmp_path: Path, of_idx: pa.Table
 ) -> None:
     path = tmp_path / "a.parquet"
@@ -252,7 +253,7 @@ def test_images_that_are_refused_publish_nothing_and_mended_ones_do(
     for _ in range(2):  # and no better the second time
         with pytest.raises(error, match=message):
             evaluation.evaluate(given)
-        assert list_runs(given.outputs) == []
+        assert list_runs(opened(given.outputs)) == []
         assert {path.name for path in on_disk(given.outputs).glob("shards/*/images/*")} <= {"part-00000.parquet"}
     write(path, column(IMAGES), LABELS)
     assert predictions(published(given)).equals(of_idx)
@@ -331,7 +332,7 @@ def test_a_folder_set_in_the_environment_is_read_every_night_and_never_trained_o
     monkeypatch.setenv("MNIST_PIPELINE_DATASET", "mine")
     assert run().exit_code == 0
     assert command("backfill", "--from", "2026-01-30", "--to", RUN_DATE, "--direct").exit_code == 0
-    assert len(list_runs(home / "outputs")) == 2
+    assert len(list_runs(opened(home / "outputs"))) == 2
     for words in (["fetch"], ["train", "--direct"]):
         result = command(*words)
         assert result.exit_code == 2
@@ -340,7 +341,7 @@ def test_a_folder_set_in_the_environment_is_read_every_night_and_never_trained_o
 
 def test_the_doctor_asks_for_no_cache_where_images_are_given(tmp_path: Path) -> None:
     (finding,) = diagnosis._cache(of_parquet(tmp_path, tmp_path / "mine"))
-    assert (finding.healthy, finding.found) == (True, f"not needed where {tmp_path}/mine holds the images")
+    assert (finding.healthy, finding.found) == (True, f"not needed: {tmp_path}/mine holds the images")
     with pytest.raises(SettingsError, match="expected a data set of their own, got mnist"):
         list(diagnosis._cache(of_parquet(tmp_path, tmp_path / "mine", dataset="mnist")))
 
@@ -368,4 +369,4 @@ def test_bad_images_are_one_message_an_exit_code_and_nothing_published(
     assert result.exit_code == exit_code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
-    assert list_runs(home / "outputs") == []
+    assert list_runs(opened(home / "outputs")) == []

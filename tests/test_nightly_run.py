@@ -34,7 +34,7 @@ from mnist_pipeline.settings import load_settings, project_folder
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
-from tests.published import flip_bit, hashes, left_over, on_disk, snapshot
+from tests.published import flip_bit, hashes, left_over, on_disk, opened, snapshot
 
 PROJECT = Path(__file__).parents[1]
 RUN_DATE = "2026-01-31"
@@ -85,11 +85,11 @@ def all_gates() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> RealNights:
     cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("nights")
-    raw = inputs.fetch(load_settings(dataset="mnist", split="test", cache=cache))
-    rows = RowRange(0, raw.rows)
-    labels = read_labels(raw, rows)
+    source_images = inputs.fetch(load_settings(dataset="mnist", split="test", cache=cache))
+    rows = RowRange(0, source_images.rows)
+    labels = read_labels(source_images, rows)
     assert labels is not None
-    good = Faulty(read_images(raw, rows), labels, load_weights(SHIPPED_WEIGHTS))
+    good = Faulty(read_images(source_images, rows), labels, load_weights(SHIPPED_WEIGHTS))
     nights = RealNights(good, folder)
     for run_date in ("2026-01-01", "2026-01-02"):
         result = nights.run("good", run_date, all_gates(), good)
@@ -227,7 +227,8 @@ def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
         *("runs", "shards", "weights", "verdicts", "reports", "history.parquet", "runs.parquet", "latest.json"),
     }
     verdict = newest_verdict(
-        tmp_path / "other", run_by_id(tmp_path / "other", by_function.published.run_id).manifest().content
+        opened(tmp_path / "other"),
+        run_by_id(opened(tmp_path / "other"), by_function.published.run_id).manifest().content,
     )
     assert verdict is not None
     assert verdict.document.verdict_id == by_function.verdict.verdict_id
@@ -256,7 +257,7 @@ def test_an_inconclusive_night_ends_as_the_gates_say(inconclusive: str, exit_cod
     result = command("run", "--direct", "--run-date", RUN_DATE, *words, "--config", tmp_path / "mine.toml")
     assert result.exit_code == exit_code, result.output
     assert "verdict: inconclusive (0 of 2 gates passed)" in result.stdout
-    reason = f"the baseline run {pinned} cannot be compared with: it is not there any more"
+    reason = f"the baseline run {pinned} cannot be compared with: it is no longer published"
     assert f"  inconclusive  max_loss: {reason}" in result.stdout
     assert (": inconclusive: max_flips_unchanged (unknown), max_loss" in result.stderr) == bool(exit_code)
 
@@ -346,8 +347,8 @@ def test_a_night_killed_between_run_and_verdict_is_judged_by_the_same_command_ag
         [sys.executable, "-c", KILLED_BEFORE_THE_VERDICT, *words], capture_output=True, env=os.environ, timeout=60
     )
     assert killed.returncode == -signal.SIGKILL
-    (run,) = (settings.outputs / "runs").iterdir()
-    assert not (settings.outputs / "verdicts").exists()
+    (run,) = on_disk(settings.outputs / "runs").iterdir()
+    assert not on_disk(settings.outputs / "verdicts").exists()
     before = snapshot(run)
     result = command(*words)
     assert result.exit_code == 0, result.output
@@ -366,8 +367,8 @@ def test_a_night_that_cannot_be_judged_stays_published(tmp_path: Path) -> None:
     result = command("run", "--direct", "--run-date", RUN_DATE, *words)
     assert result.exit_code == 5
     assert "baselines.json: expected run_ids by data set, got []; delete it and set them again" in result.stderr
-    assert len(list((settings.outputs / "runs").iterdir())) == 1
-    (settings.outputs / "baselines.json").unlink()
+    assert len(list(on_disk(settings.outputs / "runs").iterdir())) == 1
+    on_disk(settings.outputs / "baselines.json").unlink()
     assert command("run", "--direct", "--run-date", RUN_DATE, *words).exit_code == 0
 
 

@@ -32,35 +32,48 @@ from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.pipeline.evaluation import Published, evaluate
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
+from mnist_pipeline.runs.layout import promotion
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.store.objects import ObjectPath
+from mnist_pipeline.store.base import Address, Location, exists
+from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
-from mnist_pipeline.verdicts.promotions import PROMOTIONS
 from mnist_pipeline.verdicts.records import newest_verdict
-from mnist_pipeline.views import read_history
-from mnist_pipeline.weights.files import archive_weights, load_weights
+from mnist_pipeline.views import current_views
+from mnist_pipeline.weights.files import load_weights
 from tests.builders import random_network, small_settings
 from tests.engine import clean_environment
 from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, objects
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
 from tests.processes import run_at_once
-from tests.published import identity, publish_run, staged
+from tests.published import identity, on_disk, opened, publish_run, staged
 
 RUN_DATE = "2026-01-31"
 VIEWS = {"history.parquet", "runs.parquet", "latest.json"}
 
 
 @pytest.fixture
-def toy(tmp_path: Path, bucket: ObjectPath) -> Settings:
+def toy(tmp_path: Path, bucket: Address) -> Settings:
     """Nights of 25 images in shards of 10, published in the bucket."""
     return small_settings(tmp_path, outputs=bucket)
 
 
-def kept(bucket: ObjectPath) -> dict[str, str]:
+def read(location: Location) -> bytes:
+    return open_store(location.parent).read(location.name)
+
+
+def write(location: Location, data: bytes) -> None:
+    open_store(location.parent).write(location.name, data)
+
+
+def delete(location: Location) -> None:
+    open_store(location.parent).delete(location.name)
+
+
+def kept(bucket: Address) -> dict[str, str]:
     """Everything in the bucket that never changes once it is there."""
     return {key: tag for key, tag in objects(bucket).items() if key not in VIEWS and not key.startswith("reports/")}
 
@@ -73,8 +86,8 @@ def table_name(path: str) -> str:
 
 
 def parquet_of(published: Published) -> dict[str, bytes]:
-    run = run_by_id(published.folder.parent.parent, published.run_id)
-    return {table_name(file.path): (run.files / file.path).read_bytes() for file in run.manifest().files}
+    run = run_by_id(opened(published.folder.parent.parent), published.run_id)
+    return {table_name(file.path): read(run.files / file.path) for file in run.manifest().files}
 
 
 def command(toy: Settings, *words: str) -> Result:
@@ -99,7 +112,7 @@ def night(toy: Settings, *words: str) -> list[str]:
 # The same nights
 
 
-def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: ObjectPath, tmp_path: Path) -> None:
+def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: Address, tmp_path: Path) -> None:
     there = run_nightly(toy)
     here = run_nightly(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
     assert there.published.new
@@ -110,15 +123,15 @@ def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: Object
     assert places == {"runs", "data", "verdicts", "reports", "shards", "weights", *VIEWS}
 
 
-def test_only_the_manifest_is_where_runs_are_listed(toy: Settings, bucket: ObjectPath) -> None:
+def test_only_the_manifest_is_where_runs_are_listed(toy: Settings, bucket: Address) -> None:
     published = evaluate(toy)
     assert [key for key in objects(bucket) if key.startswith("runs/")] == [f"runs/{published.run_id}/manifest.json"]
-    run = run_by_id(bucket, published.run_id)
+    run = run_by_id(opened(bucket), published.run_id)
     assert run.problems() == []
     assert str(published.folder) == f"{bucket}/data/{published.run_id}"
 
 
-def test_the_same_night_again_changes_nothing(toy: Settings, bucket: ObjectPath) -> None:
+def test_the_same_night_again_changes_nothing(toy: Settings, bucket: Address) -> None:
     run_nightly(toy)
     before = kept(bucket)
     again = run_nightly(toy)
@@ -127,7 +140,7 @@ def test_the_same_night_again_changes_nothing(toy: Settings, bucket: ObjectPath)
     assert kept(bucket) == before
 
 
-def test_the_shards_of_one_night_serve_the_next(toy: Settings, server: ObjectStore, bucket: ObjectPath) -> None:
+def test_the_shards_of_one_night_serve_the_next(toy: Settings, server: ObjectStore, bucket: Address) -> None:
     evaluate(toy)
     built = len(server.proxy.asked("PUT", bucket / "shards"))
     evaluate(toy.model_copy(update={"run_date": "2026-01-30"}))
@@ -135,12 +148,12 @@ def test_the_shards_of_one_night_serve_the_next(toy: Settings, server: ObjectSto
     assert len(server.proxy.asked("PUT", bucket / "shards")) == built
 
 
-def test_the_next_night_is_compared_with_the_one_before(toy: Settings, bucket: ObjectPath) -> None:
+def test_the_next_night_is_compared_with_the_one_before(toy: Settings, bucket: Address) -> None:
     who = identity("2026-01-30"), identity("2026-01-31")
     for each in who:
         publish_run(bucket, each)
-    judge_run(bucket, who[0].run_id, Gates())
-    verdict = judge_run(bucket, who[1].run_id, Gates())
+    judge_run(opened(bucket), who[0].run_id, Gates())
+    verdict = judge_run(opened(bucket), who[1].run_id, Gates())
     assert [reference.run_id for reference in verdict.references] == [who[0].run_id]
     assert verdict.references[0].changed == 0
     assert load_run("2026-01-31", "toy", table="gates", outputs=str(bucket)).shape[0] == len(verdict.results)
@@ -148,17 +161,15 @@ def test_the_next_night_is_compared_with_the_one_before(toy: Settings, bucket: O
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_a_night_on_a_cluster_is_the_same(
-    toy: Settings, server: ObjectStore, bucket: ObjectPath, tmp_path: Path
-) -> None:
+def test_a_night_on_a_cluster_is_the_same(toy: Settings, server: ObjectStore, bucket: Address, tmp_path: Path) -> None:
     environment = clean_environment(tmp_path / "prefect") | server.variables
     done = subprocess.run(
         night(toy, "--runner", "dask", "--workers", "2"), env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    (run,) = list_runs(bucket)
+    (run,) = list_runs(opened(bucket))
     direct = evaluate(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
-    theirs = {table_name(file.path): (run.files / file.path).read_bytes() for file in run.manifest().files}
+    theirs = {table_name(file.path): read(run.files / file.path) for file in run.manifest().files}
     assert theirs == parquet_of(direct)
     assert not [secret for secret in (KEY_ID, SECRET, TOKEN) if secret in done.stdout + done.stderr]
 
@@ -166,7 +177,7 @@ def test_a_night_on_a_cluster_is_the_same(
 # Readers
 
 
-def test_pandas_duckdb_and_polars_read_the_files_of_a_run(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_pandas_duckdb_and_polars_read_the_files_of_a_run(server: ObjectStore, bucket: Address) -> None:
     run = publish_run(bucket, identity())
     expected = run.read(tables.PREDICTIONS).to_pandas()
     paths = run_files(dataset="toy", outputs=str(bucket))
@@ -198,7 +209,7 @@ def test_the_files_of_a_run_on_disk_are_named_too(tmp_path: Path) -> None:
     assert names == [str(tmp_path / "runs" / run.name.run_id / "summary.parquet")]
 
 
-def test_the_commands_that_look_at_runs_take_an_address(toy: Settings, bucket: ObjectPath) -> None:
+def test_the_commands_that_look_at_runs_take_an_address(toy: Settings, bucket: Address) -> None:
     published = run_nightly(toy).published
     of_toy = ("--dataset", "toy")
     for words, said in {
@@ -214,10 +225,10 @@ def test_the_commands_that_look_at_runs_take_an_address(toy: Settings, bucket: O
         done = command(toy, *words)
         assert done.exit_code == 0, (words, done.output, done.exception)
         assert said in done.stdout.replace("\n", ""), words
-    assert read_baselines(bucket) == {"toy/test": published.run_id}
+    assert read_baselines(opened(bucket)) == {"toy/test": published.run_id}
 
 
-def test_the_doctor_looks_at_the_place_of_the_outputs(toy: Settings, server: ObjectStore, bucket: ObjectPath) -> None:
+def test_the_doctor_looks_at_the_place_of_the_outputs(toy: Settings, server: ObjectStore, bucket: Address) -> None:
     good = [(finding.what, finding.healthy) for finding in diagnosis._writable(bucket)]
     assert good == [("outputs", True)]
     assert objects(bucket) == {}
@@ -228,7 +239,7 @@ def test_the_doctor_looks_at_the_place_of_the_outputs(toy: Settings, server: Obj
 
 
 def test_the_doctor_warns_of_a_store_that_replaces_what_it_was_asked_to_keep(
-    server: ObjectStore, bucket: ObjectPath
+    server: ObjectStore, bucket: Address
 ) -> None:
     with server.proxy.faults(always(lambda method, _: method == "PUT", "ignore conditions")):
         (finding,) = diagnosis._writable(bucket)
@@ -266,22 +277,22 @@ def test_an_address_that_has_lost_a_slash_is_no_folder(address: str | Path) -> N
 # Killed, refused, disturbed
 
 
-def test_nothing_is_visible_of_a_night_that_is_killed_and_the_next_takes_its_parts_over(
-    toy: Settings, server: ObjectStore, bucket: ObjectPath
+def test_nothing_is_visible_of_a_night_that_is_killed_and_the_next_reuses_its_prediction_files(
+    toy: Settings, server: ObjectStore, bucket: Address
 ) -> None:
     process: subprocess.Popen[bytes]
 
-    def kill_at_the_last_part(method: str, key: str) -> Fault | None:
+    def kill_at_the_last_prediction_file(method: str, key: str) -> Fault | None:
         if method == "PUT" and "/records/part-00002" in key and ".staging" in key:
             process.send_signal(signal.SIGKILL)
             return "lose the request"
         return None
 
-    with server.proxy.faults(kill_at_the_last_part):
+    with server.proxy.faults(kill_at_the_last_prediction_file):
         process = subprocess.Popen(night(toy, "--direct", "--workers", "1"), env={**os.environ})
         assert process.wait(timeout=60) == -signal.SIGKILL
-    assert list_runs(bucket) == []
-    assert read_history(bucket).num_rows == 0
+    assert list_runs(opened(bucket)) == []
+    assert current_views(opened(bucket)).history.num_rows == 0
     before = len(server.proxy.asked("PUT", bucket / "data"))
     evaluate(toy)
     again = [key for key in server.proxy.asked("PUT", bucket / "data")[before:] if "/predictions/" in key]
@@ -293,27 +304,27 @@ def commits(method: str, key: str) -> bool:
     return method == "PUT" and key.endswith("/manifest.json")
 
 
-def test_a_commit_whose_answer_is_lost_is_a_commit(toy: Settings, server: ObjectStore, bucket: ObjectPath) -> None:
+def test_a_commit_whose_answer_is_lost_is_a_commit(toy: Settings, server: ObjectStore, bucket: Address) -> None:
     with server.proxy.faults(always(commits, "lose the answer")):
         assert evaluate(toy).new
-    (run,) = list_runs(bucket)
+    (run,) = list_runs(opened(bucket))
     assert run.problems() == []
     assert load_history(str(bucket))["run_id"].nunique() == 1
 
 
 @pytest.mark.parametrize("fault", ["refuse", "busy", "lose the request"])
 def test_a_commit_that_is_refused_publishes_nothing_and_the_next_attempt_does(
-    fault: Fault, toy: Settings, server: ObjectStore, bucket: ObjectPath
+    fault: Fault, toy: Settings, server: ObjectStore, bucket: Address
 ) -> None:
     with server.proxy.faults(always(commits, fault)), pytest.raises(StoreError, match=r"manifest\.json: expected"):
         evaluate(toy)
-    assert list_runs(bucket) == []
+    assert list_runs(opened(bucket)) == []
     assert load_history(str(bucket)).empty
     assert evaluate(toy).new
 
 
 def test_a_store_that_is_busy_now_and_then_is_no_failure(
-    toy: Settings, server: ObjectStore, bucket: ObjectPath, tmp_path: Path
+    toy: Settings, server: ObjectStore, bucket: Address, tmp_path: Path
 ) -> None:
     chance = random.Random(1)
 
@@ -324,8 +335,10 @@ def test_a_store_that_is_busy_now_and_then_is_no_failure(
         there = run_nightly(toy)
     here = run_nightly(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
     assert parquet_of(there.published) == parquet_of(here.published)
-    assert run_by_id(bucket, there.published.run_id).problems() == []
-    assert newest_verdict(bucket, run_by_id(bucket, there.published.run_id).manifest().content) is not None
+    assert run_by_id(opened(bucket), there.published.run_id).problems() == []
+    assert (
+        newest_verdict(opened(bucket), run_by_id(opened(bucket), there.published.run_id).manifest().content) is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -337,7 +350,7 @@ def test_a_store_that_is_busy_now_and_then_is_no_failure(
     ],
 )
 def test_a_store_that_refuses_ends_the_night_with_a_message_and_no_key(
-    rule: Any, said: str, toy: Settings, server: ObjectStore, bucket: ObjectPath
+    rule: Any, said: str, toy: Settings, server: ObjectStore, bucket: Address
 ) -> None:
     with server.proxy.faults(rule):
         done = subprocess.run(
@@ -356,13 +369,13 @@ def test_a_store_that_refuses_ends_the_night_with_a_message_and_no_key(
 
 def test_a_bucket_that_does_not_exist_ends_the_night(toy: Settings) -> None:
     with pytest.raises(StoreError, match=r"s3://no-such-bucket/.*: .* got 404 NoSuchBucket"):
-        evaluate(toy.model_copy(update={"outputs": ObjectPath("s3://no-such-bucket/prefix")}))
+        evaluate(toy.model_copy(update={"outputs": Address("s3://no-such-bucket/prefix")}))
 
 
-def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: ObjectPath) -> None:
+def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: Address) -> None:
     run_nightly(toy)
     for key in objects(bucket):
-        data = (bucket / key).read_bytes()
+        data = read(bucket / key)
         assert not [secret for secret in (KEY_ID, SECRET, TOKEN) if secret.encode() in data], key
 
 
@@ -371,79 +384,80 @@ def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: ObjectPath) -> N
 PUBLISH = """if True:
     import sys
     from datetime import UTC, datetime
-    from mnist_pipeline.store.objects import ObjectPath
+    from mnist_pipeline.store.base import Address
     from mnist_pipeline.runs.publishing import commit
     from mnist_pipeline.views import update_views
-    from tests.published import identity, staged
-    outputs, run_date = ObjectPath(sys.argv[1]), sys.argv[2]
+    from tests.published import identity, opened, staged
+    outputs, run_date = opened(Address(sys.argv[1])), sys.argv[2]
     when = datetime(2026, 2, 1, 0, 0, int(sys.argv[3]), tzinfo=UTC)
-    with staged(outputs, identity(run_date), published_at=when) as (stage, manifest):
+    with staged(outputs, identity(run_date), published_at=when) as (staging, manifest):
         print("ready", flush=True)
         sys.stdin.readline()
-        print(commit(outputs, stage, manifest))
+        print(commit(outputs, staging, manifest))
     update_views(outputs)
 """
 
 
-def test_of_many_committers_of_one_night_one_publishes_and_all_succeed(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_of_many_committers_of_one_night_one_publishes_and_all_succeed(server: ObjectStore, bucket: Address) -> None:
     said = run_at_once(PUBLISH, [(bucket, RUN_DATE, number) for number in range(6)])
     assert sorted(said) == ["False\n"] * 5 + ["True\n"]
-    (run,) = list_runs(bucket)
+    (run,) = list_runs(opened(bucket))
     assert run.problems() == []
     assert [key for key in objects(bucket) if key.startswith(".staging")] == []
 
 
-def test_publishers_of_several_nights_lose_no_row_of_the_history(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_publishers_of_several_nights_lose_no_row_of_the_history(server: ObjectStore, bucket: Address) -> None:
     nights = [f"2026-01-{day:02d}" for day in range(20, 26)]
     said = run_at_once(PUBLISH, [(bucket, night, 0) for night in nights])
     assert said == ["True\n"] * 6
-    stored = tables.decode(tables.HISTORY, (bucket / "history.parquet").read_bytes(), "history")
+    stored = tables.decode(tables.HISTORY, read(bucket / "history.parquet"), "history")
     assert stored.num_rows == 60
-    assert nights[-1].encode() in (bucket / "latest.json").read_bytes()
+    assert nights[-1].encode() in read(bucket / "latest.json")
 
 
 PIN = """if True:
     import sys
     from mnist_pipeline.verdicts.baselines import set_baseline
-    from mnist_pipeline.store.objects import ObjectPath
+    from mnist_pipeline.store.base import Address
+    from tests.published import opened
     print("ready", flush=True)
     sys.stdin.readline()
-    set_baseline(ObjectPath(sys.argv[1]), sys.argv[2], "test", "some run")
+    set_baseline(opened(Address(sys.argv[1])), sys.argv[2], "test", "some run")
     print("done")
 """
 
 
-def test_baselines_that_are_set_at_the_same_time_are_all_kept(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_baselines_that_are_set_at_the_same_time_are_all_kept(server: ObjectStore, bucket: Address) -> None:
     run_at_once(PIN, [(bucket, f"data{number}") for number in range(6)])
-    assert read_baselines(bucket) == {f"data{number}/test": "some run" for number in range(6)}
-    set_baseline(bucket, "data3", "test", None)
-    assert "data3/test" not in read_baselines(bucket)
+    assert read_baselines(opened(bucket)) == {f"data{number}/test": "some run" for number in range(6)}
+    set_baseline(opened(bucket), "data3", "test", None)
+    assert "data3/test" not in read_baselines(opened(bucket))
 
 
 # Conflicts and damage
 
 
 def test_other_predictions_for_the_same_run_are_a_conflict_that_names_both(
-    server: ObjectStore, bucket: ObjectPath
+    server: ObjectStore, bucket: Address
 ) -> None:
     who = identity()
     run = publish_run(bucket, who)
     before = kept(bucket)
-    with staged(bucket, who, seed=1) as (stage, manifest), pytest.raises(RunConflictError) as caught:
-        commit(bucket, stage, manifest)
+    with staged(bucket, who, seed=1) as (staging, manifest), pytest.raises(RunConflictError) as caught:
+        commit(opened(bucket), staging, manifest)
     assert f"{bucket}/data/{who.run_id}/predictions/part-00000-" in str(caught.value)
-    (move_to_quarantine,) = (key for key in objects(bucket) if key.startswith(".staging/conflict-"))
-    kept_in = str(bucket / move_to_quarantine).removesuffix("/manifest.json")
+    (conflict,) = (key for key in objects(bucket) if key.startswith(".staging/conflict-"))
+    kept_in = str(bucket / conflict).removesuffix("/manifest.json")
     assert f"kept in {kept_in};" in str(caught.value)
-    other = Manifest.from_bytes((bucket / move_to_quarantine).read_bytes(), "other")
+    other = Manifest.from_bytes(read(bucket / conflict), "other")
     for file in other.files:
-        assert file.problem_with((run.files / file.path).read_bytes()) is None
+        assert file.problem_with(read(run.files / file.path)) is None
     assert {key: tag for key, tag in kept(bucket).items() if key in before} == before
     assert run.problems() == []
     assert [key for key in objects(bucket) if "/records/" in key] == []  # the next attempt computes for itself
 
 
-def test_an_attempt_that_was_never_published_is_no_problem_of_the_run(bucket: ObjectPath, server: ObjectStore) -> None:
+def test_an_attempt_that_was_never_published_is_no_problem_of_the_run(bucket: Address, server: ObjectStore) -> None:
     who = identity()
     with staged(bucket, who, seed=1):
         pass
@@ -452,32 +466,32 @@ def test_an_attempt_that_was_never_published_is_no_problem_of_the_run(bucket: Ob
     assert run.read(tables.PREDICTIONS).num_rows == who.images
 
 
-def test_a_published_object_that_is_altered_is_found(bucket: ObjectPath, server: ObjectStore) -> None:
+def test_a_published_object_that_is_altered_is_found(bucket: Address, server: ObjectStore) -> None:
     run = publish_run(bucket, identity())
-    (first_part, *_) = run.paths(tables.PREDICTIONS)
-    assert isinstance(first_part, ObjectPath)
-    data = bytearray(first_part.read_bytes())
+    (first_file, *_) = run.paths(tables.PREDICTIONS)
+    assert isinstance(first_file, Address)
+    data = bytearray(read(first_file))
     data[len(data) // 2] ^= 1
-    first_part.write_bytes(bytes(data))
+    write(first_file, bytes(data))
     (problem,) = run.problems()
-    assert problem.startswith(f"{first_part}: expected sha256")
-    with pytest.raises(DamagedError, match=str(first_part)):
+    assert problem.startswith(f"{first_file}: expected sha256")
+    with pytest.raises(DamagedError, match=str(first_file)):
         load_run(dataset="toy", outputs=str(bucket))
-    first_part.unlink()
-    assert run.problems() == [f"{first_part}: expected {len(data)} bytes, got no readable file (no such object)"]
+    delete(first_file)
+    assert run.problems() == [f"{first_file}: expected {len(data)} bytes, got no file"]
 
 
-def test_a_shard_that_is_altered_or_gone_is_made_again(toy: Settings, bucket: ObjectPath) -> None:
+def test_a_shard_that_is_altered_or_gone_is_rebuilt(toy: Settings, bucket: Address) -> None:
     evaluate(toy)
     before = kept(bucket)
     shards = sorted(key for key in before if key.startswith("shards/") and key.endswith(".parquet"))
-    (bucket / shards[0]).write_bytes(b"other")
-    (bucket / shards[1]).unlink()
+    write(bucket / shards[0], b"other")
+    delete(bucket / shards[1])
     evaluate(toy.model_copy(update={"run_date": "2026-01-30"}))
     assert {key: tag for key, tag in kept(bucket).items() if key in before} == before
 
 
-def test_a_busy_store_is_not_taken_for_damage(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_a_busy_store_is_not_taken_for_damage(server: ObjectStore, bucket: Address) -> None:
     run = publish_run(bucket, identity())
     with server.proxy.faults(always(lambda method, key: method == "GET" and "/data/" in key, "busy")):
         for ask in (run.problems, lambda: run.read(tables.SUMMARY)):
@@ -490,9 +504,9 @@ def test_a_busy_store_is_not_taken_for_damage(server: ObjectStore, bucket: Objec
 
 
 def test_promoted_weights_are_kept_in_the_store_and_serve_the_nights_from_then_on(
-    toy: Settings, bucket: ObjectPath, tmp_path: Path
+    toy: Settings, bucket: Address, tmp_path: Path
 ) -> None:
-    archived = archive_weights(random_network(1), tmp_path)
+    archived = on_disk(opened(tmp_path).archive_weights(random_network(1)))
     done = CliRunner().invoke(
         app,
         [
@@ -507,25 +521,24 @@ def test_promoted_weights_are_kept_in_the_store_and_serve_the_nights_from_then_o
             str(bucket),
         ],
     )
-    assert (bucket / PROMOTIONS / "000001.json").is_file(), done.output
+    assert exists(opened(bucket).store, promotion(1)), done.output
     assert evaluate(toy).identity.weights_sha256 == archived.stem
-    (there,) = (bucket / "weights").iterdir()  # as `mnist-pipeline train` leaves them
+    (name,) = opened(bucket).store.children("weights")
+    there = bucket / "weights" / name  # as `mnist-pipeline train` leaves them
     again = load_settings(weights=str(there), dataset="toy", data_dir=toy.data_dir, outputs=bucket, shard_rows=7)
     assert evaluate(again).identity.weights_sha256 == archived.stem
 
 
-def test_weights_in_a_store_that_are_too_large_are_not_read_to_their_end(
-    server: ObjectStore, bucket: ObjectPath
-) -> None:
-    (bucket / "w.safetensors").write_bytes(bytes(5 << 20))
+def test_weights_in_a_store_that_are_too_large_are_not_read_to_their_end(server: ObjectStore, bucket: Address) -> None:
+    write(bucket / "w.safetensors", bytes(5 << 20))
     with pytest.raises(WeightsError, match="expected at most 1048576 bytes, got more"):
         load_weights(bucket / "w.safetensors")
 
 
-def test_what_somebody_left_among_the_runs_is_no_run(bucket: ObjectPath, server: ObjectStore) -> None:
+def test_what_somebody_left_among_the_runs_is_no_run(bucket: Address, server: ObjectStore) -> None:
     who = identity()
-    (bucket / "runs" / who.run_id / "notes.txt").write_bytes(b"")
-    assert list_runs(bucket) == []
+    write(bucket / "runs" / who.run_id / "notes.txt", b"")
+    assert list_runs(opened(bucket)) == []
     with pytest.raises(RunNotFoundError):
-        run_by_id(bucket, who.run_id)
+        run_by_id(opened(bucket), who.run_id)
     assert publish_run(bucket, who).problems() == []

@@ -16,10 +16,11 @@ from distributed import Client
 
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.runners import started_runner
-from mnist_pipeline.runs.lookup import Run, list_runs
+from mnist_pipeline.runs.lookup import list_runs
+from mnist_pipeline.runs.run import Run
 from tests.builders import make_split, small_settings
 from tests.engine import END_SECONDS, START_SECONDS, clean_environment, descendants, running_server, wait_until
-from tests.published import on_disk
+from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
 
@@ -67,11 +68,11 @@ def command(folder: Path, environment: dict[str, str], *words: str) -> subproces
 
 
 def runs_of(folder: Path) -> list[Run]:
-    return list_runs(folder / "outputs")
+    return list_runs(opened(folder / "outputs"))
 
 
-def parts_of(folder: Path) -> list[Path]:
-    """Files of predictions that are finished and not yet published."""
+def prediction_files_of(folder: Path) -> list[Path]:
+    """Prediction files that are finished and not yet published."""
     return sorted((folder / "outputs" / ".staging").glob("*/run/predictions/*.parquet"))
 
 
@@ -148,9 +149,9 @@ def test_a_cluster_publishes_the_same_files_and_outlives_a_worker_killed_in_the_
         disturbed = tmp_path / "disturbed"
         disturbed.mkdir()
         process = start(disturbed, environment, *on_cluster)
-        wait_until(lambda: bool(parts_of(disturbed)), what="first part")
+        wait_until(lambda: bool(prediction_files_of(disturbed)), what="first prediction file")
         victim.send_signal(signal.SIGKILL)
-        assert 0 < len(parts_of(disturbed)) < len(expected)  # in the middle
+        assert 0 < len(prediction_files_of(disturbed)) < len(expected)  # in the middle
         _, errors = process.communicate(timeout=START_SECONDS)
         assert process.returncode == 0, errors
         assert len(client.scheduler_info()["workers"]) == 1
@@ -166,16 +167,16 @@ def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_ta
 ) -> None:
     words = ["--runner", "processes", "--workers", "2", *SLOW]
     process = start(tmp_path, environment, *words)
-    wait_until(lambda: bool(parts_of(tmp_path)), what="first part")
+    wait_until(lambda: bool(prediction_files_of(tmp_path)), what="first prediction file")
     workers = [pid for pid in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGKILL)
-    assert 0 < len(parts_of(tmp_path)) < len(expected)  # in the middle
+    assert 0 < len(prediction_files_of(tmp_path)) < len(expected)  # in the middle
     output, errors = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 4, errors
     assert "error: runner processes: expected every worker process to live" in errors
     assert "Traceback" not in output + errors
     assert runs_of(tmp_path) == []
-    finished = {path.name: path.stat().st_ino for path in parts_of(tmp_path)}
+    finished = {path.name: path.stat().st_ino for path in prediction_files_of(tmp_path)}
     assert finished
     again = command(tmp_path, environment, *words)
     assert again.returncode == 0, again.stderr
@@ -193,7 +194,7 @@ def test_a_cluster_that_does_not_answer_is_named_and_nothing_is_published(
     assert done.returncode == 4, done.stderr
     assert "error: cluster tcp://127.0.0.1:1: expected a Dask scheduler that answers within 10 s" in done.stderr
     assert runs_of(tmp_path) == []
-    assert parts_of(tmp_path) == []
+    assert prediction_files_of(tmp_path) == []
 
 
 def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,7 @@ def test_what_an_address_holds_is_not_repeated() -> None:
     assert "pass" not in refused("settings refused: cluster: expected", cluster="tcp://user:pass@scheduler:8786")
 
 
-def test_a_config_file_that_is_no_toml_is_refused_with_the_place(tmp_path: Path) -> None:
+def test_a_config_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None:
     mine = config(tmp_path, "batch_rows = 2\nshard_rows = = 2\n")
     refused(f"config file {mine}: not valid TOML (Invalid value (at line 2, column 14)); correct that line", mine)
 

@@ -26,11 +26,12 @@ from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
 from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import run_nightly
+from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from tests.builders import images_name, make_split, small_settings
 from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
-from tests.published import on_disk
+from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
 
@@ -197,10 +198,10 @@ def test_a_pool_of_another_name_is_somebodys_own_and_is_looked_after_by_the_doct
     [
         ("team", "expected TYPE/NAME"),
         ("slack-webhook/nobody", "no such block"),
-        ("secret/quiet", "it cannot notify anybody"),
+        ("secret/quiet", "it cannot send notifications"),
     ],
 )
-def test_a_block_that_cannot_be_told_is_refused(project: Path, block: str, message: str) -> None:
+def test_a_block_that_cannot_notify_is_refused(project: Path, block: str, message: str) -> None:
     from prefect.blocks.system import Secret
 
     Secret(value=SecretStr("x")).save("quiet", overwrite=True, _sync=True)  # type: ignore[call-arg]
@@ -231,21 +232,21 @@ def test_the_automations_are_made_once_and_keep_what_a_person_gave_them(
     client.create_automation(AutomationCore(**lost.model_dump(exclude={"id"})))
     assert "updated" in _states(set_up(project))
     assert len(client.read_automations_by_name(LOST_AUTOMATION)) == 1
-    client.delete_automation(failed.id)  # no later test shall tell that address anything
+    client.delete_automation(failed.id)  # no later test may notify that address
 
 
-@pytest.mark.parametrize("ill", [Crashed(), Failed(name=REJECTED)], ids=["crashed", "rejected"])
-def test_a_run_of_ours_that_ends_ill_sets_the_automation_off_and_another_one_does_not(
-    client: SyncPrefectClient, project: Path, ill: State[Any]
+@pytest.mark.parametrize("bad_end", [Crashed(), Failed(name=REJECTED)], ids=["crashed", "rejected"])
+def test_a_failed_run_of_ours_sets_the_automation_off_and_another_one_does_not(
+    client: SyncPrefectClient, project: Path, bad_end: State[Any]
 ) -> None:
     set_up(project)
     flow = client.read_flow_by_name("mnist-evaluation")
-    ours, other = f"ours {ill.name}", f"other {ill.name}"
+    ours, other = f"ours {bad_end.name}", f"other {bad_end.name}"
     for name, tags in ((other, ["other"]), (ours, ["mnist"])):
         client.request("POST", "/flow_runs/", json={"flow_id": str(flow.id), "name": name, "tags": tags})
     runs = {run.name: run for run in client.read_flow_runs()}
     for name in (other, ours):  # the one that must not first, so that it has had its time
-        client.set_flow_run_state(runs[name].id, ill, force=True)
+        client.set_flow_run_state(runs[name].id, bad_end, force=True)
     wait_until(lambda: ours in _set_off(client), what="automation", seconds=60)
     assert other not in _set_off(client)
 
@@ -277,7 +278,7 @@ def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_what
         assert findings["late runs"].found == "none"
         assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
         assert "will be fetched" in findings["cache of mnist/test"].found
-        assert not settings.outputs.exists()
+        assert not on_disk(settings.outputs).exists()
     wait_until(lambda: not look()["worker of mnist"].healthy, what="a worker missed", seconds=60)
     assert look()["worker of mnist"].advice == "`prefect worker start --pool mnist`"
     late = client.create_flow_run_from_deployment(
@@ -325,16 +326,16 @@ def test_a_schedule_service_that_plans_nothing_is_found_out(
 def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one(
     project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}/api"
-    with temporary_settings({PREFECT_API_URL: nobody}):
-        with pytest.raises(EngineError, match=f"{nobody}: expected an answer, .*`prefect server start`"):
+    unreachable = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: unreachable}):
+        with pytest.raises(EngineError, match=f"{unreachable}: expected an answer, .*`prefect server start`"):
             set_up(project)
         assert look()["server"] == Finding(
-            "server", False, f"{nobody} does not answer", "`prefect server start` on the machine it names"
+            "server", False, f"{unreachable} does not answer", "`prefect server start` on the machine it names"
         )
         assert look()["work pools"].found == "not checked: needs the server"
         assert look()["outputs"].healthy
-    monkeypatch.setattr(deployments, "LOCAL_SERVER", nobody)
+    monkeypatch.setattr(deployments, "LOCAL_SERVER", unreachable)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert "prefect config set PREFECT_API_URL=" in look()["server"].advice
 
@@ -391,7 +392,7 @@ def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.Monkey
 
 def _publish_nights(outputs: Location, *nights: date) -> None:
     for night in nights:
-        on_disk(outputs / "runs" / f"{night}-mnist-test-0123456789ab").mkdir(parents=True)
+        opened(outputs).store.write(f"{layout.run_folder(f'{night}-mnist-test-0123456789ab')}/{layout.MANIFEST}", b"{}")
 
 
 def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The command itself: its two streams, how errors end it, and what every part of it needs."""
+"""The command application: its output streams, exit codes and signal handling, and helpers for all commands."""
 
 import importlib.metadata
 import logging
@@ -19,6 +19,7 @@ from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
+    from mnist_pipeline.runs.outputs import Outputs
     from mnist_pipeline.settings import Settings
 
 EXIT_CODES = """Exit codes:
@@ -29,29 +30,29 @@ EXIT_CODES = """Exit codes:
 
 2  a flag, variable or config file is wrong
 
-3  the data or the weights are refused
+3  the data or the weights are rejected
 
-4  no source of the data, or no Prefect server, could be reached, or it wants its password
+4  no source of the data, or no Prefect server, could be reached, or it requires its password
 
-5  the outputs folder or a run is not as needed
+5  the outputs folder cannot be used, or a run is missing or damaged
 
-6  the arithmetic gave NaN or infinity
+6  the computation gave NaN or infinity
 
-7  the run is published, but does not keep its gates
+7  the run is published, but fails its gates
 
-130, 143  interrupted, terminated: nothing half-done is visible"""
+130, 143  interrupted, terminated: no partial result is visible"""
 
-PIPE_WIDTH = 1000  # characters; whoever reads a pipe looks for whole lines
+PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 
 class _Stop:
-    """What a signal does. The first is left by as by an error: staging is given up, servers and workers are ended.
+    """Signal handler. The first signal unwinds like an error: staging is removed, servers and workers are stopped.
 
-    The second waits for nothing, not for the tasks in progress either. Nothing of ours needs it: what is not finished
-    is not visible, and a lock ends with its process.
+    The second exits at once, without waiting for running tasks. That is safe: unfinished work is not visible, and a
+    lock ends with its process.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class _Stop:
     def __call__(self, number: int, _frame: object) -> None:
         if self._stopping:
             try:
-                err.show_cursor()  # bars hide it
+                err.show_cursor()  # progress bars hide it
                 if engine := sys.modules.get("mnist_pipeline.orchestration.server"):
                     engine.kill_processes()
             finally:
@@ -72,12 +73,12 @@ class _Stop:
 
 
 class _Command(TyperGroup):
-    """Turns errors of ours into one message and their exit code; with --debug the traceback comes first."""
+    """Turns a PipelineError into one message and its exit code; --debug prints the traceback first."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
         stop = _Stop()
         signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell script started us with &
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored if a shell script started us with &
             signal.signal(signal.SIGINT, stop)
         try:
             return super().invoke(ctx)
@@ -87,7 +88,7 @@ class _Command(TyperGroup):
             err.print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            err.print("interrupted: nothing new is visible; the same command goes on from what is finished")
+            err.print("interrupted: nothing new is visible; the same command continues from the finished work")
             raise typer.Exit(128 + signal.SIGINT) from None
 
 
@@ -112,7 +113,7 @@ def _show_version(asked: bool) -> None:
 def _global(
     ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")] = False,
-    version: Annotated[  # noqa: ARG001  seen to by its callback
+    version: Annotated[  # noqa: ARG001  handled by its callback
         bool,
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
@@ -123,18 +124,25 @@ def _global(
     ctx.obj = debug
 
 
+def opened(settings: "Settings") -> "Outputs":
+    """The outputs folder of the settings."""
+    from mnist_pipeline.runs.outputs import Outputs
+
+    return Outputs.at(settings.outputs)
+
+
 def load(config: Path | None, **given: Any) -> "Settings":
-    """The settings of this call, all layers read; repairs that were begun in its outputs folder are finished."""
+    """Load the settings of this call from all layers, and complete pending repairs in its outputs folder."""
     from mnist_pipeline.settings import load_settings
     from mnist_pipeline.views import complete_repairs
 
     settings = load_settings(config, **given)
-    complete_repairs(settings.outputs)
+    complete_repairs(opened(settings))
     return settings
 
 
 def print_lines(make: Callable[[int], RenderableType]) -> None:
-    """Print what is made for the width of the terminal; where there is none, in lines that are never broken."""
+    """Print to the width of the terminal; without a terminal, print unbroken lines."""
     if out.is_terminal:
         out.print(make(out.width))
     else:
@@ -143,7 +151,7 @@ def print_lines(make: Callable[[int], RenderableType]) -> None:
 
 @contextmanager
 def progress_for(debug: bool) -> Iterator[Progress]:
-    """On a terminal bars, with warnings above them; in a log plain lines."""
+    """Show progress bars on a terminal, with warnings above them; otherwise log plain lines."""
     from mnist_pipeline.report.progress import bars, log_lines, through_console
 
     logger = logging.getLogger("mnist_pipeline")

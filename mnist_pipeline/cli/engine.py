@@ -1,4 +1,4 @@
-"""From the command to Prefect: import it with our defaults, run a flow here, start one on the server."""
+"""Connects the commands to Prefect: imports it with our defaults, runs a flow here, or starts one on the server."""
 
 import functools
 import signal
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def prepare_engine() -> None:
-    """Import Prefect with our defaults, and make sure that the server in force answers; asked once a command."""
+    """Import Prefect with our defaults, and check that the active server answers; once per command."""
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
@@ -23,12 +23,12 @@ def prepare_engine() -> None:
 
 
 def start_backfill(settings: "Settings", run_date: date, outputs: str | None) -> str:
-    """Start a run of the backfill deployment for one night; its name.
+    """Start a run of the backfill deployment for one run date; return its name.
 
     Args:
         settings: data set and split.
-        run_date: its date.
-        outputs: as given on the command line; the deployment's own if None.
+        run_date: the date to evaluate.
+        outputs: the command-line option; None uses the deployment's own folder.
     """
     prepare_engine()
     from mnist_pipeline.orchestration.server import start_run
@@ -40,7 +40,7 @@ def start_backfill(settings: "Settings", run_date: date, outputs: str | None) ->
 
 
 def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
-    """Load a flow as a Prefect worker would, by path, and run it here."""
+    """Load a flow by path, as a Prefect worker does, and run it here."""
     from mnist_pipeline.settings import project_folder
 
     prepare_engine()
@@ -56,7 +56,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     start_temporary_server()
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
     try:
-        # A flow may end as failed and return something all the same: a published run that its gates reject.
+        # A failed flow may still return a result: a published run that fails its gates.
         state = cast("State[Any]", flow(**parameters, return_state=True))
         result = state.result(raise_on_failure=False)
         if isinstance(result, RejectedError):
@@ -65,8 +65,8 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
             raise result
         return result
     except Exception as error:
-        # While a flow runs, Prefect turns SIGTERM into an exception. It may surface as the cause of another, and so may
-        # Ctrl-C: that a server which is gone could not be told.
+        # While a flow runs, Prefect turns SIGTERM into an exception. Another exception may hide it or Ctrl-C: for
+        # example when Prefect cannot report the end of the run because the server is gone.
         if any(isinstance(cause, TerminationSignal) for cause in _causes(error)):
             sys.exit(128 + signal.SIGTERM)
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):

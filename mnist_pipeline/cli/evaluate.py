@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out, progress_for
+from mnist_pipeline.cli.console import app, load, opened, out, progress_for
 from mnist_pipeline.cli.engine import run_flow, start_backfill
 from mnist_pipeline.cli.options import (
     BatchRows,
@@ -50,8 +50,9 @@ def run(
     direct: Direct = False,
 ) -> None:
     """Evaluate a network on a data set and publish the run."""
-    from mnist_pipeline.pipeline.reporting import report_path
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.layout import report as report_name
+    from mnist_pipeline.store.base import exists
 
     given = {
         "dataset": dataset,
@@ -72,14 +73,14 @@ def run(
     settings = load(config, **given)
     if direct and (runner not in (None, "threads") or cluster):
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
-    settings.require_source()  # before any engine starts, so that a mistake costs no wait
+    settings.require_source()  # before any engine starts, so that a mistake fails at once
     if direct:
         from mnist_pipeline.pipeline.nightly import run_nightly
 
         with progress_for(ctx.obj) as progress:
             judged = run_nightly(settings, progress)
     else:
-        # The night is resolved here, once: what the environment or a config file say of it counts too.
+        # The run date is resolved here, once, so that environment and config file count too.
         judged = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
     published = judged.published
     out.print()
@@ -91,36 +92,36 @@ def run(
     out.print(terminal.digits_table(published.scores))
     print_verdict(judged.verdict)
     out.print(f"files: {terminal.path_line(published.folder)}", soft_wrap=True)
-    with suppress(StoreError):  # whether there is a report is no reason to hide the verdict
-        if settings.report and (page := report_path(settings.outputs, published.run_id)).is_file():
-            out.print(f"report: {terminal.path_line(page)}", soft_wrap=True)
+    with suppress(StoreError):  # a missing report must not hide the verdict
+        if settings.report and exists(opened(settings).store, page := report_name(published.run_id)):
+            out.print(f"report: {terminal.path_line(settings.outputs / page)}", soft_wrap=True)
     require_accepted([judged])
 
 
 @app.command()
 def backfill(
     ctx: typer.Context,
-    first: Annotated[str, typer.Option("--from", help="First night, YYYY-MM-DD.")],
-    last: Annotated[str, typer.Option("--to", help="Last night, YYYY-MM-DD.")],
+    first: Annotated[str, typer.Option("--from", help="First date, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Option("--to", help="Last date, YYYY-MM-DD.")],
     dataset: Dataset = None,
     split: Split = None,
     outputs: Outputs = None,
     config: Config = None,
     direct: Direct = False,
 ) -> None:
-    """Evaluate the nights of a range that have no published run; published ones are left alone.
+    """Evaluate the dates of a range that have no published run; published runs stay unchanged.
 
-    Without --direct one run of the deployment mnist-evaluation/backfill is started for each missing night.
+    Without --direct it starts one run of the deployment mnist-evaluation/backfill for each missing date.
     """
     from mnist_pipeline.runs.lookup import missing_run_dates
 
     given = {"dataset": dataset, "split": split, "outputs": outputs}
     start, settings = (load(config, run_date=run_date, **given) for run_date in (first, last))
     if start.run_date > settings.run_date:
-        raise SettingsError(f"--from {first}: expected a night up to --to {last}, got a later one; swap the two")
-    run_dates = missing_run_dates(settings.outputs, settings.dataset, settings.split, start.run_date, settings.run_date)
+        raise SettingsError(f"--from {first}: expected a date up to --to {last}, got a later one; swap the two")
+    run_dates = missing_run_dates(opened(settings), settings.dataset, settings.split, start.run_date, settings.run_date)
     if not run_dates:
-        out.print("no night is missing: nothing to do")
+        out.print("no date is missing: nothing to do")
     filled = []
     for run_date in run_dates:
         if direct:

@@ -1,4 +1,4 @@
-"""The commands of whoever keeps it running: credentials, setup, doctor and prune."""
+"""The commands for operators: credentials, setup, doctor and prune."""
 
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out
+from mnist_pipeline.cli.console import app, load, opened, out
 from mnist_pipeline.cli.options import Config, Outputs, Project
 from mnist_pipeline.errors import EngineError, RunNotFoundError
 
@@ -16,11 +16,13 @@ from mnist_pipeline.errors import EngineError, RunNotFoundError
 def setup(
     notify: Annotated[
         str | None,
-        typer.Option(help="Block to tell of failed runs, as in slack-webhook/team.", show_default=False),
+        typer.Option(
+            help="Block that sends notifications of failed runs, as in slack-webhook/team.", show_default=False
+        ),
     ] = None,
     project: Project = Path(),
 ) -> None:
-    """Bring work pool, deployments and automations to the Prefect server; done twice, it changes nothing."""
+    """Create or update work pool, deployments and automations on the Prefect server; safe to repeat."""
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
@@ -34,7 +36,7 @@ def setup(
 
 @app.command()
 def credentials() -> None:
-    """Make the password of the Prefect server, once and before it starts, and say where it is kept."""
+    """Create the password of the Prefect server, before its first start, and print the file that holds it."""
     from mnist_pipeline.orchestration.credentials import credentials_file, make_credentials
 
     path = credentials_file()
@@ -46,7 +48,7 @@ def credentials() -> None:
 
 @app.command()
 def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = None) -> None:
-    """Look at everything a night needs, and say what to do about what is not as it should be."""
+    """Check everything a nightly run needs, and say how to fix what fails."""
     settings = load(config, outputs=outputs)
     from mnist_pipeline.orchestration.environment import prepare_environment
 
@@ -55,11 +57,11 @@ def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = 
 
     findings = diagnose(settings, project.absolute())
     for finding in findings:
-        out.print(f"{'ok' if finding.healthy else 'ILL':3}  {finding.what}: {finding.found}", soft_wrap=True)
+        out.print(f"{'ok' if finding.healthy else 'FAIL':4}  {finding.what}: {finding.found}", soft_wrap=True)
         if finding.advice:
-            out.print(f"     -> {finding.advice}", soft_wrap=True)
+            out.print(f"      -> {finding.advice}", soft_wrap=True)
     if failed := [finding for finding in findings if not finding.healthy]:
-        raise EngineError(f"not well: {len(failed)} of {len(findings)}; begin with the first: {failed[0].what}")
+        raise EngineError(f"checks failed: {len(failed)} of {len(findings)}; fix the first one first: {failed[0].what}")
 
 
 @app.command()
@@ -75,21 +77,23 @@ def prune(
         typer.Option(
             min=0,
             max=87_600,
-            help="Hours from the mark on a run until its predictions and report may go.",
+            help="Hours between marking a run and deleting its predictions and report.",
             metavar="HOURS",
         ),
     ] = 24,
-    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Do it; otherwise nothing is changed.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply/--dry-run", help="Apply the changes; otherwise only list them.")
+    ] = False,
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Give up predictions and reports of old runs, and sweep what nobody needs; without --apply only say so.
+    """Delete predictions and reports of old runs, and orphaned files; without --apply only list them.
 
     Manifests, summaries, verdicts and the history stay.
 
-    A run is marked first; the first prune HOURS later deletes its predictions and report.
+    Prune marks a run first; the first prune HOURS later deletes its predictions and report.
 
-    Kept in any case: the latest run, the last that passed or had nothing judged, the baseline, what was just published.
+    Always kept: the latest run, the last that passed or had nothing judged, the baseline, just published runs.
     """
     from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.maintenance.orphans import Inventory
@@ -98,19 +102,20 @@ def prune(
     from mnist_pipeline.runs.lookup import list_runs
 
     settings = load(config, outputs=outputs)
-    if not list_runs(settings.outputs):
+    if not list_runs(opened(settings)):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     now = datetime.now(UTC)
-    plan = plan_prune(settings.outputs, Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
-    left = carry_out(settings.outputs, plan, now) if apply else []  # before anybody can close the terminal on it
+    plan = plan_prune(opened(settings), Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
+    left = carry_out(opened(settings), plan, now) if apply else []  # before a closed terminal can interrupt it
     rows = [
         (decision.run.name.run_id, terminal.size(decision.size_bytes), decision.action, decision.why)
         for decision in plan.decisions
     ]
     out.print(terminal.decisions_table(rows))
-    for what, orphans in (("unused shards", plan.shards), ("left behind", plan.staging)):
+    for what, orphans in (("unused shards", plan.shards), ("orphan", plan.staging)):
         for orphan in orphans:
-            line = f"sweep {what}: {terminal.path_line(orphan.path)} ({terminal.size(orphan.size_bytes)})"
+            path = terminal.path_line(settings.outputs / orphan.name)
+            line = f"delete {what}: {path} ({terminal.size(orphan.size_bytes)})"
             out.print(line, soft_wrap=True)
     before = sum(plan.use_bytes.values())
     use = ", ".join(f"{name} {terminal.size(size_bytes)}" for name, size_bytes in plan.use_bytes.items())
@@ -122,5 +127,5 @@ def prune(
         return
     for line in left:
         out.print(f"left alone: {line}", soft_wrap=True)
-    after = sum(Inventory.take(settings.outputs).use_bytes().values())
+    after = sum(Inventory.take(opened(settings)).use_bytes().values())
     out.print(f"done: {counts}; disk use now: {terminal.size(after)}")

@@ -1,4 +1,4 @@
-"""The commands around data and weights: fetch, images, train."""
+"""The commands for data and weights: fetch, images, train."""
 
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +61,7 @@ def fetch(
     cache: Cache = None,
     config: Config = None,
 ) -> None:
-    """Bring the raw files of a data set to the cache, or verify those that are there."""
+    """Fetch the source files of a data set to the cache, and verify those already in it."""
     from mnist_pipeline.pipeline import inputs
 
     settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
@@ -78,8 +78,8 @@ def images(
     dataset: Dataset = None,
     split: Split = None,
     weights: Weights = None,
-    start: Annotated[int, typer.Option(min=0, help="First image looked at.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=400, help="Most images shown.")] = 10,
+    start: Annotated[int, typer.Option(min=0, help="First image to check.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=400, help="Maximum number of images shown.")] = 10,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
     save: Annotated[Path | None, typer.Option(help="Save as .png, .svg or .pdf instead.", show_default=False)] = None,
     columns: Annotated[

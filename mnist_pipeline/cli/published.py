@@ -1,10 +1,10 @@
-"""The commands that look at published runs: runs, show, verify."""
+"""The commands for published runs: runs, show, verify."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out, print_lines
+from mnist_pipeline.cli.console import app, load, opened, out, print_lines
 from mnist_pipeline.cli.options import Config, Dataset, Outputs, Split, WhichRun
 from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
@@ -12,10 +12,10 @@ from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_pipeline.runs.lookup import Run
     from mnist_pipeline.runs.manifest import Manifest, Pruned
+    from mnist_pipeline.runs.outputs import Outputs as OpenedOutputs
+    from mnist_pipeline.runs.run import Run
     from mnist_pipeline.settings import Settings
-    from mnist_pipeline.store.objects import Location
 
 
 @app.command("runs")
@@ -27,13 +27,13 @@ def list_published(outputs: Outputs = None, config: Config = None) -> None:
 
     settings = load(config, outputs=outputs)
     rows = []
-    for item in list_runs(settings.outputs):
+    for item in list_runs(opened(settings)):
         try:
             manifest = item.manifest()
         except DamagedError:
             rows.append(terminal.RunLine(item.name.run_id, "damaged", "-", "-", "-", "-"))
             continue
-        verdict = newest_verdict(settings.outputs, manifest.content)
+        verdict = newest_verdict(opened(settings), manifest.content)
         rows.append(
             terminal.RunLine(
                 run_id=item.name.run_id,
@@ -68,7 +68,7 @@ def show(
     from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    found = find_run(settings.outputs, which, settings.dataset, settings.split)
+    found = find_run(opened(settings), which, settings.dataset, settings.split)
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
     manifest = found.manifest()
     out.print(f"run {found.name.run_id}{_pruned(found.pruned())}", style="bold", soft_wrap=True)
@@ -83,12 +83,12 @@ def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
     from mnist_pipeline.pipeline.judging import current_verdict
 
     try:
-        verdict = current_verdict(settings.outputs, manifest)
-    except DamagedError as error:  # no reason not to show the run
-        out.print(f"verdict: damaged: {error}; running its night again gives it again", style="red", soft_wrap=True)
+        verdict = current_verdict(opened(settings), manifest)
+    except DamagedError as error:  # a damaged verdict must not hide the run
+        out.print(f"verdict: damaged: {error}; running its date again recomputes it", style="red", soft_wrap=True)
         return
     if verdict is None:
-        out.print("verdict: not judged yet: running its night again judges it")
+        out.print("verdict: not judged yet: running its date again judges it")
     else:
         print_verdict(verdict)
 
@@ -99,26 +99,27 @@ def verify(
         str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Publish damaged runs again, from the weights in the archive.")
+        bool, typer.Option("--repair", help="Publish damaged runs again, with the archived weights.")
     ] = False,
     dataset: Dataset = None,
     split: Split = None,
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Check every byte of published runs against their manifests; without RUN of verdicts, shards and weights too."""
-    from mnist_pipeline.runs.lookup import REPAIRS, find_run, list_runs
+    """Check every byte of published runs against their manifests; without RUN also verdicts, shards and weights."""
+    from mnist_pipeline.runs.layout import REPAIRS
+    from mnist_pipeline.runs.lookup import find_run, list_runs
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
     if which is None:
         chosen = [
             item
-            for item in list_runs(settings.outputs)
+            for item in list_runs(opened(settings))
             if dataset in (None, item.name.dataset) and split in (None, item.name.split)
         ]
     else:
-        chosen = [find_run(settings.outputs, which, settings.dataset, settings.split)]
-    if not chosen and not _unfinished(settings.outputs, dataset, split):
+        chosen = [find_run(opened(settings), which, settings.dataset, settings.split)]
+    if not chosen and not _unfinished(opened(settings), dataset, split):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     damaged = set()
     for item in chosen:
@@ -130,51 +131,49 @@ def verify(
             out.print(f"  {problem}", style="red", soft_wrap=True)
         if problems and not (repair and _repaired(settings, item)):
             damaged.add(item.name.run_id)
-    unfinished = _unfinished(settings.outputs, dataset, split, None if which is None else chosen)
+    unfinished = _unfinished(opened(settings), dataset, split, None if which is None else chosen)
     for run_id in unfinished:
         out.print(f"{run_id}: its repair is unfinished", soft_wrap=True)
     damaged.update(unfinished)
-    beside = _check_beside(settings.outputs) if which is None else 0
+    beside = _check_beside(opened(settings)) if which is None else 0
     if damaged:
         way_out = (
-            f"what stood in the way is said above; a run of the same night mends it too, or move it out of "
+            f"the reasons are given above; a run of the same date repairs it too, or move it out of "
             f"{settings.outputs / 'runs'}"
             if repair
-            else "`mnist-pipeline verify --repair` publishes them again, and so does a run of the same night with the "
-            "same weights; what is damaged goes into quarantine"
+            else "`mnist-pipeline verify --repair` publishes them again, and so does a run of the same date with the "
+            "same weights; damaged files go into quarantine"
         )
         if unfinished:
             way_out = (
-                f"replacements that are not in their place: {len(unfinished)}, kept in "
-                f"{settings.outputs / REPAIRS}; a warning says what stands in the way, and once that is seen to "
-                f"`mnist-pipeline verify --repair` puts them there; otherwise {way_out}"
+                f"unfinished repairs: {len(unfinished)}, with replacements kept in "
+                f"{settings.outputs / REPAIRS}; a warning gives the reason: fix it, then "
+                f"`mnist-pipeline verify --repair` completes them; otherwise {way_out}"
             )
         count = len({item.name.run_id for item in chosen} | damaged)
         raise DamagedError(f"runs damaged: {len(damaged)} of {count}; {way_out}")
     if beside:
-        raise DamagedError(f"damaged beside the runs: {beside}; each line above says what mends it")
+        raise DamagedError(f"damaged beside the runs: {beside}; each line above says how to repair it")
     out.print(f"runs verified: {len(chosen)}")
 
 
 def _unfinished(
-    outputs: "Location", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
+    outputs: "OpenedOutputs", dataset: str | None, split: str | None, among: "Sequence[Run] | None" = None
 ) -> list[str]:
-    """The runs, or those among the given ones, whose replacement is not in its place yet."""
+    """The runs, of all or of the given ones, whose repair is unfinished."""
     from mnist_pipeline.runs.lookup import pending_repairs
-    from mnist_pipeline.store.files import outputs_errors
 
-    with outputs_errors(f"cannot look for unfinished repairs in {outputs}"):
-        return [
-            name.run_id
-            for name in pending_repairs(outputs)
-            if dataset in (None, name.dataset)
-            and split in (None, name.split)
-            and (among is None or name in [run.name for run in among])
-        ]
+    return [
+        name.run_id
+        for name in pending_repairs(outputs)
+        if dataset in (None, name.dataset)
+        and split in (None, name.split)
+        and (among is None or name in [run.name for run in among])
+    ]
 
 
-def _check_beside(outputs: "Location") -> int:
-    """Check what is published or kept beside the runs; how much of it is damaged."""
+def _check_beside(outputs: "OpenedOutputs") -> int:
+    """Check verdicts, shards and weights; return the number of damaged ones."""
     from mnist_pipeline.maintenance.verification import check_shards, check_verdicts, check_weights
 
     damaged = 0
@@ -197,7 +196,7 @@ def _repaired(settings: "Settings", item: "Run") -> bool:
 
     try:
         repair(settings, item)
-    except PipelineError as error:  # one run must not keep the others from being repaired
+    except PipelineError as error:  # one failure must not prevent the repair of the others
         out.print(f"  not repaired: {error}", style="red", soft_wrap=True)
         return False
     out.print("  published again", soft_wrap=True)

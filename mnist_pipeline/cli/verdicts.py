@@ -1,10 +1,10 @@
-"""The commands that say whether it is still good: compare, baseline, promote, report, reindex."""
+"""The commands for verdicts and views: compare, baseline, promote, report, reindex."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out, progress_for
+from mnist_pipeline.cli.console import app, load, opened, out, progress_for
 from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Images, Outputs, Split, WhichRun
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
     from mnist_pipeline.pipeline.judging import Judged, Verdict
 
-baseline = typer.Typer(help="Pin the run that all later ones are held to.", no_args_is_help=True)
+baseline = typer.Typer(help="Pin the run that all later ones are compared with.", no_args_is_help=True)
 app.add_typer(baseline, name="baseline")
 
 
 def print_verdict(verdict: "Verdict") -> None:
-    """The outcome, each gate that did not pass, and what was compared with."""
+    """Print the outcome, each gate that did not pass, and the references."""
     from mnist_pipeline.report import terminal
 
     for line in terminal.verdict_lines(verdict.outcome, verdict.results, verdict.references, verdict.notes):
         out.print(line, soft_wrap=True)
 
 
-def require_accepted(nights: "Sequence[Judged]") -> None:
+def require_accepted(judged: "Sequence[Judged]") -> None:
     """Raise VerdictError if the verdict on one of the runs fails it."""
-    if rejected := [night for night in nights if not night.accepted]:
-        raise VerdictError("; ".join(night.verdict.line for night in rejected) + "; what was published stays published")
+    if rejected := [each for each in judged if not each.accepted]:
+        raise VerdictError("; ".join(each.verdict.line for each in rejected) + "; what was published stays published")
 
 
 @app.command()
@@ -40,13 +40,13 @@ def compare(
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Compare two published runs: what was lost and gained, and how sure that is."""
+    """Compare two published runs: images lost and gained, with their statistical significance."""
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    old, new = (find_run(settings.outputs, which, settings.dataset, settings.split) for which in (before, now))
+    old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
     found = judging.compare(old, new, "given")
     out.print(f"from {old.name.run_id}", soft_wrap=True)
     out.print(f"to   {new.name.run_id}", soft_wrap=True)
@@ -67,20 +67,20 @@ def set_pinned(
     from mnist_pipeline.verdicts.baselines import set_baseline
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    found = find_run(settings.outputs, which, settings.dataset, settings.split)
-    found.paths(PREDICTIONS)  # refused if they were pruned: nothing could be compared with it
+    found = find_run(opened(settings), which, settings.dataset, settings.split)
+    found.paths(PREDICTIONS)  # raises PrunedError if they were pruned
     name = found.name
-    set_baseline(settings.outputs, name.dataset, name.split, name.run_id)
+    set_baseline(opened(settings), name.dataset, name.split, name.run_id)
     out.print(f"baseline of {name.dataset}/{name.split}: {name.run_id}", soft_wrap=True)
 
 
 @baseline.command("clear")
 def clear_pinned(dataset: Dataset = None, split: Split = None, outputs: Outputs = None, config: Config = None) -> None:
-    """Hold runs to no baseline any more."""
+    """Remove the baseline."""
     from mnist_pipeline.verdicts.baselines import set_baseline
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    set_baseline(settings.outputs, settings.dataset, settings.split, None)
+    set_baseline(opened(settings), settings.dataset, settings.split, None)
     out.print(f"baseline of {settings.dataset}/{settings.split}: none")
 
 
@@ -89,7 +89,7 @@ def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
     """Show the pinned runs."""
     from mnist_pipeline.verdicts.baselines import read_baselines
 
-    pinned = read_baselines(load(config, outputs=outputs).outputs)
+    pinned = read_baselines(opened(load(config, outputs=outputs)))
     for name, run_id in pinned.items():
         out.print(f"{name}: {run_id}", soft_wrap=True)
     if not pinned:
@@ -100,7 +100,7 @@ def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
 def promote(
     ctx: typer.Context,
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever the verdict; the record will say so.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the verdict; the record says so.")] = False,
     dataset: Dataset = None,
     split: Split = None,
     images: Images = None,
@@ -109,7 +109,7 @@ def promote(
     outputs: Outputs = None,
     config: Config = None,
 ) -> None:
-    """Make weights the current ones, if they lose nothing against those of now; the nights use them from then on."""
+    """Make weights the current ones, for all later runs, if they lose nothing against the present ones."""
     from mnist_pipeline.pipeline import promotion
     from mnist_pipeline.report import terminal
 
@@ -148,27 +148,27 @@ def report(
     from mnist_pipeline.runs.lookup import find_run
 
     settings = load(config, dataset=dataset, split=split, outputs=outputs)
-    found = find_run(settings.outputs, which, settings.dataset, settings.split)
-    out.print(f"report: {terminal.path_line(write_report(settings.outputs, found))}", soft_wrap=True)
+    found = find_run(opened(settings), which, settings.dataset, settings.split)
+    out.print(f"report: {terminal.path_line(write_report(opened(settings), found))}", soft_wrap=True)
 
 
 @app.command()
 def reindex(outputs: Outputs = None, config: Config = None) -> None:
-    """Write history.parquet, runs.parquet, latest.json and all reports anew from what is published."""
+    """Rebuild history.parquet, runs.parquet, latest.json and all reports from the published runs."""
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.views import update_views
 
     settings = load(config, outputs=outputs)
-    if not settings.outputs.is_dir():
-        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got no folder; check the path")
-    update_views(settings.outputs)
-    runs, damaged = list_runs(settings.outputs), []
+    if not list_runs(opened(settings)):
+        raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the path")
+    update_views(opened(settings), afresh=True)
+    runs, damaged = list_runs(opened(settings)), []
     for found in runs:
         try:
-            if not found.pruned():  # which gives up the report too
-                write_report(settings.outputs, found)
-        except DamagedError as error:  # one run must not keep the others from their reports
+            if not found.pruned():  # prune deletes the report too
+                write_report(opened(settings), found)
+        except DamagedError as error:  # one damaged run must not prevent the reports of the others
             damaged.append(str(error))
     out.print(f"runs indexed: {len(runs) - len(damaged)}")
     if damaged:

@@ -1,4 +1,4 @@
 """Pure computation: NumPy and the standard library only.
 
-Nothing here knows a path, the clock, the environment, pyarrow or Prefect.
+It uses no paths, clock, environment, pyarrow or Prefect.
 """

@@ -1,6 +1,6 @@
-"""How far the probabilities can be believed: log loss, Brier score, top-2 accuracy, reliability bins.
+"""Measures the calibration of the probabilities: log loss, Brier score, top-2 accuracy, reliability bins.
 
-Labelled images only, and all digits together: at a thousand images a digit, a per-digit calibration error is noise.
+Covers labelled images only, all digits together: with about 1,000 images of a digit, its calibration error is noise.
 """
 
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over images, and the standard error of it."""
+    """A mean over images with its standard error."""
 
     value: float
     standard_error: float
 
     def interval(self, confidence: float) -> Interval:
-        """Two-sided, by the central limit theorem; meant for thousands of images."""
+        """The two-sided interval by the central limit theorem; valid for thousands of images."""
         half_width = normal_quantile(confidence) * self.standard_error
         return Interval(self.value - half_width, self.value + half_width)
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The labelled images whose confidence lies in `low`..`high`, the upper end included."""
+    """The labelled images with `low` < confidence <= `high`."""
 
     bin: int
     low: float
@@ -49,14 +49,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CalibrationScores:
-    """The overall figures of a run with labels.
+    """The overall calibration scores of a run with labels.
 
     Attributes:
         top2_accuracy: share of images whose label is among the two most probable digits.
         nll: mean negative log likelihood of the label, in nats; 0 is perfect.
         brier: mean squared distance of the ten probabilities from the truth, 0..2; 0 is perfect.
         ece: expected calibration error over `BINS` bins of equal width, 0..1.
-        ece_noise: what `ece` would be on average, by chance alone, if every confidence were right.
+        ece_noise: expected `ece` of a perfectly calibrated network, by chance alone.
     """
 
     top2_accuracy: float
@@ -70,13 +70,14 @@ class CalibrationScores:
 
 @dataclass(frozen=True, eq=False)
 class Calibration(Counts):
-    """What is counted of labelled images while predictions are made.
+    """Calibration sums over labelled images, accumulated while predictions are made.
 
     Attributes:
         top2_correct: images whose label is among the two most probable digits.
-        nll_sum, nll_square_sum: of the negative log likelihood of the label, in nats.
-        brier_sum, brier_square_sum: of the squared distance of the probabilities from the truth, 0..2 each.
-        bin_images, bin_correct, bin_confidence_sum: `[BINS]`, by confidence.
+        nll_sum, nll_square_sum: sums of the negative log likelihood of the label, in nats, and of its square.
+        brier_sum, brier_square_sum: sums of the squared distance of the probabilities from the truth, 0..2 each, and
+            of its square.
+        bin_images, bin_correct, bin_confidence_sum: `[BINS]`, by bin of confidence.
     """
 
     top2_correct: NDArray[np.int64] = counts()
@@ -96,7 +97,7 @@ class Calibration(Counts):
         confidence: NDArray[np.float32],
         probabilities: NDArray[np.float32],
     ) -> "Calibration":
-        """Count predictions against their labels; nothing without labels.
+        """Count predictions against their labels; `empty` without labels.
 
         Args:
             labels: `[N]` int8 in 0..9, or None.
@@ -108,7 +109,7 @@ class Calibration(Counts):
             return cls.empty()
         rows = np.arange(len(labels))
         of_label = probabilities[labels, rows]
-        # Ahead of the label: what is more probable, and among equals the lower digit, as predictions have it.
+        # Digits ranked above the label: the more probable ones and, on a tie, the lower ones, as `choose` breaks ties.
         above = probabilities > of_label
         above |= (probabilities == of_label) & (np.arange(DIGITS)[:, None] < labels)
         nll = -np.log(np.maximum(of_label.astype(np.float64), SMALLEST_PROBABILITY))
@@ -140,11 +141,11 @@ class Calibration(Counts):
         return _mean(self.brier_sum, self.brier_square_sum, self.images)
 
     def bins(self) -> tuple[ReliabilityBin, ...]:
-        """All `BINS` of them, from the least confident to the most; empty ones too."""
+        """All `BINS` bins by rising confidence, including empty ones."""
         return tuple(self._bin(index) for index in range(BINS))
 
     def scores(self) -> CalibrationScores | None:
-        """The overall figures; None without labelled images."""
+        """The overall scores; None without labelled images."""
         nll, brier, images = self.nll, self.brier, self.images
         if nll is None or brier is None:
             return None
@@ -192,7 +193,7 @@ def _mean_deviation(trials: int, chance: float) -> float:
     if not 0.0 < chance < 1.0:
         return 0.0
     k = floor(trials * chance) + 1
-    if k > trials:  # floor(np) = n only by rounding, p being all but 1
+    if k > trials:  # only by rounding, if p is almost 1
         return 0.0
     ways = lgamma(trials + 1) - lgamma(k + 1) - lgamma(trials - k + 1)
     return 2 * k * exp(ways + k * log(chance) + (trials - k + 1) * log(1 - chance))

@@ -1,7 +1,7 @@
-"""Two runs side by side: what was lost and gained, how sure that is, and how small a loss would have shown.
+"""Compares the accuracy of two runs: images lost and gained, intervals, p-values, and the smallest detectable loss.
 
-Over the same images the pairs are counted (McNemar, Tango); over different ones two proportions are all there is
-(Fisher, Newcombe). "Before" is the reference, "now" the run that is judged.
+Over the same images it counts pairs (McNemar, Tango); over different images it compares two proportions (Fisher,
+Newcombe). "Before" is the reference, "now" the run that is judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ ROW_CONFIDENCE = 0.95
 
 
 class Comparison(Protocol):
-    """One line: a digit, or all digits together (`digit` is None)."""
+    """The comparison of one digit, or of all digits together (`digit` is None)."""
 
     method: ClassVar[str]
 
     @property
     def digit(self) -> int | None:
-        """0..9; None for all together."""
+        """0..9; None for all digits together."""
 
     @property
     def images(self) -> int:
@@ -34,7 +34,7 @@ class Comparison(Protocol):
 
     @property
     def correct(self) -> int:
-        """Of these, predicted right."""
+        """Correctly predicted images among `images`."""
 
     @property
     def images_before(self) -> int:
@@ -42,25 +42,25 @@ class Comparison(Protocol):
 
     @property
     def correct_before(self) -> int:
-        """Of these, predicted right."""
+        """Correctly predicted images among `images_before`."""
 
     @property
     def difference(self) -> float | None:
-        """Accuracy now less accuracy before, -1..1; None where it cannot be known."""
+        """Accuracy now minus accuracy before, -1..1; None if it is unknown."""
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of "nothing has changed"; 1 where nothing can be known."""
+        """Two-sided p-value of the null hypothesis "no change"; 1 if it is unknown."""
 
     @property
     def p_worse(self) -> float:
-        """One-sided p-value of "it has not become worse"."""
+        """One-sided p-value of the null hypothesis "not worse"."""
 
     def interval(self, confidence: float = ROW_CONFIDENCE) -> Interval | None:
-        """Of the difference, two-sided."""
+        """The two-sided interval of the difference."""
 
     def detectable(self, alpha: float) -> float | None:
-        """The smallest loss of accuracy that would have had `p_worse <= alpha` here; None if none would."""
+        """The smallest loss of accuracy that would have given `p_worse <= alpha`; None if no loss would."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Paired:
 
     @property
     def p(self) -> float:
-        if self.lost == self.gained:  # also when nothing changed at all
+        if self.lost == self.gained:  # also without any change
             return 1.0
         from scipy.special import bdtr
 
@@ -136,7 +136,7 @@ class Unpaired:
 
     @property
     def p(self) -> float:
-        from scipy.stats import fisher_exact  # slow to import, and needed only where images differ
+        from scipy.stats import fisher_exact  # slow to import, and needed only for different images
 
         wrong, wrong_before = self.images - self.correct, self.images_before - self.correct_before
         return float(fisher_exact([[self.correct, wrong], [self.correct_before, wrong_before]]).pvalue)
@@ -167,11 +167,11 @@ class Unpaired:
 
 @dataclass(frozen=True, eq=False)
 class Pairs(Counts):
-    """The same images in two runs, counted.
+    """Counts of the same images in two runs.
 
     Attributes:
         cells: `[10, 2, 2]` int64, labelled images by (label, right before, right now).
-        changed: int64, images whose prediction changed, with or without label, right or wrong.
+        changed: int64, images whose prediction changed, with or without a label, right or wrong.
     """
 
     cells: NDArray[np.int64] = counts(DIGITS, 2, 2)
@@ -184,7 +184,7 @@ class Pairs(Counts):
         Args:
             labels: `[N]` int8 in 0..9, or None.
             before: `[N]` int8 in 0..9, the reference's predictions.
-            now: `[N]` int8 in 0..9, those of the run that is judged.
+            now: `[N]` int8 in 0..9, the predictions of the run that is judged.
         """
         changed = np.count_nonzero(before != now) + np.zeros((), np.int64)
         if labels is None:
@@ -193,12 +193,12 @@ class Pairs(Counts):
         return cls(np.bincount(cell, minlength=DIGITS * 4).reshape(DIGITS, 2, 2), changed)
 
     def comparisons(self) -> tuple[Paired, ...]:
-        """All digits together first, then each."""
+        """The comparison of all digits together, then of each digit."""
         return (_paired(None, self.cells.sum(axis=0)), *(_paired(digit, self.cells[digit]) for digit in range(DIGITS)))
 
 
 def unpaired(before: Tally, now: Tally) -> tuple[Unpaired, ...]:
-    """Two runs over different images: all digits together first, then each."""
+    """Compare two runs over different images: all digits together, then each digit."""
     whole = Unpaired(None, now.labelled, now.correct, before.labelled, before.correct)
     old, new = before.confusion, now.confusion
     return (
@@ -211,7 +211,7 @@ def unpaired(before: Tally, now: Tally) -> tuple[Unpaired, ...]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being several: if any is at most alpha, the chance of a false alarm in all is alpha.
+    """Adjust p-values for multiple testing: rejecting those <= alpha keeps the family-wise error rate at alpha.
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
     (1979), 65-70.
@@ -224,7 +224,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_over_digits(comparisons: Sequence[Comparison]) -> list[float | None]:
-    """Of each line its two-sided p corrected for there being several digits; None for all digits together."""
+    """The two-sided p of each comparison, adjusted over the digits; None for all digits together."""
     corrected = iter(holm([line.p for line in comparisons if line.digit is not None]))
     return [None if line.digit is None else next(corrected) for line in comparisons]
 
@@ -236,7 +236,7 @@ def _paired(digit: int | None, cells: NDArray[np.int64]) -> Paired:
 
 
 def _p_worse_paired(lost: int, gained: int) -> float:
-    """P of at least so many lost among those that changed, were losing and gaining equally likely."""
+    """The probability of at least `lost` losses among the changed images if losses and gains are equally likely."""
     if not lost:
         return 1.0
     from scipy.special import bdtr
@@ -245,7 +245,7 @@ def _p_worse_paired(lost: int, gained: int) -> float:
 
 
 def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The smallest number in `low`..`high` for which `holds`, which once true stays true; None if there is none."""
+    """The smallest number in `low`..`high` with `holds`, which must be monotonic; None if there is none."""
     if low > high or not holds(high):
         return None
     while low < high:

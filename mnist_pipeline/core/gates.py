@@ -1,6 +1,6 @@
-"""The gates of a night: the bounds that a run has to keep, what it is compared with, and how a gate was judged.
+"""Value types of gates: the bounds of a run, the references it is compared with, and the result of each gate.
 
-Values only; `judgement.py` judges by them.
+It judges nothing; see `judgement.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,10 +11,10 @@ from mnist_pipeline.core.comparison import Comparison
 from mnist_pipeline.core.images import DIGITS
 
 GateOutcome = Literal["pass", "fail", "inconclusive"]
-Outcome = Literal["pass", "fail", "inconclusive", "none"]  # of a verdict; none: nothing was judged
-MAX_BOUND = 1e12  # images, or any other bound that is no share
+Outcome = Literal["pass", "fail", "inconclusive", "none"]  # of a verdict; none: no gate was judged
+MAX_BOUND = 1e12  # of images, and of any other bound that is not a share
 MIN_ALPHA = 1e-9
-# How the value of a gate is said to people: as it is, where it is not listed.
+# Gates whose values are shown as percentages or points; other values are shown as they are.
 SHARES = ("min_accuracy", "min_digit_accuracy")
 LOSSES = ("max_loss", "max_digit_loss")
 WORST_FIRST: tuple[GateOutcome, ...] = ("fail", "inconclusive", "pass")
@@ -22,30 +22,30 @@ WORST_FIRST: tuple[GateOutcome, ...] = ("fail", "inconclusive", "pass")
 
 @dataclass(frozen=True)
 class Gates:
-    """What a run has to keep. None switches a gate off; a name here is the gate's name in the tables too.
+    """The bounds of a run. None switches a gate off; a field's name is the gate's name in the tables too.
 
     Accuracies, losses and `alpha` are shares, 0..1.
 
     Raises:
-        ValueError: a value is out of its range, or a digit is none.
+        ValueError: a value is out of range, or a key of `digit_accuracy` is not a digit.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key must not switch a gate off
 
-    alpha: float = 0.001  # chance of a false alarm of each gate, one-sided
-    min_images: int | None = None  # images in all
+    alpha: float = 0.001  # false alarm rate of each gate, one-sided
+    min_images: int | None = None  # all images
     min_digit_images: int | None = None  # images of each digit
     min_accuracy: float | None = None
     min_digit_accuracy: float | None = None
-    digit_accuracy: Mapping[int, float] = field(default_factory=dict)  # in place of min_digit_accuracy, by digit
+    digit_accuracy: Mapping[int, float] = field(default_factory=dict)  # by digit, overrides min_digit_accuracy
     max_loss: float | None = None  # of accuracy, against each reference
     max_digit_loss: float | None = None
-    no_certain_loss: bool = False  # of accuracy, against each reference; needs no bound to be chosen
+    no_certain_loss: bool = False  # of accuracy, against each reference; needs no bound
     max_flips_unchanged: int | None = 0  # changed predictions with the same images and the same weights
     same_images: bool = False  # the images must be those of the references
     max_nll: float | None = None  # mean negative log likelihood, nats
     max_brier: float | None = None  # mean Brier score, 0..2
-    inconclusive: Literal["warn", "fail"] = "warn"  # how a night ends whose verdict is inconclusive
+    inconclusive: Literal["warn", "fail"] = "warn"  # what an inconclusive verdict does
 
     def __post_init__(self) -> None:
         given = {name: value for name in (*SHARES, *LOSSES) if (value := getattr(self, name)) is not None}
@@ -61,7 +61,7 @@ class Gates:
                 f"{name}: expected a number from 0 to {MAX_BOUND:g}, got {value}"
                 for name in ("min_images", "min_digit_images", "max_flips_unchanged", "max_nll", "max_brier")
                 if (value := getattr(self, name)) is not None
-                and not 0 <= value <= MAX_BOUND  # nor NaN, which keeps and breaks every bound
+                and not 0 <= value <= MAX_BOUND  # NaN is rejected too: every comparison with it is false
             ),
         ]
         if not MIN_ALPHA <= self.alpha < 0.5:
@@ -71,7 +71,7 @@ class Gates:
 
     @property
     def confidence(self) -> float:
-        """Of two-sided intervals whose either end is missed with a chance of `alpha`."""
+        """The confidence of two-sided intervals with an error rate of `alpha` at each end."""
         return 1 - 2 * self.alpha
 
     def accuracy_bound(self, digit: int) -> float | None:
@@ -84,16 +84,16 @@ DEFAULT_GATES = Gates(no_certain_loss=True)
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run is compared with.
+    """A run that another run is compared with.
 
     Attributes:
-        against: "last passed", "earlier" (a run on which nothing was judged) or "baseline".
+        against: "last passed", "earlier" (a run without a judged gate) or "baseline".
         run_id: of the reference.
-        problem: why it cannot be compared with; None if it can. Nothing below holds then.
+        problem: why the comparison is impossible (the attributes below are then not set); None if it is possible.
         same_images: whether both runs are over the same images and labels, by hash.
         same_weights: whether both used the same weights, by hash.
         changed: images whose prediction changed; None if the images differ.
-        comparisons: all digits together first, then each; empty without labels.
+        comparisons: all digits together, then each digit; empty without labels.
     """
 
     against: str
@@ -107,20 +107,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class GateResult:
-    """One gate, judged.
+    """The result of one gate.
 
     Attributes:
         gate: name of the field of `Gates`.
-        against: the reference it is about; None if it is about the run alone.
-        digit: 0..9; None for all together.
+        against: the reference it compares with; None if it concerns the run alone.
+        digit: 0..9; None for all digits together.
         outcome: pass, fail or inconclusive.
-        bound: what had to be kept.
-        value, low, high: estimate, and interval at the gates' own confidence; None where nothing can be known,
-            and no interval where the value is certain.
-        p: of the test that would fail the gate, after Holm's correction; None where none was made.
-        detectable: the smallest loss (beyond the bound, or for a gate about references from the reference), in the
-            unit of `bound`, that the test would have called certain here, of one digit alone; None if none.
-        reason: a sentence for people.
+        bound: the bound of the gate.
+        value, low, high: estimate, and interval at the gates' confidence; all None if unknown, low and high None if the
+            value is exact.
+        p: p-value of the test that fails the gate, Holm-corrected; None without a test.
+        detectable: the smallest loss that would have failed the gate, of one digit alone, in the unit of `bound`;
+            counted from the bound, or from the reference if there is one; None if no loss would.
+        reason: the outcome in a sentence.
     """
 
     gate: str
@@ -151,6 +151,6 @@ class GateResult:
 
 
 def outcome_of(results: Iterable[GateResult]) -> Outcome:
-    """The worst of them; none if there are none: what nobody has looked at has not passed."""
+    """The worst outcome; "none" without results, since a run that was not judged has not passed."""
     found = {result.outcome for result in results}
     return next((outcome for outcome in WORST_FIRST if outcome in found), "none")

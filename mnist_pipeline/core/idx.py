@@ -1,4 +1,4 @@
-"""IDX bytes <-> arrays of unsigned bytes. Reads no files: callers hand in bytes.
+"""Converts between IDX bytes and uint8 arrays. It reads no files: callers pass bytes.
 
 Format (Y. LeCun, "The MNIST database", section "The IDX file format"): two zero bytes, a type
 code (0x08 = unsigned byte), the number of dimensions, one big-endian uint32 per dimension, then
@@ -16,13 +16,13 @@ from mnist_pipeline.errors import IdxFormatError
 
 UNSIGNED_BYTE = 0x08
 PREFIX_BYTES = 4
-# A header of MNIST's own files is 16 bytes (images) or 8 (labels); 255 dimensions is the format's limit.
+# The format allows 255 dimensions. MNIST's headers have 16 bytes (images) and 8 bytes (labels).
 MAX_HEADER_BYTES = PREFIX_BYTES + 4 * 255
 
 
 @dataclass(frozen=True)
 class IdxHeader:
-    """Shape of an IDX array of unsigned bytes and where its values start."""
+    """The shape of an IDX array of unsigned bytes."""
 
     shape: tuple[int, ...]
 
@@ -32,7 +32,7 @@ class IdxHeader:
 
     @property
     def file_bytes(self) -> int:
-        """Size in bytes of the whole file that this header promises."""
+        """Size in bytes of the file that has this header."""
         return self.header_bytes + math.prod(self.shape)
 
 
@@ -40,12 +40,12 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
     """Read the header at the start of an IDX file.
 
     Args:
-        data: the first bytes of the file, at least `4 + 4 * dimensions` of them.
-        name: what to call the file in an error.
-        dimensions: the number of dimensions expected, 3 for images and 1 for labels.
+        data: the start of the file, at least `4 + 4 * dimensions` of them.
+        name: the name of the file in errors.
+        dimensions: the expected number of dimensions, 3 for images and 1 for labels.
 
     Raises:
-        IdxFormatError: the bytes are too few, have another magic number, type or dimension count.
+        IdxFormatError: there are too few bytes, or the magic number, type or number of dimensions is another one.
     """
     if len(data) < PREFIX_BYTES + 4 * dimensions:
         raise IdxFormatError(
@@ -68,7 +68,7 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
 
 
 def check_size(header: IdxHeader, size_bytes: int, name: str) -> None:
-    """Raise IdxFormatError unless a file of `size_bytes` bytes is exactly what its header promises."""
+    """Raise IdxFormatError unless the file has exactly the size that its header implies."""
     if size_bytes != header.file_bytes:
         kind = "truncated" if size_bytes < header.file_bytes else "oversized"
         raise IdxFormatError(
@@ -84,18 +84,18 @@ def decode(data: bytes, name: str, dimensions: int) -> NDArray[np.uint8]:
         Read-only uint8 array of the header's shape, a view of `data`.
 
     Raises:
-        IdxFormatError: as `parse_header`, or the size is not what the header promises.
+        IdxFormatError: as `parse_header`, or the size does not match the header.
     """
     header = parse_header(data, name, dimensions)
     check_size(header, len(data), name)
     try:
         return np.frombuffer(data, np.uint8, offset=header.header_bytes).reshape(header.shape)
-    except ValueError as error:  # no values, but dimensions beyond what an array may have
+    except ValueError as error:  # an empty array with more or larger dimensions than NumPy allows
         raise IdxFormatError(f"{name}: expected an array's shape, got {header.shape}; replace the file") from error
 
 
 def encode(array: NDArray[np.uint8]) -> bytes:
-    """Encode an array of uint8, of any shape, as a whole IDX file."""
+    """Encode a uint8 array of any shape as an IDX file."""
     if array.dtype != np.uint8:
         raise TypeError(f"expected a uint8 array, got {array.dtype}")
     prefix = struct.pack(f">HBB{array.ndim}I", 0, UNSIGNED_BYTE, array.ndim, *array.shape)

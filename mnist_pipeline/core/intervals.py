@@ -1,22 +1,19 @@
-"""How far a proportion from few images, or a difference of two, can be trusted.
-
-All intervals are two-sided.
-"""
+"""Two-sided confidence intervals of a proportion and of the difference of two proportions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
-# The closed form is written out here because `import scipy.stats` takes 0.8 s, more than the evaluation of
-# the whole test split. SciPy and statsmodels judge it in the tests.
+# The closed form is used because `import scipy.stats` takes 0.8 s, more than the evaluation of the test split. The
+# tests compare it with SciPy and statsmodels.
 from statistics import NormalDist
 
-HALVINGS = 60  # of a range of at most 2: to within 2e-18
+HALVINGS = 60  # of a range of at most 2: accurate to 2e-18
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The truth lies between `low` and `high`, both included: 0..1 for a proportion, -1..1 for a difference."""
+    """The interval `low`..`high`, both included: within 0..1 for a proportion, -1..1 for a difference."""
 
     low: float
     high: float
@@ -27,15 +24,15 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
 
     Formula: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     Journal of the American Statistical Association 22 (1927), 209-212. Unlike the textbook interval
-    p +- z * sqrt(p * (1 - p) / n) it keeps a width when all trials succeed.
+    p +- z * sqrt(p * (1 - p) / n) it has a width even if all trials succeed.
 
     Args:
-        successes: how many trials succeeded, 0..`trials`.
-        trials: how many there were.
-        confidence: share of such intervals that hold the truth, between 0 and 1, neither included.
+        successes: number of successful trials, 0..`trials`.
+        trials: number of trials.
+        confidence: share of such intervals that contain the true value, between 0 and 1, both excluded.
 
     Returns:
-        The interval, or None without trials, when nothing is known.
+        The interval, or None without trials.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -48,7 +45,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
     shrink = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / shrink
     half_width = z / shrink * sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    # At the extremes the ends are 0 and 1 exactly; rounding would leave them a last bit away, or outside.
+    # At the extremes the ends are exactly 0 and 1; rounding would leave them one bit off, or outside.
     return Interval(
         low=0.0 if successes == 0 else max(0.0, centre - half_width),
         high=1.0 if successes == trials else min(1.0, centre + half_width),
@@ -56,14 +53,14 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval | 
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float) -> Interval | None:
-    """Two-sided exact interval of a proportion: it never promises more than it holds, which gates need.
+    """Two-sided exact interval of a proportion: its coverage never falls below `confidence`, which gates need.
 
     Source: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of
     the binomial", Biometrika 26 (1934), 404-413; as quantiles of the beta distribution.
 
     Args:
-        successes: how many trials succeeded, 0..`trials`.
-        trials: how many there were.
+        successes: number of successful trials, 0..`trials`.
+        trials: number of trials.
         confidence: as for `wilson`.
 
     Returns:
@@ -89,13 +86,13 @@ def tango(lost: int, gained: int, pairs: int, confidence: float = 0.95) -> Inter
     """Score interval of the difference of two proportions over the same images: (gained - lost) / pairs.
 
     Source: T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
-    paired-sample design", Statistics in Medicine 17 (1998), 891-908. It keeps a width where nothing was lost
-    or gained, and holds its level at the few discordant pairs that two good networks have.
+    paired-sample design", Statistics in Medicine 17 (1998), 891-908. It has a width even if nothing was
+    lost or gained, and keeps its level with the few discordant pairs of two good networks.
 
     Args:
         lost: images that were right before and are wrong now.
         gained: images that were wrong before and are right now.
-        pairs: all images, also those that did not change.
+        pairs: all images, including unchanged ones.
         confidence: as for `wilson`.
 
     Returns:
@@ -113,7 +110,7 @@ def tango(lost: int, gained: int, pairs: int, confidence: float = 0.95) -> Inter
         return None
 
     def score(difference: float) -> float:
-        """Falls as `difference` grows; the ends of the interval are where it is z and -z."""
+        """Falls as `difference` grows; it is z and -z at the ends of the interval."""
         spread = difference * (1 - difference)
         b = (2 * pairs + lost - gained) * difference - lost - gained
         chance_lost = (sqrt(max(0.0, b * b + 8 * pairs * lost * spread)) - b) / (4 * pairs)
@@ -126,7 +123,7 @@ def tango(lost: int, gained: int, pairs: int, confidence: float = 0.95) -> Inter
 
 
 def newcombe(before: tuple[int, int], now: tuple[int, int], confidence: float = 0.95) -> Interval | None:
-    """Hybrid score interval of the difference of two proportions over different images: now less before.
+    """Hybrid score interval of the difference of two proportions over different images: now minus before.
 
     Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics
     in Medicine 17 (1998), 873-890, method 10: the Wilson intervals of both, squared and added.
@@ -137,7 +134,7 @@ def newcombe(before: tuple[int, int], now: tuple[int, int], confidence: float = 
         confidence: as for `wilson`.
 
     Returns:
-        The interval, or None where one side has no trials.
+        The interval, or None if either side has no trials.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -153,10 +150,10 @@ def newcombe(before: tuple[int, int], now: tuple[int, int], confidence: float = 
 
 
 def normal_quantile(confidence: float) -> float:
-    """How many standard errors to either side hold that share of a normal distribution.
+    """The number of standard errors to either side that cover this share of a normal distribution.
 
     Raises:
-        ValueError: not between 0 and 1.
+        ValueError: `confidence` is not between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
@@ -169,7 +166,7 @@ def _check(successes: int, trials: int) -> None:
 
 
 def _crossing(falling: Callable[[float], float], level: float, low: float, high: float) -> float:
-    """Where a falling function crosses `level`, by halving the range until nothing is left between its ends."""
+    """Where a falling function crosses `level`, by bisection of `low`..`high`."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > level else (low, middle)

@@ -1,12 +1,12 @@
-"""Judges a run by its gates: each pass, fail or inconclusive.
+"""Judges a run by its gates: each passes, fails or is inconclusive.
 
-Judged by what intervals and exact tests allow to say, never by a bare share:
+It decides by intervals and exact tests, never by a share alone:
 
-- pass: the bound is kept even at the unfavourable end of the interval;
-- fail: a test says that the bound is broken; of a loss, that there is one, where one beyond the margin is not
-  excluded. Where nothing has changed a test says so falsely once in 1 / alpha times, the ten digits together no more
-  often (Holm);
-- inconclusive: neither, because there are too few images, or nothing to judge by.
+- pass: even the unfavourable end of the interval keeps the bound;
+- fail: a test shows that the bound is broken; for a loss, that there is one, and the interval does not exclude one
+  beyond the margin. If nothing has changed, a gate fails with probability alpha at most, and so do its ten digits
+  together (Holm);
+- inconclusive: neither, because there are too few images or no reference.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import Interval, clopper_pearson, normal_quantile
 from mnist_pipeline.core.tally import Tally
 
-# Below this many images the mean of a skewed score is not normal enough for its interval to be believed.
+# With fewer images the mean of a skewed score is not normal enough for its interval to be valid.
 MIN_IMAGES_FOR_MEANS = 1000
 
 
 def judge(
     gates: Gates, tally: Tally, calibration: Calibration, references: Sequence[Reference]
 ) -> tuple[GateResult, ...]:
-    """Judge a run by every gate that is on, in the order in which `Gates` has them.
+    """Judge a run by every gate that is on, in the order of the fields of `Gates`.
 
-    A gate about references is judged once for each; without any there is nothing to judge.
+    A gate that compares runs gives results for each reference, and none without references.
     """
     return (
         *_enough_images(gates, tally),
@@ -69,7 +69,7 @@ def _digit_accuracy(gates: Gates, tally: Tally) -> Iterator[GateResult]:
         reason = "accuracy of each digit cannot be known: no labelled images"
         yield _unknown("min_digit_accuracy", None, None, min(bounds.values()), reason)
         return
-    alone = gates.alpha / max(1, sum(images[digit] > 0 for digit in bounds))  # what Holm asks of p if no other fails
+    alone = gates.alpha / max(1, sum(images[digit] > 0 for digit in bounds))  # Holm's smallest threshold
     results = [
         _proportion(gates, alone, "min_digit_accuracy", digit, int(tally.confusion[digit, digit]), images[digit], bound)
         for digit, bound in bounds.items()
@@ -78,7 +78,7 @@ def _digit_accuracy(gates: Gates, tally: Tally) -> Iterator[GateResult]:
 
 
 def _against(gates: Gates, reference: Reference) -> Iterator[GateResult]:
-    """Every gate about one reference."""
+    """Judge every gate that compares the run with this reference."""
     if gates.same_images:
         yield _same_images(reference)
     if gates.no_certain_loss:
@@ -109,7 +109,7 @@ def _same_images(reference: Reference) -> GateResult:
 
 
 def _flips(bound: int, reference: Reference) -> Iterator[GateResult]:
-    if reference.problem:  # the weights may have been the same
+    if reference.problem:  # the weights may be the same: unknown is not a pass
         yield _no_comparison("max_flips_unchanged", reference, bound)
     elif reference.same_weights and reference.changed is not None:
         same = f"with the same images and weights as in the {reference.against} run"
@@ -122,7 +122,7 @@ def _flips(bound: int, reference: Reference) -> Iterator[GateResult]:
 def _certain(
     gate: str, against: str | None, digit: int | None, value: int, bound: int, what: str, side: Literal["least", "most"]
 ) -> GateResult:
-    """A count is known for certain: it needs no interval, and is never inconclusive."""
+    """Judge a count, which is exact: it needs no interval and is never inconclusive."""
     kept = value >= bound if side == "least" else value <= bound
     reason = f"{what}, at {side} {bound:,} {'wanted' if side == 'least' else 'allowed'}"
     return GateResult(gate, against, digit, "pass" if kept else "fail", bound, value, None, None, None, None, reason)
@@ -131,7 +131,7 @@ def _certain(
 def _proportion(
     gates: Gates, alone: float, gate: str, digit: int | None, correct: int, images: int, bound: float
 ) -> GateResult:
-    """Clopper-Pearson's interval and the binomial test, which agree with each other."""
+    """Judge by Clopper-Pearson's interval and the binomial test, which agree with each other."""
     from scipy.special import bdtr
 
     what = _accuracy_of(digit)
@@ -152,7 +152,7 @@ def _proportion(
 
 
 def _loss(gates: Gates, alone: float, gate: str, reference: Reference, line: Comparison, margin: float) -> GateResult:
-    """Non-inferiority: passes if a loss beyond the margin is excluded, fails if there is a loss and it is not."""
+    """Non-inferiority: pass if a loss beyond the margin is excluded; fail if it is not and there is a loss."""
     interval, difference = line.interval(gates.confidence), line.difference
     if interval is None or difference is None:
         reason = f"{_accuracy_of(line.digit)} cannot be compared with the {reference.against} run: no labelled images"
@@ -170,16 +170,16 @@ def _loss(gates: Gates, alone: float, gate: str, reference: Reference, line: Com
 
 
 def _certain_losses(gates: Gates, reference: Reference) -> Iterator[GateResult]:
-    """Whether there is a loss for certain, all digits together and of each; nothing where no image has a label.
+    """Judge whether a loss is certain, of all digits together and of each; no results without labels.
 
-    A digit with so few images that no loss of it could be certain is not judged.
+    A digit with so few images that no loss could be certain is not judged.
     """
     gate = "no_certain_loss"
     if reference.problem:
         yield _no_comparison(gate, reference, 0)
         return
     lines = [line for line in reference.comparisons if line.difference is not None]
-    if lines and reference.changed == 0:  # known for certain: no test is needed, nor SciPy, which is slow to import
+    if lines and reference.changed == 0:  # exact: needs no test, and so no SciPy, which is slow to import
         reason = f"no prediction changed against the {reference.against} run"
         yield GateResult(gate, reference.against, None, "pass", 0.0, 0.0, None, None, None, None, reason)
         return
@@ -193,7 +193,7 @@ def _certain_losses(gates: Gates, reference: Reference) -> Iterator[GateResult]:
 
 
 def _certain_loss(gates: Gates, alone: float, reference: Reference, line: Comparison, p: float) -> GateResult:
-    """Fails if there is a loss for certain, passes if one would have been seen, or there is none for certain."""
+    """Fail if a loss is certain; pass if a loss would have been detected, or is certainly absent."""
     interval, difference = line.interval(gates.confidence), line.difference
     assert interval is not None, "both have labelled images"
     assert difference is not None, "both have labelled images"
@@ -240,7 +240,7 @@ def _mean_gate(
 
 
 def _together(gates: Gates, results: Sequence[GateResult]) -> Iterator[GateResult]:
-    """The ten digits as one family: what failed alone fails only if it does so after Holm's correction."""
+    """Treat the ten digits as one family: a digit fails only if it still does after Holm's correction."""
     known = [result for result in results if result.p is not None]
     corrected = iter(holm([result.p for result in known if result.p is not None]))
     for result in results:
@@ -263,7 +263,7 @@ def _unknown(gate: str, against: str | None, digit: int | None, bound: float, re
 
 
 def _most_correct_that_fails(images: int, bound: float, alpha: float) -> int | None:
-    """The largest number of correct images whose shortfall the test would call certain; None if not even 0."""
+    """The largest number of correct images that fails the test; None if even 0 does not."""
     from scipy.special import bdtr
 
     if float(bdtr(0, images, bound)) > alpha:

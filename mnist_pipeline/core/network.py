@@ -1,4 +1,4 @@
-"""The book's three-layer network, 784-50-100-10: sigmoid, sigmoid, softmax. No files, no training.
+"""The forward pass of the book's 784-50-100-10 network: sigmoid, sigmoid, softmax. It reads no files.
 
 Source: K. Saito, Deep Learning from Scratch, chapter 3 ("Implementing a three-layer network").
 """
@@ -28,10 +28,10 @@ class Network(Mapping[str, NDArray[np.float32]]):
     """Six float32 tensors, read-only: `network["W1"]` .. `network["b3"]`, like the book's dictionary.
 
     Args:
-        tensors: exactly the names and shapes of `SHAPES`, float32, every value finite. They are copied.
+        tensors: exactly the names and shapes of `SHAPES`, float32, every value finite. The network copies them.
 
     Raises:
-        WeightsError: a name, shape, dtype or value is not as expected; all that is wrong is listed.
+        WeightsError: a name, shape, dtype or value is not as expected; the message lists all problems.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -53,27 +53,27 @@ class Network(Mapping[str, NDArray[np.float32]]):
         return len(self._tensors)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are networks of the same tensors, bit for bit but for the sign of zero."""
+        """Whether both are networks with equal tensors; 0 equals -0."""
         if not isinstance(other, Network):
             return NotImplemented
         return all(np.array_equal(self[name], other[name]) for name in SHAPES)
 
-    __hash__ = None  # type: ignore[assignment]  # equality looks at every weight; a hash would have to as well
+    __hash__ = None  # type: ignore[assignment]  # a hash would have to read every weight, as equality does
 
     def __reduce__(self) -> tuple[type["Network"], tuple[dict[str, NDArray[np.float32]]]]:
-        return Network, (self._tensors,)  # through the constructor, so that a copy is read-only too
+        return Network, (self._tensors,)  # calls the constructor, so that a copy is read-only too
 
     def __repr__(self) -> str:
         return "Network(784-50-100-10, float32)"
 
 
 class Workspace:
-    """Buffers for forward passes of up to `batch_rows` images; one per thread, owned by the caller.
+    """Buffers for forward passes of up to `batch_rows` images; each thread needs its own.
 
     Args:
-        batch_rows: most images of a batch.
-        tile_rows: images that the first layer multiplies at once; all of a batch if None. Some BLAS libraries
-            are faster one way, some the other; the results differ in their last bits.
+        batch_rows: maximum number of images in a batch.
+        tile_rows: images that the first layer multiplies at once; the whole batch if None. Which is faster depends on
+            the BLAS library; the results differ in their last bits.
     """
 
     def __init__(self, batch_rows: int, tile_rows: int | None = None) -> None:
@@ -84,7 +84,7 @@ class Workspace:
 
 
 def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDArray[np.float32]:
-    """Probabilities of the ten digits, as the book's `predict`.
+    """The probabilities of the ten digits, like the book's `predict`.
 
     Args:
         network: a `Network`, or any mapping with its six tensors.
@@ -95,15 +95,16 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
 
     Raises:
         ImagesError: `x` has another shape.
-        NumericalError: a pixel, or a sum of one of the layers, is not finite.
+        NumericalError: a pixel, or a sum in a layer, is not finite.
     """
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below as such
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are rejected below
         images = np.asarray(x, np.float32)
     if images.ndim not in (1, 2) or images.shape[-1] != PIXELS:
         raise ImagesError(f"x: expected shape (784,) or (B, 784), got {images.shape}; flatten each image to 784 pixels")
     if not np.isfinite(images).all():
         raise NumericalError(
-            f"x: expected finite pixels, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite; mend the images"
+            f"x: expected finite pixels, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite; "
+            "correct the images"
         )
     batch = images.reshape(-1, PIXELS)
     probabilities = np.empty((DIGITS, len(batch)), np.float32)
@@ -117,10 +118,10 @@ def forward(
     workspace: Workspace,
     out: NDArray[np.float32],
 ) -> None:
-    """One forward pass without temporaries, digits along axis 0.
+    """Run one forward pass without temporaries, digits along axis 0.
 
-    Digits come first because softmax and the columns of the predictions table both want
-    each digit's probabilities side by side.
+    Digits come first because softmax and the columns of the predictions table both read the probabilities of one
+    digit contiguously.
 
     Args:
         network: the six tensors.
@@ -129,11 +130,11 @@ def forward(
         out: `[10, B]` float32; receives the probabilities.
 
     Raises:
-        NumericalError: a sum of one of the layers is not finite. Of finite sums softmax makes finite probabilities.
+        NumericalError: a sum in a layer is not finite. Softmax of finite sums is finite.
     """
     rows = len(images)
     hidden_1, hidden_2 = workspace.hidden_1[:rows], workspace.hidden_2[:rows]
-    # No warnings: a sum that is not finite is refused where it could become a finite number again.
+    # No warnings: each layer rejects sums that are not finite, before sigmoid or softmax makes them finite again.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         _multiply(images, network["W1"], workspace.tile_rows, out=hidden_1)
         hidden_1 += network["b1"]
@@ -150,13 +151,13 @@ def forward(
 
 
 def choose(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The digit of each image and its confidence.
+    """The predicted digit of each image and its confidence.
 
     Args:
         probabilities: `[10, B]` float32, as `forward` writes them.
 
     Returns:
-        `[B]` int8, the most probable digit, the lowest among equals; `[B]` float32, its probability.
+        `[B]` int8, the most probable digit, the lowest on a tie; `[B]` float32, its probability.
     """
     return probabilities.argmax(axis=0).astype(np.int8), probabilities.max(axis=0)
 
@@ -166,7 +167,7 @@ def _multiply(
 ) -> None:
     tiled = 0
     if tile_rows is not None:
-        # A stack of small matrices: NumPy calls BLAS for one after the other, with no Python in between.
+        # A stack of small matrices: NumPy calls BLAS for each without Python in between.
         tiled = len(images) - len(images) % tile_rows
         tiles, products = (rows[:tiled].reshape(-1, tile_rows, rows.shape[1]) for rows in (images, out))
         np.matmul(tiles, weights, out=products)
@@ -174,7 +175,7 @@ def _multiply(
 
 
 def _require_finite(values: NDArray[np.float32], what: str) -> None:
-    """Refuse `[B, n]` values of B images; sigmoid and softmax turn infinity into 0 or 1, as if all had been well."""
+    """Reject `[B, n]` values that are not finite: sigmoid and softmax would turn infinity into a valid 0 or 1."""
     finite = np.isfinite(values)
     if not finite.all():
         raise NumericalError(

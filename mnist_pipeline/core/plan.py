@@ -1,4 +1,4 @@
-"""Cutting N rows into shards, batches and groups of shards. Nothing here looks at what exists on disk."""
+"""Divides N rows into shards, batches and groups of shards, without reading any file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Five digits name a shard; with more of them a folder would no longer list in image order.
+# Shard names have five digits; with more shards a folder would no longer list in image order.
 MAX_SHARDS = 100_000
 
 
@@ -28,7 +28,7 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Shard:
-    """One planned shard: its place in the order, how many there are, and the rows it holds."""
+    """One planned shard: its index, the number of shards, and its rows."""
 
     index: int
     count: int
@@ -44,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Consecutive shards that one task works on; never none."""
+    """Consecutive shards that one task processes; at least one."""
 
     shards: tuple[Shard, ...]
 
@@ -58,30 +58,30 @@ class ShardGroup:
 
 
 def cut(rows: int, size: int) -> tuple[RowRange, ...]:
-    """Cover rows 0..`rows` by ranges of `size` rows, in order; the last may be shorter, none is empty."""
+    """Divide rows 0..`rows` into ranges of `size` rows, in order; the last may be shorter, none is empty."""
     if rows < 0 or size < 1:
         raise ValueError(f"expected rows >= 0 and size >= 1, got rows={rows}, size={size}")
     return tuple(RowRange(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def plan_shards(rows: int, shard_rows: int) -> tuple[Shard, ...]:
-    """Cut a data set of `rows` images into shards of `shard_rows` images."""
+    """Divide a data set of `rows` images into shards of `shard_rows` images."""
     ranges = cut(rows, shard_rows)
     assert len(ranges) <= MAX_SHARDS, f"{len(ranges)} shards: their names would not sort in order"
     return tuple(Shard(index, len(ranges), each) for index, each in enumerate(ranges))
 
 
 def plan_groups(rows: int, shard_rows: int, max_groups: int) -> tuple[ShardGroup, ...]:
-    """Share the shards of a data set out to at most `max_groups` tasks, in order."""
+    """Distribute the shards of a data set over at most `max_groups` tasks, in order."""
     return tuple(ShardGroup(shards) for shards in group(plan_shards(rows, shard_rows), max_groups))
 
 
 def begin_where(groups: Sequence[ShardGroup], may_begin: Callable[[Shard], bool]) -> tuple[ShardGroup, ...]:
-    """Move the beginning of each group to the next shard that may begin one; a group that is left empty goes.
+    """Move the start of each group to the next shard that may start one; drop groups that become empty.
 
     Args:
         groups: all shards of a data set, in order.
-        may_begin: asked of shards other than the very first.
+        may_begin: whether a group may start at this shard; not called for the first shard.
     """
     wanted = {group.shards[0] for group in groups}
     moved: list[list[Shard]] = []
@@ -98,7 +98,7 @@ def begin_where(groups: Sequence[ShardGroup], may_begin: Callable[[Shard], bool]
 def group(items: Sequence[T], max_groups: int) -> tuple[tuple[T, ...], ...]:
     """Split `items`, in order, into at most `max_groups` runs whose lengths differ by at most one.
 
-    This bounds the number of tasks of a run whatever the size of its data set.
+    This bounds the number of tasks of a run, whatever the size of its data set.
     """
     if max_groups < 1:
         raise ValueError(f"expected max_groups >= 1, got {max_groups}")

@@ -1,4 +1,4 @@
-"""How long work tells of itself: a function the caller gives, called with what, done and total."""
+"""The type of progress callbacks: called with what is being done, done and total."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 def work_of(what: str) -> str:
-    """The name of the work in "training, loss 0.1": what comes before the comma; the rest is news of it."""
+    """The name of the work: the text before the comma, as in "training, loss 0.1"; the rest changes."""
     return what.partition(",")[0]

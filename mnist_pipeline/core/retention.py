@@ -1,4 +1,4 @@
-"""Which runs keep their predictions, by age, by rank, and by what they are needed for. Pure: the clock is given."""
+"""Selects the runs that keep their predictions, by age, rank and need. Deletes nothing; callers pass the date."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 @dataclass(frozen=True)
 class Retention:
-    """Runs are kept that stand for one of the last `keep_days` days, and the `keep_last` newest of each kind."""
+    """The rule: keep runs with a run date in the last `keep_days` days, and the `keep_last` newest of each kind."""
 
     keep_days: int
     keep_last: int
@@ -16,7 +16,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Aged:
-    """What counts of a run: its name, the day it stands for, and its data set and split."""
+    """What the rule needs of a run: its id, its run date, and its kind (data set and split)."""
 
     run_id: str
     run_date: date
@@ -24,13 +24,13 @@ class Aged:
 
 
 def kept(runs: Sequence[Aged], retention: Retention, today: date, needed: Mapping[str, str]) -> dict[str, str]:
-    """The runs that keep their predictions, each with the reason.
+    """The ids of the runs that keep their predictions, each with the reason.
 
     Args:
         runs: oldest first.
         retention: the rule.
-        today: the UTC date. Of the last day is a run of today or later.
-        needed: run_ids that are kept whatever the rule says, with the reason.
+        today: the UTC date; the last `keep_days` days end with it, and later run dates are kept too.
+        needed: run_ids that are kept whatever the rule says, each with the reason.
     """
     reasons = {}
     rank: dict[str, int] = defaultdict(int)

@@ -1,6 +1,6 @@
-"""Right and wrong counted by digit, and the scores of the ten digits that follow.
+"""Counts right and wrong predictions by digit and derives the scores of the ten digits.
 
-Divided once, at the end. What cannot be known is None, never 0 or NaN.
+Unknown scores are None, never 0 or NaN.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from mnist_pipeline.errors import LabelError
 
 @dataclass(frozen=True)
 class DigitScore:
-    """How one digit fared.
+    """The scores of one digit.
 
     Counts of images: `images` carry the digit as label, `correct` of these were predicted as it, and
-    `predicted` counts every image predicted as it, with or without label (so it means something for a
-    data set without labels). `precision` and `f1` are about labelled images only.
+    `predicted` counts every image predicted as it, with or without a label (so it also serves data sets
+    without labels). `precision` and `f1` cover labelled images only.
 
-    None stands for what cannot be known: accuracy, its bounds and `mean_confidence` without an image of the
+    None means unknown: accuracy, its bounds and `mean_confidence` without an image of the
     digit, `precision` if no labelled image was predicted as the digit, `f1` without either, and
     `top_wrong_prediction` without an error.
     """
@@ -37,17 +37,17 @@ class DigitScore:
     precision: float | None
     f1: float | None
     mean_confidence: float | None  # over the images of this digit, right or wrong
-    top_wrong_prediction: int | None  # the lowest digit among equals
+    top_wrong_prediction: int | None  # the lowest digit on a tie
     top_wrong_count: int
 
 
 @dataclass(frozen=True, eq=False)
 class Tally(Counts):
-    """What is counted while predictions are made.
+    """Counts of right and wrong predictions, accumulated while predictions are made.
 
     Attributes:
         confusion: `[10, 10]` int64, labelled images by (label, prediction).
-        unlabelled: `[10]` int64, images without label by prediction.
+        unlabelled: `[10]` int64, images without a label by prediction.
         confidence_sum: `[10]` float64, summed confidence of labelled images by label.
     """
 
@@ -80,8 +80,8 @@ class Tally(Counts):
                 "check that labels and images belong together"
             )
         if not _are_digits(labels):
-            raise LabelError(f"labels: expected digits 0-9, got {labels.min()}..{labels.max()}; mend the labels")
-        # bincount gives integers for no rows even with weights.
+            raise LabelError(f"labels: expected digits 0-9, got {labels.min()}..{labels.max()}; correct the labels")
+        # bincount of no rows returns integers even with weights.
         confidence_sum = np.bincount(labels, weights=confidence, minlength=DIGITS).astype(np.float64, copy=False)
         cells = np.bincount(labels.astype(np.intp) * DIGITS + predictions, minlength=DIGITS * DIGITS)
         return cls(

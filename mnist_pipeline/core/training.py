@@ -1,9 +1,8 @@
-"""Fitting the 784-50-100-10 network to labelled images by back-propagation in plain NumPy.
+"""Trains the 784-50-100-10 network on labelled images by backpropagation in plain NumPy.
 
-Goes in: images, labels, a recipe. Comes out: a `Network`. No files, no clock, no logging, and no test
-set: progress is reported on the training images only.
+It uses no files, clock, logging or test set: it reports progress on the training images only.
 
-The backward pass is the one of K. Saito, Deep Learning from Scratch, chapter 5 ("Backpropagation").
+The backward pass follows K. Saito, Deep Learning from Scratch, chapter 5 ("Backpropagation").
 """
 
 import math
@@ -20,7 +19,7 @@ from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.core.plan import cut
 from mnist_pipeline.errors import ImagesError, LabelError, NumericalError, SettingsError
 
-# Adam's own suggestions (Kingma & Ba 2015, algorithm 1).
+# Defaults of Kingma & Ba 2015, algorithm 1.
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPSILON = 1e-8
@@ -30,20 +29,20 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; the defaults are the recipe of the weights that ship with the package.
+    """Hyperparameters; the defaults are those of the weights that ship with the package.
 
-    The defaults were chosen on the last 10,000 training images, held out; the test set had no say.
+    The defaults were chosen on a validation set, the last 10,000 training images; the test set was not used.
 
     Attributes:
         epochs: passes over all images.
         batch_rows: images per step; the short last batch of an epoch is kept.
-        learning_rate: Adam's step size at the start (Kingma & Ba 2015); it falls along half a cosine towards
-            0 (Loshchilov & Hutter, SGDR, 2017, equation 5 without restarts).
-        weight_decay: share of W1, W2 and W3 taken off per step and unit of learning rate, apart from
-            Adam's moments (decoupled: Loshchilov & Hutter 2019); biases are left alone.
-        shift_pixels: each time an image is seen it is moved by -shift_pixels..shift_pixels pixels down and
-            across, all moves alike likely; blank pixels move in, pixels moved over the edge are lost.
-        seed: of the first weights, the order of the images and their shifts.
+        learning_rate: Adam's initial step size (Kingma & Ba 2015); it falls along half a cosine towards 0
+            (Loshchilov & Hutter, SGDR, 2017, equation 5 without restarts).
+        weight_decay: decoupled weight decay of W1, W2 and W3 per step and unit of learning rate (Loshchilov & Hutter
+            2019); biases do not decay.
+        shift_pixels: data augmentation: each image is shifted by -shift_pixels..shift_pixels pixels down and across,
+            uniformly at random in each epoch; blank pixels fill the gap.
+        seed: of the initial weights, the order of the images and their shifts.
 
     Raises:
         SettingsError: a value is out of range.
@@ -67,13 +66,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """How training went in one epoch, measured in passing: on shifted images, by weights still changing.
+    """The metrics of one epoch, measured during training: on shifted images, with weights that still change.
 
     Attributes:
-        epoch: which one, from 1.
-        epochs: how many there will be.
+        epoch: number of the epoch, from 1.
+        epochs: number of epochs in total.
         loss: mean cross-entropy per image, in nats.
-        accuracy: share of the images guessed right, 0..1.
+        accuracy: share of images predicted correctly, 0..1.
     """
 
     epoch: int
@@ -84,7 +83,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Backward:
-    """One backward pass: mean loss of the batch in nats, its right guesses, d loss / d tensor by name."""
+    """The result of a backward pass: mean loss in nats, correct predictions, and d loss / d tensor by name."""
 
     loss: float
     correct: int
@@ -99,12 +98,12 @@ def fit(
 ) -> Network:
     """Train a network from scratch.
 
-    The same arguments give the same bits on one machine with one number of BLAS threads.
+    The same arguments give the same bits on the same machine with the same number of BLAS threads.
 
     Args:
         images: `[N, 28, 28]` uint8, 0..255, N >= 1.
         labels: `[N]` uint8, 0..9.
-        recipe: how to train.
+        recipe: the hyperparameters.
         on_epoch: called after each epoch, in this thread.
 
     Returns:
@@ -113,7 +112,7 @@ def fit(
     Raises:
         ImagesError: images have another shape or dtype.
         LabelError: labels have another shape or dtype, or are not digits.
-        NumericalError: the loss or a weight became NaN or infinite in an epoch; that epoch is not reported.
+        NumericalError: the loss or a weight became NaN or infinite in an epoch, which is not reported.
     """
     _check(images, labels)
     rng = np.random.default_rng(recipe.seed)
@@ -129,13 +128,13 @@ def fit(
         order = rng.permutation(len(images))
         down, across = rng.integers(0, 2 * margin + 1, (2, len(images)))
         loss, correct = 0.0, 0
-        # A run that diverges overflows on its way; the check below says so, once and in words.
+        # Diverging training overflows; the check below reports it once.
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for batch in batches:
-                part = slice(batch.start, batch.stop)
-                rows = order[part]
+                positions = slice(batch.start, batch.stop)
+                rows = order[positions]
                 step = backward(
-                    adam.tensors, flatten(normalise(shifted[rows, down[part], across[part]])), targets[rows]
+                    adam.tensors, flatten(normalise(shifted[rows, down[positions], across[positions]])), targets[rows]
                 )
                 adam.update(step.gradients, recipe.learning_rate * (1 + math.cos(math.pi * adam.step / steps)) / 2)
                 loss += step.loss * batch.rows / len(images)
@@ -151,7 +150,7 @@ def fit(
 
 
 def backward(tensors: Tensors, images: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> Backward:
-    """Loss of a batch and its gradients, in the precision of the arguments.
+    """The loss of a batch and its gradients, in the precision of the arguments.
 
     Args:
         tensors: the six tensors, float32 or float64.
@@ -159,7 +158,7 @@ def backward(tensors: Tensors, images: NDArray[np.floating[Any]], targets: NDArr
         targets: `[B, 10]`, one-hot labels.
 
     Returns:
-        The mean cross-entropy of softmax, right guesses, and one gradient per tensor, in its shape.
+        The mean cross-entropy of softmax, the correct predictions, and one gradient per tensor, in its shape.
     """
     hidden_1 = _sigmoid(images @ tensors["W1"] + tensors["b1"])
     hidden_2 = _sigmoid(hidden_1 @ tensors["W2"] + tensors["b2"])
@@ -186,9 +185,9 @@ def backward(tensors: Tensors, images: NDArray[np.floating[Any]], targets: NDArr
 
 
 class _Adam:
-    """Adam with decoupled weight decay; owns the weights and updates them in place.
+    """Adam with decoupled weight decay; it updates its weights in place.
 
-    All six tensors are views of one flat array, so that a step is a dozen NumPy calls and not six dozen.
+    All six tensors are views of one flat array, so that a step takes 12 NumPy calls instead of 72.
     """
 
     def __init__(self, tensors: Tensors, weight_decay: float) -> None:
@@ -201,7 +200,7 @@ class _Adam:
         self._mean, self._square, self._gradient, self._scratch = np.zeros((4, self._values.size), np.float32)
 
     def update(self, gradients: Tensors, learning_rate: float) -> None:
-        """Take one step down the gradients."""
+        """Take one step of gradient descent."""
         self.step += 1
         gradient, scratch = self._gradient, self._scratch
         np.concatenate([gradients[name].ravel() for name in SHAPES], out=gradient)
@@ -213,7 +212,7 @@ class _Adam:
         self._square += scratch
         for name in ("W1", "W2", "W3"):
             self.tensors[name][...] *= 1 - learning_rate * self._weight_decay
-        # Both corrections for the zeros that the moments start from, folded into two scalars.
+        # Bias correction of both moments, folded into two scalars.
         np.sqrt(self._square, out=scratch)
         scratch /= math.sqrt(1 - BETA_2**self.step)
         scratch += EPSILON
@@ -241,7 +240,7 @@ def _check(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
     if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or len(images) == 0 or images.dtype != np.uint8:
         raise ImagesError(
             f"training images: expected (N, {SIDE}, {SIDE}) uint8 with N >= 1, got {images.shape} {images.dtype}; "
-            f"give the raw pixels, not normalised and not flattened to {PIXELS}"
+            f"give uint8 pixels, not normalised and not flattened to {PIXELS}"
         )
     if labels.shape != (len(images),) or labels.dtype != np.uint8:
         raise LabelError(

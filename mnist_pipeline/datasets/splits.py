@@ -1,4 +1,4 @@
-"""What a split offers once it is opened, whatever its files are: its images in order, and the hashes it is known by."""
+"""The interface of an opened split, whatever its format: images in order, and the hashes that identify them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mnist_pipeline.core.plan import RowRange
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Consecutive images as the network takes them.
+    """Consecutive images as input of the network.
 
     Attributes:
         pixels: `[n, 784]` float32 in 0..1.
@@ -24,7 +24,7 @@ class ImageRows:
 
 
 class OpenSplit(Protocol):
-    """The verified images of a split on disk. Plain values: it travels with every task."""
+    """The verified images of a split on disk. It holds plain values only: it is pickled with every task."""
 
     @property
     def dataset(self) -> str: ...
@@ -32,27 +32,27 @@ class OpenSplit(Protocol):
     def split(self) -> str: ...
     @property
     def rows(self) -> int:
-        """How many images there are; never none."""
+        """The number of images; at least one."""
 
     @property
     def images_sha256(self) -> str: ...
     @property
     def labels_sha256(self) -> str | None:
-        """None if the images have no labels."""
+        """The hash of the labels; None if the images have none."""
 
     @property
     def transform_version(self) -> str:
-        """What was done to the stored pixels: part of who a run is."""
+        """The version of the preprocessing; it is part of a run's identity."""
 
     def decoded_from(self, row: int) -> int:
-        """The row at or before `row` from which its file must be decoded to reach it."""
+        """The row, at or before `row`, where decoding must start to reach it."""
 
     def read(self, ranges: Sequence[RowRange]) -> Iterator[ImageRows]:
-        """The images of each range; the pixels of one are overwritten by the next.
+        """Read the images of each range; each item reuses the buffer of the one before.
 
         Args:
-            ranges: in order, none overlapping another.
+            ranges: in order, without overlaps.
 
         Raises:
-            DataError: a file is gone or was changed since it was verified, or what it holds is refused.
+            DataError: a file is missing, has changed since it was verified, or has invalid content.
         """

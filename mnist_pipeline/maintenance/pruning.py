@@ -1,22 +1,20 @@
-"""Which runs give up their predictions, and how: housekeeping for outputs that grow by a run a night.
+"""Decides which runs have their predictions pruned, and does it: housekeeping for outputs that grow by a run a night.
 
-A run that is not kept is marked first, and says so to whoever wants to read it. Its predictions and its report are
-deleted by a later prune, when those who had begun to read have had time to finish. Manifest, summary and verdicts stay.
-The rule itself is in `core/retention.py`; what is swept beside is found by `leftovers.py`.
+A run to prune is marked first, and says so to any reader. Its predictions and its report are deleted by a later prune,
+when those who had begun to read have had time to finish. Manifest, summary and verdicts stay. The rule itself is in
+`core/retention.py`; what is collected besides is found by `orphans.py`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.retention import Aged, Retention, kept
-from mnist_pipeline.datasets.shards import shard_set_of
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.maintenance.orphans import (
     MAX_WRITE_TIME,
@@ -27,15 +25,17 @@ from mnist_pipeline.maintenance.orphans import (
     size_of,
     unused_shards,
 )
-from mnist_pipeline.runs.lookup import PRUNED, RUNS, Run, files_of_table, list_runs
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Manifest, Pruned
-from mnist_pipeline.runs.staging import DATA, PREDICTIONS, STAGING
-from mnist_pipeline.store.files import Found, create_file, each_document, outputs_errors, remove_folder
-from mnist_pipeline.store.locks import is_locked, undisturbed
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run, files_of_table
+from mnist_pipeline.runs.staging import undisturbed
+from mnist_pipeline.store.base import Entry
+from mnist_pipeline.store.files import FileRecord, prefetch
 from mnist_pipeline.verdicts.baselines import read_baselines
-from mnist_pipeline.verdicts.records import STAGING_PREFIX, VERDICTS, newest_verdict
-from mnist_pipeline.views import REPORTS, update_views
+from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.views import update_views
 
 # keep: nothing happens. mark: it is said that predictions and report are given up. wait: that is said, and readers have
 # time. delete: that time is over. gone: they have been deleted. restore: marked, and to be kept after all.
@@ -85,7 +85,7 @@ class Prune:
         return collected + sum(decision.prunable_bytes for decision in self.of("delete"))
 
 
-def plan_prune(outputs: Location, retention: Retention, grace: timedelta, now: datetime) -> Prune:
+def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: datetime) -> Prune:
     """Decide what a prune does, and change nothing.
 
     Args:
@@ -101,36 +101,35 @@ def plan_prune(outputs: Location, retention: Retention, grace: timedelta, now: d
         DamagedError: the file of the baselines is altered.
         OutputsError: the folder cannot be read.
     """
-    with outputs_errors(f"cannot look through {outputs}"):
-        inventory = Inventory.take(outputs)
-        runs = _read_runs(outputs)
-        reasons = kept(
-            [Aged(run.name.run_id, run.name.run_date, run.name.split_of) for run in runs],
-            retention,
-            now.date(),
-            needed=_needed(inventory, runs) | _in_progress(inventory, now - grace),
-        )
-        decisions = [_decide(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
-        used = {
-            shard_set_of(outputs, read.manifest.identity).folder.parent.name
-            for decision, read in zip(decisions, runs.values(), strict=True)
-            if read and decision.action not in ("delete", "gone")
-        }
-        return Prune(
-            decisions=tuple(decisions),
-            shards=tuple(unused_shards(inventory, used, now - grace)),
-            staging=tuple(
-                abandoned(
-                    inventory,
-                    before=now - max(grace, MAX_WRITE_TIME),
-                    conflicts_before=now - max(grace, timedelta(retention.keep_days)),
-                )
-            ),
-            use_bytes=inventory.use_bytes(),
-        )
+    inventory = Inventory.take(outputs)
+    runs = _read_runs(outputs)
+    reasons = kept(
+        [Aged(run.name.run_id, run.name.run_date, run.name.split_of) for run in runs],
+        retention,
+        now.date(),
+        needed=_needed(inventory, runs) | _in_progress(inventory, now - grace),
+    )
+    decisions = [_decide(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
+    used = {
+        _shards_of(outputs, read.manifest)
+        for decision, read in zip(decisions, runs.values(), strict=True)
+        if read and decision.action not in ("delete", "gone")
+    }
+    return Prune(
+        decisions=tuple(decisions),
+        shards=tuple(unused_shards(inventory, used, now - grace)),
+        staging=tuple(
+            abandoned(
+                inventory,
+                before=now - max(grace, MAX_WRITE_TIME),
+                conflicts_before=now - max(grace, timedelta(retention.keep_days)),
+            )
+        ),
+        use_bytes=inventory.use_bytes(),
+    )
 
 
-def carry_out(outputs: Location, prune: Prune, now: datetime) -> list[str]:
+def carry_out(outputs: Outputs, prune: Prune, now: datetime) -> list[str]:
     """Do what was decided, and go on where it cannot be done; what has come into use meanwhile is left alone.
 
     Returns:
@@ -143,18 +142,17 @@ def carry_out(outputs: Location, prune: Prune, now: datetime) -> list[str]:
     for decision in prune.of("mark", "restore"):
         with _or_left(decision.run.name.run_id, left), _alone(outputs, decision):
             if decision.action == "restore":
-                (decision.run.folder / PRUNED).unlink()
+                outputs.store.delete(_record_of(decision.run))
             else:
                 decision.run.manifest()  # it may have been moved away
                 record = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=decision.run.name.run_id, pruned_at=now)
-                create_file(decision.run.folder / PRUNED, record.to_bytes(), outputs / STAGING)
+                outputs.store.create(_record_of(decision.run), record.to_bytes())
     update_views(outputs)  # before anything is deleted: readers go by them
     for decision in prune.of("delete"):
         with _or_left(decision.run.name.run_id, left), _alone(outputs, decision):
             _delete(outputs, decision.run)
     for orphan in (*prune.shards, *prune.staging):
-        assert isinstance(outputs, Path), f"nothing is swept in {outputs}"
-        with _or_left(str(orphan.path), left):
+        with _or_left(str(outputs.path(orphan.name)), left):
             collect(outputs, orphan)
     return left
 
@@ -163,22 +161,18 @@ def carry_out(outputs: Location, prune: Prune, now: datetime) -> list[str]:
 def _or_left(what: str, left: list[str]) -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # one run must not keep the others from their fate
+    except OutputsError as error:  # one run must not keep the others from being pruned
         left.append(f"{what}: {error}")
 
 
 @contextmanager
-def _alone(outputs: Location, decision: PruneDecision) -> Iterator[None]:
+def _alone(outputs: Outputs, decision: PruneDecision) -> Iterator[None]:
     """Be alone with a run that is still as it was when its fate was decided.
 
     Raises:
         OutputsError: it is not, or there is an attempt at work.
     """
-    with (
-        undisturbed(outputs / STAGING, decision.run.name.run_id)
-        if isinstance(outputs, Path)
-        else nullcontext(True) as alone
-    ):
+    with undisturbed(outputs, decision.run.name.run_id) as alone:
         if not alone:
             raise OutputsError("an attempt is in progress")
         if decision.run.pruned() != decision.pruned:
@@ -186,24 +180,25 @@ def _alone(outputs: Location, decision: PruneDecision) -> Iterator[None]:
         yield
 
 
-def _delete(outputs: Location, run: Run) -> None:
-    if isinstance(run.folder, Path):
-        away = run.folder.parent.parent / STAGING / f"pruned-{run.name.run_id}"
-        remove_folder(away)
-        if (predictions := run.folder / PREDICTIONS).exists():
-            predictions.rename(away)  # so that nobody who comes now sees a part of them
-        remove_folder(away)
-    else:
+def _delete(outputs: Outputs, run: Run) -> None:
+    if outputs.store.has_rename:
+        outputs.store.delete(run.predictions)
+    else:  # attempts that were not published, or not yet, have their files in the same folder
         for file in files_of_table(run.manifest(), tables.PREDICTIONS):
-            path = run.files / file.path
-            assert isinstance(path, ObjectPath), f"{path} is in a store"
-            path.unlink()
-    report = outputs / REPORTS / f"{run.name.run_id}.html"
-    if report.is_file():
-        report.unlink()
+            outputs.store.delete(_name_of(run, file))
+    outputs.store.delete(layout.report(run.name.run_id))
 
 
-def _read_runs(outputs: Location) -> dict[Run, _Read | None]:
+def _record_of(run: Run) -> str:
+    return f"{layout.run_folder(run.name.run_id)}/{layout.PRUNED}"
+
+
+def _shards_of(outputs: Outputs, manifest: Manifest) -> str:
+    shards = outputs.shard_set(manifest.identity, manifest.identity.shard_rows)
+    return shards.folder.removesuffix("/images")
+
+
+def _read_runs(outputs: Outputs) -> dict[Run, _Read | None]:
     """All runs, oldest first, each with its manifest and mark; None if one of them is damaged."""
 
     def read(run: Run) -> _Read | None:
@@ -213,7 +208,7 @@ def _read_runs(outputs: Location) -> dict[Run, _Read | None]:
             return None
 
     runs = list_runs(outputs)
-    found = dict(zip(runs, each_document(outputs, read, runs), strict=True))
+    found = dict(zip(runs, prefetch(read, runs), strict=True))
 
     def age(run: Run) -> tuple[object, ...]:
         known = found[run]
@@ -244,32 +239,34 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
 
 
 def _has_predictions(inventory: Inventory, run: Run, manifest: Manifest) -> bool:
-    sizes = {path: found.size_bytes for path, found in _by_path(inventory, run).items()}
+    sizes = {entry.name: entry.size_bytes for entry in _files_of(inventory, run)}
     files = files_of_table(manifest, tables.PREDICTIONS)
-    return all(sizes.get(str(run.files / file.path)) == file.size_bytes for file in files)
+    return all(sizes.get(_name_of(run, file)) == file.size_bytes for file in files)
 
 
-def _by_path(inventory: Inventory, run: Run) -> dict[str, Found]:
-    return {str(inventory.outputs / each.path): each for each in _files_of(inventory, run)}
+def _name_of(run: Run, file: FileRecord) -> str:
+    return f"{run.outputs.files_of_run(run.name.run_id)}/{file.path}"
 
 
-def _files_of(inventory: Inventory, run: Run) -> list[Found]:
+def _files_of(inventory: Inventory, run: Run) -> list[Entry]:
     name = run.name.run_id
-    return inventory.of((RUNS, name), (VERDICTS, name), (DATA, name), (REPORTS, f"{name}.html"))
+    report = layout.report(name).rpartition("/")[2]
+    return inventory.of((layout.RUNS, name), (layout.VERDICTS, name), (layout.DATA, name), (layout.REPORTS, report))
 
 
 def _in_progress(inventory: Inventory, since: datetime) -> dict[str, str]:
-    """The runs that are made or judged now: on disk a lock is held, in a store something was written since then."""
-    outputs = inventory.outputs
-    if isinstance(outputs, ObjectPath):
-        staged = [
+    """The runs that are made or judged now: a lock is held or, where there are none, a file was staged since then."""
+    store = inventory.outputs.store
+    staged = (
+        store.held_locks()
+        if store.has_rename
+        else [
             name
             for (top, name), some in inventory.files.items()
-            if top == STAGING and any(found.written_at > since for found in some)
+            if top == layout.STAGING and any(entry.written_at > since for entry in some)
         ]
-    else:
-        staged = [path.stem for path in (outputs / STAGING).glob("*.lock") if is_locked(path)]
-    return {STAGING_PREFIX.sub("", name).partition(".")[0]: "in progress" for name in staged}
+    )
+    return {layout.VERDICT_STAGING.sub("", name).partition(".")[0]: "in progress" for name in staged}
 
 
 def _decide(
@@ -280,14 +277,15 @@ def _decide(
     grace: timedelta,
     now: datetime,
 ) -> PruneDecision:
-    name, there = run.name.run_id, _by_path(inventory, run)
+    name = run.name.run_id
+    there = {entry.name: entry for entry in _files_of(inventory, run)}
     files = files_of_table(read.manifest, tables.PREDICTIONS) if read else []
-    pruned_paths = [str(run.files / file.path) for file in files]
-    prunable = [there[path] for path in pruned_paths if path in there] + inventory.of((REPORTS, f"{name}.html"))
+    predictions = [_name_of(run, file) for file in files]
+    prunable = [there[each] for each in (*predictions, layout.report(name)) if each in there]
     reason, pruned = reasons.get(name), read.pruned if read else None
     until = None if pruned is None else pruned.pruned_at + grace
     action: Action
-    if isinstance(run.folder, Path) and run.folder.is_symlink():
+    if run.outputs.store.has_rename and not inventory.of((layout.RUNS, name)):
         action, why = "keep", "a link to elsewhere"
     elif until is None:
         if read and read.manifest.published_at > now - grace:
@@ -295,7 +293,7 @@ def _decide(
         action, why = ("keep", reason) if reason else ("mark", "old enough")
     elif not prunable:
         action, why = "gone", f"since {pruned.pruned_at:%Y-%m-%d %H:%M}" if pruned else ""
-    elif reason and all(path in there for path in pruned_paths):
+    elif reason and all(each in there for each in predictions):
         action, why = "restore", reason
     else:
         over = until <= now

@@ -1,1 +1,1 @@
-"""Prefect round the stages: the only folder of the package that imports it."""
+"""Wraps the pipeline steps in Prefect: the only folder of the package that imports it."""

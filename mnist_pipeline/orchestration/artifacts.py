@@ -1,7 +1,6 @@
-"""What a run shows in Prefect's UI: a summary, the per-digit table, the confusion matrix.
+"""Creates the artifacts of a run in Prefect's UI: a summary, the per-digit table, the confusion matrix.
 
-Keyed by data set and split, so that the UI lines up the nights of each. The published files are the record;
-these are a view of them.
+Keyed by data set and split, so that the UI groups the runs of each. A view: the published files are the record.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from mnist_pipeline.report.terminal import accuracy_line, percent, score_cells
 
 
 def show_judged(judged: Judged) -> None:
-    """Create the three artifacts of a run in the flow run in progress."""
+    """Create the three artifacts of a run in the current flow run."""
     published = judged.published
     identity, totals = published.identity, published.totals
     key = f"{identity.dataset}-{identity.split}".replace("_", "-")

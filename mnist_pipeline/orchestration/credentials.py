@@ -1,6 +1,6 @@
-"""The password of the Prefect server: made before the server starts, kept in a file that only its owner can read.
+"""Creates the password of the Prefect server, in a file that only its owner can read, before the server starts.
 
-Server, worker and commands read it from their environment, as variables of Prefect's own; nothing here sends it.
+Server, worker and commands read it from environment variables of Prefect. This module never sends it.
 """
 
 import os
@@ -20,28 +20,28 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def credentials_file() -> Path:
-    """Where the password of this user's server is kept: outside of any checkout."""
+    """The file with the password of this user's server, outside of any checkout."""
     return platformdirs.user_config_path("mnist-pipeline") / "prefect.env"
 
 
 def new_auth_string() -> str:
-    """USER:PASSWORD, of letters, digits, `-` and `_`, so that shells and systemd read it alike."""
+    """Generate USER:PASSWORD of letters, digits, `-` and `_`, so that shells and systemd parse it alike."""
     return f"{USER}:{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
 def make_credentials(path: Path) -> bool:
-    """Write a new password to a file, readable by its owner only, unless there is one; whether it was written now.
+    """Write a new password to a file that only its owner can read, unless it exists; return whether it was written.
 
-    The file appears whole or not at all: a server that is started with half of it would let everybody in.
+    The file appears atomically: a server that started with half of it would accept every client.
 
     Raises:
-        SettingsError: it cannot be written, or what is there is not one that this user alone can read.
+        SettingsError: the file cannot be written, or the existing one is incomplete or readable by other users.
     """
     auth = new_auth_string()
     lines = f"# Who may use the Prefect server. Keep it to yourself.\n{SERVER_SIDE}={auth}\n{CLIENT_SIDE}={auth}\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as file:  # its owner's from the start
+        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as file:  # mode 600 from the start
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
@@ -49,7 +49,7 @@ def make_credentials(path: Path) -> bool:
     except OSError as error:
         if not path.is_file():
             raise SettingsError(
-                f"{path}: cannot be written ({error.strerror}); see to the folder, then again"
+                f"{path}: cannot be written ({error.strerror}); fix the folder, then try again"
             ) from error
         if problem := _problem_with(path):
             raise SettingsError(

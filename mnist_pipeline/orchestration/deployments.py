@@ -1,6 +1,6 @@
-"""prefect.yaml -> work pool, deployments and automations on the server in force; done twice, it changes nothing.
+"""Creates and updates work pool, deployments and automations on the active server from prefect.yaml; idempotent.
 
-Starts no server and no worker, and removes no deployment: one that left prefect.yaml stays until
+Starts no server and no worker, and removes no deployment: one that was removed from prefect.yaml stays until
 `prefect deployment delete`.
 """
 
@@ -35,31 +35,31 @@ from mnist_pipeline.orchestration.server import refuse_credentials, require_answ
 POOL = "mnist"
 POOL_TYPE = "process"
 TAG = "mnist"  # of every run of prefect.yaml's deployments
-LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens when told nothing else
+LOCAL_SERVER = "http://127.0.0.1:4200/api"  # the default address of `prefect server start`
 
 FAILED_AUTOMATION = "mnist: run failed, crashed or rejected"
 LOST_AUTOMATION = "mnist: run lost its heartbeat"
-# A run's heart beats every 180 seconds unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise: three beats and a
-# minute. The 90 seconds of Prefect's own example would declare every run dead that takes longer.
+# A run sends a heartbeat every 180 seconds unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY is set: three heartbeats and a
+# minute. The 90 seconds of Prefect's own example would mark every longer run as crashed.
 HEARTBEAT_LOST = timedelta(minutes=10)
-# Events are named after the state's name, not its type: a run that ends as Rejected sends no "Failed".
+# Events carry the state's name, not its type: a run that ends as Rejected sends no "Failed".
 _BAD_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", REJECTED)}
 _ENDED = _BAD_ENDS | {f"prefect.flow-run.{state}" for state in ("Completed", "Cancelled")}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
-# What we can compare with the server. An entry of prefect.yaml with other keys is deployed anew each time.
+# The keys that can be compared with the server. An entry of prefect.yaml with other keys is redeployed each time.
 _COMPARED = {
     "name", "entrypoint", "description", "tags", "parameters", "schedules", "concurrency_limit", "paused",
     "work_pool", "pull",
 }  # fmt: skip
-_SCHEDULE_OPTIONS = {"active", "parameters", "slug"}  # the other keys of a schedule say when
+_SCHEDULE_OPTIONS = {"active", "parameters", "slug"}  # the other keys of a schedule define its times
 _VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing on the server, and what set-up did to it."""
+    """One object on the server, and what set-up did to it."""
 
     what: str
     state: Literal["created", "updated", "unchanged"]
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Entry:
-    """One deployment as prefect.yaml wants it. `full_name` is FLOW/NAME, as Prefect's own commands take it."""
+    """One deployment of prefect.yaml. `full_name` is FLOW/NAME, as in Prefect's own commands."""
 
     full_name: str
     name: str
@@ -81,12 +81,12 @@ class Entry:
 
     @property
     def pool(self) -> str | None:
-        """Name of the work pool it runs in."""
+        """The name of its work pool."""
         name: str | None = (self.values.get("work_pool") or {}).get("name")
         return name
 
     def differences(self, found: DeploymentResponse) -> list[str]:
-        """The names of what on the server is not as prefect.yaml wants it."""
+        """The names of the properties that differ between the server and prefect.yaml."""
         limit = self.values.get("concurrency_limit")
         limit = {"limit": limit} if isinstance(limit, int) else limit or {}
         pool = self.values.get("work_pool") or {}
@@ -110,15 +110,15 @@ class Entry:
 
 
 def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timedelta = HEARTBEAT_LOST) -> list[Change]:
-    """Bring work pool, deployments and automations to what prefect.yaml and this module say.
+    """Create or update the work pool, deployments and automations that prefect.yaml and this module define.
 
     Args:
-        project: folder with prefect.yaml; the flows are run from it.
-        notify_block: TYPE/NAME of the notification block to tell of failed runs; None keeps what is there.
-        heartbeat_lost: how long a run may give no sign of life before it is marked crashed.
+        project: folder with prefect.yaml; the flows run from it.
+        notify_block: TYPE/NAME of the block that sends notifications of failed runs; None keeps the current one.
+        heartbeat_lost: how long a run may send no heartbeat before it is marked as crashed.
 
     Returns:
-        One change for each thing, in the order they were looked at.
+        One change for each object, in the order they were checked.
 
     Raises:
         SettingsError: prefect.yaml cannot be used, the pool is of another type, or the block does not exist.
@@ -127,7 +127,7 @@ def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timed
     entries = read_entries(project)
     with server_in_force() as client:
         block = _find_block(client, notify_block) if notify_block else None
-        # A pool of another name is somebody's own, of whatever type: it must be there before.
+        # Set-up creates no pool of another name: its type is the user's choice.
         pool = [_set_up_pool(client)] if any(entry.pool == POOL for entry in entries) else []
         changes = [*pool, *_set_up_deployments(client, project, entries)]
         notify: list[ActionTypes] = [block] if block else [DoNothing()]
@@ -138,12 +138,12 @@ def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timed
 
 @contextmanager
 def server_in_force() -> Iterator[SyncPrefectClient]:
-    """A client of the server PREFECT_API_URL names, or of the one on this machine if it names none.
+    """Connect to the server that PREFECT_API_URL names, or to the one on this machine. Does not start a server.
 
     Raises:
-        SettingsError: there is a user name or a query in PREFECT_API_URL.
-        UnauthorizedError: it wants a password, or another one.
-        EngineError: it does not answer. None is started.
+        SettingsError: PREFECT_API_URL contains a user name or a query.
+        UnauthorizedError: the server requires a password, or a different one.
+        EngineError: the server does not answer.
     """
     address = PREFECT_API_URL.value() or LOCAL_SERVER
     refuse_credentials(address)
@@ -153,7 +153,7 @@ def server_in_force() -> Iterator[SyncPrefectClient]:
 
 
 def read_entries(project: Path) -> list[Entry]:
-    """The deployments of `project`/prefect.yaml, `{{ $NAME }}` replaced as `prefect deploy` would there.
+    """Read the deployments of `project`/prefect.yaml; replace `{{ $NAME }}` as `prefect deploy` does.
 
     Raises:
         SettingsError: there is no such file, it is not of the expected form, or a flow in it cannot be loaded.
@@ -172,7 +172,7 @@ def read_entries(project: Path) -> list[Entry]:
 
 
 def find_deployment(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | None:
-    """The deployment of that name on the server, or None."""
+    """Find the deployment of that name on the server."""
     try:
         return client.read_deployment_by_name(full_name)
     except ObjectNotFound:
@@ -245,7 +245,7 @@ def _set_up_deployments(client: SyncPrefectClient, project: Path, entries: Seque
 
 
 def _delete_orphans(client: SyncPrefectClient, entry: Entry) -> None:
-    """What `prefect deploy` leaves on the server though prefect.yaml does not have it: schedules, and a pause."""
+    """Remove what `prefect deploy` keeps though it is no longer in prefect.yaml: schedules, and a pause."""
     found = client.read_deployment_by_name(entry.full_name)
     if not entry.schedules:
         for schedule in found.schedules:
@@ -255,7 +255,7 @@ def _delete_orphans(client: SyncPrefectClient, entry: Entry) -> None:
 
 
 def _deploy(project: Path, names: Sequence[str]) -> None:
-    """Prefect's own command in a process of its own, so that prefect.yaml means what it means to Prefect."""
+    """Run Prefect's own command in a separate process, so that Prefect itself interprets prefect.yaml."""
     words = [word for name in names for word in ("--name", name)]
     variables = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PWD": str(project.absolute())}
     done = subprocess.run(
@@ -286,7 +286,7 @@ def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotificatio
     except ObjectNotFound as error:
         raise SettingsError(f"notification block {notify_block!r}: no such block on the server; {known}") from error
     if found.block_schema is None or "notify" not in found.block_schema.capabilities:
-        raise SettingsError(f"notification block {notify_block!r}: it cannot notify anybody; {known}")
+        raise SettingsError(f"notification block {notify_block!r}: it cannot send notifications; {known}")
     return SendNotification(
         block_document_id=found.id,
         subject="{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}",
@@ -297,7 +297,7 @@ def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotificatio
 def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
     return AutomationCore(
         name=FAILED_AUTOMATION,
-        description=f"Tells of failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
+        description=f"Reports failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
         trigger=EventTrigger(
             expect=_BAD_ENDS,
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -311,7 +311,7 @@ def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
 
 
 def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
-    """As in Prefect's guide to zombie flows: after a heartbeat, neither another one nor an end."""
+    """As in Prefect's guide to zombie flows: after a heartbeat comes neither another one nor a final state."""
     return AutomationCore(
         name=LOST_AUTOMATION,
         description=f"Marks runs tagged {TAG} as crashed when their process is gone. Kept by `mnist-pipeline setup`.",
@@ -327,7 +327,7 @@ def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                name=None,  # that of the state
+                name=None,  # the default name of the state
                 force=False,
                 state=StateType.CRASHED,
                 message=f"No heartbeat for {lost.total_seconds():.0f} seconds: its process is gone.",
@@ -337,9 +337,9 @@ def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
 
 
 def _set_up_automation(client: SyncPrefectClient, wanted: AutomationCore, keep_actions: bool) -> Change:
-    """Create or mend the automation of that name, and remove others of the same name.
+    """Create or update the automation of that name, and remove others of the same name.
 
-    Whether it is enabled is left as it is found, so that a person can silence it in the UI.
+    Keeps it enabled or disabled, so that a user can disable it in the UI.
     """
     what = f"automation {wanted.name!r}"
     found = client.read_automations_by_name(wanted.name)

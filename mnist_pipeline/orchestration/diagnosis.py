@@ -1,14 +1,11 @@
-"""What a night needs, looked at one thing after the other: each finding says what was found and what to do.
+"""Checks everything a nightly run needs: each finding states the result and the next command.
 
-Changes nothing, except that it writes a file in the outputs folder and removes it. Raises nothing: whatever goes
-wrong while looking is a finding too.
+Changes nothing, except that it writes a probe file to the outputs folder and removes it. Raises nothing: an error in
+a check is a finding too.
 """
 
 import importlib.metadata
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +32,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
 from mnist_pipeline.datasets.source_files import verified_file
-from mnist_pipeline.errors import DataError, EngineError, PipelineError, StoreError, UnauthorizedError
+from mnist_pipeline.errors import DataError, EngineError, PipelineError, UnauthorizedError
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
@@ -49,20 +46,20 @@ from mnist_pipeline.orchestration.deployments import (
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.pipeline.nightly import state_of
 from mnist_pipeline.runs.lookup import list_runs, missing_run_dates
-from mnist_pipeline.runs.staging import STAGING
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.files import replace_file
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.probe import free_bytes, problem_with_writing
 
 SET_UP = "mnist-pipeline setup"
-# A night of MNIST's test split publishes half a megabyte and shares 4 MB of shards with the other nights: years of
-# room for it, and enough for one night of some million images.
+# A run of MNIST's test split publishes 0.5 MB and shares 4 MB of shards with other runs: 1 GiB is room for years of
+# them, or for one run over some million images.
 MIN_FREE_BYTES = 1 << 30
-RUN_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` looks as well
+RUN_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` checks too
 DATES_CHECKED = 7
-# What Prefect's server goes by when it calls a worker offline.
+# The rule by which Prefect's server marks a worker as offline.
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
-# Outside these, the server starts badly or never schedules a run; see the comments in pyproject.toml.
+# With other versions the server fails to start or never schedules a run; see the comments in pyproject.toml.
 PINNED = {"prefect", "fastapi", "sqlalchemy"}
 NO_PASSWORD = {"Authorization": "Basic ===="}
 FOREIGN_ORIGIN = "http://foreign.example"
@@ -71,7 +68,7 @@ HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `advice` names the next command, and is empty where nothing need be done."""
+    """The result of one check. `advice` names the next command, or is empty."""
 
     what: str
     healthy: bool
@@ -80,14 +77,14 @@ class Finding:
 
 
 def diagnose(settings: Settings, project: Path) -> list[Finding]:
-    """Look at versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache, nights and verdict.
+    """Check versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache, run dates and verdict.
 
     Args:
-        settings: whose outputs and cache are looked at.
+        settings: name the outputs and cache to check.
         project: folder with prefect.yaml.
 
     Returns:
-        Findings in the order in which they are best mended.
+        Findings in the order in which to fix them.
     """
     return [
         *_guarded("versions here", _versions),
@@ -101,16 +98,16 @@ def diagnose(settings: Settings, project: Path) -> list[Finding]:
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """The findings of one look; an error ends the look and is a finding itself."""
+    """The findings of one check; an error ends the check and is a finding itself."""
     findings = []
     try:
         for finding in look():
             findings.append(finding)  # one by one: those before an error are kept
     except PipelineError as error:
-        findings.append(Finding(what, False, str(error), "mend what this says, then `mnist-pipeline doctor`"))
-    except Exception as error:  # a doctor that falls ill helps nobody
-        advice = "`mnist-pipeline doctor` again; if it stays, look at the log of the Prefect server"
-        findings.append(Finding(what, False, f"could not look: {error!r}", advice))
+        findings.append(Finding(what, False, str(error), "fix this, then `mnist-pipeline doctor`"))
+    except Exception as error:  # doctor must report all its findings
+        advice = "`mnist-pipeline doctor` again; if it persists, check the log of the Prefect server"
+        findings.append(Finding(what, False, f"cannot be checked: {error!r}", advice))
     return findings
 
 
@@ -156,39 +153,41 @@ def _unseen(missing: str) -> list[Finding]:
         *("server password", "server origins", "server version", "work pools", "late runs", "deployments"),
         *("schedules", "concurrency slots"),
     )
-    return [Finding(what, False, f"not checked: needs {missing}", "first see to the server") for what in later]
+    return [Finding(what, False, f"not checked: needs {missing}", "first fix the server") for what in later]
 
 
 def _open_door() -> Iterator[Finding]:
-    """Whether a stranger may use the server, and a page of a foreign origin: either can run commands on the worker."""
+    """Whether the server accepts clients without its password or pages of a foreign origin: either can run commands."""
     again = "restart the server with it: docs/operations.md"
     asked = {"Origin": FOREIGN_ORIGIN, "Access-Control-Request-Method": "POST"}
     as_stranger = temporary_settings({PREFECT_API_AUTH_STRING: None, PREFECT_API_KEY: None})
     with as_stranger, get_client(sync_client=True) as stranger:
         if stranger.server_type is ServerType.CLOUD:
             return
-        # The second is what a server takes whose password is empty.
+        # A server whose password is empty accepts the second.
         answers = [_answer(stranger, "GET", "/admin/version", headers=headers) for headers in ({}, NO_PASSWORD)]
         preflight = _answer(stranger, "OPTIONS", "/deployments/", headers=asked)
     what = "server password"
     if any(answer.is_success for answer in answers):
-        found = "none: whoever reaches the server can run commands on the worker, a page in a browser here too"
+        found = (
+            "none: any client that reaches the server, and any page in a browser here, can run commands on the worker"
+        )
         yield Finding(what, False, found, f"`mnist-pipeline credentials` makes one; {again}")
     elif all(answer.status_code in UNAUTHORIZED_STATUSES for answer in answers):
-        yield Finding(what, True, f"wanted from whoever comes without one ({answers[0].status_code})")
+        yield Finding(what, True, f"required: a client without it is rejected ({answers[0].status_code})")
     else:
         statuses = ", ".join(str(answer.status_code) for answer in answers)
-        yield Finding(what, False, f"not known: whoever comes without one is answered with {statuses}", again)
+        yield Finding(what, False, f"not known: a client without it gets {statuses}", again)
     what = "server origins"
     if preflight.headers.get("Access-Control-Allow-Origin") in ("*", FOREIGN_ORIGIN):
         advice = f"set PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS to the server's own address, then {again}"
         yield Finding(what, False, "pages of any origin may use the server", advice)
     else:
-        yield Finding(what, True, "pages of other origins are refused")
+        yield Finding(what, True, "pages of other origins are rejected")
 
 
 def _answer(client: SyncPrefectClient, method: Any, path: Any, **more: Any) -> Any:
-    """What the server answers, whatever it is; Prefect's types know its own routes and methods only."""
+    """Send a request; return the response even if it is an error. Prefect's types allow only its own routes."""
     try:
         return client.request(method, path, **more)
     except PrefectHTTPStatusError as error:
@@ -203,7 +202,7 @@ def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:
 
 
 def _pools(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Every pool that prefect.yaml names, and whether a worker polls it."""
+    """Check every pool that prefect.yaml names, and whether a worker polls it."""
     for name in sorted({entry.pool for entry in entries if entry.pool}):
         what, make = f"work pool {name}", SET_UP if name == POOL else f"prefect work-pool create {name} --type ..."
         try:
@@ -250,7 +249,7 @@ def _late(client: SyncPrefectClient) -> Iterator[Finding]:
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     )
     names = ", ".join(f"{run.name} ({run.expected_start_time:%Y-%m-%d %H:%M} UTC)" for run in runs[:5])
-    advice = f"{_start_worker(POOL)}: a worker with nothing else to do takes them; they keep their night"
+    advice = f"{_start_worker(POOL)}: an idle worker runs them; they keep their run date"
     yield Finding("late runs", not runs, f"{len(runs)}: {names}" if runs else "none", advice if runs else "")
 
 
@@ -273,7 +272,7 @@ def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterato
 
 
 def _schedule(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -> Finding:
-    """Whether the server's schedule service plans runs: the one failure that shows nowhere else."""
+    """Whether the server's schedule service plans runs: no other check detects this failure."""
     what = f"schedule of {entry.full_name}"
     if not any(schedule.active for schedule in found.schedules):
         return Finding(what, False, "no active schedule on the server", f"`{SET_UP}`")
@@ -287,9 +286,9 @@ def _schedule(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse
         what,
         False,
         "no run is planned though the schedule is active",
-        "right after set-up or a server start wait a minute, then `mnist-pipeline doctor`; if it stays, the server's "
-        "schedule service does not work: look at its log, `python -m pip install 'sqlalchemy[asyncio]>=2.0,<2.1'` on "
-        "its machine and restart it",
+        "right after set-up or a server start wait a minute, then `mnist-pipeline doctor`; if it persists, the "
+        "server's schedule service does not work: check its log, "
+        "`python -m pip install 'sqlalchemy[asyncio]>=2.0,<2.1'` on its machine and restart it",
     )
 
 
@@ -305,7 +304,7 @@ def _slots(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -
     return Finding(
         what,
         False,
-        f"{limit.active_slots} of {limit.limit} taken, but no run is at work: the next run would wait for ever",
+        f"{limit.active_slots} of {limit.limit} taken, but no run is active: the next run would wait forever",
         f"`prefect gcl update '{limit.name}' --active-slots 0`",
     )
 
@@ -325,55 +324,30 @@ def _runs(
 
 
 def _disk(outputs: Location) -> Iterator[Finding]:
-    if isinstance(outputs, ObjectPath):
+    if (free := free_bytes(outputs)) is None:  # a bucket has no end
         return
-    there = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
     enough = free >= MIN_FREE_BYTES
     found = f"{free / (1 << 30):.1f} GiB free for {outputs}"
-    advice = f"make room: `du -sh {outputs}/*` shows what takes it; at least {MIN_FREE_BYTES >> 30} GiB are wanted"
+    advice = f"make room: `du -sh {outputs}/*` shows what uses it; at least {MIN_FREE_BYTES >> 30} GiB are needed"
     yield Finding("disk", enough, found, "" if enough else advice)
 
 
 def _writable(outputs: Location) -> Iterator[Finding]:
-    """Really write, because permissions, quotas and read-only mounts show nowhere else; leave no trace."""
-    staging = outputs / STAGING
-    on_disk = (staging, *staging.parents) if isinstance(staging, Path) else ()
-    made = [folder for folder in on_disk if not folder.exists()]
-    probe = staging / f"doctor-{uuid.uuid4().hex}"
-    try:
-        if isinstance(probe, ObjectPath) and not _keeps_conditions(probe):
-            advice = "keep outputs in a store that knows conditional writes (If-None-Match, If-Match)"
-            yield Finding("outputs", False, f"{outputs} replaces objects that it was asked not to replace", advice)
-            return
-        replace_file(probe, b"written by mnist-pipeline doctor")
-        probe.unlink()
+    if problem := problem_with_writing(outputs):
+        advice = (
+            f"give this user the right to write there (`ls -ld {outputs}`, or the credentials in the environment), "
+            "or name another folder with MNIST_PIPELINE_OUTPUTS"
+        )
+        yield Finding("outputs", False, problem, advice)
+    else:
         yield Finding("outputs", True, f"{outputs} can be written")
-    except OSError as error:
-        look = "the credentials in the environment" if isinstance(error, StoreError) else f"`ls -ld {outputs}`"
-        advice = f"{look}: give this user the right to write there, or name another with MNIST_PIPELINE_OUTPUTS"
-        yield Finding("outputs", False, f"{error.filename or outputs}: {error.strerror or error}", advice)
-    finally:
-        with suppress(OSError):  # another run may be using them by now
-            for folder in made:
-                folder.rmdir()
-
-
-def _keeps_conditions(probe: ObjectPath) -> bool:
-    """Whether a store creates only what is absent and replaces only what is unchanged: runs are published by that."""
-    created = probe.create(b"1")
-    seen = probe.read_version()
-    kept = created and not probe.create(b"2") and probe.replace_if_unchanged(b"3", seen)
-    kept = kept and not probe.replace_if_unchanged(b"4", seen) and probe.read_bytes() == b"3"
-    probe.unlink()
-    return kept
 
 
 def _cache(settings: Settings) -> Iterator[Finding]:
     what = f"cache of {settings.dataset}/{settings.split}"
     if settings.images:
         settings.require_source()
-        yield Finding(what, True, f"not needed where {settings.images} holds the images")
+        yield Finding(what, True, f"not needed: {settings.images} holds the images")
         return
     dataset = settings.described_dataset()
     files = dataset.splits[settings.split].files
@@ -383,14 +357,14 @@ def _cache(settings: Settings) -> Iterator[Finding]:
     for file in kept:
         try:
             if verified_file(folder / file.name).sha256 != file.sha256:
-                damaged.append(f"{folder / file.name} has not the sha256 that is pinned")
+                damaged.append(f"{folder / file.name} does not have the pinned sha256")
         except DataError as error:
             damaged.append(str(error))
     if damaged:
         again = f"`mnist-pipeline fetch --dataset {settings.dataset} --split {settings.split}` fetches it again"
         yield Finding(what, False, "; ".join(damaged), again)
     elif settings.data_dir:
-        yield Finding(what, True, f"not needed where {settings.data_dir} holds the files")
+        yield Finding(what, True, f"not needed: {settings.data_dir} holds the files")
     elif len(kept) == len(files):
         yield Finding(what, True, f"{len(kept)} files verified in {folder}")
     else:
@@ -399,16 +373,16 @@ def _cache(settings: Settings) -> Iterator[Finding]:
 
 
 def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
-    """The last nights that are due, back to the first that was ever published: facts on disk, whatever Prefect says."""
+    """Check that the last due run dates are published, from the first published one on; ignores Prefect's records."""
     dataset, split = settings.dataset, settings.split
     what = f"nights of {dataset}/{split}"
-    published = [run.name.run_date for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
+    published = [run.name.run_date for run in list_runs(Outputs.at(settings.outputs)) if run.name.is_of(dataset, split)]
     last = (datetime.now(UTC) - RUN_DUE).date()
     if not published or published[0] > last:
         yield Finding(what, True, f"none due yet in {settings.outputs}")
         return
     first = max(published[0], last - timedelta(days=DATES_CHECKED - 1))
-    missing = missing_run_dates(settings.outputs, dataset, split, first, last)
+    missing = missing_run_dates(Outputs.at(settings.outputs), dataset, split, first, last)
     if missing:
         found = f"no published run of {', '.join(map(str, missing))}"
         yield Finding(what, False, found, f"`mnist-pipeline backfill --from {missing[0]} --to {missing[-1]}`")
@@ -417,10 +391,10 @@ def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
 
 
 def _newest_verdict(settings: Settings) -> Iterator[Finding]:
-    """Whether the newest night is as good as its gates want."""
+    """Whether the gates accept the newest run."""
     dataset, split = settings.dataset, settings.split
     what = f"newest night of {dataset}/{split}"
-    found = [run for run in list_runs(settings.outputs) if run.name.is_of(dataset, split)]
+    found = [run for run in list_runs(Outputs.at(settings.outputs)) if run.name.is_of(dataset, split)]
     if not found:
         yield Finding(what, True, "none yet")
         return

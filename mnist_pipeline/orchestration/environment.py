@@ -1,4 +1,4 @@
-"""What we tell Prefect before it is imported, and whatever we start. Values the user has set stay as they are."""
+"""Sets environment variables for Prefect, before its import, and for child processes. Keeps values the user has set."""
 
 import os
 
@@ -9,7 +9,7 @@ PREFECT_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Without PREFECT_API_URL each command starts a temporary server; the first start in a home creates its
-    # database and takes longer than Prefect's own limit of 20 seconds on a small machine.
+    # database and takes longer than Prefect's own timeout of 20 seconds on a small machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # Prefect's own default lets a page of any origin use the server. Its UI is of the server's own origin.
     "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
@@ -27,15 +27,15 @@ def prepare_environment() -> None:
 
 
 def spare_loopback() -> None:
-    """Never ask this machine through a proxy, whatever HTTP_PROXY and its like say; nor do processes that we start.
+    """Exclude the loopback addresses from all proxies, in this process and its children.
 
-    Some libraries read the variable in small letters first, some the other: both say the same then. Where no proxy is
-    named nothing is set: that alone would hide the proxies of the system from some of them.
+    Sets both spellings, because some libraries prefer no_proxy and some NO_PROXY. Without a proxy variable it sets
+    nothing: no_proxy alone would hide the system's proxies from some libraries.
     """
     named = {name.lower() for name, value in os.environ.items() if value and name.lower().endswith("_proxy")}
     if not named - {"no_proxy"}:
         return
     given = [name.strip() for variable in ("no_proxy", "NO_PROXY") for name in os.environ.get(variable, "").split(",")]
-    # A star means everything, and only where it stands alone.
+    # A star means all hosts, and only when it stands alone.
     spared = "*" if "*" in given else ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
     os.environ.update(no_proxy=spared, NO_PROXY=spared)

@@ -1,4 +1,4 @@
-"""Which night a flow run stands for, what to call it, and how it ends."""
+"""The run date, the name and the final state of a flow run."""
 
 import logging
 from collections.abc import Callable
@@ -13,37 +13,37 @@ from mnist_pipeline.errors import PipelineError, VerdictError
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import load_settings
 
-REJECTED = "Rejected"  # a run that is published, and does not keep its gates
-# Prefect raises what a failed state holds in the process that a worker has started, and logs it there as an "unexpected
-# exception" with its traceback. A verdict is neither; the task that judges has logged it in one line.
+REJECTED = "Rejected"  # a published run that fails its gates
+# In a worker's process Prefect raises the exception of a failed state and logs it as "unexpected exception" with its
+# traceback. A verdict is expected, and the judging task has already logged it in one line.
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
 
 def logical_date() -> date:
-    """UTC calendar date of the scheduled start of the flow run in progress.
+    """UTC calendar date of the scheduled start of the current flow run.
 
-    The server sets it once, when it creates the run: a late or retried run keeps its night.
+    The server sets it once, when it creates the run: a late or retried run keeps its run date.
     """
     start: datetime = runtime.flow_run.scheduled_start_time
     return start.astimezone(UTC).date()
 
 
 def flow_run_name(verb: str) -> Callable[[], str]:
-    """What to call a flow run about one night: for example `evaluate mnist/test 2026-11-23`."""
+    """Make the name of a flow run for one run date: for example `evaluate mnist/test 2026-11-23`."""
 
     def name() -> str:
         given = runtime.flow_run.parameters
         try:
             settings = load_settings(given.get("config"), dataset=given.get("dataset"), split=given.get("split"))
         except PipelineError:
-            return verb  # the run itself will say what is wrong
+            return verb  # the run itself reports the error
         return f"{verb} {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"
 
     return name
 
 
 class RejectedError(VerdictError):
-    """What Prefect raises for a night that its gates reject; `judged` is that night."""
+    """Raised by Prefect for a run that fails its gates; `judged` is that run."""
 
     def __init__(self, judged: Judged) -> None:
         super().__init__(judged.verdict.line)
@@ -54,7 +54,7 @@ class RejectedError(VerdictError):
 
 
 def ending(judged: Judged) -> Judged | State[Judged]:
-    """What the flow returns: the night itself, or a failed state of that name if its verdict fails."""
+    """The return value of the flow: the judged run, or a failed state named Rejected if the verdict fails."""
     if judged.accepted:
         return judged
     for logger in ENGINE_LOGGERS:

@@ -1,6 +1,6 @@
-"""How far a long stage is, in the UI: a progress artifact of the run in progress, beside the lines of the log.
+"""Shows the progress of a long step as a progress artifact in Prefect's UI, in addition to log lines.
 
-Work that ends soon gets none: each costs a request to the server.
+Short steps get none: each artifact costs a request to the server.
 """
 
 import logging
@@ -20,11 +20,11 @@ from mnist_pipeline.core.progress import Progress, work_of
 from mnist_pipeline.report.progress import log_lines
 
 SECONDS_BETWEEN_UPDATES = 2.0  # and before the first
-TIMEOUT_SECONDS = 5.0  # Prefect's own client waits for minutes for a server that is away or whose database is locked
+TIMEOUT_SECONDS = 5.0  # Prefect's own client waits minutes for a server that is down or has a locked database
 
 
 def shown(logger: logging.Logger) -> Progress:
-    """A progress function that logs, and shows work that takes longer than `SECONDS_BETWEEN_UPDATES` in the UI."""
+    """Make a progress callback that logs, and shows work longer than `SECONDS_BETWEEN_UPDATES` in the UI."""
     log, bars, guard = log_lines(logger), dict[str, _Bar](), Lock()
 
     def report_progress(what: str, done: int, total: int) -> None:
@@ -35,16 +35,16 @@ def shown(logger: logging.Logger) -> Progress:
             return
         try:
             bar.show(100 * done / total if total else 0.0)
-        except Exception:  # a view that cannot be drawn is no reason to fail the night
-            bar.stopped = True  # nor to hold it up more than once
-            logger.warning("the progress of %s can be shown no more", bar.work, exc_info=True)
+        except Exception:  # a missing view must not fail the run
+            bar.stopped = True  # nor delay it more than once
+            logger.warning("the progress of %s is no longer shown", bar.work, exc_info=True)
 
     return report_progress
 
 
 @dataclass
 class _Bar:
-    """One progress artifact, created when it is first due."""
+    """One progress artifact, created at its first update."""
 
     work: str
     artifact: UUID | None = None

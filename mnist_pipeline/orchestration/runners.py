@@ -1,6 +1,6 @@
-"""How wide a stage runs: one task per group of shards, spread over threads, processes or a Dask cluster.
+"""Runs a step in parallel: one task per group of shards, on threads, processes or a Dask cluster.
 
-The runners are Prefect's own. Between tasks and runner travel paths, ranges, hashes and counts, never arrays.
+Uses Prefect's own runners. Tasks exchange paths, ranges, hashes and counts, never arrays.
 """
 
 import logging
@@ -30,14 +30,14 @@ CONNECT_SECONDS = 10
 
 @contextmanager
 def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
-    """The task runner that the settings name, ready to take tasks.
+    """Start the task runner that the settings name.
 
-    Threads serve well on one machine: NumPy and pyarrow let go of the interpreter while they work. The number of
-    workers is always given: Prefect's own default would start as many threads as there are tasks.
+    Threads suffice on one machine: NumPy and pyarrow release the GIL while they compute. The number of workers is
+    always set: by default Prefect would start one thread per task.
 
     Raises:
-        SettingsError: what the runner needs is not installed.
-        EngineError: the cluster does not answer, or a worker process of ours was ended from outside.
+        SettingsError: a package that the runner needs is not installed.
+        EngineError: the cluster does not answer, or a worker process was killed from outside.
     """
     if settings.runner == "threads":
         threads: ThreadPoolTaskRunner[Any]
@@ -50,10 +50,10 @@ def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
             except BrokenProcessPool as error:
                 raise EngineError(
                     "runner processes: expected every worker process to live, got one that was ended from outside "
-                    "(out of memory?); run again: finished parts are taken over"
+                    "(out of memory?); run again: it reuses finished prediction files"
                 ) from error
     else:
-        dask = _dask(settings)  # before any server is asked for
+        dask = _dask(settings)  # before a server starts, so that a missing package fails early
         with _one_server(), dask:
             _connect(dask, settings.cluster)
             yield dask
@@ -65,11 +65,11 @@ def over_groups(
     """Submit `task(plan, **fixed, group)` for every group; results in group order.
 
     Args:
-        runner: where the tasks go.
+        runner: runs the tasks.
         plan: the run.
-        what: the images are, once the tasks are done; for the progress that is shown.
-        groups: all shards of the plan, shared out.
-        task: a plain function as a task.
+        what: the result of the tasks, for the progress: "shards" or "predictions".
+        groups: all shards of the plan.
+        task: the task for one group.
         fixed: its arguments that are the same for every group.
     """
     progress, done, total = shown(logger), 0, plan.identity.images
@@ -86,7 +86,7 @@ def over_groups(
 
 @contextmanager
 def _one_server() -> Iterator[None]:
-    """Let workers know the server of this process: without an address each starts a temporary one of its own."""
+    """Pass workers the address of this process's server: without it each would start its own temporary one."""
     with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
         yield
 
@@ -99,10 +99,10 @@ def _dask(settings: Settings) -> TaskRunner[Any]:
             f"runner dask: expected the package prefect-dask, got none ({error}); "
             "install it: pip install 'mnist-pipeline[dask]'"
         ) from error
-    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
     if settings.cluster is not None:
         return DaskTaskRunner(address=settings.cluster, client_kwargs={"timeout": CONNECT_SECONDS})
-    # One thread a worker: each is to have an interpreter of its own. No dashboard: it would take a port.
+    # One thread a worker, so that each has its own interpreter. No dashboard: it would occupy a port.
     cluster = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=cluster)
 

@@ -1,4 +1,4 @@
-"""The Prefect server in force: is it there, start a temporary one, and start a run of a deployment on it."""
+"""Checks the active Prefect server, starts a temporary one, and starts runs of a deployment."""
 
 import contextvars
 import multiprocessing
@@ -27,10 +27,10 @@ UNAUTHORIZED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def require_server() -> None:
-    """Make sure that a server which PREFECT_API_URL names answers.
+    """Check that the server answers, if PREFECT_API_URL names one.
 
     Raises:
-        SettingsError: there is a user name or a query in PREFECT_API_URL.
+        SettingsError: PREFECT_API_URL contains a user name or a query.
         EngineError: the server does not answer.
     """
     if address := PREFECT_API_URL.value():
@@ -42,20 +42,20 @@ def require_server() -> None:
 
 
 def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
-    """Make sure that a server answers, and lets us in.
+    """Check that a server answers and accepts our credentials.
 
     Args:
-        client: of the server.
+        client: a client of the server.
         otherwise: what to do if it does not answer.
 
     Raises:
-        UnauthorizedError: it wants a password, or another one.
-        EngineError: it does not answer.
+        UnauthorizedError: the server requires a password, or a different one.
+        EngineError: the server does not answer.
     """
     address = PREFECT_API_URL.value()
-    if problem := client.api_healthcheck():  # which servers answer to everybody
+    if problem := client.api_healthcheck():  # needs no password
         raise EngineError(f"Prefect server {address}: expected an answer, got {problem}; {otherwise}")
-    if client.server_type is ServerType.CLOUD:  # it has API keys, and says itself what is wrong with one
+    if client.server_type is ServerType.CLOUD:  # it uses API keys, and reports problems with them itself
         return
     try:
         client.api_version()
@@ -73,10 +73,10 @@ def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
 
 
 def refuse_credentials(address: str) -> None:
-    """Refuse an address with a user name or a query in it: Prefect logs it, and keeps it with every run.
+    """Reject an address that contains a user name or a query: Prefect would log it and store it with every run.
 
     Raises:
-        SettingsError: which does not repeat it.
+        SettingsError: such an address; the message does not repeat it.
     """
     if any(sign in address for sign in "@?#"):
         raise SettingsError(
@@ -86,14 +86,13 @@ def refuse_credentials(address: str) -> None:
 
 
 def start_temporary_server() -> None:
-    """Without PREFECT_API_URL have Prefect start the server of this process, where Ctrl-C does not reach it.
+    """Start a temporary server if PREFECT_API_URL is not set, protected from Ctrl-C.
 
-    It takes a password that this process and what it starts know, and nobody else: a page that is open in a browser
-    here could use the server otherwise.
+    Its password is known only to this process and its children: otherwise a page in a local browser could use it.
 
-    A terminal sends Ctrl-C to all processes of the command. A server that it ended could not be told how the run
-    ended, and Prefect would try to tell it for more than a minute. What a thread blocks, a process that it starts
-    blocks too; and it is the main thread that signals interrupt, also while it waits here.
+    A terminal sends Ctrl-C to all processes of the command. If it ended the server, Prefect would retry for more than a
+    minute to report the end of the run. A child process inherits the signal mask of the thread that starts it; signals
+    still interrupt the main thread while it waits here.
     """
     if PREFECT_API_URL.value():
         return
@@ -116,20 +115,20 @@ def start_temporary_server() -> None:
 
 
 def kill_processes() -> None:
-    """End what this process has started, without waiting for anything: workers of ours and a temporary server."""
+    """Kill the workers and the temporary server of this process without waiting for them."""
     for worker in multiprocessing.active_children():
-        with suppress(OSError, ValueError):  # it has just ended by itself
+        with suppress(OSError, ValueError):  # it has just ended
             worker.kill()
-    temporary = sys.modules.get("prefect.server.api.server")  # imported to start one; it takes seconds
+    temporary = sys.modules.get("prefect.server.api.server")  # imported only if one was started: it takes seconds
     if temporary and (server := temporary.SubprocessASGIServer().server_process):
         server.kill()
 
 
 def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
-    """Start a run of a deployment without waiting for it; its name, with its id.
+    """Start a run of a deployment without waiting for it; return its name, with its id.
 
     Raises:
-        EngineError: no server of one's own, or it does not know the deployment.
+        EngineError: PREFECT_API_URL is not set, or the server does not have the deployment.
     """
     if not PREFECT_API_URL.value():
         raise EngineError(

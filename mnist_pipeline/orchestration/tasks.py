@@ -1,8 +1,8 @@
-"""The stages as Prefect tasks: names and retries, nothing else.
+"""The pipeline steps as Prefect tasks: names and retries, nothing else.
 
-Results are neither cached nor persisted: what may be reused lies in the outputs folder and is verified there.
-Only fetching is retried, and only when a source may yet answer; nothing else heals by trying again, whatever the
-environment says of retries: a run that has just been published cannot be published again from what was staged for it.
+Results are neither cached nor persisted: reusable files are stored in the outputs folder and verified there. Only
+fetching is retried, and only if a source may still answer. All other tasks set retries=0, so that no environment
+variable adds retries: a run that was just published cannot be published again from its staging directory.
 """
 
 import logging
@@ -28,14 +28,15 @@ from mnist_pipeline.pipeline.judging import Judged, judge_published
 from mnist_pipeline.pipeline.planning import Plan
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.pipeline.training import Fitted, Trained
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.staging import StagingDirectory
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.checkpoints import Checkpoint
-from mnist_pipeline.store.objects import Location
 
 logger = logging.getLogger(__name__)
-spare_loopback()  # from Python and in the processes of workers nobody has called one of our commands
-# Prefect forwards the lines that our loggers let through (PREFECT_LOGGING_EXTRA_LOGGERS); how many is ours to say.
+spare_loopback()  # workers and Python callers do not run the command, which does the same
+# Prefect forwards the lines of our loggers (PREFECT_LOGGING_EXTRA_LOGGERS), but does not set their level.
 if (_ours := logging.getLogger("mnist_pipeline")).level == logging.NOTSET:
     _ours.setLevel(logging.INFO)
 
@@ -44,7 +45,7 @@ FETCH_BACKOFF_SECONDS = 5
 
 
 def is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed fetch is worth another try: only if a source may answer the next time."""
+    """Whether to retry a failed fetch: only if a source may answer the next time."""
     return isinstance(state.result(raise_on_failure=False), UnavailableError)
 
 
@@ -61,13 +62,13 @@ fetching = task(
 
 @fetching
 def open_images(settings: Settings) -> OpenSplit:
-    """Bring the images to evaluate to disk, verified."""
+    """Fetch and verify the images to evaluate."""
     return inputs.open_images(settings, shown(logger))
 
 
 @fetching
 def fetch(settings: Settings) -> IdxSplit:
-    """Bring the IDX files to disk, verified."""
+    """Fetch and verify the IDX files."""
     return inputs.fetch(settings, shown(logger))
 
 
@@ -78,7 +79,7 @@ def fetch(settings: Settings) -> IdxSplit:
     persist_result=False,
 )
 def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
-    """Fix the run's identity and its pieces."""
+    """Fix the run's identity and its shards."""
     return planning.make_plan(settings, source_images)
 
 
@@ -109,20 +110,20 @@ def judge(settings: Settings, published: Published) -> Judged:
     try:
         show_judged(judged)
     except Exception:
-        # The run is published. That a view of it is missing in the UI is no reason to call the night failed.
+        # The run is published: a missing view in the UI must not fail it.
         logger.warning("the artifacts of %s could not be created", published.run_id, exc_info=True)
     return judged
 
 
 @task(task_run_name="report {judged.published.run_id}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def report(settings: Settings, judged: Judged) -> None:
-    """Write the night's report."""
-    try_report(settings.outputs, judged.published.run_id)
+    """Write the report of the run."""
+    try_report(Outputs.at(settings.outputs), judged.published.run_id, verified=True)
 
 
 @task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 def require_run_dates(settings: Settings, nights: int) -> None:
-    """Fail if one of the last nights has no published run, or one that fails its gates or was not judged."""
+    """Fail if one of the last dates has no published run, or one that fails its gates or was not judged."""
     for state in nightly.require_run_dates(settings, nights):
         logger.info("%s", state.line)
 
@@ -145,5 +146,5 @@ def fit_weights(source_images: IdxSplit, recipe: Recipe, outputs: Location, targ
     persist_result=False,
 )
 def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
-    """Score the weights on a split they have not seen and write their model card."""
+    """Score the weights on a split they were not trained on and write their model card."""
     return training.score_weights(fitted, source_images)

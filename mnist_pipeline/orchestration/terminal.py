@@ -1,4 +1,4 @@
-"""What a person sees on the terminal while a flow runs in it."""
+"""Configures the log lines on the terminal while a flow runs in it."""
 
 import logging
 
@@ -8,15 +8,15 @@ from mnist_pipeline.errors import PipelineError
 
 
 def share_terminal(debug: bool) -> None:
-    """Let our own loggers' lines through, and print refusals without their tracebacks.
+    """Show the lines of our own loggers, and hide the tracebacks of expected errors.
 
-    Prefect logs the traceback of whatever a task raises. Ours say all there is to say in their message, which
-    the line "Finished in state Failed" repeats. What is sent to the server keeps everything.
+    Prefect logs the traceback of every exception in a task. The message of an expected error is enough, and the line
+    "Finished in state Failed" repeats it. The logs that are sent to the server keep the tracebacks.
 
     Args:
-        debug: keep the tracebacks, and let debug lines through as well.
+        debug: keep the tracebacks, and show debug lines too.
     """
-    setup_logging()  # Prefect would do it when the flow starts, too late to add to it
+    setup_logging()  # otherwise Prefect does it at the start of the flow, too late for the filters below
     logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         for handler in logging.getLogger().handlers:

@@ -1,1 +1,1 @@
-"""The steps as plain functions: settings in, results out. Knows no Prefect."""
+"""The pipeline steps as plain functions: settings in, results out. Does not import Prefect."""

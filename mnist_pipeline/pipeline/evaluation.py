@@ -1,7 +1,7 @@
-"""The whole pipeline as plain functions: fetch -> shards -> predictions -> publish. Knows no Prefect.
+"""The evaluation as plain functions: fetch -> shards -> predictions -> publish. Does not import Prefect.
 
-`evaluate` runs them in order in this process. The flow in `flows/evaluate.py` chains the same functions as
-tasks. Between them travel paths, ranges, hashes and counts, never arrays.
+`evaluate` runs them in order in this process. The flow in `flows/evaluate.py` chains the same functions as tasks. They
+pass paths, ranges, hashes and counts to each other, never arrays.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from mnist_pipeline import tables, views
+from mnist_pipeline import tables
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.network import Network, Workspace, forward
@@ -27,15 +27,14 @@ from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import DamagedError, NumericalError
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
-from mnist_pipeline.runs import lookup, predictions, publishing, summary
+from mnist_pipeline.runs import predictions, publishing, summary
 from mnist_pipeline.runs.manifest import Identity, Manifest, Totals
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.runtime import one_blas_thread, tile_rows, versions
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.checkpoints import Checkpoint
-from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Location
-from mnist_pipeline.weights.files import load_weights, weights_sha256
+from mnist_pipeline.views import update_views
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ Engine = Literal["direct", "prefect"]
 
 @dataclass(frozen=True)
 class Sharded:
-    """How many shards of a group were built, and how many were there already and verified."""
+    """How many shards of a group were built, and how many existing ones were verified and reused."""
 
     built: int
     reused: int
@@ -53,7 +52,7 @@ class Sharded:
 
 @dataclass(frozen=True)
 class Published:
-    """What a run came to. `new` is False if it had been published before, with the same predictions."""
+    """A published run and its results. `new` is False if it was published before with the same predictions."""
 
     identity: Identity
     folder: Location
@@ -76,7 +75,7 @@ class Published:
 
 @dataclass
 class Timings:
-    """Wall seconds of each stage, in the order they ran, and when the first began."""
+    """Wall seconds of each step, in the order they ran, and when the first began."""
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)
@@ -89,10 +88,10 @@ class Timings:
 
 
 def evaluate(settings: Settings, progress: Progress = silent) -> Published:
-    """Run the whole pipeline in this process, shards spread over `settings.workers` threads.
+    """Evaluate and publish in this process, shards spread over `settings.workers` threads.
 
     Raises:
-        PipelineError: whatever a stage refuses; nothing new is visible then.
+        PipelineError: a step failed; nothing new is visible then.
     """
     timings = Timings()
     with timings.measure("fetch"):
@@ -101,7 +100,7 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
 
 
 def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> Published:
-    """Carry out a plan in this process; `timings` has what it took to get there.
+    """Execute a plan in this process; `timings` holds the seconds of the earlier steps.
 
     Raises:
         PipelineError: as `evaluate`.
@@ -117,42 +116,40 @@ def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> 
 
 @contextmanager
 def reserve(plan: Plan) -> Iterator[StagingDirectory]:
-    """Own what a run works on for the length of the block: its staging folder, and with others its shards.
+    """Lock the staging directory of a run, exclusively, and its shards, shared, for the length of the block.
 
     Raises:
         OutputsError: the outputs folder cannot be written.
     """
     with ExitStack() as stack:
-        with outputs_errors(f"cannot prepare {plan.shard_set.folder}"):
-            stack.enter_context(shards.in_use(plan.shard_set))
+        stack.enter_context(plan.outputs.using_shards(plan.shard_set))
         yield stack.enter_context(staging_directory(plan.outputs, plan.run_id))
 
 
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
-    """Make sure the shards of a group exist and verify; build those that do not.
+    """Verify the shards of a group; build those that are missing or damaged.
 
     Raises:
-        DataError: a raw file is gone or was changed since it was verified, or what it holds is refused.
+        DataError: a source file is missing, has changed since it was verified, or has invalid contents.
         OutputsError: a shard cannot be written.
     """
-    missing = [shard for shard in group.shards if plan.shard_set.find(shard.file_name) is None]
+    there = plan.shard_set.names()
+    missing = [shard for shard in group.shards if shard.file_name not in there]
     for checkpoint in shards.write_shards(plan.source_images, missing, plan.shard_set):
         logger.debug("%s built", checkpoint.file.path)
     return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
 
 
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
-    """Classify the images of a group of shards, or take over parts that an earlier attempt of this run finished.
+    """Classify the images of a group of shards; reuse prediction files that an earlier attempt of this run finished.
 
     Raises:
-        DamagedError: a shard or the archived weights are not as they were written.
+        DamagedError: a shard or the archived weights are missing or altered.
         NumericalError: a sum on the way to a probability is NaN or infinite.
-        OutputsError: a part cannot be written.
+        OutputsError: a prediction file cannot be written.
     """
     one_blas_thread()
-    network = load_weights(plan.weights)
-    if weights_sha256(network) != plan.identity.weights_sha256:
-        raise DamagedError(f"{plan.weights}: expected the weights its name says, got others; run again to restore them")
+    network = plan.outputs.load_weights(plan.identity.weights_sha256)
     workspace = Workspace(plan.identity.batch_rows, tile_rows())
     made_with = versions()
     checkpoints = []
@@ -172,29 +169,33 @@ def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> 
 def publish(
     plan: Plan, staging: StagingDirectory, checkpoints: Sequence[Checkpoint], timings: Timings, engine: Engine
 ) -> Published:
-    """Check that every planned part is there, add summary, confusion and manifest, and publish all at once.
+    """Check that no prediction file is missing, add summary, confusion and manifest, and publish all at once.
 
     Args:
         plan: the run.
-        staging: where its parts lie.
-        checkpoints: its parts in shard order.
-        timings: of the stages before; "publish" is counted up to the commit.
-        engine: what ran the stages, for the manifest.
+        staging: the staging directory with its prediction files.
+        checkpoints: the records of these files, in shard order.
+        timings: of the earlier steps; "publish" is measured up to the commit.
+        engine: what ran the steps, for the manifest.
 
     Raises:
         RunConflictError: the same run is published with other predictions.
-        DamagedError: a part is missing or altered.
+        DamagedError: a prediction file is missing or altered.
         OutputsError: the outputs folder cannot be written.
     """
     begun = time.perf_counter()
     planned = [shard for group in plan.groups for shard in group.shards]
-    assert len(checkpoints) == len(planned), f"{len(checkpoints)} parts, {len(planned)} planned"
+    assert len(checkpoints) == len(planned), f"{len(checkpoints)} prediction files, {len(planned)} planned"
     for shard, checkpoint in zip(planned, checkpoints, strict=True):
-        assert checkpoint.file.is_named(shard.file_name), f"{checkpoint.file.path} is not the part planned for {shard}"
+        assert checkpoint.file.is_named(shard.file_name), f"{checkpoint.file.path} is not the file planned for {shard}"
     tally, calibration = predictions.counted_of(checkpoints)
     assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
     result = Published(
-        plan.identity, lookup.files_of(plan.outputs, plan.run_id), new=True, tally=tally, calibration=calibration
+        plan.identity,
+        plan.outputs.path(plan.outputs.files_of_run(plan.run_id)),
+        new=True,
+        tally=tally,
+        calibration=calibration,
     )
     files = [checkpoint.file for checkpoint in checkpoints]
     for table, data in summary.tables_of(plan.identity, tally, calibration):
@@ -216,13 +217,20 @@ def publish(
         calibration=calibration.to_json(),
     )
     new = publishing.commit(plan.outputs, staging, manifest)
-    views.update_views(plan.outputs)
+    update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
     return replace(result, new=new)
 
 
 def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
     file = shards.open_shard(plan.shard_set, shard)
+    if file is None:  # damaged since it was built, perhaps years ago
+        shards.write_shard(plan.source_images, shard, plan.shard_set)
+        file = shards.open_shard(plan.shard_set, shard)
+    if file is None:
+        raise DamagedError(
+            f"{shard} in {plan.shard_set.location}: expected it as just written, got other bytes; check the disk"
+        )
     images = shards.read_shard_labels(file)
     probabilities = np.empty((DIGITS, shard.range.rows), np.float32)
     done = 0
@@ -239,7 +247,7 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
 def over_groups(
     plan: Plan, what: str, groups: Sequence[ShardGroup], function: Callable[[ShardGroup], T], progress: Progress
 ) -> list[T]:
-    """Apply `function` to every group of shards in threads; results in group order. The first failure ends it."""
+    """Apply `function` to every group of shards in threads; results in group order. Stops at the first failure."""
     total, done = plan.source_images.rows, 0
     with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
         futures = {pool.submit(function, group): group for group in groups}

@@ -1,4 +1,4 @@
-"""Picks images to look at, with what the network makes of them."""
+"""Picks images to show, with their predictions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import LabelError
 from mnist_pipeline.pipeline.inputs import open_images
-from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.pipeline.planning import current_network
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import load_weights
 
@@ -43,11 +44,11 @@ class Picture:
 
 
 def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Progress = silent) -> list[Picture]:
-    """At most `count` images from `start` on, in order; with `wrong` only those whose prediction is not the label.
+    """Pick at most `count` images from `start` on, in order; with `wrong` only misclassified ones.
 
     Raises:
-        LabelError: `wrong` of images without labels.
-        PipelineError: whatever fetching or the weights file refuses.
+        LabelError: `wrong`, but the images have no labels.
+        PipelineError: the images cannot be fetched, or the weights file is rejected.
     """
     source_images = open_images(settings, progress)
     if wrong and source_images.labels_sha256 is None:
@@ -55,7 +56,11 @@ def pick(settings: Settings, start: int, count: int, wrong: bool, progress: Prog
             f"{source_images.dataset}/{source_images.split}: expected labels, got none; "
             "without them nothing can be wrong"
         )
-    pictures = _pictures(source_images, load_weights(settings.weights or current_weights(settings.outputs)), start)
+    pictures = _pictures(
+        source_images,
+        load_weights(settings.weights) if settings.weights else current_network(Outputs.at(settings.outputs)),
+        start,
+    )
     if wrong:
         pictures = (picture for picture in pictures if picture.label != picture.prediction)
     return list(islice(pictures, count))

@@ -1,9 +1,8 @@
-"""Settings -> the images to work on, on disk and verified. Decodes none of them."""
+"""Fetches and verifies the images that the settings name. Does not decode them."""
 
 import logging
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.formats.parquet import open_parquet
 from mnist_pipeline.datasets.hash_cache import HashCache
@@ -11,6 +10,7 @@ from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DataError
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -19,14 +19,14 @@ HASH_CACHE = "verified.json"
 
 
 def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
-    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files that `fetch` brings.
+    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files of `fetch`.
 
-    As long as all their shards are there, files that have not changed since they were hashed are known by their
-    remembered hashes. Otherwise every file is hashed here, once, before workers build shards from them.
+    If all their shards exist, the hash cache supplies the hashes of unchanged files. Otherwise every file is hashed
+    here, once, before workers build shards from it.
 
     Raises:
-        SettingsError: no such data set, split, file or folder; or a described data set with other images.
-        DataError: a local file is not what it should be.
+        SettingsError: no such data set, split, file or folder; or a configured data set with other images.
+        DataError: a local file has the wrong checksum or format.
         SourceError: no source answered.
     """
     settings.require_source()
@@ -40,11 +40,11 @@ def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
 
 
 def fetch(settings: Settings, progress: Progress = silent) -> IdxSplit:
-    """Bring the IDX files of the data set and split to disk, every byte of them hashed.
+    """Fetch the IDX files of the data set and split to disk, and hash every byte of them.
 
     Raises:
         SettingsError: no such data set, split or folder.
-        DataError: a local file is not what it should be, or images and labels do not belong together.
+        DataError: a local file has the wrong checksum or format, or images and labels do not belong together.
         SourceError: no source answered.
     """
     source_images = _fetch(settings, progress, verified_file)
@@ -75,9 +75,9 @@ def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
 
 
 def _all_built(settings: Settings, split: OpenSplit) -> bool:
-    """Whether there are as many shards as planned. Whether they are whole is for those who use them to find out."""
-    built = shards.shard_set(settings.outputs, split, settings.shard_rows).count()
-    # Not only no fewer: a number of images that was misread from bytes nobody hashed shows here.
+    """Whether there are as many shards as planned. Does not verify them: the tasks that use them do."""
+    built = len(Outputs.at(settings.outputs).shard_set(split, settings.shard_rows).names())
+    # Equal, not "at least": this catches an image count that was misread from unhashed bytes.
     return built == -(-split.rows // settings.shard_rows)
 
 

@@ -1,7 +1,7 @@
-"""The verdict on a published run: compared with its references, judged by its gates, published beside it.
+"""Judges a published run: compares it with its references, applies its gates and publishes the verdict beside it.
 
-Reads what is published and nothing else, so that any run can be judged again, by other gates or against another
-baseline. One pass over the predictions, in bounded memory.
+Reads only published files, so that any run can be judged again, by other gates or against another baseline. Makes one
+pass over the predictions, in bounded memory.
 """
 
 import logging
@@ -12,18 +12,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from mnist_pipeline import tables, views
+from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm_over_digits, unpaired
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
-from mnist_pipeline.runs.lookup import Run, list_runs, run_by_id
-from mnist_pipeline.runs.manifest import Manifest, RunContent
+from mnist_pipeline.runs.lookup import run_by_id
+from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from mnist_pipeline.verdicts.baselines import read_baselines
@@ -38,6 +39,7 @@ from mnist_pipeline.verdicts.records import (
     staged_verdict,
     verdict_id,
 )
+from mnist_pipeline.views import current_views, stored_runs, update_views
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ LAST_PASSED, EARLIER, BASELINE = "last passed", "earlier", "baseline"  # earlier
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A run to compare with, and why that cannot be done if it cannot."""
+    """A reference, and the problem that prevents comparing with it, if any."""
 
     content: RunContent
     problem: str | None = None
@@ -54,7 +56,7 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a run. `new` is False if the very same had been judged before."""
+    """The verdict on a run. `new` is False if the same verdict was published before."""
 
     run_id: str
     verdict_id: str
@@ -66,7 +68,7 @@ class Verdict:
     new: bool
 
     def fails(self, gates: Gates) -> bool:
-        """Whether a night ends as failed by it."""
+        """Whether it fails the nightly run."""
         return self.outcome == "fail" or (self.outcome == "inconclusive" and gates.inconclusive == "fail")
 
     @property
@@ -79,11 +81,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A night: what was published, and what is to be said of it."""
+    """A published run and its verdict."""
 
     published: Published
     verdict: Verdict
-    accepted: bool  # False ends the night as failed; the run stays published
+    accepted: bool  # False fails the nightly run; the run stays published
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
@@ -93,43 +95,44 @@ def judge_published(settings: Settings, published: Published) -> Judged:
         PipelineError: as `judge_run`; the run itself stays published.
     """
     gates = settings.gates_of_dataset()
-    verdict = judge_run(settings.outputs, published.run_id, gates, gates_chosen=settings.dataset in settings.gates)
+    verdict = judge_run(
+        Outputs.at(settings.outputs),
+        published.run_id,
+        gates,
+        gates_chosen=settings.dataset in settings.gates,
+        verified=True,
+    )
     return Judged(published, verdict, accepted=not verdict.fails(gates))
 
 
 def judge_run(
-    outputs: Location,
+    outputs: Outputs,
     run_id: str,
     gates: Gates,
     against: Mapping[str, str] | None = None,
     gates_chosen: bool = True,
+    verified: bool = False,
 ) -> Verdict:
-    """Judge a published run, or find the verdict on it that these references and gates have given before.
+    """Judge a published run, or find its existing verdict for the same references and gates.
 
-    A verdict that is damaged is set aside and given again.
+    A damaged verdict is quarantined and recomputed.
 
     Args:
         outputs: the outputs folder.
         run_id: of the run.
-        gates: what it has to keep.
-        against: run_ids to compare with, by what they are; an earlier run and the baseline if None.
-        gates_chosen: whether somebody has chosen these gates for the data set. If so the earlier run is the last that
-            passed, as long as there is one; if not, the newest that passed or on which nothing was judged.
+        gates: the gates to apply.
+        against: run_ids of the references, by kind of reference; an earlier run and the baseline if None.
+        gates_chosen: whether these gates are configured for the data set. If so, the earlier run is the last that
+            passed, if there is one; if not, the newest that passed or on which nothing was judged.
+        verified: whether its files were verified a moment ago.
 
     Raises:
         RunNotFoundError: no such run.
         DamagedError: the run itself does not verify.
-        PrunedError: it has to be compared image by image, and its predictions were given up.
+        PrunedError: it must be compared image by image, but its predictions were pruned.
         OutputsError: the outputs folder cannot be read or written.
     """
-    with outputs_errors(f"cannot judge run {run_id} in {outputs}"):
-        return _judge_run(outputs, run_id, gates, against, gates_chosen)
-
-
-def _judge_run(
-    outputs: Location, run_id: str, gates: Gates, against: Mapping[str, str] | None, gates_chosen: bool
-) -> Verdict:
-    run = run_by_id(outputs, run_id)
+    run = replace(run_by_id(outputs, run_id), verified=verified)
     manifest = run.manifest()
     if against is None:
         chosen = dict(_references(outputs, run, manifest, gates_chosen))
@@ -141,7 +144,7 @@ def _judge_run(
     if published is not None:
         return read_verdict(published)
     if problems := run.problems():  # without a reference over the same images nothing below reads the predictions
-        again = f"run --run-date {manifest.identity.run_date} again to set it aside and publish it anew"
+        again = f"run --run-date {manifest.identity.run_date} again to quarantine and republish it"
         raise DamagedError(f"run {run_id}: expected it as it was published, got {'; '.join(problems)}; {again}")
     with staged_verdict(outputs, run_id, name) as staged:
         constants = {"run_id": run_id, "run_date": manifest.identity.run_date, "verdict_id": name}
@@ -163,17 +166,17 @@ def _judge_run(
             files=tuple(staged.files),
         )
         published = commit_verdict(outputs, staged, document)
-    views.update_views(outputs)
+    update_views(outputs, run_id)
     verdict = read_verdict(published, new=published.document.judged_at == document.judged_at)
     logger.info("run %s judged: %s", run_id, verdict.outcome)
     return verdict
 
 
 def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
-    """What a published verdict says.
+    """Read a published verdict.
 
     Raises:
-        DamagedError: a table of it is altered.
+        DamagedError: one of its tables is altered.
     """
     document = published.document
     rows = published.read(tables.GATES).select([field.name for field in fields(GateResult)]).to_pylist()
@@ -196,24 +199,24 @@ def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
     )
 
 
-def current_verdict(outputs: Location, manifest: Manifest) -> Verdict | None:
+def current_verdict(outputs: Outputs, manifest: Manifest) -> Verdict | None:
     """The newest verdict on a run as it is now, or None if it was never judged.
 
     Raises:
-        DamagedError: a table of it is altered.
+        DamagedError: one of its tables is altered.
     """
     published = newest_verdict(outputs, manifest.content)
     return None if published is None else read_verdict(published)
 
 
 def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], None] | None = None) -> Reference:
-    """What changed from one run to another of the same data set and split.
+    """Compare two runs of the same data set and split.
 
     Args:
         before: the reference.
-        now: the run that is looked at.
-        against: what the reference is to it, for messages.
-        look: given each stretch of the predictions side by side, if the images are the same.
+        now: the run to compare with it.
+        against: the kind of reference, for messages.
+        look: called with each aligned chunk of predictions, if the images are the same.
 
     Raises:
         SettingsError: the runs are of different data sets or splits.
@@ -246,8 +249,8 @@ def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], 
     return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
 
 
-def _references(outputs: Location, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
-    """The runs that a run is compared with unless told otherwise, by what they are."""
+def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
+    """The default references of a run, by kind."""
     name, earlier = run.name, _earlier_runs(outputs, run, manifest)
     if gates_chosen:
         found = _newest_fit(outputs, earlier, ("pass",)) or _newest_fit(outputs, earlier, ("none",))
@@ -260,48 +263,45 @@ def _references(outputs: Location, run: Run, manifest: Manifest, gates_chosen: b
         yield BASELINE, _look_at(outputs, pinned)
 
 
-def _earlier_runs(outputs: Location, run: Run, manifest: Manifest) -> list[RunContent]:
+def _earlier_runs(outputs: Outputs, run: Run, manifest: Manifest) -> list[dict[str, Any]]:
     """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
-    name, earlier = run.name, []
-    for other in list_runs(outputs):
-        if other.name.run_id == name.run_id or not other.name.is_of(name.dataset, name.split):
-            continue
-        try:
-            found = other.manifest()
-        except DamagedError as error:
-            logger.warning("not a reference: %s", error)
-            continue
-        order = (other.name.run_date, found.published_at)
-        if order < (name.run_date, manifest.published_at):
-            earlier.append((order, found.content))
-    return [content for _, content in sorted(earlier, key=lambda item: item[0], reverse=True)]
+    columns = ["run_id", "run_date", "published_at", "outcome"]
+    runs = stored_runs(outputs, run.name.run_id) if run.verified else current_views(outputs).runs
+    rows = runs.select(columns)
+    rows = rows.set_column(2, "published_at", rows["published_at"].cast(pa.timestamp("us"))).to_pylist()
+    limit = run.name.run_date, manifest.published_at.astimezone(UTC).replace(tzinfo=None)
+    earlier = {}
+    for row in rows:
+        name, order = RunName.parse(row["run_id"]), (row["run_date"].date(), row["published_at"])
+        if name and name != run.name and name.is_of(run.name.dataset, run.name.split) and order < limit:
+            earlier[order] = row
+    return [earlier[order] for order in sorted(earlier, reverse=True)]
 
 
 def _newest_fit(
-    outputs: Location, earlier: Sequence[RunContent], outcomes: Sequence[Outcome]
+    outputs: Outputs, earlier: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome]
 ) -> tuple[str, _Chosen] | None:
-    """The first of some runs whose newest verdict has one of these outcomes, with what it is to the run judged.
+    """The first of some runs whose newest verdict has one of these outcomes, with its kind of reference.
 
-    One that cannot be compared with stands back for a later one, if there is any: every night after it would be
-    inconclusive otherwise, until somebody has seen to it.
+    Prefers a usable run to a newer one that cannot be compared with: otherwise every later run would be inconclusive
+    until somebody repaired that one.
     """
     unfit = None
-    for content in earlier:
-        verdict = newest_verdict(outputs, content)
-        if verdict and verdict.outcome in outcomes:
-            against = LAST_PASSED if verdict.outcome == "pass" else EARLIER
-            chosen = _look_at(outputs, content.run_id)
+    for row in earlier:
+        if row["outcome"] in outcomes:
+            against = LAST_PASSED if row["outcome"] == "pass" else EARLIER
+            chosen = _look_at(outputs, row["run_id"])
             if chosen.problem is None:
                 return against, chosen
-            logger.warning("run %s is no good reference: %s", content.run_id, chosen.problem)
+            logger.warning("run %s cannot be a reference: %s", row["run_id"], chosen.problem)
             unfit = unfit or (against, chosen)
     return unfit
 
 
 def _compare_all(
-    outputs: Location, run: Run, chosen: Mapping[str, _Chosen], constants: Mapping[str, Any], staged: StagedVerdict
+    outputs: Outputs, run: Run, chosen: Mapping[str, _Chosen], constants: Mapping[str, Any], staged: StagedVerdict
 ) -> tuple[Reference, ...]:
-    """Compare with every reference, and write the table of flips."""
+    """Compare with every reference, and write the table of changed predictions."""
     references = []
     with staged.writer(tables.FLIPS) as writer:
         for against, reference in chosen.items():
@@ -315,29 +315,31 @@ def _compare_all(
             def write(chunk: AlignedChunk, of_reference: dict[str, Any] = of_reference) -> None:
                 writer.append(chunk.flips(of_reference))
 
-            references.append(compare(run_by_id(outputs, run_id), run, against, write))
+            before = replace(run_by_id(outputs, run_id), verified=True)  # by _look_at
+            references.append(compare(before, run, against, write))
     return tuple(references)
 
 
-def _look_at(outputs: Location, run_id: str) -> _Chosen:
+def _look_at(outputs: Outputs, run_id: str) -> _Chosen:
     """Look at a reference whole before a single flip is written: half a comparison is none.
 
-    And before the verdict has a name: what cannot be read now may be whole the next time, for another verdict.
+    And before the verdict gets its id: a reference that cannot be read now may be readable later, which must give
+    another verdict.
     """
     unknown = RunContent(run_id, None)
     try:
         before = run_by_id(outputs, run_id)
     except RunNotFoundError:
-        return _Chosen(unknown, "it is not there any more")
+        return _Chosen(unknown, "it is no longer published")
     if problems := before.problems():
-        again = f"run --run-date {before.name.run_date} again to set it aside and publish it anew"
+        again = f"run --run-date {before.name.run_date} again to quarantine and republish it"
         return _Chosen(unknown, f"it does not verify: {'; '.join(problems)}; {again}")
     manifest = before.manifest()
     if before.pruned():
         return _Chosen(manifest.content, "its predictions were pruned")
     try:
         manifest.counted()
-    except DamagedError as error:  # of an earlier version
+    except DamagedError as error:  # written by an earlier version
         return _Chosen(manifest.content, str(error))
     return _Chosen(manifest.content)
 
@@ -356,7 +358,7 @@ def _notes(
         who = f"{identity.dataset}/{identity.split}"
         yield f"compared with nothing: no earlier run of {who} {which}, and no baseline is set"
     if not totals.labelled:
-        yield "no labels: what is right and wrong cannot be known"
+        yield "no labels: correctness cannot be determined"
     for reference in references:
         if reference.changed and not any(result.against == reference.against for result in results):
             yield (
@@ -380,7 +382,7 @@ def _comparison_rows(references: Sequence[Reference], constants: Mapping[str, An
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The columns of the comparison table that are about the numbers, one dictionary a line."""
+    """The numeric columns of the comparison table, one dictionary a line."""
     rows = []
     for line, p_holm in zip(comparisons, holm_over_digits(comparisons), strict=True):
         interval = line.interval()
@@ -421,6 +423,6 @@ def _table(table: tables.Table, rows: Sequence[Mapping[str, Any]], constants: Ma
 
 
 def _comparison(row: Mapping[str, Any]) -> Comparison:
-    """The comparison behind a row of the table."""
+    """Convert a row of the table to a comparison."""
     kind: type[Paired] | type[Unpaired] = Unpaired if row["lost"] is None else Paired
     return kind(**{field.name: row[field.name] for field in fields(kind)})

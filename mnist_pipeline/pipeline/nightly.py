@@ -1,4 +1,4 @@
-"""A whole night in this process, and whether nights that are due are published and good.
+"""Runs the whole nightly run in this process, and checks that due run dates are published and accepted.
 
 The flow in `flows/evaluate.py` chains the same steps as tasks.
 """
@@ -14,40 +14,41 @@ from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
-from mnist_pipeline.runs.lookup import Run
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.views import complete_repairs
 
 
 def run_nightly(settings: Settings, progress: Progress = silent) -> Judged:
-    """Publish a run, judge it, and write its report if the settings want one.
+    """Publish a run, judge it, and write its report if the settings ask for one.
 
     Raises:
-        PipelineError: whatever a stage refuses; nothing new is visible then.
+        PipelineError: a step failed. Before publishing, nothing new is visible; after it, the run stays published.
     """
     judged = judge_published(settings, evaluate(settings, progress))
     if settings.report:
-        try_report(settings.outputs, judged.published.run_id)
+        try_report(Outputs.at(settings.outputs), judged.published.run_id, verified=True)
     return judged
 
 
 @dataclass(frozen=True)
 class DateStatus:
-    """What the newest run of a night came to, in a line, and whether that is as good as its gates want."""
+    """The result of the newest run of a date, in a line, and whether its gates accept it."""
 
     line: str
     good: bool
 
 
 def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
-    """The state of each of the last nights up to `run_date`, if all of them are published and good.
+    """Check the last `nights` dates up to `run_date`; return the status of each if all are published and accepted.
 
     Raises:
-        RunNotFoundError: some nights have no run; what is wrong with the others is said too.
+        RunNotFoundError: some dates have no run; the message also lists problems of the others.
         VerdictError: runs that fail their gates, or were not judged.
     """
-    complete_repairs(settings.outputs)
-    outputs, dataset, split, last = settings.outputs, settings.dataset, settings.split, settings.run_date
+    outputs, dataset, split, last = Outputs.at(settings.outputs), settings.dataset, settings.split, settings.run_date
+    complete_repairs(outputs)
     first = last - timedelta(days=nights - 1)
     found = [run for run in lookup.list_runs(outputs) if run.name.is_of(dataset, split)]
     due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
@@ -63,13 +64,13 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
 
 
 def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
-    """The state of a night by its runs; the newest of them, by time of publication, speaks for it.
+    """The status of a date, decided by its run that was published last.
 
-    A verdict that is missing is not good: nobody has looked.
+    A missing verdict is not good: the run was never judged.
     """
     try:
         manifest = max((run.manifest() for run in of_date), key=lambda each: each.published_at)
-        verdict = current_verdict(settings.outputs, manifest)
+        verdict = current_verdict(Outputs.at(settings.outputs), manifest)
     except DamagedError as error:
         return DateStatus(str(error), good=False)
     if verdict is None:

@@ -1,30 +1,31 @@
-"""Settings and images -> the plan of a run, fixed in full before its work begins."""
+"""Plans a run from settings and images. The plan is complete before the work begins."""
 
 from dataclasses import dataclass
 
 from mnist_pipeline import tables
+from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
-from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DamagedError, SettingsError
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Identity
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.store.checkpoints import CheckpointFolder
-from mnist_pipeline.store.objects import Location
 from mnist_pipeline.verdicts.promotions import current_promotion
 from mnist_pipeline.views import complete_repairs
-from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, WEIGHTS, archive_weights, load_weights
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run decided in full before its work begins: who it is, where its pieces lie, how they are shared out."""
+    """A complete plan of a run: its identity, the locations of its files, and how its shards are grouped into tasks."""
 
     identity: Identity
     source_images: OpenSplit
-    outputs: Location
+    outputs: Outputs
     shard_set: CheckpointFolder
-    weights: Location
     workers: int
     max_tasks: int
 
@@ -34,15 +35,15 @@ class Plan:
 
     @property
     def groups(self) -> tuple[ShardGroup, ...]:
-        """The shards as tasks share them. Not stored: a plan travels with every task, and must stay small."""
+        """The shards, grouped into tasks. Not stored: every task receives the plan, so it must stay small."""
         return plan_groups(self.identity.images, self.identity.shard_rows, self.max_tasks)
 
     @property
     def build_groups(self) -> tuple[ShardGroup, ...]:
-        """The shards as tasks share their building: what a group decodes before its first shard is less than a shard.
+        """The shards, grouped into build tasks so that a group decodes less than one shard before its first shard.
 
-        The same as `groups` where every image can be read by itself. What can only be decoded from its beginning, such
-        as one large row group, is built by one task.
+        The same as `groups` if every image can be read separately. One task builds shards that can only be decoded
+        from the beginning, such as those of one large row group.
         """
         shard_rows = self.identity.shard_rows
         return begin_where(
@@ -51,12 +52,12 @@ class Plan:
         )
 
 
-def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
-    """Decide the run: read the weights, archive them, and fix its identity and its pieces. Finishes repairs first.
+def make_plan(settings: Settings, source_images: OpenSplit, network: Network | None = None) -> Plan:
+    """Plan a run: complete pending repairs, read and archive the weights, and fix the identity and the files.
 
     Raises:
-        SettingsError: so many shards that their names run out.
-        WeightsError: the weights are refused.
+        SettingsError: more shards than MAX_SHARDS.
+        WeightsError: the weights are rejected.
         OutputsError: the outputs folder cannot be written.
     """
     if source_images.rows > MAX_SHARDS * settings.shard_rows:
@@ -64,9 +65,11 @@ def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
             f"shard_rows {settings.shard_rows}: expected at most {MAX_SHARDS} shards for {source_images.rows} images; "
             "give more rows a shard"
         )
-    complete_repairs(settings.outputs)
-    network = load_weights(settings.weights or current_weights(settings.outputs))
-    archived = archive_weights(network, settings.outputs / WEIGHTS)
+    outputs = Outputs.at(settings.outputs)
+    complete_repairs(outputs)
+    if network is None:
+        network = load_weights(settings.weights) if settings.weights else current_network(outputs)
+    archived = outputs.archive_weights(network)
     identity = Identity(
         run_date=settings.run_date,
         dataset=source_images.dataset,
@@ -83,27 +86,36 @@ def make_plan(settings: Settings, source_images: OpenSplit) -> Plan:
     return Plan(
         identity=identity,
         source_images=source_images,
-        outputs=settings.outputs,
-        shard_set=shards.shard_set(settings.outputs, source_images, settings.shard_rows),
-        weights=archived,
+        outputs=outputs,
+        shard_set=outputs.shard_set(source_images, settings.shard_rows),
         workers=settings.workers,
         max_tasks=settings.max_tasks,
     )
 
 
-def current_weights(outputs: Location) -> Location:
+def current_network(outputs: Outputs) -> Network:
+    """The network that was promoted last, or the one that ships with the package.
+
+    Raises:
+        DamagedError: the record of the last promotion is altered, or its weights are missing or altered.
+    """
+    path = current_weights(outputs)
+    return load_weights(path) if path == SHIPPED_WEIGHTS else outputs.load_weights(path.stem)
+
+
+def current_weights(outputs: Outputs) -> Location:
     """The file of the weights that were promoted last, or of those that ship with the package.
 
     Raises:
-        DamagedError: the record of the last promotion is altered, or its weights are gone.
+        DamagedError: the record of the last promotion is altered, or its weights are missing.
     """
     promotion = current_promotion(outputs)
     if promotion is None:
         return SHIPPED_WEIGHTS
-    path = outputs / WEIGHTS / f"{promotion.weights_sha256}.safetensors"
-    if not path.is_file():
+    name = layout.weights(promotion.weights_sha256)
+    if not exists(outputs.store, name):
         raise DamagedError(
-            f"{path}: expected the weights that were promoted last, got none; put them back, "
+            f"{outputs.path(name)}: expected the weights that were promoted last, got none; put them back, "
             "or promote others with --force"
         )
-    return path
+    return outputs.path(name)

@@ -1,6 +1,6 @@
-"""Candidate weights -> current weights, if they lose nothing: both evaluated on the same split, then judged.
+"""Promotes candidate weights to current weights if the verdict passes: evaluates both on one split and judges them.
 
-The two runs and the verdict lie in `outputs/candidates`, so that no reader of the nights meets them.
+The two runs and the verdict are stored in `outputs/candidates`, apart from the nightly runs.
 """
 
 import logging
@@ -13,20 +13,21 @@ from mnist_pipeline.errors import DamagedError, SettingsError
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
-from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, WEIGHTS, archive_weights, load_weights, weights_sha256
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = "candidates"
 CURRENT = "current weights"
 
 
 @dataclass(frozen=True)
 class Promoted:
-    """What came of a candidate. `record` is None if it did not become current, or was so already."""
+    """The result for a candidate. `record` is None if it was not promoted, or was current already."""
 
     weights_sha256: str
     previous_sha256: str
@@ -38,42 +39,43 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     """Evaluate a candidate against the current weights, and make it current if the verdict passes.
 
     Args:
-        settings: data set and split to evaluate on; its `weights` are not looked at.
+        settings: data set and split to evaluate on; its `weights` are ignored.
         weights: the candidate's file.
-        force: make it current whatever the verdict; the record will say so.
-        progress: told of downloads, shards and predictions.
+        force: promote it whatever the verdict; the record says so.
+        progress: callback for downloads, shards and predictions.
 
     Raises:
         SettingsError: no gate of the data set compares the candidate with the current weights.
-        DamagedError: what is current is gone or altered; with `force` the shipped weights stand in for it.
-        WeightsError: the candidate is refused.
-        PipelineError: whatever a stage refuses; nothing is promoted then.
+        DamagedError: the current weights are missing or altered; with `force` the shipped weights replace them.
+        WeightsError: the candidate is rejected.
+        PipelineError: a step failed; nothing is promoted then.
     """
-    outputs, gates = settings.outputs, settings.gates_of_dataset()
+    outputs, gates = Outputs.at(settings.outputs), settings.gates_of_dataset()
     compared = gates.max_loss is not None or gates.max_digit_loss is not None
     if not (compared or force):
         raise SettingsError(
             f"gates of {settings.dataset}: expected max_loss or max_digit_loss, got neither; without them no candidate "
-            f"is held to the current weights: set one under [gates.{settings.dataset}] in a config file"
+            f"is compared with the current weights: set one under [gates.{settings.dataset}] in a config file"
         )
     candidate = load_weights(weights)
     try:
         previous, lost = current_weights(outputs), False
     except DamagedError as error:
-        if not force:  # the one way out, if they cannot be put back
+        if not force:  # force is the only way out if they cannot be restored
             raise
         logger.warning("%s; the candidate is compared with the shipped ones", error)
         previous, lost = SHIPPED_WEIGHTS, True
-    apart = settings.model_copy(update={"outputs": outputs / CANDIDATES})
-    archived = archive_weights(candidate, apart.outputs / WEIGHTS)  # the file given may change meanwhile
+    apart = settings.model_copy(update={"outputs": outputs.path(layout.CANDIDATES)})
+    candidates = Outputs.at(apart.outputs)
+    archived = candidates.archive_weights(candidate)  # the file given may change meanwhile
     before = evaluate(apart.model_copy(update={"weights": previous}), progress)
     now = evaluate(apart.model_copy(update={"weights": archived}), progress)
-    verdict = judge_run(apart.outputs, now.run_id, gates, {CURRENT: before.run_id})
+    verdict = judge_run(candidates, now.run_id, gates, {CURRENT: before.run_id})
     shas = weights_sha256(candidate), before.identity.weights_sha256
     passed = compared and verdict.outcome == "pass"
     record = None
     if (lost or shas[0] != shas[1]) and (passed or force):
-        archive_weights(candidate, outputs / WEIGHTS)
+        outputs.archive_weights(candidate)
         record = record_promotion(outputs, _promotion(*shas, verdict, forced=not passed))
     return Promoted(*shas, Judged(now, verdict, accepted=passed), record)
 

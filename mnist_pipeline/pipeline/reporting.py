@@ -1,25 +1,27 @@
-"""A published run -> its report: gathers what the page shows, and puts the page into `outputs/reports`.
+"""Writes the report of a published run: collects the data of the page and writes it to `outputs/reports`.
 
-A view: it can be deleted, and written anew at any time from what is published.
+A report is a view: it can be deleted, and rebuilt at any time from the published files.
 """
 
 import heapq
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Reference
-from mnist_pipeline.datasets.shards import read_pictures, shard_set_of
+from mnist_pipeline.datasets.shards import read_pictures
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
-from mnist_pipeline.runs.lookup import Run, run_by_id
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest
-from mnist_pipeline.runs.staging import STAGING
-from mnist_pipeline.store.files import outputs_errors, replace_file
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
-from mnist_pipeline.views import REPORTS, read_runs
+from mnist_pipeline.views import stored_runs
 
 if TYPE_CHECKING:
     from mnist_pipeline.report.page import Page
@@ -31,42 +33,41 @@ MAX_EXAMPLES = 40  # in each gallery
 DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
 
 
-def write_report(outputs: Location, run: Run) -> Location:
+def write_report(outputs: Outputs, run: Run) -> Location:
     """Write the report of a run, with the newest verdict on it; the file.
 
     Raises:
         DamagedError: the run does not verify.
         OutputsError: the report cannot be written.
     """
-    # Plots take half a second to import, which only a report is worth.
+    # Imported here because plots take half a second to import.
     from mnist_pipeline.report.page import render_page
 
-    page = render_page(_page(outputs, run))
-    path = report_path(outputs, run.name.run_id)
-    with outputs_errors(f"cannot write {path}"):
-        replace_file(path, page.encode(), outputs / STAGING)
-    return path
+    name = layout.report(run.name.run_id)
+    outputs.store.write(name, render_page(_page(outputs, run)).encode())
+    return outputs.path(name)
 
 
-def report_path(outputs: Location, run_id: str) -> Location:
-    """Where the report of a run lies, if it has been written."""
-    return outputs / REPORTS / f"{run_id}.html"
+def try_report(outputs: Outputs, run_id: str, verified: bool = False) -> None:
+    """Write the report of a run, and only warn where it cannot be: a view that fails is no reason to fail a night.
 
-
-def try_report(outputs: Location, run_id: str) -> None:
-    """Write the report of a run, and only warn where it cannot be: a view that fails is no reason to fail a night."""
+    Args:
+        outputs: the outputs folder.
+        run_id: of the run.
+        verified: whether its files were verified a moment ago.
+    """
     try:
-        path = write_report(outputs, run_by_id(outputs, run_id))
+        path = write_report(outputs, replace(run_by_id(outputs, run_id), verified=verified))
         logger.info("report: %s", path)
     except Exception:
         logger.warning("the report of %s could not be written", run_id, exc_info=True)
 
 
-def _page(outputs: Location, run: Run) -> "Page":
+def _page(outputs: Outputs, run: Run) -> "Page":
     from mnist_pipeline.report.page import ExampleImage, Page
 
     manifest = run.manifest()
-    tally, calibration = manifest.counted()
+    identity, (tally, calibration) = manifest.identity, manifest.counted()
     published = newest_verdict(outputs, manifest.content)
     verdict = read_verdict(published) if published else None
     flipped = _flipped(verdict)
@@ -74,7 +75,7 @@ def _page(outputs: Location, run: Run) -> "Page":
     notes = list(verdict.notes) if verdict else []
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}
-        pictures = read_pictures(shard_set_of(outputs, manifest.identity), manifest.identity, wanted)
+        pictures = read_pictures(outputs.shard_set(identity, identity.shard_rows), identity, wanted)
     except DamagedError as error:
         logger.warning("the report of %s is without pictures: %s", run.name.run_id, error)
         notes.append("without pictures: the shards that this run was made from are gone or damaged")
@@ -121,8 +122,8 @@ def _page(outputs: Location, run: Run) -> "Page":
 
 
 def _mistakes(run: Run) -> list[dict[str, Any]]:
-    """The most confident wrong predictions, those first; one file of the run decoded at a time."""
-    import pyarrow.compute as pc  # not at the top: a night without a report need not wait for it
+    """The most confident wrong predictions, most confident first; decodes one file of the run at a time."""
+    import pyarrow.compute as pc  # imported here: a run without a report need not wait for it
 
     columns = ["image_id", "label", "prediction", "correct", "confidence"]
     worst: list[dict[str, Any]] = []
@@ -139,7 +140,7 @@ def _flipped(verdict: Verdict | None) -> Reference | None:
 
 
 def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[dict[str, Any]]:
-    """What changed against one reference: lost images first, the most confident of each kind first."""
+    """The changed predictions against one reference: lost images first, the most confident of each kind first."""
     if verdict is None or flipped is None:
         return []
     import pyarrow.compute as pc
@@ -154,11 +155,12 @@ def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[
     return chosen
 
 
-def _trend(outputs: Location, run: Run) -> "Iterator[TrendPoint]":
+def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":
     """The runs of the same data set and split up to this one, oldest first."""
     from mnist_pipeline.report.plots import TrendPoint
 
-    for row in read_runs(outputs).sort_by([("run_date", "ascending"), ("published_at", "ascending")]).to_pylist():
+    runs = stored_runs(outputs, run.name.run_id)
+    for row in runs.sort_by([("run_date", "ascending"), ("published_at", "ascending")]).to_pylist():
         run_date = row["run_date"].date()
         ours = run.name.is_of(row["dataset"], row["split"]) and run_date <= run.name.run_date
         if ours and row["accuracy"] is not None:

@@ -1,7 +1,6 @@
 """Training as plain functions: fit on one split, then score on another and write the model card.
 
-Both splits are fetched first, so that nothing missing is found out late; the test split is read for the first time
-when the weights are on disk.
+Fetches both splits first, so that a missing file fails early; reads the test split only after the weights are on disk.
 """
 
 import time
@@ -21,11 +20,12 @@ from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.report.card import Card, render_card
 from mnist_pipeline.report.terminal import percent
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runtime import one_blas_thread, versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.files import outputs_errors, replace_file
-from mnist_pipeline.store.objects import Location, is_address
-from mnist_pipeline.weights.files import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.store.base import Location, is_remote
+from mnist_pipeline.store.opening import write_location
+from mnist_pipeline.weights.files import encode_weights, load_weights, weights_sha256
 
 TRAIN, TEST = "train", "test"
 SCORING_ROWS = 10_000
@@ -33,7 +33,7 @@ SCORING_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights in their place and how they came to be."""
+    """Stored weights and how they were trained."""
 
     path: Location
     sha256: str
@@ -56,13 +56,13 @@ def train(settings: Settings, recipe: Recipe, target: Path | None = None, progre
     """Fit, write the weights, score them on the test split, write the model card.
 
     Args:
-        settings: data set, cache and outputs; its `split` is not looked at.
+        settings: data set, cache and outputs; its `split` is ignored.
         recipe: how to train.
         target: the .safetensors file to write; `outputs/weights/<sha256>.safetensors` if None.
-        progress: told of downloads and epochs.
+        progress: callback for downloads and epochs.
 
     Raises:
-        PipelineError: whatever a stage refuses.
+        PipelineError: a step failed.
     """
     check_target(target)
     source_images, unseen = (fetch(settings.model_copy(update={"split": split}), progress) for split in (TRAIN, TEST))
@@ -73,7 +73,7 @@ def check_target(target: Path | None) -> None:
     """Raise SettingsError unless `target` is None or names a .safetensors file."""
     if target is not None and target.suffix != ".safetensors":
         raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
-    if target is not None and is_address(str(target)):
+    if target is not None and is_remote(target):
         raise SettingsError(f"weights file {target}: expected a file on disk; leave --out out to write to --outputs")
 
 
@@ -108,19 +108,18 @@ def fit_weights(
     network = fit(images, labels, recipe, on_epoch)
     seconds = time.perf_counter() - begun
     if target is None:
-        path: Location = archive_weights(network, outputs / WEIGHTS)
+        path: Location = Outputs.at(outputs).archive_weights(network)
     else:
         path = target
-        with outputs_errors(f"cannot write {path}"):
-            replace_file(path, encode_weights(network))
+        write_location(path, encode_weights(network))
     return Fitted(path, weights_sha256(network), source_images, recipe, reports[-1], seconds)
 
 
 def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
-    """Count right and wrong on a split that was not trained on, and write the model card beside the weights.
+    """Score the weights on a split that was not trained on, and write the model card beside them.
 
     Raises:
-        WeightsError: the weights file is not what was written.
+        WeightsError: the weights file was altered.
         OutputsError: the card cannot be written.
     """
     tally = score(load_weights(fitted.path), source_images)
@@ -139,13 +138,12 @@ def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
             versions=versions(),
         )
     )
-    with outputs_errors(f"cannot write {card}"):
-        replace_file(card, text.encode())
+    write_location(card, text.encode())
     return Trained(fitted.path, card, tally)
 
 
 def score(network: Network, source_images: IdxSplit) -> Tally:
-    """Count a network's predictions of a whole split, straight from its IDX files."""
+    """Tally a network's predictions of a whole split, read directly from its IDX files."""
     workspace, tally = Workspace(SCORING_ROWS), Tally.empty()
     for rows in cut(source_images.rows, SCORING_ROWS):
         probabilities = np.empty((DIGITS, rows.rows), np.float32)

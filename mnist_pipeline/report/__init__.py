@@ -1,1 +1,1 @@
-"""What a person looks at: tables in the terminal, grids of digits, model cards. Computes nothing, reads no files."""
+"""Output for people: the HTML report, tables in the terminal, grids of digits, model cards. It reads no run files."""

@@ -1,4 +1,4 @@
-"""The model card that lies beside a weights file, as Markdown."""
+"""Renders the model card of a weights file as Markdown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mnist_pipeline.report.terminal import percent
 
 @dataclass(frozen=True)
 class Card:
-    """The facts of a model card. Accuracies are 0..1, the loss is in nats per image."""
+    """The content of a model card. Accuracies are in 0..1, the loss is in nats per image."""
 
     file_name: str
     sha256: str
@@ -26,7 +26,7 @@ class Card:
 
 
 def render_card(card: Card) -> str:
-    """The card as a Markdown page."""
+    """Render the card as Markdown."""
     interval = wilson(card.tally.correct, card.tally.labelled)
     result = "no labels, not scored"
     if interval is not None:
@@ -47,7 +47,7 @@ def render_card(card: Card) -> str:
             "last epoch": f"loss {card.loss:.4f}, accuracy {percent(card.training_accuracy)} on shifted images",
             "time": f"{card.seconds:.0f} s on one core",
         },
-        "Test": {**card.tested_on, "accuracy": result, "looked at": "once, after the weights were written"},
+        "Test": {**card.tested_on, "accuracy": result, "evaluated": "once, after the weights were written"},
         "Versions": card.versions,
     }
     lines = [f"# Model card: {card.file_name}", "", "Written by `mnist-pipeline train` together with the weights."]

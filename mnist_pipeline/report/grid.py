@@ -1,4 +1,4 @@
-"""A grid of digits as a picture file, drawn by matplotlib."""
+"""Saves a grid of digits as a picture file, drawn by matplotlib."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ def save_grid(
     """Draw images with their captions and save them in the format of the file's suffix.
 
     Args:
-        path: a file matplotlib can write: .png, .svg, .pdf.
-        title: a line above them all.
+        path: a file that matplotlib can write: .png, .svg, .pdf.
+        title: a line above the grid.
         images: n arrays `[28, 28]` uint8, 0..255.
         captions: n lines of text.
-        columns: images in a row.
+        columns: images per row.
 
     Raises:
-        SettingsError: the suffix names no format.
+        SettingsError: matplotlib does not know the suffix.
         OutputsError: the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -40,9 +40,9 @@ def save_grid(
         axes.set_axis_off()
     for axes, image, caption in zip(figure.axes, images, captions, strict=False):
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(caption.replace(" ", "\n", 1), fontsize=8, pad=2)  # image_id above the rest
+        axes.set_title(caption.replace(" ", "\n", 1), fontsize=8, pad=2)  # the image_id has its own line
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise OutputsError(f"picture {path}: cannot be written ({error.strerror}); choose another place") from error
+        raise OutputsError(f"picture {path}: cannot be written ({error.strerror}); choose another file") from error

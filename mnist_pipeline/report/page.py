@@ -1,7 +1,7 @@
-"""The night's report: one HTML file with everything in it, from what was counted and judged.
+"""Renders the HTML report of a run: one self-contained file that loads nothing and runs no script.
 
-It loads nothing, runs no script and is the same text for the same night. Reads and writes no files but its template;
-judges nothing: verdict, references and galleries come as they are.
+The same run gives the same text. It judges nothing and reads no file except its template: callers pass the verdict,
+references and galleries.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from mnist_pipeline.report.plots import NARROW, WIDE, Scale, TrendPoint, digit_p
 from mnist_pipeline.report.terminal import percent
 
 TEMPLATE = "page.html.jinja"
-MAX_RUNS = 366  # drawn and listed: a year
+MAX_RUNS = 366  # in the trend: a year
 MAX_CONFUSIONS = 10  # listed beside the matrix
 
 VERDICTS: Mapping[Outcome | None, str] = {
@@ -34,7 +34,7 @@ VERDICTS: Mapping[Outcome | None, str] = {
     "none": "None",
     None: "No verdict",
 }
-# What it takes to fail a gate: shares of images, but for the means, which have their own unit.
+# What fails a gate: shares of images, except for the means, which have their own unit.
 SHORT_OF = {
     "min_accuracy": "a shortfall", "min_digit_accuracy": "a shortfall",
     "max_loss": "a loss", "max_digit_loss": "a loss", "no_certain_loss": "a loss",
@@ -45,15 +45,15 @@ MEANS = {"max_nll", "max_brier"}
 
 @dataclass(frozen=True, eq=False)
 class ExampleImage:
-    """One image of a gallery.
+    """One example image of a gallery.
 
     Attributes:
         image_id: its position in the split.
         pixels: `[28, 28]` uint8, 0..255.
         label: None for a data set without labels.
         prediction, confidence: of the run.
-        before, confidence_before: of the reference; flips only.
-        direction: "lost", "gained", "still wrong" or "changed"; flips only.
+        before, confidence_before: of the reference; changed predictions only.
+        direction: "lost", "gained", "still wrong" or "changed"; changed predictions only.
     """
 
     image_id: int
@@ -68,16 +68,17 @@ class ExampleImage:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """What the page tells.
+    """The content of the page.
 
     Attributes:
         outcome: of the verdict; None if the run was not judged.
-        results: every gate, judged.
-        notes: sentences to stand beside the verdict, such as "not compared: no earlier run passed".
-        references: what the run is compared with; the digits are shown against the first that can be.
-        trend: the trend, oldest first, this run among them.
-        flips: images whose prediction changed against the first reference over the same images; in all `flips_total`.
-        mistakes: images predicted wrongly, the most confident first; in all `mistakes_total`.
+        results: the result of every gate.
+        notes: sentences shown below the verdict, such as "not compared: no earlier run passed".
+        references: the runs it is compared with; the digits are compared with the first one with comparisons.
+        trend: runs of the trend including this one, oldest first.
+        flips: example images, out of `flips_total`, whose prediction changed against the first reference over the same
+            images.
+        mistakes: example images, out of `mistakes_total`, with a wrong prediction, the most confident first.
         provenance: name -> value, in the order shown.
     """
 
@@ -101,7 +102,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of digits: a digit, or all together (`score` is None)."""
+    """A row of the table of digits: one digit, or all digits together (`score` is None)."""
 
     name: str
     images: int
@@ -111,12 +112,12 @@ class Row:
     high: float | None
     score: DigitScore | None
     change: Comparison | None
-    p: float | None  # of the change; of a digit after Holm's correction
+    p: float | None  # of the change; Holm-corrected for a digit
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one label that were predicted as one digit; `share` is that of the label's errors, 0..1."""
+    """Images of one label with one prediction; `share` is their share of the label's errors, 0..1."""
 
     label: int
     prediction: int
@@ -125,7 +126,7 @@ class Confusion:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML, to be written as UTF-8."""
+    """Render the page as HTML, to be written as UTF-8."""
     tally, trend = page.tally, page.trend[-MAX_RUNS:]
     compared = next((reference for reference in page.references if reference.comparisons), None)
     rows = _rows(tally, compared)
@@ -181,27 +182,27 @@ def _template() -> Template:
 
 
 def p_text(p: float) -> str:
-    """A p-value to two digits that mean something."""
+    """A p-value with two significant digits."""
     if p < 0.0001:
         return "< 0.0001"
     return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
 def sure(confidence: float) -> str:
-    """A confidence 0..1 as a percentage; never 100 % unless it is 1, since a wrong 99.98 % is the news."""
+    """A confidence 0..1 as a percentage; 100 % only if it is 1, since a mistake at 99.98 % matters."""
     if 0.995 <= confidence < 1.0:
         return f"{floor(10_000 * confidence) / 100:.2f} %"
     return f"{100 * confidence:.0f} %"
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """The text with a capital letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def sensitivity(result: GateResult) -> str:
-    """The least that would have failed the gate, in the unit of its bound; empty if it did fail, or none would."""
+    """The smallest change that would have failed the gate, in words; empty if it failed, or if none would."""
     if result.detectable is None or result.outcome == "fail" or result.gate not in SHORT_OF:
         return ""
     by = f"{result.detectable:.4f}" if result.gate in MEANS else f"{100 * result.detectable:.2f} points"
@@ -209,7 +210,7 @@ def sensitivity(result: GateResult) -> str:
 
 
 def _summary(page: Page) -> str:
-    """The verdict's second line: how many gates came out how."""
+    """The second line of the verdict: the number of gates per outcome."""
     if page.outcome is None:
         return "This run has not been judged."
     if not page.results:
@@ -225,13 +226,13 @@ def _summary(page: Page) -> str:
 
 
 def _grouped(results: Sequence[GateResult], outcome: GateOutcome) -> list[list[GateResult]]:
-    """What came out so, in the order given; neighbours of one gate and reference together."""
+    """The results with this outcome, in order; adjacent ones of the same gate and reference are grouped."""
     found = [result for result in results if result.outcome == outcome]
     return [list(group) for _, group in groupby(found, key=lambda result: (result.gate, result.against))]
 
 
 def _rows(tally: Tally, compared: Reference | None) -> list[Row]:
-    """The ten digits, then all together."""
+    """The rows of the ten digits, then of all digits together."""
     changes = compared.comparisons if compared else ()
     of_digit = {change.digit: change for change in changes}
     corrected = dict(zip(of_digit, holm_over_digits(changes), strict=True))
@@ -249,13 +250,13 @@ def _rows(tally: Tally, compared: Reference | None) -> list[Row]:
 
 
 def _change_scale(rows: Sequence[Row]) -> Scale:
-    """Around the intervals of the changes and "no change"."""
+    """A scale that covers the intervals of the changes, and 0."""
     intervals = [interval for row in rows if row.change and (interval := row.change.interval())]
     return Scale.around([0.0, *(end for interval in intervals for end in (interval.low, interval.high))])
 
 
 def _confusions(tally: Tally) -> list[list[Confusion]]:
-    """The confusion matrix by label and prediction; what is right is no part of the errors, its share is 0."""
+    """The confusion matrix by label and prediction; `share` is 0 for correct predictions."""
     lines = []
     for label, counts in enumerate(tally.confusion.tolist()):
         errors = sum(counts) - counts[label]

@@ -1,6 +1,6 @@
-"""The drawings of the night's page: reliability and trend as SVG to stand inside HTML, digits as PNG data.
+"""Draws the plots of the HTML report: reliability and trend as inline SVG, digits as PNG data URIs.
 
-Writes no files. Colours are CSS variables of the page, so that one drawing serves light, dark and paper.
+It writes no files. Colours are CSS variables of the page, so that one drawing serves light, dark and print styles.
 """
 
 import re
@@ -26,7 +26,7 @@ from mnist_pipeline.core.gates import Outcome
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Drawn in stand-in colours that nothing else has; in the SVG each becomes a variable of the page's style sheet.
+# Unique placeholder colours; each is replaced in the SVG by a variable of the page's style sheet.
 INK, SOFT, FAINT, MARK = "#010203", "#020304", "#030405", "#040506"
 PASS, FAIL, INCONCLUSIVE, PAPER = "#050607", "#060708", "#070809", "#08090a"
 VARIABLES = {
@@ -34,7 +34,7 @@ VARIABLES = {
     PASS: "pass", FAIL: "fail", INCONCLUSIVE: "inconclusive", PAPER: "paper",
 }  # fmt: skip
 
-# Outcome, colour, marker, word of the legend: told apart without colour too.
+# Outcome, colour, marker, legend: the markers differ for readers who cannot tell the colours apart.
 OUTCOMES: tuple[tuple[Outcome | None, str, str, str], ...] = (
     ("pass", PASS, "o", "pass"),
     ("inconclusive", INCONCLUSIVE, "^", "inconclusive"),
@@ -43,16 +43,16 @@ OUTCOMES: tuple[tuple[Outcome | None, str, str, str], ...] = (
     (None, SOFT, "o", "no verdict"),
 )
 
-WIDE, NARROW = (960, 280), (360, 260)  # of the trend, in CSS pixels: beside a keyboard, and on a phone
-FONT = "DejaVu Sans"  # comes with matplotlib, and is wider than what a page is likely to be shown in
+WIDE, NARROW = (960, 280), (360, 260)  # of the trend, in CSS pixels: on a desktop, and on a phone
+FONT = "DejaVu Sans"  # ships with matplotlib, and is wider than most fonts that a browser uses instead
 NICE_STEPS = (1.0, 2.0, 5.0, 10.0)
-SMALLEST_STEP = 1e-5  # of a scale of shares: a thousandth of a percent
-_style_guard = Lock()  # matplotlib keeps its style in one dictionary of the whole process
+SMALLEST_STEP = 1e-5  # of a scale of shares: 0.001 %
+_style_guard = Lock()  # matplotlib keeps its style in one dictionary per process
 
 
 @dataclass(frozen=True)
 class TrendPoint:
-    """One run of the trend. Accuracy and the ends of its 95 % interval are shares, 0..1; no outcome: no verdict."""
+    """One run of the trend: accuracy and its 95 % interval in 0..1; `outcome` is None without a verdict."""
 
     run_date: date
     run_id: str
@@ -64,21 +64,21 @@ class TrendPoint:
 
 @dataclass(frozen=True)
 class Scale:
-    """A range of values between round ends, with round ticks."""
+    """A range of values with round ends and round ticks."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     @classmethod
-    def around(cls, values: Iterable[float], lower: float = -1.0, upper: float = 1.0, fragments: int = 4) -> "Scale":
-        """The smallest such range around `values`, and never beyond `lower`..`upper`; all of that without any."""
+    def around(cls, values: Iterable[float], lower: float = -1.0, upper: float = 1.0, steps: int = 4) -> "Scale":
+        """The smallest range around `values` within `lower`..`upper`; all of it without values."""
         found = list(values) or [lower, upper]
-        rough = max((max(found) - min(found)) / fragments, SMALLEST_STEP)
+        rough = max((max(found) - min(found)) / steps, SMALLEST_STEP)
         power = 10.0 ** floor(log10(rough))
         step = power * next(nice for nice in NICE_STEPS if nice * power >= rough * (1 - 1e-9))
         first, last = floor(min(found) / step + 1e-9), ceil(max(found) / step - 1e-9)
-        if first == last:  # widened to where there is room
+        if first == last:  # widen it, within the limits
             first, last = (first - 1, last) if (last + 1) * step > upper else (first, last + 1)
         ticks = tuple(
             tick for position in range(first, last + 1) if lower <= (tick := round(position * step, 9)) <= upper
@@ -86,7 +86,7 @@ class Scale:
         return cls(max(lower, round(first * step, 9)), min(upper, round(last * step, 9)), ticks)
 
     def at(self, value: float) -> float:
-        """How far along the range a value lies, 0..1."""
+        """The relative position of a value in the range, 0..1."""
         return (value - self.low) / (self.high - self.low)
 
 
@@ -135,11 +135,11 @@ def _reliability(bins: Sequence[ReliabilityBin]) -> str:
 
 
 def trend_svg(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int] = WIDE) -> str:
-    """Accuracy with its interval over the nights, oldest first; the run `run_id` stands on a line of its own.
+    """Accuracy with its interval over the run dates, oldest first; a vertical line marks the run `run_id`.
 
     Args:
         points: at least one.
-        run_id: of the run that the page is about.
+        run_id: the run that the page reports.
         size: width and height in CSS pixels.
     """
     with _plain_style():
@@ -176,7 +176,7 @@ def _trend(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int]) -> 
 
 
 def _mark_axes(axes: "Axes", points: Sequence[TrendPoint], positions: Sequence[float], max_days: int) -> None:
-    """Round accuracies that hold every interval, and some days."""
+    """Set round accuracy ticks that cover every interval, and date ticks."""
     scale = Scale.around([end for point in points for end in (point.low, point.high)], lower=0.0)
     axes.set_ylim(scale.low, scale.high)
     axes.set_yticks(scale.ticks, [_percent(tick) for tick in scale.ticks])
@@ -189,16 +189,16 @@ def _mark_axes(axes: "Axes", points: Sequence[TrendPoint], positions: Sequence[f
 
 @contextmanager
 def _plain_style() -> Iterator[None]:
-    """Matplotlib's own defaults and ours, whatever style the machine or the process is set up with; put back after."""
+    """Use matplotlib's defaults and our settings inside the block, whatever the style of the machine or process."""
     with _style_guard, matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rc("svg", hashsalt="mnist-pipeline", fonttype="none")  # ids that stay the same; text as text
+        matplotlib.rc("svg", hashsalt="mnist-pipeline", fonttype="none")  # stable ids; text stays text
         matplotlib.rc("font", family=FONT)
         yield
 
 
 def _positions(dates: Sequence[date]) -> list[float]:
-    """Where the runs stand on an axis of days: runs of one day side by side around it."""
+    """Positions of the runs on an axis of days; runs of one day are side by side."""
     total = {day: dates.count(day) for day in set(dates)}
     seen: dict[date, int] = dict.fromkeys(total, 0)
     positions = []
@@ -209,13 +209,13 @@ def _positions(dates: Sequence[date]) -> list[float]:
 
 
 def _days(first: date, last: date, at_most: int) -> list[date]:
-    """Days evenly apart, the last among them."""
+    """Evenly spaced days, including the last."""
     step = max(1, ceil(((last - first).days + 1) / at_most))
     return [date.fromordinal(day) for day in range(last.toordinal(), first.toordinal() - 1, -step)][::-1]
 
 
 def _day_labels(days: Sequence[date]) -> list[str]:
-    """ISO dates, with the year where it is news."""
+    """ISO dates, with the year only where it changes."""
     years = [None, *(day.year for day in days)]
     return [day.isoformat() if day.year != before else f"{day:%m-%d}" for day, before in zip(days, years, strict=False)]
 
@@ -229,7 +229,7 @@ def _figure(width: int, height: int) -> Figure:
 
 
 def _axes(figure: Figure, box: tuple[float, float, float, float]) -> "Axes":
-    """Axes at left, top, width and height in CSS pixels, calm: no frame, thin soft lines."""
+    """Axes at left, top, width and height in CSS pixels, without a frame."""
     width, height = figure.get_size_inches() * 72
     left, top, across, down = box
     axes = figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
@@ -245,12 +245,12 @@ def _axes(figure: Figure, box: tuple[float, float, float, float]) -> "Axes":
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an element of an HTML page; the same figure gives the same text.
+    """The figure as an SVG element for HTML; the same figure gives the same text.
 
     Args:
-        figure: as drawn.
-        name: starts every id in it, so that drawings can share a page.
-        description: for readers who cannot see it; plain text without markup.
+        figure: the finished figure.
+        name: prefix of every id, so that drawings can share a page.
+        description: alternative text; plain text without markup.
     """
     figure.patch.set_visible(False)
     file = StringIO()

@@ -1,4 +1,4 @@
-"""Two ways to tell of progress: bars on a terminal, a line now and then in a log."""
+"""Progress callbacks: bars on a terminal, or a log line every few seconds."""
 
 import logging
 import time
@@ -16,29 +16,29 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def log_lines(logger: logging.Logger) -> core.Progress:
-    """A progress function that logs the end of each piece of work, and before it a line every few seconds."""
-    spoken: dict[str, float] = {}
+    """A progress callback that logs each work item when it ends, and every few seconds before."""
+    logged: dict[str, float] = {}
     guard = Lock()
 
     def report_progress(what: str, done: int, total: int) -> None:
         work, now = core.work_of(what), time.monotonic()
         with guard:
-            due = now - spoken.setdefault(work, now) >= SECONDS_BETWEEN_LINES
+            due = now - logged.setdefault(work, now) >= SECONDS_BETWEEN_LINES
             if due or done == total:
-                spoken[work] = now
+                logged[work] = now
                 logger.info("%s: %s of %s", what, f"{done:,}", f"{total:,}")
 
     return report_progress
 
 
 def through_console(console: Console) -> logging.Handler:
-    """A log handler that prints above the bars of the same console instead of through them."""
+    """A log handler that prints above the progress bars of the same console."""
     return RichHandler(console=console, show_time=False, show_path=False, markup=False)
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[core.Progress]:
-    """A progress function that draws a bar for each piece of work while the block runs."""
+    """A progress callback that draws a bar for each work item while the block runs."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     started: dict[str, TaskID] = {}
     guard = Lock()

@@ -1,4 +1,4 @@
-"""What the command prints: rich tables and digits drawn in half blocks."""
+"""Terminal output of the commands: rich tables, and digits drawn in half blocks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,7 +28,7 @@ LEFT_OUT_FIRST = ("weights", "published_at", "images")  # of the columns of `run
 
 @dataclass(frozen=True)
 class RunLine:
-    """A published run as it is listed: texts, `weights` the start of their sha256."""
+    """One line of the list of published runs, as text; `weights` is the start of their sha256."""
 
     run_id: str
     images: str
@@ -55,7 +55,7 @@ def accuracy_line(correct: int, labelled: int) -> str:
 
 
 def digits_table(scores: Sequence[DigitScore]) -> Table:
-    """The per-digit table: scores against the labels, or without any label how often each digit was predicted."""
+    """The per-digit table: scores, or without labels how often each digit was predicted."""
     return _scores_table(scores) if any(score.images for score in scores) else _predicted_table(scores)
 
 
@@ -89,7 +89,7 @@ def _scores_table(scores: Sequence[DigitScore]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     rows = [score_cells(score) for score in scores]
     for heading in rows[0]:
-        # The last two are narrower than their headings, which take two lines.
+        # Break headings into two lines: the last two columns are narrower than theirs.
         table.add_column(heading if "%" in heading else heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
@@ -97,14 +97,14 @@ def _scores_table(scores: Sequence[DigitScore]) -> Table:
 
 
 def runs_table(rows: Sequence[RunLine], width: int) -> Table:
-    """Published runs; what does not fit `width` characters is left out, a column at a time."""
+    """The table of published runs, without the columns that do not fit into `width` characters."""
     headings = {"run_id": "run", "published_at": "published (UTC)"}
     cells = {
         field.name: [headings.get(field.name, field.name), *(getattr(row, field.name) for row in rows)]
         for field in fields(RunLine)
     }
     for name in LEFT_OUT_FIRST:
-        if sum(2 + max(map(len, column)) for column in cells.values()) - 1 > width:  # each padded, and a rule between
+        if sum(2 + max(map(len, column)) for column in cells.values()) - 1 > width:  # padding and rules included
             del cells[name]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name, (heading, *_) in cells.items():
@@ -116,7 +116,7 @@ def runs_table(rows: Sequence[RunLine], width: int) -> Table:
 
 
 def decisions_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """What a prune does: run_id, size, action, reason. At most 80 characters wide for MNIST's run_ids."""
+    """The prune decisions: run_id, size, action, reason. At most 80 characters wide for MNIST's run_ids."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
@@ -128,24 +128,24 @@ def decisions_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
 
 
 def size(size_bytes: int) -> str:
-    """A number of bytes as a person would say it: `1.3 MB`."""
+    """A human-readable number of bytes: `1.3 MB`."""
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:,.1f} kB"
 
 
 def digit_blocks(image: NDArray[np.uint8]) -> Text:
-    """One image `[28, 28]` uint8 as 14 lines of half blocks, two pixels a character, in the terminal's own colours."""
+    """Draw one image `[28, 28]` uint8 as 14 lines of half blocks, two pixels a character, in the terminal's colours."""
     ink = image >= INK
     rows = zip(ink[0::2], ink[1::2], strict=True)
     return Text("\n".join("".join(BLOCKS[2 * top + bottom] for top, bottom in zip(*row, strict=True)) for row in rows))
 
 
 def columns_that_fit(width: int) -> int:
-    """How many drawn digits fit side by side on a terminal `width` characters wide."""
+    """The number of drawn digits that fit side by side into `width` characters; at least 1."""
     return max(1, width // (SIDE + CELL_GAP))
 
 
 def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], columns: int) -> Table:
-    """Images `[28, 28]` uint8 with their captions, `columns` in a row."""
+    """A grid of images `[28, 28]` uint8 with their captions, `columns` per row."""
     grid = Table.grid(padding=(0, CELL_GAP))
     cells = [Group(Text(caption), digit_blocks(image)) for image, caption in zip(images, captions, strict=True)]
     for start in range(0, len(cells), columns):
@@ -154,14 +154,14 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
 
 
 def path_line(path: PurePath) -> str:
-    """A path as a person would type it: relative where it lies below the current folder."""
+    """A path to display: relative if it is below the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def verdict_lines(
     outcome: Outcome, results: Sequence[GateResult], references: Sequence[Reference], notes: Sequence[str]
 ) -> list[Text]:
-    """The verdict: its outcome, each gate that did not pass with its reason, what was compared with, and the notes."""
+    """The lines of a verdict: outcome, each gate that did not pass with its reason, references, notes."""
     passed = sum(result.outcome == "pass" for result in results)
     judged = f"{passed} of {len(results)} gates passed" if results else "nothing was judged"
     lines = [Text(f"verdict: {outcome}", OUTCOME_STYLES[outcome]).append(f" ({judged})", "")]
@@ -173,7 +173,7 @@ def verdict_lines(
 
 
 def changes_line(reference: Reference) -> str:
-    """Whether two runs share images and weights, and how many predictions changed, in one line."""
+    """One line: whether two runs share images and weights, and how many predictions changed."""
     weights = "the same weights" if reference.same_weights else "different weights"
     if reference.changed is None:
         return f"different images, {weights}"
@@ -181,7 +181,7 @@ def changes_line(reference: Reference) -> str:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows of the comparison table, those of digits after that of all together."""
+    """The comparison table, from its rows: all digits together, then each digit."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in ("digit", "images", "lost", "gained", "points", "95 % interval", "p", "(Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)

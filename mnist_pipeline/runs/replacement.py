@@ -1,140 +1,130 @@
-"""Puts a whole run in the place of a damaged or pruned one, so that nothing that fails or ends half-way loses it.
+"""Puts a complete run in the place of a damaged or pruned one, so that no failure half-way loses it.
 
-On disk the complete replacement is renamed to `.repairs/RUN_ID` first. That it is there says that what is at
-`runs/RUN_ID` is to be replaced: that goes to quarantine, and the replacement to its place, which also ends the record.
-Whoever finds such a record finishes it. In an object store the manifest is replaced in one step, and needs no record.
+With renames the complete replacement is published as `.repairs/RUN_ID` first. That folder is the record that the run
+at `runs/RUN_ID` is to be replaced: that run goes to quarantine, and the replacement to its place, which also ends the
+record. Any process that finds such a record completes it. Without renames the manifest is replaced by one
+compare-and-swap, which needs no record.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
-from mnist_pipeline.errors import OutputsError
-from mnist_pipeline.runs.lookup import MANIFEST, REPAIRS, RUNS, Run, pending_repairs
+from mnist_pipeline.errors import OutputsError, StoreError
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import pending_repairs
 from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
-from mnist_pipeline.runs.staging import STAGING
-from mnist_pipeline.store.files import publish_folder, reason_of, remove_folder, replace_file, sync_folder
-from mnist_pipeline.store.locks import lock
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.runs.run import Run
+from mnist_pipeline.runs.staging import StagingDirectory
 
 logger = logging.getLogger(__name__)
 
 
-def replace_run(outputs: Location, run: Run, staged: Location, manifest: Manifest, scratch: Location) -> bool:
-    """Publish what is staged in the place of a run that is damaged or pruned, which goes to quarantine.
+def replace_run(run: Run, staging: StagingDirectory, manifest: Manifest) -> bool:
+    """Publish staged files in the place of a run that is damaged or pruned, which goes to quarantine.
 
     Args:
-        outputs: the outputs folder.
         run: what is replaced.
-        staged: the files of the replacement, checked and on the disk.
+        staging: the files of the replacement, checked.
         manifest: of the replacement.
-        scratch: folder for unfinished files.
 
     Returns:
-        False if a sound run is there by now, put there by another: then nothing was changed.
+        False if another process has published a sound run there by now: then nothing was changed.
 
     Raises:
-        OutputsError: the replacement is complete and recorded, but cannot be put in its place.
-        OSError: it cannot be recorded, or the object store refuses. What is published is what was.
+        OutputsError: the replacement is complete and recorded, but cannot be put in its place; or it cannot be
+            recorded, and what is published is unchanged.
     """
-    if isinstance(run.folder, ObjectPath):
-        return _replace_manifest(outputs, run, run.folder, manifest)
-    assert isinstance(outputs, Path), f"{run.folder} is not in {outputs}"
-    assert isinstance(staged, Path), f"{staged} and {run.folder} are not in the same place"
-    recorded = _record_of(outputs, run)
-    replace_file(staged / MANIFEST, manifest.to_bytes(), scratch)
-    with _alone(outputs, run):
+    store = run.outputs.store
+    if not store.has_rename:
+        return _replace_manifest(run, manifest)
+    recorded = layout.repair_folder(run.name.run_id)
+    with store.lock(_lock_of(run)):
         try:
-            _complete(outputs, run)  # what an attempt before has recorded
-            publish_folder(staged, recorded)
-            if _put_in_place(outputs, run, recorded):
+            _complete(run)  # what an attempt before has recorded
+            store.publish(staging.files, recorded, layout.MANIFEST, manifest.to_bytes())
+            if _publish_replacement(run):
                 return True
-            recorded.rename(staged)  # for the caller to compare with what is there
-        except OSError as error:
-            if not recorded.is_dir():
+            store.move(recorded, staging.files)  # for the caller to compare with the published run
+        except StoreError as error:
+            if not _has_record(run):
                 raise
             raise OutputsError(
-                f"run {run.name.run_id}: expected to put its replacement in {run.folder}, got {reason_of(error)}; it "
-                f"is kept, complete, in {recorded}, and any next command puts it in its place once that is seen to"
+                f"run {run.name.run_id}: expected to put its replacement in {run.folder}, got {error}; it is kept, "
+                f"complete, in {run.outputs.path(recorded)}, and any next command puts it in its place once that is "
+                "fixed"
             ) from error
     return False
 
 
-def complete_replacements(outputs: Location) -> list[str]:
-    """Put replacements in their places that others have recorded; the run_ids of those that were put there now.
+def complete_replacements(outputs: Outputs) -> list[str]:
+    """Complete the replacements that other processes have recorded; the run_ids of those completed here.
+
+    One that cannot be completed is logged, and is no reason not to read other runs.
 
     Raises:
-        OSError: the folder cannot be looked through.
+        StoreError: the outputs folder cannot be read.
     """
-    if isinstance(outputs, ObjectPath):
-        return []
-    recorded = [Run(outputs / RUNS / name.run_id, name) for name in pending_repairs(outputs)]
-    return [run.name.run_id for run in recorded if _try_to_complete(outputs, run)]
+    return [name.run_id for name in pending_repairs(outputs) if _try_to_complete(Run(outputs, name))]
 
 
-def _try_to_complete(outputs: Path, run: Run) -> bool:
+def _try_to_complete(run: Run) -> bool:
     try:
-        with _alone(outputs, run):
-            return _complete(outputs, run)
-    except OSError as error:
+        with run.outputs.store.lock(_lock_of(run)):
+            return _complete(run)
+    except OutputsError as error:
         logger.warning(
-            "run %s: expected to finish its repair, got %s; its replacement is kept in %s, and `mnist-pipeline verify "
-            "--repair` puts it in its place once that is seen to",
+            "run %s: expected to complete its repair, got %s; its replacement is kept in %s, and `mnist-pipeline "
+            "verify --repair` puts it in its place once that is fixed",
             run.name.run_id,
-            reason_of(error),
-            _record_of(outputs, run),
+            error,
+            run.outputs.path(layout.repair_folder(run.name.run_id)),
         )
         return False
 
 
-def _complete(outputs: Path, run: Run) -> bool:
-    """Do what is left of a recorded repair, if there is one; whether it changed what is published."""
-    recorded = _record_of(outputs, run)
-    if not recorded.is_dir():  # another has finished it
+def _complete(run: Run) -> bool:
+    """Carry out the rest of a recorded replacement, if there is one; whether it changed what is published."""
+    outputs, recorded = run.outputs, layout.repair_folder(run.name.run_id)
+    if not _has_record(run):  # another process has completed it
         return False
-    if run.folder.exists():
-        # Damaged itself, it is better than nothing, where verify finds it, but not than what is there.
-        problems = Run(recorded, run.name).problems
-        move_to_quarantine(outputs, recorded, MANIFEST, lambda: "; ".join(problems()) or None)
-        if not recorded.is_dir():
+    if run.exists():
+        # Damaged itself, it is better than no run, where verify finds it, but not than the one that is published.
+        problems = replace(run, stored_in=recorded).problems
+        move_to_quarantine(outputs, recorded, layout.MANIFEST, lambda: "; ".join(problems()) or None)
+        if not _has_record(run):
             return False
-    if _put_in_place(outputs, run, recorded):
-        logger.warning("the repair of run %s, which was begun earlier, is finished", run.name.run_id)
+    if _publish_replacement(run):
+        logger.warning("the repair of run %s, which was begun earlier, is complete", run.name.run_id)
         return True
-    dropped = outputs / STAGING / f"{run.name.run_id}.repair"
-    remove_folder(dropped)
-    recorded.rename(dropped)  # first out of sight: half of it would be no replacement
-    sync_folder(recorded.parent)
-    remove_folder(dropped)
+    outputs.store.delete(recorded)
     return False
 
 
-def _put_in_place(outputs: Path, run: Run, recorded: Path) -> bool:
+def _publish_replacement(run: Run) -> bool:
     """Move the run to quarantine if it is not sound, and its replacement in; False if a sound one is there."""
-    assert isinstance(run.folder, Path), f"{run.folder} is not in {outputs}"
-    move_to_quarantine(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))
-    if not publish_folder(recorded, run.folder):
-        return False
-    sync_folder(recorded.parent)
-    return True
+    folder = layout.run_folder(run.name.run_id)
+    move_to_quarantine(run.outputs, folder, layout.MANIFEST, lambda: _why_replaced(run))
+    return run.outputs.store.move(layout.repair_folder(run.name.run_id), folder)
 
 
-def _replace_manifest(outputs: Location, run: Run, folder: ObjectPath, manifest: Manifest) -> bool:
-    document, data = folder / MANIFEST, manifest.to_bytes()
-    version = document.read_version()  # before it is looked at: what another puts there later is not replaced
-    if (why := _why_replaced(run)) is None:
-        return False
-    quarantined = copy_to_quarantine(outputs, folder)
-    for each, _, _ in folder.walk():
-        if each != document:  # such as that the run before was pruned, which must not be said of this one
-            each.unlink()
-    # Refused, it may be gone, or be ours already whose answer was lost on its way: `create` tells.
-    if not document.replace_if_unchanged(data, version) and not document.create(data):
-        return False
-    logger.warning("%s is replaced, and copied to quarantine in %s: %s", folder, quarantined, why)
-    return True
+def _replace_manifest(run: Run, manifest: Manifest) -> bool:
+    outputs, folder, data = run.outputs, layout.run_folder(run.name.run_id), manifest.to_bytes()
+    name = f"{folder}/{layout.MANIFEST}"
+
+    def make() -> dict[str, bytes]:
+        if (why := _why_replaced(run)) is None:
+            return {}
+        copy = copy_to_quarantine(outputs, folder)
+        for entry in list(outputs.store.list(folder)):
+            if entry.name != name:  # such as that the run was pruned, which must not be said of this one
+                outputs.store.delete(entry.name)
+        logger.warning("%s is replaced, and copied to quarantine in %s: %s", run.folder, outputs.path(copy), why)
+        return {name: data}
+
+    outputs.store.update([name], make)
+    return outputs.store.read(name) == data
 
 
 def _why_replaced(run: Run) -> str | None:
@@ -143,11 +133,9 @@ def _why_replaced(run: Run) -> str | None:
     return "its predictions were pruned" if run.pruned() else None
 
 
-@contextmanager
-def _alone(outputs: Path, run: Run) -> Iterator[None]:
-    with lock(outputs / STAGING / f"{run.name.run_id}.repair.lock"):
-        yield
+def _has_record(run: Run) -> bool:
+    return next(iter(run.outputs.store.list(layout.repair_folder(run.name.run_id))), None) is not None
 
 
-def _record_of(outputs: Path, run: Run) -> Path:
-    return outputs / REPAIRS / run.name.run_id
+def _lock_of(run: Run) -> str:
+    return f"{run.name.run_id}.repair"

@@ -1,102 +1,110 @@
-"""Where one attempt at a run gathers its files before they are published. One live owner at a time.
+"""Where one attempt at a run or verdict gathers its files before they are published.
 
-The first attempt of a run works in `.staging/<run_id>` and leaves it behind if it is killed, for the next
-attempt to take over. An attempt that finds it in use works in a folder of its own, so that nobody waits and
-nobody writes into another's files. Ownership is a lock held by the process: it dies with it.
-
-In an object store attempts share one folder, and nobody owns it: their files are named after their content.
+The first attempt works in `.staging/NAME` and leaves it behind if it is killed, for the next attempt to reuse. An
+attempt that finds it locked works in a private directory, so that no attempt waits and none writes into another's
+files. The lock ends with its process. A store without renames has no locks: there all attempts share one directory, and
+their files are named after their content.
 """
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mnist_pipeline.errors import StoreError
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.checkpoints import CheckpointFolder
-from mnist_pipeline.store.files import outputs_errors, remove_folder
-from mnist_pipeline.store.locks import lock_path, try_lock, unlock
-from mnist_pipeline.store.objects import Location, ObjectPath
-
-STAGING = ".staging"
-# In an object store nothing is renamed: what will be published is put where it stays.
-DATA = "data"
-PREDICTIONS = "predictions"
+from mnist_pipeline.store.files import FileRecord, content_name, record
 
 
 @dataclass(frozen=True)
 class StagingDirectory:
-    """The folder of one attempt: the files in `run` are published, those in `records` stay behind."""
+    """The directory of one attempt: what is in `files` is published, what is in `records` stays behind."""
 
-    folder: Location
-
-    @property
-    def run(self) -> Location:
-        if isinstance(self.folder, ObjectPath):
-            return data_folder(self.folder.parent.parent, self.folder.name)
-        return self.folder / "run"
+    outputs: Outputs
+    name: str
 
     @property
-    def records(self) -> Location:
-        return self.folder / "records"
+    def folder(self) -> str:
+        return layout.staging_folder(self.name)
+
+    @property
+    def files(self) -> str:
+        return self.outputs.files_of(f"{self.folder}/run", self.name)
+
+    @property
+    def records(self) -> str:
+        return f"{self.folder}/records"
 
     @property
     def checkpoints(self) -> CheckpointFolder:
-        return CheckpointFolder(folder=self.run / PREDICTIONS, records=self.records, to_publish=True)
+        """The prediction files."""
+        store = self.outputs.store
+        predictions = f"{self.files}/{layout.PREDICTIONS}"
+        return CheckpointFolder(store, predictions, self.records, content_names=not store.has_rename)
 
+    def put(self, name: str, rows: int, data: bytes | Path) -> FileRecord:
+        """Add a file to what will be published.
 
-def data_folder(outputs: ObjectPath, name: str) -> ObjectPath:
-    """Where the files lie that were published from the stage of that name, in an object store."""
-    return outputs / DATA / name
+        Args:
+            name: of the file.
+            rows: how many it holds.
+            data: its content, or a file that holds it.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        store, file = self.outputs.store, record(name, rows, data)
+        if not store.has_rename:  # attempts share the directory: none may replace what another has published
+            file = replace(file, path=content_name(name, file.sha256))
+        store.write(f"{self.files}/{file.path}", data, sync=False)
+        return file
 
 
 @contextmanager
-def staging_directory(outputs: Location, run_id: str) -> Iterator[StagingDirectory]:
-    """Own a staging folder for the length of the block.
+def staging_directory(outputs: Outputs, name: str) -> Iterator[StagingDirectory]:
+    """Hold a staging directory during the block.
 
-    It is removed when the block succeeds. When the block fails or the process is killed, the run's first
-    folder stays for the next attempt to take over, which also sweeps up private ones that were left behind.
+    It is deleted when the block succeeds. When the block fails or the process is killed, the first directory of that
+    name stays for the next attempt, which also deletes the private ones of killed attempts.
 
     Raises:
-        OutputsError: the outputs folder cannot be written.
+        StoreError: the outputs folder cannot be written.
     """
-    if isinstance(outputs, ObjectPath):
-        yield (shared := StagingDirectory(outputs / STAGING / run_id))
-        with suppress(OSError):  # what is left there is swept up by the next run of that name
-            for record in shared.records.iterdir():
-                record.unlink()
+    store, done = outputs.store, False
+    with ExitStack() as stack:
+        first = stack.enter_context(store.lock(name, wait=False))
+        if first:
+            _delete_private(outputs, name)
+        else:
+            stack.enter_context(store.lock(private := f"{name}.{uuid.uuid4().hex[:8]}"))
+        staging = StagingDirectory(outputs, name if first else private)
+        try:
+            yield staging
+            done = True
+        finally:
+            if done or not first:
+                with suppress(StoreError):  # what is left is deleted by the next attempt, or as an orphan
+                    store.delete(staging.folder)
+
+
+@contextmanager
+def undisturbed(outputs: Outputs, name: str) -> Iterator[bool]:
+    """Keep attempts of that name from beginning during the block; False if one, or a judge of it, is in progress."""
+    store = outputs.store
+    with store.lock(name, wait=False) as alone:
+        yield alone and not any(name in held for held in store.held_locks() if held != name)
+
+
+def _delete_private(outputs: Outputs, name: str) -> None:
+    """Delete the private directories of attempts that were killed: their locks are free."""
+    store = outputs.store
+    if not store.has_rename:
         return
-    root = outputs / STAGING
-    with outputs_errors(f"cannot prepare {root}"):
-        root.mkdir(parents=True, exist_ok=True)
-        name, handle = _lock_name(root, run_id)
-    done = False
-    try:
-        with outputs_errors(f"cannot prepare {root}"):
-            if name == run_id:
-                _collect_abandoned(root, run_id)
-            for folder in (root / name / "run" / PREDICTIONS, root / name / "records"):
-                folder.mkdir(parents=True, exist_ok=True)
-        yield StagingDirectory(root / name)
-        done = True
-    finally:
-        if done or name != run_id:
-            remove_folder(root / name)
-        unlock(lock_path(root, name), handle)
-
-
-def _lock_name(root: Path, run_id: str) -> tuple[str, int]:
-    if (handle := try_lock(lock_path(root, run_id))) is not None:
-        return run_id, handle
-    while (handle := try_lock(lock_path(root, name := f"{run_id}.{uuid.uuid4().hex[:8]}"))) is None:
-        pass
-    return name, handle
-
-
-def _collect_abandoned(root: Path, run_id: str) -> None:
-    """Remove private folders of the run whose owners are dead: their locks are free."""
-    for folder in root.glob(f"{run_id}.*"):
-        path = lock_path(root, folder.name)
-        if folder.is_dir() and (handle := try_lock(path)) is not None:
-            remove_folder(folder)
-            unlock(path, handle)
+    for child in store.children(layout.STAGING):
+        if child.startswith(f"{name}.") and not child.endswith(".lock"):
+            with store.lock(child, wait=False) as dead:
+                if dead:
+                    store.delete(layout.staging_folder(child))

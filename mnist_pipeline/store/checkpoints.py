@@ -1,25 +1,25 @@
-"""Finished files with a record beside them that says what they must be: the whole resume mechanism.
+"""Files with a checkpoint record beside them that says what they must be: the whole resume mechanism.
 
-Present and verified: reuse. Present and damaged: say so and redo. Absent: do.
+Present and verified: reuse. Present and damaged: log it and recompute. Absent: compute.
 """
 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
-from mnist_pipeline.errors import StoreError
+from mnist_pipeline.store.base import Location, Store
 from mnist_pipeline.store.documents import canonical_sha256
-from mnist_pipeline.store.files import FileRecord, outputs_errors, put_file, record, replace_file
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.files import FileRecord, content_name, record
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished file: its record, and what its maker noted about it."""
+    """A file that is complete: its record, and what its maker noted about it."""
 
     file: FileRecord
     notes: Mapping[str, Any]
@@ -27,62 +27,76 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Files in `folder`, which others may read as one table; records and unfinished files in `records`.
+    """Files in `folder`, which others may read as one table, and their checkpoint records in `records`.
 
-    `to_publish` says that they will be part of what is published, and that its readers find them by their records.
+    With `content_names` a file has its content in its name: attempts that share the folder never replace each other's.
     """
 
-    folder: Location
-    records: Location
-    to_publish: bool = False
+    store: Store
+    folder: str
+    records: str
+    content_names: bool = False
 
-    def count(self) -> int:
-        """How many files are there, whole or not."""
-        return sum(1 for _ in self.folder.iterdir()) if self.folder.is_dir() else 0
+    @property
+    def location(self) -> Location:
+        """The folder, for readers of Parquet and for people."""
+        return self.store.location / self.folder
 
-    def find(self, name: str) -> Checkpoint | None:
-        """The piece of that name if it is finished and its bytes are what its record says, else None."""
+    def names(self) -> set[str]:
+        """The names of the files that are complete by their records, whatever their bytes are."""
+        there = set(self.store.children(self.folder))
+        return {record.removesuffix(".json") for record in self.store.children(self.records)} & there
+
+    def record(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name as its record has it, or None; the file itself is not read."""
+        path = self.location / name
         try:
-            document = json.loads((self.records / f"{name}.json").read_bytes())
+            document = json.loads(self.store.read(f"{self.records}/{name}.json"))
             checkpoint = Checkpoint(FileRecord(**document["file"]), document["notes"])
-            # The notes are numbers that end up in print: they are checked like the file they are about.
+            # The notes are numbers that are published: they are checked like the file they are about.
             if document["content_sha256"] != canonical_sha256(_content(checkpoint)):
                 raise ValueError("its own checksum is another")
             if not checkpoint.file.is_named(name):
                 raise ValueError(f"it is about {checkpoint.file.path}")
-            data = (self.folder / checkpoint.file.name).read_bytes()
         except FileNotFoundError:
             return None
-        except StoreError:
-            raise
-        except OSError as error:
-            logger.warning("%s cannot be read and will be made again: %s", self.folder / name, error)
-            return None
         except (ValueError, TypeError, KeyError) as error:
-            logger.warning("%s has an unreadable record and will be made again: %s", self.folder / name, error)
-            return None
-        if problem := checkpoint.file.problem_with(data):
-            logger.warning("%s is damaged and will be made again: %s", self.folder / name, problem)
+            logger.warning("%s has an unreadable checkpoint record and will be recomputed: %s", path, error)
             return None
         return checkpoint
 
-    def write(self, name: str, rows: int, data: bytes, notes: Mapping[str, Any]) -> Checkpoint:
-        """Put a whole file in place, then the record that vouches for it; a kill in between leaves no record.
+    def read(self, checkpoint: Checkpoint) -> bytes | None:
+        """The bytes of a file, or None if they are not what its record says."""
+        path = self.location / checkpoint.file.name
+        try:
+            data = self.store.read(f"{self.folder}/{checkpoint.file.name}")
+        except FileNotFoundError:
+            return None
+        if problem := checkpoint.file.problem_with(data):
+            logger.warning("%s is damaged and will be recomputed: %s", path, problem)
+            return None
+        return data
 
-        Neither is made to outlive a power cut: what that garbles does not verify and is made again. Who publishes the
-        file syncs it.
+    def find(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name if its file is complete and its bytes are what its record says, else None."""
+        checkpoint = self.record(name)
+        return checkpoint if checkpoint and self.read(checkpoint) is not None else None
+
+    def write(self, name: str, rows: int, data: bytes, notes: Mapping[str, Any]) -> Checkpoint:
+        """Write a file, then its checkpoint record: a kill in between leaves no record.
+
+        Neither is synced: what a power cut garbles does not verify and is recomputed. `Store.publish` syncs.
+
+        Raises:
+            StoreError: it cannot be written.
         """
-        path = f"{self.folder.name}/{name}"
-        with outputs_errors(f"cannot write {self.folder / name}"):
-            if self.to_publish:
-                file = put_file(self.folder.parent, path, rows, data, scratch=self.records, sync=False)
-            else:
-                file = record(path, rows, data)
-                replace_file(self.folder / name, data, scratch=self.records, sync=False)
-            checkpoint = Checkpoint(file, notes)
-            content = _content(checkpoint)
-            document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
-            replace_file(self.records / f"{name}.json", document.encode(), sync=False)
+        file = record(f"{PurePosixPath(self.folder).name}/{name}", rows, data)
+        if self.content_names:
+            file = replace(file, path=content_name(file.path, file.sha256))
+        self.store.write(f"{self.folder}/{file.name}", data, sync=False)
+        content = _content(checkpoint := Checkpoint(file, notes))
+        document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
+        self.store.write(f"{self.records}/{name}.json", document.encode(), sync=False)
         return checkpoint
 
 

@@ -1,195 +1,208 @@
-"""Objects of a store, `s3://bucket/prefix`, behind those calls of `pathlib.Path` that the storage layer makes.
+"""A store in a bucket (S3, Google Cloud Storage, Azure) through obstore: conditional puts instead of locks and renames.
 
-An object appears whole or not at all, and has no lock and no rename: instead, one can be created only if it is absent,
-and replaced only if it is unchanged. Credentials come from where the store's own tools look (AWS_ACCESS_KEY_ID and
-the like, or the role of the machine), and are named nowhere.
+An object appears whole or not at all. It can be created only if it is absent, and replaced only if it is unchanged
+(compare-and-swap by ETag or version). Threats: answers that are lost, a store that is busy, other processes at the same
+time. On any doubt an object is read back. Credentials come from where the store's own tools look (AWS_ACCESS_KEY_ID and
+the like, or the role of the machine); messages hold the address and a word or two of the store's answer, never all of
+it: it may repeat a key. Accepted: objects of attempts that were never published stay in the bucket.
 """
 
 import errno
 import functools
-import importlib.util
 import os
+import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mnist_pipeline.errors import SettingsError, StoreError
+from mnist_pipeline.errors import StoreError
+from mnist_pipeline.store.base import Address, Entry
 
-SCHEMES = ("s3", "gs", "az")
-_URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?")
-_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
 RETRIES = 8  # with pauses that grow from 0.1 s: some seconds in all
 RETRY_SECONDS = 60
 REQUEST_SECONDS = 120
 CREATE_ATTEMPTS = 5
-# Where machines of a cloud are told their role: who is asked has no credentials in its environment.
+MIN_ATTEMPTS = 20
+MAX_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 2.0
+# Where machines of a cloud ask for their role: a request there means that the environment holds no credentials.
 _METADATA_HOST = "169.254.169.254"
 
+Version = Mapping[str, str]
 
-class ObjectPath(PurePosixPath):
-    """The address of an object, or of all objects below it; nothing is asked of the store before a method is called.
 
-    What is not there is a FileNotFoundError, as of a `Path`; any other refusal is a StoreError. Messages hold the
-    address and what the store said in a word or two, never its whole answer: that may repeat a key.
-    """
+@dataclass(frozen=True)
+class ObjectStore:
+    """Objects below an address. See `base.Store` for the operations."""
 
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        scheme, _, rest = super().__str__().partition(":/")
-        return f"{scheme}://{rest}"
+    location: Address
 
     @property
-    def key(self) -> str:
-        """The name of the object in its bucket."""
-        return "/".join(self.parts[2:])
+    def has_rename(self) -> bool:
+        return False
 
-    @property
-    def store(self) -> Any:
-        """The bucket, as obstore has it."""
-        return _open_store(f"{self.parts[0]}//{self.parts[1]}", os.environ.get("AWS_ENDPOINT_URL", ""))
+    def read(self, name: str, limit_bytes: int | None = None) -> bytes:
+        key, bucket = self._key(name), self._bucket
+        with self._translated(name):
+            if limit_bytes is None:
+                return bytes(bucket.get(key).bytes())
+            return bytes(bucket.get_range(key, start=0, length=limit_bytes))
 
-    def read_bytes(self) -> bytes:
-        """The whole object."""
-        with _store_errors(self):
-            return bytes(self.store.get(self.key).bytes())
+    def list(self, folder: str) -> Iterator[Entry]:
+        start = len(f"{self.location.key}/") if self.location.key else 0
+        with self._translated(folder):
+            for some in self._bucket.list(f"{self._key(folder)}/" if self._key(folder) else None):
+                for about in some:
+                    version = str(about["e_tag"] or about["version"])
+                    yield Entry(about["path"][start:], about["size"], about["last_modified"], version)
 
-    def read_start(self, limit_bytes: int) -> bytes:
-        """The object, or its first `limit_bytes` bytes if it is larger."""
-        with _store_errors(self):
-            return bytes(self.store.get_range(self.key, start=0, length=limit_bytes))
+    def find(self, folders: str, files: Sequence[str]) -> Iterator[Entry]:
+        start, pattern = folders.partition("*")[0], folders.split("/")
+        for entry in self.list(start.rstrip("/")):
+            *above, name = entry.name.split("/")
+            if name in files and len(above) == len(pattern) and all(map(_matches, above, pattern)):
+                yield entry
 
-    def read_version(self) -> "Version | None":
-        """What changes whenever the object does; None if there is no object."""
-        try:
-            with _store_errors(self):
-                about = self.store.head(self.key)
-        except FileNotFoundError:
-            return None
-        # Some stores go by the one, some by the other.
-        version = {name: about[name] for name in ("e_tag", "version") if about[name] is not None}
-        if not version or version.get("e_tag", "").startswith("W/"):
-            raise StoreError(f"{self}: expected a strong ETag, got none; keep outputs in a store that gives them")
-        return version
+    def children(self, folder: str) -> Sequence[str]:
+        with self._translated(folder):
+            found = self._bucket.list_with_delimiter(self._key(folder))
+        names = [each["path"] for each in found["objects"]] + [*found["common_prefixes"]]
+        return sorted(PurePosixPath(name).name for name in names)
 
-    def write_bytes(self, data: bytes) -> None:
-        """Put the object, in place of any that is there."""
-        with _store_errors(self):
-            self.store.put(self.key, data)
+    def write(self, name: str, data: bytes | Path, sync: bool = True) -> None:  # noqa: ARG002  a put lasts
+        with self._translated(name):
+            self._bucket.put(self._key(name), data)
 
-    def upload(self, source: Path) -> None:
-        """Put the content of a file that may be too large to hold."""
-        with _store_errors(self):
-            self.store.put(self.key, source)
-
-    def create(self, data: bytes) -> bool:
-        """Put the object unless there is one; whether the one that is there then holds `data`.
-
-        On any doubt it is read back: an answer may have been lost on its way, and a second try then meets the first.
-        """
+    def create(self, name: str, data: bytes) -> bool:
         for attempt in range(CREATE_ATTEMPTS):
             try:
-                with _store_errors(self):
-                    self.store.put(self.key, data, mode="create", use_multipart=False)
+                with self._translated(name):
+                    self._bucket.put(self._key(name), data, mode="create", use_multipart=False)
                 return True
-            except OSError as error:
+            except (StoreError, FileExistsError) as error:
+                # An answer may have been lost on its way: a second try then meets the object of the first.
                 with suppress(FileNotFoundError):
-                    return self.read_bytes() == data
+                    return self.read(name) == data
                 if not isinstance(error, FileExistsError):
                     raise
-            # Refused for one that is not there: another was being created, or deleted, at that moment.
+            # Refused for an object that is absent: another was created, or deleted, at that moment.
             time.sleep(0.1 * 2**attempt)
         raise StoreError(
-            f"{self}: expected the object store to create it or to show what is there, got neither "
+            f"{self.location / name}: expected the object store to create it or to show what is there, got neither "
             f"{CREATE_ATTEMPTS} times; run again"
         )
 
-    def replace_if_unchanged(self, data: bytes, version: "Version | None") -> bool:
-        """Put the object if it is still of that version, None for none; whether it was."""
-        mode = "create" if version is None else version
+    def update(self, names: Sequence[str], make: Callable[[], Mapping[str, bytes]]) -> None:
+        begun, attempt = time.monotonic(), 0
+        while attempt < MIN_ATTEMPTS or time.monotonic() - begun < MAX_SECONDS:
+            attempt += 1
+            # Before `make` reads: what is published later has a writer of its own, who will find these replaced.
+            versions = {name: self._version(name) for name in names}
+            if all(self._replace(name, data, versions[name]) for name, data in make().items()):
+                return
+            pause = min(MAX_PAUSE_SECONDS, 0.05 * 2 ** min(attempt, 6))
+            time.sleep(random.uniform(0, pause))  # noqa: S311  no secret
+        raise StoreError(
+            f"cannot update {', '.join(names)} in {self.location}: expected no concurrent update for a moment, got one "
+            f"{attempt} times in a row; run `mnist-pipeline reindex` later"
+        )
+
+    def publish(self, staged: str, target: str, document: str, data: bytes) -> bool:  # noqa: ARG002  they stay there
+        return self.create(f"{target}/{document}", data)
+
+    def move(self, source: str, target: str, first: str = "") -> bool:
+        if source == target:  # staged where it stays
+            return True
+        if next(self.list(target), None) is not None:
+            return False
+        found = sorted(self.list(source), key=lambda entry: entry.name != f"{source}/{first}")
+        for entry in found:
+            with suppress(FileNotFoundError):
+                self.write(target + entry.name.removeprefix(source), self.read(entry.name))
+            self._delete(entry.name)
+        return bool(found)
+
+    def delete(self, name: str) -> None:
+        for entry in self.list(name):
+            self._delete(entry.name)
+        self._delete(name)
+
+    @contextmanager
+    def lock(self, name: str, wait: bool = True, shared: bool = False) -> Iterator[bool]:  # noqa: ARG002
+        yield True
+
+    def local_folder(self, name: str) -> None:  # noqa: ARG002
+        return None
+
+    def held_locks(self) -> Sequence[str]:
+        return ()
+
+    @property
+    def _bucket(self) -> Any:
+        return _open_bucket(self.location.bucket, os.environ.get("AWS_ENDPOINT_URL", ""))
+
+    def _key(self, name: str) -> str:
+        return "/".join(filter(None, (self.location.key, name)))
+
+    def _version(self, name: str) -> Version | None:
+        """What changes whenever the object does; None if there is no object."""
         try:
-            with _store_errors(self):
-                self.store.put(self.key, data, mode=mode, use_multipart=False)
+            with self._translated(name):
+                about = self._bucket.head(self._key(name))
+        except FileNotFoundError:
+            return None
+        # Some stores go by the one, some by the other.
+        version = {field: about[field] for field in ("e_tag", "version") if about[field] is not None}
+        if not version or version.get("e_tag", "").startswith("W/"):
+            raise StoreError(
+                f"{self.location / name}: expected a strong ETag, got none; keep outputs in a store that gives them"
+            )
+        return version
+
+    def _replace(self, name: str, data: bytes, version: Version | None) -> bool:
+        """Put the object if it still has that version, None for absent; whether it had."""
+        mode = "create" if version is None else dict(version)
+        try:
+            with self._translated(name):
+                self._bucket.put(self._key(name), data, mode=mode, use_multipart=False)
         except FileExistsError:
             return False
         return True
 
-    def unlink(self) -> None:
-        """Delete the object if it is there."""
-        with _store_errors(self), suppress(FileNotFoundError):
-            self.store.delete(self.key)
+    def _delete(self, name: str) -> None:
+        with self._translated(name), suppress(FileNotFoundError):
+            self._bucket.delete(self._key(name))
 
-    def is_file(self) -> bool:
-        """Whether there is an object of exactly this name."""
-        return self.read_version() is not None
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        """Turn what obstore raises into FileNotFoundError, FileExistsError or StoreError, without its cause.
 
-    def is_dir(self) -> bool:
-        """Whether there are objects below this name."""
-        with _store_errors(self):
-            return any(self.store.list(f"{self.key}/", chunk_size=1))
+        The original is dropped on purpose: it repeats the store's whole answer, which may name the key that was wrong.
+        """
+        from obstore import exceptions
 
-    def exists(self) -> bool:
-        """Whether there is an object of this name or below it."""
-        return self.is_file() or self.is_dir()
-
-    def iterdir(self) -> Iterator["ObjectPath"]:
-        """What is one level below: objects, and names that have objects below them."""
-        with _store_errors(self):
-            found = self.store.list_with_delimiter(self.key)
-        names = [each["path"] for each in found["objects"]] + list(found["common_prefixes"])
-        yield from (self / PurePosixPath(name).name for name in sorted(names))
-
-    def subfolders(self) -> list["ObjectPath"]:
-        """Of those, the names that have objects below them."""
-        with _store_errors(self):
-            found = self.store.list_with_delimiter(self.key)["common_prefixes"]
-        return [self / PurePosixPath(name).name for name in sorted(found)]
-
-    def walk(self) -> Iterator[tuple["ObjectPath", int, datetime]]:
-        """All objects below this name: address, size in bytes, and when it was put."""
-        bucket = ObjectPath(*self.parts[:2])
-        with _store_errors(self):
-            for some in self.store.list(f"{self.key}/" if self.key else None):
-                yield from ((bucket / each["path"], each["size"], each["last_modified"]) for each in some)
-
-
-# Where something is kept: on disk or in an object store.
-Location = Path | ObjectPath
-Version = dict[str, str]
-
-
-def is_address(text: str) -> bool:
-    """Whether this is not meant as a path on disk, even if `Path` has taken a slash out of it."""
-    return "://" in text or _COLLAPSED.match(text) is not None
-
-
-def parse_location(text: str) -> Location:
-    """A folder on disk, absolute, or an address in an object store.
-
-    Raises:
-        ValueError: an address of another form. It is not repeated: there may be a password in it.
-        SettingsError: what object stores need is not installed.
-    """
-    if not is_address(text):
-        return Path(text).expanduser().absolute()
-    if not _URL.fullmatch(text) or ".." in PurePosixPath(text).parts:
-        raise ValueError(
-            f"expected a folder, or SCHEME://BUCKET/PREFIX with one of {', '.join(SCHEMES)} and nothing else: "
-            "credentials come from the environment"
-        )
-    if importlib.util.find_spec("obstore") is None:
-        raise SettingsError(
-            f"{text}: expected the package obstore, got none; install it: pip install 'mnist-pipeline[objectstore]'"
-        )
-    return ObjectPath(text)
+        address = self.location / name
+        try:
+            yield
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            raise FileExistsError(errno.EEXIST, "another object is there", str(address)) from None
+        except (exceptions.BaseError, OSError) as error:
+            said = str(error)
+            if isinstance(error, FileNotFoundError) and "<Code>NoSuchBucket<" not in said:
+                raise FileNotFoundError(errno.ENOENT, "no such object", str(address)) from None
+            raise StoreError(
+                f"{address}: expected the object store to do as asked, got {_reason(said)}; "
+                "check bucket, credentials and network, then run again"
+            ) from None
 
 
 @functools.cache
-def _open_store(bucket: str, endpoint: str) -> Any:
+def _open_bucket(bucket: str, endpoint: str) -> Any:
     from obstore.store import from_url
 
     # obstore reads the endpoint from the environment itself; without TLS only where somebody has asked for that.
@@ -200,30 +213,12 @@ def _open_store(bucket: str, endpoint: str) -> Any:
     )
 
 
-@contextmanager
-def _store_errors(path: ObjectPath) -> Iterator[None]:
-    """Turn what obstore raises into FileNotFoundError, FileExistsError or StoreError.
-
-    The original is dropped on purpose: it repeats the store's whole answer, which may name the key that was refused.
-    """
-    from obstore import exceptions
-
-    try:
-        yield
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-        raise FileExistsError(errno.EEXIST, "another object is there", str(path)) from None
-    except (exceptions.BaseError, OSError) as error:
-        said = str(error)
-        if isinstance(error, FileNotFoundError) and "<Code>NoSuchBucket<" not in said:
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
-        raise StoreError(
-            f"{path}: expected the object store to do as asked, got {_reason(said)}; "
-            "check bucket, credentials and network, then run again"
-        ) from None
-
-
 def _reason(said: str) -> str:
     if _METADATA_HOST in said:
         return "no credentials: none in the environment, and this machine has no role"
     words = [re.search(pattern, said) for pattern in (r"status code: (\d{3})", r"<Code>(\w{1,60})</Code>")]
     return " ".join(word[1] for word in words if word) or "no answer"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return pattern in ("*", name)

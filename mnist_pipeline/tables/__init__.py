@@ -1,4 +1,4 @@
-"""Every Parquet table we write: its schema, and how it becomes bytes and comes back."""
+"""The Parquet tables of the package: schemas, encoding and decoding."""
 
 from mnist_pipeline.tables.parquet import Writer, build, constant, decode, encode, encode_groups
 from mnist_pipeline.tables.schemas import (

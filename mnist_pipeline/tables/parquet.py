@@ -1,4 +1,4 @@
-"""Rows of a declared table -> Parquet and back: encoded whole, or appended; decoded only where every checksum holds."""
+"""Encodes and decodes the declared tables as Parquet with page checksums, in memory or by appending to a file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.tables.schemas import SCHEMA_VERSION, Table
 
-WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` gathers
+WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` buffers
 
 
 def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
-    """An Arrow table of exactly the declared columns; a null where none is allowed is our own bug."""
+    """Build an Arrow table of exactly the declared columns; an unexpected null is a bug and fails an assertion."""
     schema = table.schema
     arrays = [_array(columns[field.name], field.type) for field in schema]
     built = pa.Table.from_arrays(arrays, schema=schema)
@@ -26,36 +26,37 @@ def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
 
 
 def constant(value: object, type: pa.DataType, rows: int) -> pa.Array:  # noqa: A002  Arrow's word
-    """A column that holds one value throughout, dictionary-encoded if its type says so."""
+    """A column with the same value in every row, dictionary-encoded if its type says so."""
     if pa.types.is_dictionary(type):
         indices = column_of(np.zeros(rows, np.int32), type.index_type)
         return pa.DictionaryArray.from_arrays(indices, column_of([value], type.value_type))
     return pa.repeat(column_of([value], type)[0], rows)
 
 
-def encode(table: Table, data: pa.Table) -> bytes:
+def encode(table: Table, data: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
     """Write a whole Parquet file in memory, so that no half-written one can ever carry a final name."""
-    return encode_groups(table, [data])
+    return encode_groups(table, [data], metadata)
 
 
-def encode_groups(table: Table, groups: Iterable[pa.Table]) -> bytes:
+def encode_groups(table: Table, groups: Iterable[pa.Table], metadata: Mapping[str, str] | None = None) -> bytes:
     """Write a whole Parquet file in memory, each item as a row group; one of them at a time is held.
 
-    Pages carry checksums: without them most flipped bits would read back as wrong numbers, silently.
+    Pages have checksums: without them most bit flips would silently read back as wrong numbers.
     """
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, write_page_checksum=True, **table.layout) as writer:
+    schema = table.schema.with_metadata({**table.schema.metadata, **(metadata or {})})
+    with pq.ParquetWriter(sink, schema, write_page_checksum=True, **table.layout) as writer:
         for group in groups:
             assert group.schema.equals(table.schema, check_metadata=True), f"{table.name}: not the declared schema"
-            writer.write_table(group)
+            writer.write_table(group.cast(schema))
     return bytes(sink.getvalue())
 
 
 class Writer:
-    """Appends rows to one Parquet file, for tables that may be too large to hold; memory stays bounded.
+    """Appends rows to one Parquet file with bounded memory, for tables that may not fit in memory.
 
-    The file is whole only after `close`, and what an exception leaves behind looks whole although it is not: write
-    into a staging folder that is given up then.
+    The file is complete only after `close`, and an incomplete file after an exception may look complete: write into a
+    staging directory that is deleted on errors.
     """
 
     def __init__(self, table: Table, path: Path) -> None:
@@ -66,7 +67,7 @@ class Writer:
 
     def append(self, data: pa.Table) -> None:
         """Add rows of exactly the declared columns."""
-        if not data.num_rows:  # any number of these would gather before there is anything to write
+        if not data.num_rows:  # empty tables would accumulate without ever reaching the limit
             return
         self.rows += data.num_rows
         self._waiting.append(data)
@@ -75,7 +76,7 @@ class Writer:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left, and the footer that makes the file one."""
+        """Write the remaining rows and the footer."""
         self._flush()
         self._file.close()
 
@@ -87,10 +88,10 @@ class Writer:
 
 
 def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a whole Parquet file from memory, its page checksums verified.
+    """Decode a Parquet file in memory and verify its page checksums.
 
     Raises:
-        DamagedError: the bytes are not Parquet, a checksum fails, or the schema is another one.
+        DamagedError: the bytes are not Parquet, a checksum fails, or the schema or its version differs.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)

@@ -1,7 +1,6 @@
-"""Every Parquet table we write: its Arrow schema in full.
+"""Declares the Arrow schema of every Parquet table of the package; no schema is inferred.
 
-Schemas are declared here and nowhere else; nothing is inferred. Each column carries a description, from
-which the data dictionary in the docs is generated.
+The data dictionary in the docs is generated from the column descriptions.
 """
 
 import json
@@ -13,14 +12,14 @@ import pyarrow as pa
 
 from mnist_pipeline.core.images import DIGITS, PIXELS
 
-# Raised when a column is added, dropped, or changes its type or meaning.
+# Increase it when a column is added, dropped, or changes its type or meaning.
 SCHEMA_VERSION = "1"
 
 PIXEL_BYTES = 4 * PIXELS
-# Row groups of a shard: one of them at a time is held while it is written, and its compressed bytes while it is read.
+# Rows per row group of a shard. Writing holds one row group in memory, reading its compressed bytes.
 SHARD_ROW_GROUP = 2048
 
-# A date column would reach pandas as Python objects; a timestamp at midnight arrives as datetime64.
+# pandas reads a date column as Python objects, a timestamp at midnight as datetime64.
 RUN_DATE = pa.timestamp("us")
 RUN_ID = pa.dictionary(pa.int32(), pa.string())
 DIRECTION = pa.dictionary(pa.int32(), pa.string())
@@ -28,7 +27,7 @@ DIRECTION = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Column:
-    """A column: name, Arrow type, whether nulls may occur, what it means."""
+    """A column: name, Arrow type, description, and whether it may hold nulls."""
 
     name: str
     type: pa.DataType
@@ -45,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns in order, what a row is, and how it is laid out in Parquet."""
+    """A table: its columns in order, what a row is, and its Parquet layout."""
 
     name: str
     row: str
@@ -55,7 +54,7 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, with column descriptions and what pandas needs to restore nullable dtypes."""
+        """The Arrow schema, with column descriptions and the metadata with which pandas restores nullable dtypes."""
         fields = [
             pa.field(column.name, column.type, column.nullable, {"description": column.description})
             for column in self.columns
@@ -79,7 +78,7 @@ class Table:
 
     @property
     def empty(self) -> pa.Table:
-        """The table without a row."""
+        """The table without rows."""
         return pa.Table.from_batches([], self.schema)
 
 
@@ -109,8 +108,8 @@ IMAGES = Table(
         "read_pixels": "np.frombuffer(b''.join(df['pixels']), '<f4').reshape(-1, 784)",
     },
     # Fixed-size binary with lz4 and no dictionary decodes several times as fast as any list of floats. A page is closed
-    # at the first multiple of `write_batch_size` rows past `data_page_size`: 32 rows here, 98 KiB, which stay in the
-    # processor's nearer caches. In pages of 64 KiB or less LZ4 looks for matches of four bytes, not five (LZ4_hash4 and
+    # at the first multiple of `write_batch_size` rows past `data_page_size`: 32 rows here, 98 KiB, which fit into
+    # the L2 cache. In pages of 64 KiB or less LZ4 looks for matches of four bytes, not five (LZ4_hash4 and
     # LZ4_hash5 in its lz4.c): they take a tenth more space and a third longer to decode.
     layout={
         "compression": "lz4",

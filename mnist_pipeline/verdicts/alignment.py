@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Pairs
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.runs.lookup import Run
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.tables.columns import column_of, numpy_of
 
 SAME = ["image_id", "label"]

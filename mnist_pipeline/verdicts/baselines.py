@@ -1,30 +1,25 @@
-"""Which run each data set and split is held to, beside the last one that passed: a choice, kept in one small file."""
+"""Which run each data set and split is compared against, beside the last that passed: a choice, in one small file."""
 
 import json
 
-from mnist_pipeline.errors import DamagedError, StoreError
-from mnist_pipeline.runs.staging import STAGING
-from mnist_pipeline.store.files import outputs_errors
-from mnist_pipeline.store.objects import Location
-from mnist_pipeline.store.updates import update
-
-BASELINES = "baselines.json"
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.outputs import Outputs
 
 
-def read_baselines(outputs: Location) -> dict[str, str]:
+def read_baselines(outputs: Outputs) -> dict[str, str]:
     """The run_id pinned for each `dataset/split`.
 
     Raises:
         DamagedError: the file is not what `set_baseline` wrote.
+        StoreError: it cannot be read.
     """
-    path = outputs / BASELINES
+    path = outputs.path(layout.BASELINES)
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(outputs.store.read(layout.BASELINES))
     except FileNotFoundError:
         return {}
-    except StoreError:
-        raise
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DamagedError(
             f"{path}: expected run_ids by data set, got {error}; delete it and set them again"
         ) from error
@@ -33,18 +28,17 @@ def read_baselines(outputs: Location) -> dict[str, str]:
     return found
 
 
-def set_baseline(outputs: Location, dataset: str, split: str, run_id: str | None) -> None:
-    """Pin a run, or with None hold the data set and split to no run.
+def set_baseline(outputs: Outputs, dataset: str, split: str, run_id: str | None) -> None:
+    """Pin a run, or with None compare the data set and split against none.
 
     Raises:
-        OutputsError: the file cannot be written.
+        StoreError: the file cannot be written.
         DamagedError: the file there is not one of ours.
     """
 
     def make() -> dict[str, bytes]:
         pinned = read_baselines(outputs) | {f"{dataset}/{split}": run_id}
         kept = {name: run for name, run in sorted(pinned.items()) if run is not None}
-        return {BASELINES: json.dumps(kept, indent=2).encode() + b"\n"}
+        return {layout.BASELINES: json.dumps(kept, indent=2).encode() + b"\n"}
 
-    with outputs_errors(f"cannot write {outputs / BASELINES}"):
-        update(outputs, outputs / STAGING / "baselines.lock", (BASELINES,), make)
+    outputs.store.update([layout.BASELINES], make)

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.runs.staging import STAGING
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import ChecksummedDocument
-from mnist_pipeline.store.files import create_file, outputs_errors, read_expected
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.files import read_expected
 
-PROMOTIONS = "promotions"
 _NAME = re.compile(r"(\d{6})\.json")
 
 
@@ -33,38 +33,32 @@ class Promotion(ChecksummedDocument):
     promoted_at: datetime
 
 
-def current_promotion(outputs: Location) -> Promotion | None:
+def current_promotion(outputs: Outputs) -> Promotion | None:
     """The last promotion, or None.
 
     Raises:
         DamagedError: it is altered.
+        StoreError: it cannot be read.
     """
-    numbers = sorted(_numbers(outputs))
-    if not numbers:
+    if not (numbers := list(_numbers(outputs))):
         return None
-    path = _path(outputs, numbers[-1])
-    return Promotion.from_bytes(read_expected(path, "a promotion"), str(path))
+    name = layout.promotion(max(numbers))
+    return Promotion.from_bytes(read_expected(outputs.store, name, "a promotion"), str(outputs.path(name)))
 
 
-def record_promotion(outputs: Location, promotion: Promotion) -> Location:
+def record_promotion(outputs: Outputs, promotion: Promotion) -> Location:
     """Add a promotion after all others; of two at the same time, one comes second.
 
     Raises:
-        OutputsError: the outputs folder cannot be written.
+        StoreError: the outputs folder cannot be written.
     """
-    with outputs_errors(f"cannot record a promotion in {outputs / PROMOTIONS}"):
-        while True:
-            path = _path(outputs, max(_numbers(outputs), default=0) + 1)
-            if create_file(path, promotion.to_bytes(), outputs / STAGING):
-                return path
+    while True:
+        name = layout.promotion(max(_numbers(outputs), default=0) + 1)
+        if outputs.store.create(name, promotion.to_bytes()):
+            return outputs.path(name)
 
 
-def _numbers(outputs: Location) -> Iterator[int]:
-    folder = outputs / PROMOTIONS
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _NAME.fullmatch(path.name):
+def _numbers(outputs: Outputs) -> Iterator[int]:
+    for child in outputs.store.children(layout.PROMOTIONS):
+        if match := _NAME.fullmatch(child):
             yield int(match[1])
-
-
-def _path(outputs: Location, number: int) -> Location:
-    return outputs / PROMOTIONS / f"{number:06d}.json"

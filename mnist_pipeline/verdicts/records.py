@@ -4,10 +4,8 @@ Judges nothing itself.
 """
 
 import logging
-import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,29 +18,20 @@ from pydantic import BaseModel, ConfigDict
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.runs.lookup import read_checked, table_of
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import RunContent
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.quarantine import move_to_quarantine
-from mnist_pipeline.runs.staging import StagingDirectory, data_folder, staging_directory
+from mnist_pipeline.runs.run import table_of
+from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
-from mnist_pipeline.store.files import (
-    FileRecord,
-    outputs_errors,
-    publish_files,
-    put_file,
-    put_finished,
-    read_if_there,
-    remove_folder,
-    subfolders,
-)
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.files import FileRecord, read_checked, read_if_there
+from mnist_pipeline.store.local import translated
 
 logger = logging.getLogger(__name__)
 
-VERDICTS = "verdicts"
-DOCUMENT = "verdict.json"
 VERDICT_ID_DIGITS = 12
-STAGING_PREFIX = re.compile(r"^verdict-[0-9a-f]{12}-")  # of the name of a stage, before the run_id
 
 
 class ReferenceRecord(BaseModel):
@@ -81,22 +70,24 @@ class VerdictDocument(ChecksummedDocument):
 class PublishedVerdict:
     """A published verdict."""
 
-    folder: Location
+    outputs: Outputs
     document: VerdictDocument
+
+    @property
+    def folder(self) -> Location:
+        """The folder of its document, for people and for other tools."""
+        return self.outputs.path(self._folder)
+
+    @property
+    def files(self) -> Location:
+        """The folder that the paths in the document are relative to: that of the document, but in a bucket."""
+        return self.outputs.path(self._files)
 
     @property
     def outcome(self) -> Outcome:
         """What the document says; none where no gate was judged, which earlier versions called a pass."""
         judged = sum(file.rows for file in self.document.files if table_of(file) == tables.GATES.name)
         return self.document.outcome if judged else "none"
-
-    @property
-    def files(self) -> Location:
-        """What the paths in the document are relative to: its folder, but in an object store."""
-        if isinstance(self.folder, ObjectPath):
-            outputs = self.folder.parent.parent.parent
-            return data_folder(outputs, _staging_name(self.document.run_id, self.document.verdict_id))
-        return self.folder
 
     def read(self, table: tables.Table) -> pa.Table:
         """A table of the verdict, its bytes checked against the document before they are parsed.
@@ -106,8 +97,27 @@ class PublishedVerdict:
         """
         for file in self.document.files:
             if table_of(file) == table.name:
-                return tables.decode(table, read_checked(self.files, file), str(self.files / file.path))
+                data = read_checked(self.outputs.store, self._files, file)
+                return tables.decode(table, data, str(self.files / file.path))
         raise DamagedError(f"{self.folder}: expected a {table.name} table, got none in its document")
+
+    def check(self) -> None:
+        """Check every byte of its tables.
+
+        Raises:
+            DamagedError: a table is missing or altered.
+        """
+        for file in self.document.files:
+            read_checked(self.outputs.store, self._files, file)
+
+    @property
+    def _folder(self) -> str:
+        return layout.verdict_folder(self.document.run_id, self.document.verdict_id)
+
+    @property
+    def _files(self) -> str:
+        staging = layout.verdict_staging(self.document.run_id, self.document.verdict_id)
+        return self.outputs.files_of(self._folder, staging)
 
 
 def verdict_id(run: RunContent, references: Mapping[str, RunContent], gates: Mapping[str, Any]) -> str:
@@ -116,41 +126,44 @@ def verdict_id(run: RunContent, references: Mapping[str, RunContent], gates: Map
     return canonical_sha256({"run": asdict(run), "references": named, "gates": dict(gates)})[:VERDICT_ID_DIGITS]
 
 
-def find_verdict(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
+def find_verdict(outputs: Outputs, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run, or None.
 
     Raises:
         DamagedError: its document is missing or altered, or is that of another verdict.
+        StoreError: it cannot be read.
     """
-    folder = outputs / VERDICTS / run_id / name
-    path = folder / DOCUMENT
-    data = read_if_there(path, "a verdict")
+    store, folder = outputs.store, layout.verdict_folder(run_id, name)
+    document_name = f"{folder}/{layout.VERDICT}"
+    path = outputs.path(document_name)
+    data = read_if_there(store, document_name)
     if data is None:
-        if isinstance(folder, ObjectPath) or not folder.exists():
+        if not store.has_rename or next(iter(store.list(folder)), None) is None:
             return None
-        raise DamagedError(f"{folder}: expected {DOCUMENT}, got none")
+        raise DamagedError(f"{outputs.path(folder)}: expected {layout.VERDICT}, got none")
     document = VerdictDocument.from_bytes(data, str(path))
     if (document.run_id, document.verdict_id) != (run_id, name):
-        raise DamagedError(f"{folder}: expected the verdict of that name, got {document.run_id}/{document.verdict_id}")
-    return PublishedVerdict(folder, document)
+        raise DamagedError(
+            f"{outputs.path(folder)}: expected the verdict of that name, got {document.run_id}/{document.verdict_id}"
+        )
+    return PublishedVerdict(outputs, document)
 
 
-def sound_verdict(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
-    """The verdict of that name on that run if every byte of it is as published, or None: a damaged one is set aside.
+def sound_verdict(outputs: Outputs, run_id: str, name: str) -> PublishedVerdict | None:
+    """The verdict of that name on that run if every byte of it is as published, or None; a damaged one is quarantined.
 
     Raises:
-        OutputsError: it cannot be moved.
+        StoreError: it cannot be moved.
     """
-    folder = outputs / VERDICTS / run_id / name
     try:
         return read_whole(outputs, run_id, name)
     except DamagedError:
-        with outputs_errors(f"cannot set {folder} aside"):
-            move_to_quarantine(outputs, folder, DOCUMENT, lambda: _damage(outputs, run_id, name))
-    return find_verdict(outputs, run_id, name)  # that of another, if it was faster
+        folder = layout.verdict_folder(run_id, name)
+        move_to_quarantine(outputs, folder, layout.VERDICT, lambda: _damage(outputs, run_id, name))
+    return find_verdict(outputs, run_id, name)  # that of another process, if it was faster
 
 
-def read_whole(outputs: Location, run_id: str, name: str) -> PublishedVerdict | None:
+def read_whole(outputs: Outputs, run_id: str, name: str) -> PublishedVerdict | None:
     """The verdict of that name on that run, every byte of it checked, or None.
 
     Raises:
@@ -158,28 +171,18 @@ def read_whole(outputs: Location, run_id: str, name: str) -> PublishedVerdict | 
     """
     published = find_verdict(outputs, run_id, name)
     if published is not None:
-        for file in published.document.files:
-            read_checked(published.files, file)
+        published.check()
     return published
 
 
-def _damage(outputs: Location, run_id: str, name: str) -> str | None:
-    try:
-        read_whole(outputs, run_id, name)
-    except DamagedError as error:
-        return str(error)
-    return None
-
-
-def newest_verdict(outputs: Location, run: RunContent) -> PublishedVerdict | None:
-    """The verdict on a run, as it is now, that was published last; damaged ones are passed over with a warning."""
+def newest_verdict(outputs: Outputs, run: RunContent) -> PublishedVerdict | None:
+    """The verdict on a run, as it is now, that was published last; damaged ones are logged and left out."""
     found = []
-    folder = outputs / VERDICTS / run.run_id
-    for path in sorted(subfolders(folder)):
+    for name in outputs.store.children(f"{layout.VERDICTS}/{run.run_id}"):
         try:
-            verdict = find_verdict(outputs, run.run_id, path.name)
+            verdict = find_verdict(outputs, run.run_id, name)
         except DamagedError as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("left out: %s", error)
             continue
         if verdict and verdict.document.run_sha256 == run.sha256:
             found.append(verdict)
@@ -187,7 +190,7 @@ def newest_verdict(outputs: Location, run: RunContent) -> PublishedVerdict | Non
 
 
 class StagedVerdict:
-    """The stage in which the files of one verdict gather."""
+    """The staging directory in which the files of one verdict gather."""
 
     def __init__(self, staging: StagingDirectory) -> None:
         self.staging = staging
@@ -195,60 +198,60 @@ class StagedVerdict:
 
     def add(self, table: tables.Table, data: pa.Table) -> None:
         """Write one small table whole."""
-        encoded = tables.encode(table, data)
-        self.files.append(
-            put_file(self.staging.run, f"{table.name}.parquet", data.num_rows, encoded, self.staging.records)
-        )
+        self.files.append(self.staging.put(f"{table.name}.parquet", data.num_rows, tables.encode(table, data)))
 
     @contextmanager
     def writer(self, table: tables.Table) -> Iterator[tables.Writer]:
-        """Write one table of any size, row by row."""
-        with ExitStack() as stack:
-            folder = self.staging.run
-            scratch = Path(stack.enter_context(TemporaryDirectory())) if isinstance(folder, ObjectPath) else folder
-            path = scratch / f"{table.name}.parquet"
-            writer = tables.Writer(table, path)
+        """Write one table of any size, row by row, by way of a temporary file."""
+        folder = self.staging.outputs.store.local_folder(self.staging.folder)
+        with (
+            translated(f"cannot write {table.name} in the folder for temporary files"),
+            TemporaryDirectory(prefix="mnist-pipeline-", dir=folder, ignore_cleanup_errors=True) as scratch,
+        ):
+            writer = tables.Writer(table, path := Path(scratch, f"{table.name}.parquet"))
             yield writer
             writer.close()
-            self.files.append(put_finished(folder, path, writer.rows))
+            self.files.append(self.staging.put(path.name, writer.rows, path))
 
 
 @contextmanager
-def staged_verdict(outputs: Location, run_id: str, name: str) -> Iterator[StagedVerdict]:
-    """A folder for the files of a verdict; gone after the block, whatever was not published.
+def staged_verdict(outputs: Outputs, run_id: str, name: str) -> Iterator[StagedVerdict]:
+    """A staging directory for the files of a verdict; deleted after the block, whatever was not published.
+
+    A verdict takes seconds: unlike a run's, its files are not worth keeping for the next attempt.
 
     Raises:
-        OutputsError: the outputs folder cannot be written.
+        StoreError: the outputs folder cannot be written.
     """
-    with (
-        outputs_errors(f"cannot write the verdict on {run_id}"),
-        staging_directory(outputs, _staging_name(run_id, name)) as staging,
-    ):
-        if isinstance(staging.folder, ObjectPath):
+    store = outputs.store
+    with staging_directory(outputs, layout.verdict_staging(run_id, name)) as staging:
+        if not store.has_rename:
             yield StagedVerdict(staging)
             return
-        run = staging.folder / "run"
-        shutil.rmtree(run)  # what an attempt that was killed has left
-        run.mkdir()
+        store.delete(staging.files)  # what a killed attempt has left
         try:
             yield StagedVerdict(staging)
-        finally:  # a verdict takes seconds: unlike a run's, its parts are not worth keeping for the next attempt
-            remove_folder(staging.folder)
+        finally:
+            store.delete(staging.folder)
 
 
-def commit_verdict(outputs: Location, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
-    """Publish a verdict in one step; if it is there already, that one stands.
+def commit_verdict(outputs: Outputs, staged: StagedVerdict, document: VerdictDocument) -> PublishedVerdict:
+    """Publish a verdict in one step; if it is published already, that one stands.
 
     Raises:
-        OSError: the folder cannot be written.
-        DamagedError: the verdict that is there is altered.
+        StoreError: the outputs folder cannot be written.
+        DamagedError: the verdict that is published is altered.
     """
-    target = outputs / VERDICTS / document.run_id / document.verdict_id
-    publish_files(staged.staging.run, target, DOCUMENT, document.to_bytes(), staged.staging.records)
+    target = layout.verdict_folder(document.run_id, document.verdict_id)
+    outputs.store.publish(staged.staging.files, target, layout.VERDICT, document.to_bytes())
     published = find_verdict(outputs, document.run_id, document.verdict_id)
     assert published is not None, "published a moment ago"
     return published
 
 
-def _staging_name(run_id: str, name: str) -> str:
-    return f"verdict-{name}-{run_id}"
+def _damage(outputs: Outputs, run_id: str, name: str) -> str | None:
+    try:
+        read_whole(outputs, run_id, name)
+    except DamagedError as error:
+        return str(error)
+    return None

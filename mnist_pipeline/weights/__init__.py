@@ -1,1 +1,1 @@
-"""Weights files <-> Network, executing nothing that a file names; and the weights that ship with the package."""
+"""Reads and writes weights files without executing anything in them; holds the weights that ship with the package."""

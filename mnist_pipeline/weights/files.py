@@ -1,7 +1,7 @@
-"""A weights file -> Network, never executing anything the file names; and a Network -> canonical safetensors bytes.
+"""Reads weights files without executing anything in them, and writes canonical safetensors bytes.
 
-The bytes are read once and those bytes are parsed, by the one reader of the file's suffix: .safetensors, .npz or .pkl.
-A file that its reader refuses is refused: no second reader tries it. Nothing is unpickled.
+A file is read once and parsed by the reader of its suffix: .safetensors, .npz or .pkl. No other reader is tried if that
+one rejects it. Nothing is unpickled.
 """
 
 import hashlib
@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import StoreError, WeightsError
-from mnist_pipeline.store.files import make_folder, outputs_errors, replace_file, sync_folder
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.base import Location, Store, is_remote
+from mnist_pipeline.store.opening import read_location
 from mnist_pipeline.weights.pickles import float32_array, read_arrays, shown_error
 
+SHIPPED_WEIGHTS = Path(__file__).with_name("mnist.safetensors")
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
-WEIGHTS = "weights"
-SHIPPED_WEIGHTS = Path(__file__).with_name("mnist.safetensors")  # the archive in the outputs folder
 MAX_FILE_BYTES = 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
-# NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to trouble the parser of literals.
+# NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to exhaust the literal parser.
 MAX_NPY_HEADER_BYTES = 512
 LENGTH_BYTES = 8  # of the header length a safetensors file starts with
 ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
@@ -41,23 +40,18 @@ def load_weights(path: Location) -> Network:
     """Read a network from a .safetensors, .npz or .pkl file.
 
     Raises:
-        WeightsError: there is no such file, or it is not exactly a 784-50-100-10 network of finite float32.
+        WeightsError: the file is missing, or is not exactly a 784-50-100-10 network of finite float32.
     """
     _check_suffix(path.suffix, str(path))
     try:
-        # A named pipe would block and a device never end: neither is a file.
-        if not path.is_file():
-            got = "something else" if path.exists() else "nothing there"
-            raise WeightsError(f"{path}: expected a weights file, got {got}; check the path, or {ADVICE}")
         # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.
-        if isinstance(path, ObjectPath):
-            data = path.read_start(MAX_FILE_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-    except StoreError:
-        raise
-    except OSError as error:
+        data = read_location(path, MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        got = "something else" if not is_remote(path) and Path(path).exists() else "nothing there"
+        raise WeightsError(f"{path}: expected a weights file, got {got}; check the path, or {ADVICE}") from None
+    except StoreError as error:
+        if is_remote(path):
+            raise
         raise WeightsError(f"{path}: expected a readable weights file, got {error}; check the path") from error
     return decode_weights(data, path.suffix, str(path))
 
@@ -67,8 +61,8 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
 
     Args:
         data: the whole file.
-        suffix: .safetensors, .npz or .pkl, in either case: says what the bytes must be.
-        name: what to call the file in messages.
+        suffix: .safetensors, .npz or .pkl, in either case; selects the reader.
+        name: the name of the file in errors.
 
     Raises:
         WeightsError: the bytes are not exactly a 784-50-100-10 network of finite float32.
@@ -80,35 +74,36 @@ def decode_weights(data: bytes, suffix: str, name: str) -> Network:
         return Network(read(data))
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
-    except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise whatever they like
-        raise WeightsError(f"{name}: expected a sound {suffix} file, got {shown_error(error)}; {ADVICE}") from error
+    except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise any exception
+        raise WeightsError(f"{name}: expected a valid {suffix} file, got {shown_error(error)}; {ADVICE}") from error
 
 
-def archive_weights(network: Network, folder: Location) -> Location:
-    """Keep a network under the sha256 of its bytes, so that any run can be computed again; the file.
+def archive_weights(network: Network, store: Store, folder: str) -> str:
+    """Keep a network under the sha256 of its bytes, so that any run can be recomputed; the name of the file.
 
     Raises:
-        OutputsError: the folder cannot be written.
+        StoreError: it cannot be written.
     """
     data = encode_weights(network)
-    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-    with outputs_errors(f"cannot archive the weights in {folder}"):
-        if not path.is_file() or path.read_bytes() != data:
-            make_folder(folder)
-            replace_file(path, data)
-            sync_folder(folder)
-    return path
+    name = f"{folder}/{hashlib.sha256(data).hexdigest()}.safetensors"
+    try:
+        kept = store.read(name, MAX_FILE_BYTES) == data
+    except FileNotFoundError:
+        kept = False
+    if not kept:
+        store.write(name, data)
+    return name
 
 
 def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """Write a network as safetensors, in the one canonical form.
+    """Encode a network as safetensors, in one canonical form.
 
     Format (Hugging Face, safetensors, "Format"): the header's length as little-endian uint64, the header as JSON padded
     with spaces, then the tensors in C order, little-endian, without gaps.
 
-    Our own few lines instead of the library's: the sha256 of these bytes identifies the tensors in every run's
-    fingerprint, so they must stay the same whatever version of whatever library is installed. Changing
-    one of them (the order is that of `SHAPES`, there is no metadata) makes every network look new.
+    This does not use the library: the sha256 of these bytes identifies the tensors in every run's fingerprint, so they
+    must not depend on an installed version. Any change (the order is that of `SHAPES`, there is no metadata) makes
+    every network look new.
 
     Raises:
         WeightsError: `network` does not have exactly the names, shapes and dtype of a `Network`.
@@ -124,7 +119,7 @@ def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:
 
 
 def weights_sha256(network: Mapping[str, NDArray[np.float32]]) -> str:
-    """Name of a network's tensors, bit for bit: the hex sha256 of `encode_weights`, whatever file they came from."""
+    """The hex sha256 of `encode_weights`: identifies the tensors bit for bit, whatever file they came from."""
     return hashlib.sha256(encode_weights(network)).hexdigest()
 
 
@@ -135,8 +130,8 @@ def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
     limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
     if header_bytes > limit:
         raise _weights_error(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
-    # The library refuses overlaps, holes, bytes left over and shapes that disagree with the offsets; of a name that is
-    # there twice, which the format forbids, it takes the last.
+    # The library rejects overlaps, holes, trailing bytes and shapes that disagree with the offsets. Of a duplicate
+    # name, which the format forbids, it takes the last.
     entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
     json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
     _check_names(list(entries))
@@ -153,7 +148,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_npz(data: bytes) -> Mapping[str, NDArray[Any]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        # orig_filename is the name as stored: filename is cut at a NUL.
+        # orig_filename is the stored name; filename is cut at a NUL.
         members = {member.orig_filename: member for member in archive.infolist()}
         _check_names([member.orig_filename for member in archive.infolist()], ".npy")
         return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in SHAPES.items()}
@@ -168,7 +163,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[in
     if member.file_size > limit:
         raise _weights_error(f"{name} of at most {limit} bytes", f"{member.file_size}")
     with archive.open(member) as stream:
-        # With a length the decompressor stops there; without one it first unpacks all there is.
+        # The decompressor stops at this length; without it, it would decompress everything first.
         content = stream.read(limit)
     if len(content) != member.file_size:
         raise _weights_error(f"{name} of {member.file_size} bytes as declared", f"{len(content)}")
@@ -177,7 +172,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[in
     if version not in ((1, 0), (2, 0)):
         raise _weights_error(f"{name} of .npy version 1.0 or 2.0", f"{version}")
     (header_bytes,) = struct.unpack_from("<H" if version == (1, 0) else "<I", content, file.tell())
-    if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own refusal tells people to allow pickles
+    if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own error message suggests allowing pickles
         raise _weights_error(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     found_shape, fortran_order, dtype = read_header(file)
@@ -209,7 +204,7 @@ def _check_names(found: Sequence[str], ending: str = "") -> None:
         return
     problems = [f"no {name}" for name in expected if name not in found]
     problems += [f"two of {name}" for name in expected if found.count(name) > 1]
-    # Names come from the file: repr keeps control characters out of terminals and logs, and no list is endless.
+    # Names come from the file: repr keeps control characters out of terminals and logs, and the list is limited.
     problems += [f"unexpected {name[:40]!r}" for name in found if name not in expected][:10]
     raise _weights_error(f"exactly {', '.join(expected)}", "; ".join(problems))
 

@@ -1,13 +1,14 @@
-"""A pickled dictionary of float32 arrays -> those arrays, by reading opcodes; nothing is imported, called or unpickled.
+"""Reads a pickled dictionary of float32 arrays by parsing opcodes; it imports, calls and unpickles nothing.
 
-Read: what Python 3's `pickle.dumps({"W1": array, ...}, protocol)` writes in protocols 2 to 5 for little-endian
-float32 arrays of NumPy 1 or 2; the book's sample_weight.pkl is protocol 3. Refused, even where a real unpickler would
-agree: every other opcode, global, call, dtype and state, protocols 0 and 1, Python 2, out-of-band buffers.
+It accepts what Python 3's `pickle.dumps({"W1": array, ...}, protocol)` writes in protocols 2 to 5 for little-endian
+float32 arrays of NumPy 1 or 2; the book's sample_weight.pkl is protocol 3. It rejects everything else, even if a real
+unpickler would accept it: other opcodes, globals, calls, dtypes and states, protocols 0 and 1, Python 2, out-of-band
+buffers.
 
-Format: the standard library's pickletools; the calls and states are those of ndarray's and dtype's `__reduce__`. An
-Unpickler with a list of allowed globals would not do: NumPy's own three, called with other arguments, are enough to
-crash the process or to allocate 100 GiB. Here a global is a mere symbol, and a call is accepted only in the whole
-shape that NumPy writes.
+Format: the standard library's pickletools; calls and states are those of ndarray's and dtype's `__reduce__`. An
+Unpickler with a list of allowed globals is not safe: NumPy's own three, called with other arguments, can crash the
+process or allocate 100 GiB. Here a global is only a symbol, and a call is accepted only in the exact form that NumPy
+writes.
 """
 
 import io
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.errors import WeightsError
 
 PROTOCOLS = range(2, 6)
-# Six arrays take about 230 opcodes. An opcode adds at most one value to the stack and one to the memo, so this also
-# bounds both of them.
+# Six arrays take about 230 opcodes. An opcode adds at most one value to the stack and one to the memo, so this bounds
+# both.
 MAX_OPCODES = 1000
 MAX_DIMENSIONS = 32  # NumPy 1's limit
 ADVICE = "a pickle is read only if it is a plain dictionary of float32 arrays: save the weights as .safetensors or .npz"
@@ -45,21 +46,21 @@ _SYMBOLS = {
     ("numpy._core.numeric", "_frombuffer"): _Symbol.BUFFER,
     ("numpy", "ndarray"): _Symbol.NDARRAY,
     ("numpy", "dtype"): _Symbol.DTYPE,
-    ("_codecs", "encode"): _Symbol.ENCODE,  # protocol 2 has no opcode for bytes: it writes text to be encoded as latin1
+    ("_codecs", "encode"): _Symbol.ENCODE,  # protocol 2 has no opcode for bytes: it writes text encoded as latin1
 }
 
 
-# Compared by identity (eq=False): the patterns below must never meet an `==` that looks inside.
+# Compared by identity (eq=False): the patterns below must never call an `==` that compares contents.
 @dataclass(eq=False)
 class _Dtype:
-    """Float32, of unknown byte order until its state has come."""
+    """The dtype float32, of unknown byte order until BUILD sets its state."""
 
     built: bool = False
 
 
 @dataclass(eq=False)
 class _Array:
-    """An array, empty until its state has come."""
+    """An array, without values until BUILD sets its state."""
 
     values: NDArray[np.float32] | None = None
 
@@ -71,24 +72,24 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
         data: the whole pickle, with nothing after it.
 
     Returns:
-        The dictionary, whatever its names and shapes; the arrays are float32 views of pieces of the pickle.
+        The dictionary, with any names and shapes; the arrays are float32 views of slices of the pickle.
 
     Raises:
-        WeightsError: the pickle holds anything else. The message does not know the file's name: the caller adds it.
+        WeightsError: the pickle holds anything else. The caller adds the name of the file to the message.
     """
     try:
         return _walk(data)
     except WeightsError:
         raise
-    except Exception as error:  # hostile bytes: pickletools and an empty stack or memo raise whatever they like
+    except Exception as error:  # hostile bytes: pickletools and an empty stack or memo raise any exception
         raise WeightsError(f"expected a complete pickle, got {shown_error(error)}; {ADVICE}") from error
 
 
 def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order: bool) -> NDArray[np.float32]:
-    """Give little-endian float32 bytes a shape, if they are exactly as many as it needs.
+    """Reshape little-endian float32 bytes, if there are exactly as many as the shape needs.
 
     Raises:
-        WeightsError: `shape` is not made of positive integers, or needs more or fewer bytes.
+        WeightsError: `shape` does not consist of positive integers, or does not match the number of bytes.
     """
     if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and length > 0 for length in shape):
         got = f"{len(shape)} dimension(s) that are not"
@@ -101,13 +102,13 @@ def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order
 
 
 def shown_error(error: Exception) -> str:
-    """What hostile bytes led to. Not its repr, which may spell out all of the bytes: four characters for each."""
+    """A short text for an error from hostile bytes. Its repr may contain all of the bytes, four characters for each."""
     return f"{type(error).__name__}: {str(error)[:200]!r}"
 
 
 def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:
     machine = _Machine(encodable_bytes=len(data))
-    stream = io.BytesIO(data)  # a length that promises more than there is makes it no longer
+    stream = io.BytesIO(data)  # a too large length reads no further than its end
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count == MAX_OPCODES:
             raise _weights_error(f"at most {MAX_OPCODES} opcodes", "more")
@@ -122,7 +123,7 @@ def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:
 
 @dataclass
 class _Machine:
-    """The unpickler's stack and memo, for values that cannot do anything."""
+    """The stack and memo of an unpickler, with inert values only."""
 
     encodable_bytes: int  # text that may still become bytes
     stack: list[object] = field(default_factory=list)  # values since the last mark
@@ -130,7 +131,7 @@ class _Machine:
     memo: dict[int, object] = field(default_factory=dict)
 
     def step(self, name: str, argument: Any) -> None:
-        # Longer than other functions because it is a table: a case per opcode, each a line or two.
+        # Long because it is a table: one case per opcode, each a line or two.
         stack = self.stack
         match name:
             case "PROTO":
@@ -179,7 +180,7 @@ class _Machine:
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(value := _reduce(function, arguments))
-                # Text is written once and encoded once. One text encoded 200 times would be a bomb.
+                # Each text may be encoded once: one text encoded 200 times would exhaust memory.
                 self.encodable_bytes -= len(value) if isinstance(value, bytes) else 0
                 if self.encodable_bytes < 0:
                     raise _weights_error("each text encoded once", "one encoded again")
@@ -202,8 +203,8 @@ class _Machine:
         )
 
 
-# A file can name one tuple thousands of times inside itself, so no message below prints a value it has not measured:
-# text is cut short, and of anything else only the type is told.
+# A file can nest one tuple in itself thousands of times, so messages never print a value of unknown size: they truncate
+# text, and show only the type of other values.
 
 
 def _symbol(module: object, attribute: object) -> _Symbol:

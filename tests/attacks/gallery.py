@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.attacks import archives, pickles, tensors
 from tests.attacks.networks import SUBJECTS, VALID, Attack
 
-# What random changes may come to: a network, or any refusal at all.
+# Accepted results of random changes: a network, or any error message.
 EITHER = ""
 ADVICE = dict.fromkeys(VALID, "give another weights file") | {
     ".pkl": "a pickle is read only if it is a plain dictionary"

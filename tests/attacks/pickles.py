@@ -1,4 +1,4 @@
-"""Pickles that attack whoever unpickles them, and pickles of what is no dictionary of float32 arrays."""
+"""Pickles that attack the process that unpickles them, and pickles that are not dictionaries of float32 arrays."""
 
 import builtins
 import functools

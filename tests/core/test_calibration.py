@@ -134,7 +134,7 @@ def test_ece_is_that_of_the_textbook(batch: Batch) -> None:
 
 
 @given(batches(), st.integers(1, 45))
-def test_parts_add_up_to_the_whole(batch: Batch, size: int) -> None:
+def test_batches_add_up_to_the_total(batch: Batch, size: int) -> None:
     labels, probabilities = batch
     checkpoints = [(piece.start, piece.stop) for piece in cut(len(labels), size)]
     parts = [count(labels[start:stop], probabilities[:, start:stop]) for start, stop in checkpoints]
@@ -210,9 +210,7 @@ def test_a_network_that_knows_nothing_scores_ln_10_and_nine_tenths() -> None:
         (1, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0], False),
     ],
 )
-def test_equals_for_a_place_among_the_top_two_go_to_the_lowest_digit(
-    label: int, probabilities: list[float], among_two: bool
-) -> None:
+def test_ties_for_the_top_two_go_to_the_lowest_digit(label: int, probabilities: list[float], among_two: bool) -> None:
     assert one(label, probabilities).top2_correct == among_two
 
 

@@ -182,7 +182,7 @@ def test_pairs_are_those_of_counting_image_by_image(runs: tuple[Digits | None, D
 
 
 @given(two_runs(), st.integers(1, 70), st.randoms(use_true_random=False))
-def test_parts_add_up_to_the_whole_in_any_order(
+def test_batches_add_up_to_the_total_in_any_order(
     runs: tuple[Digits | None, Digits, Digits], size: int, random: Any
 ) -> None:
     labels, before, now = runs

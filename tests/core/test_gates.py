@@ -154,7 +154,7 @@ def test_either_end_of_an_interval_is_missed_with_the_chance_alpha() -> None:
 # On and off
 
 
-def test_only_changed_predictions_are_judged_unless_told() -> None:
+def test_only_changed_predictions_are_judged_by_default() -> None:
     assert outcomes(judged(Gates(), GOOD, SAME_AGAIN)) == {"max_flips_unchanged": {"pass"}}
     assert judged(Gates()) == ()
 
@@ -291,7 +291,7 @@ def test_a_detectable_shortfall_fails_and_one_image_less_does_not(images: int, b
 # Accuracy of each digit
 
 
-def test_a_digit_with_a_bound_of_its_own_is_held_to_that() -> None:
+def test_a_digit_with_its_own_bound_is_judged_by_that() -> None:
     results = judged(replace(OFF, min_digit_accuracy=0.9, digit_accuracy={8: 0.999, 3: 0.5}))
     assert [result.bound for result in results] == [0.9] * 3 + [0.5] + [0.9] * 4 + [0.999] + [0.9]
     assert [result.outcome for result in results] == ["pass"] * 8 + ["fail", "pass"]
@@ -468,7 +468,7 @@ def test_a_digit_without_images_cannot_be_compared() -> None:
     assert of_digit(results, 9).reason == reason
 
 
-PROBLEMS = ["it is not there any more", "it does not verify: part-00003.parquet is damaged"]
+PROBLEMS = ["it is no longer published", "it does not verify: part-00003.parquet is damaged"]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -88,7 +88,7 @@ def test_a_label_that_is_no_digit_is_refused() -> None:
 
 
 @given(hnp.arrays(np.uint8, (3, SIDE, SIDE)))
-def test_what_was_normalised_and_flattened_can_be_looked_at_as_it_was(images: NDArray[np.uint8]) -> None:
+def test_as_bytes_inverts_normalise_and_flatten(images: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(as_bytes(flatten(normalise(images))), images, strict=True)
 
 
@@ -106,5 +106,7 @@ def test_the_first_pixel_out_of_range_is_named(row: int, pixel: int, value: floa
     images[row, pixel] = value
     images[row + 1 :] = np.nan
     message = f"^image {row}: expected pixels in 0..1, got {images[row, pixel]} at pixel {pixel}; "
-    with pytest.raises(ImagesError, match=message + ("divide by 255" if value in (1.0001, 255) else "mend the image")):
+    with pytest.raises(
+        ImagesError, match=message + ("divide by 255" if value in (1.0001, 255) else "correct the image")
+    ):
         check_range(images, "image {}".format)

@@ -287,7 +287,7 @@ def test_the_unpaired_interval_is_the_published_one(
     assert ends(newcombe(before, now)) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_differences_have_95_percent_confidence_unless_told() -> None:
+def test_differences_have_95_percent_confidence_by_default() -> None:
     assert tango(3, 1, 50) == tango(3, 1, 50, 0.95)
     assert newcombe((8, 10), (9, 10)) == newcombe((8, 10), (9, 10), 0.95)
 

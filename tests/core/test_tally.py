@@ -19,7 +19,7 @@ Predicted = tuple[NDArray[np.int8] | None, NDArray[np.int8], NDArray[np.float32]
 
 @st.composite
 def predicted(draw: st.DrawFn, max_rows: int = 60) -> Predicted:
-    """Labels or None, predictions and confidence, as a batch of predictions brings them."""
+    """Labels or None, predictions and confidence, of a batch of predictions."""
     rows = draw(st.integers(0, max_rows))
     digits = st.lists(st.integers(0, 9), min_size=rows, max_size=rows).map(lambda values: np.array(values, np.int8))
     shares = st.lists(st.floats(0, 1, width=32), min_size=rows, max_size=rows)
@@ -77,7 +77,7 @@ def test_integers_merge_the_same_in_any_order(batches: list[Predicted], random: 
 
 @settings(deadline=None)
 @given(predicted(), st.integers(1, 70))
-def test_parts_add_up_to_the_whole(batch: Predicted, size: int) -> None:
+def test_batches_add_up_to_the_total(batch: Predicted, size: int) -> None:
     labels, predictions, confidence = batch
     parts = [
         Tally.count(None if labels is None else labels[a:b], predictions[a:b], confidence[a:b])
@@ -221,7 +221,7 @@ def test_labels_and_predictions_of_different_number_are_refused(labels: list[int
 
 @pytest.mark.parametrize(("labels", "bounds"), [([0, 10], r"0\.\.10"), ([-1, 3], r"-1\.\.3")])
 def test_labels_that_are_no_digits_are_refused(labels: list[int], bounds: str) -> None:
-    with pytest.raises(LabelError, match=f"labels: expected digits 0-9, got {bounds}; mend the labels"):
+    with pytest.raises(LabelError, match=f"labels: expected digits 0-9, got {bounds}; correct the labels"):
         count(labels, [1, 2])
 
 

@@ -15,7 +15,7 @@ QUICK = Recipe(epochs=2, batch_rows=32)
 
 
 def striped(rows: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images that can be learnt and survive a shift: noise, and a bright bar of 4 x 10 whose place tells the digit."""
+    """Learnable images that survive a shift: noise, and a bright bar of 4 x 10 whose position encodes the digit."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, rows, dtype=np.uint8)
     images = rng.integers(0, 60, (rows, 28, 28), dtype=np.uint8)

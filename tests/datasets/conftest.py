@@ -1,4 +1,4 @@
-"""Sources for the tests of storage: sites of this machine, an address nobody listens at."""
+"""Sources for the tests of data sets: sites on this machine, and an address without a server."""
 
 import socket
 import tempfile
@@ -41,7 +41,7 @@ def site() -> Iterator[StartSite]:
 
 @pytest.fixture
 def nobody() -> Iterator[WebSource]:
-    """A source whose address nobody listens at."""
+    """A source whose address has no server."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused and nobody else gets it
         yield web(f"http://127.0.0.1:{bound.getsockname()[1]}/")

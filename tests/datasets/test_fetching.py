@@ -39,7 +39,7 @@ def test_files_are_fetched_verified_and_kept(site: StartSite, tmp_path: Path) ->
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
 
 
-def test_the_second_time_nobody_is_asked(site: StartSite, tmp_path: Path) -> None:
+def test_the_second_time_no_source_is_asked(site: StartSite, tmp_path: Path) -> None:
     mirror = site()
     first = fetch(tmp_path, mirror.source)
     assert len(mirror.asked) == 2
@@ -114,7 +114,7 @@ def test_what_the_folder_lacks_is_fetched(site: StartSite, tmp_path: Path) -> No
 # Remembered hashes
 
 
-def test_a_remembered_hash_is_held_to_what_is_pinned(site: StartSite, tmp_path: Path) -> None:
+def test_a_cached_hash_is_checked_against_the_pinned_one(site: StartSite, tmp_path: Path) -> None:
     put_in_cache(tmp_path, IMAGES, CONTENT[IMAGES])
     put_in_cache(tmp_path, LABELS, CONTENT[LABELS])
     mirror = site()
@@ -126,7 +126,7 @@ def test_a_remembered_hash_is_held_to_what_is_pinned(site: StartSite, tmp_path: 
         fetch(tmp_path, data_dir=tmp_path / "mine", verify=lambda path: SourceFile(path, "f" * 64, (3936,)))
 
 
-def test_what_is_downloaded_or_unpacked_is_hashed_whatever_is_remembered(site: StartSite, tmp_path: Path) -> None:
+def test_downloaded_and_decompressed_files_are_hashed_whatever_is_cached(site: StartSite, tmp_path: Path) -> None:
     def nothing(path: Path) -> SourceFile:
         raise AssertionError(path)
 

@@ -23,8 +23,8 @@ from tests.remembered import plant
 
 CONTENT = b"what a file holds"
 TRUE = hashlib.sha256(CONTENT).hexdigest()
-# Whoever answers with it has not looked at the bytes.
-REMEMBERED = "f" * 64
+# A hash that only the cache can return: the bytes have another one.
+CACHED = "f" * 64
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    """Where the memory lies."""
+    """The path of the cache file."""
     return tmp_path / "cache" / "verified.json"
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files may be remembered at once."""
+    """Hashes of files just written are cached too."""
     monkeypatch.setattr(hash_cache, "RACY_NS", 0)
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_file_that_was_hashed_is_recognised_by_the_next_that_asks(file: Path, kept: Path) -> None:
+def test_a_hashed_file_is_found_by_the_next_lookup(file: Path, kept: Path) -> None:
     first = HashCache(kept)
     hashed = first.lookup(file)
     assert (hashed, hashed.remembered_in, first.hits) == (verified_file(file), None, 0)
@@ -58,16 +58,16 @@ def test_a_file_that_was_hashed_is_recognised_by_the_next_that_asks(file: Path, 
     assert [path.name for path in kept.parent.iterdir()] == ["verified.json"]
 
 
-def test_a_file_is_recognised_without_its_bytes_and_hashed_when_asked_for_that(file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
-    assert HashCache(kept).lookup(file).sha256 == REMEMBERED
+def test_lookup_does_not_read_a_cached_file_and_verify_does(file: Path, kept: Path) -> None:
+    plant(kept, file, CACHED)
+    assert HashCache(kept).lookup(file).sha256 == CACHED
     assert HashCache(kept).verify(file) == verified_file(file)
     assert HashCache(kept).verify(file).remembered_in is None
 
 
 @pytest.mark.parametrize("sign", range(5), ids=["size", "mtime", "ctime", "inode", "device"])
 def test_a_file_of_which_any_sign_differs_is_hashed(sign: int, file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED, differing=sign)
+    plant(kept, file, CACHED, differing=sign)
     asked = HashCache(kept)
     assert (asked.lookup(file).sha256, asked.hits) == (TRUE, 0)
 
@@ -78,21 +78,21 @@ def rewrite_within_its_times(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def put_a_copy_in_its_place(file: Path) -> None:
+def replace_by_a_copy(file: Path) -> None:
     shutil.copy2(file, file.with_name("copy"))
     file.with_name("copy").replace(file)
 
 
-@pytest.mark.parametrize("change", [rewrite_within_its_times, put_a_copy_in_its_place, lambda file: file.chmod(0o600)])
+@pytest.mark.parametrize("change", [rewrite_within_its_times, replace_by_a_copy, lambda file: file.chmod(0o600)])
 def test_a_file_that_was_touched_in_any_way_is_hashed(change: Callable[[Path], None], file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
+    plant(kept, file, CACHED)
     before = file.stat().st_ctime_ns
     while file.stat().st_ctime_ns == before:  # the clock of files ticks every few milliseconds
         change(file)
     assert HashCache(kept).lookup(file).sha256 == TRUE
 
 
-def test_a_file_written_just_before_it_was_hashed_is_not_remembered(file: Path, kept: Path) -> None:
+def test_a_file_written_just_before_it_was_hashed_is_not_cached(file: Path, kept: Path) -> None:
     asked = HashCache(kept)
     asked.verify(file)
     asked.save()
@@ -100,7 +100,7 @@ def test_a_file_written_just_before_it_was_hashed_is_not_remembered(file: Path, 
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_file_from_the_future_is_not_remembered(file: Path, kept: Path) -> None:
+def test_a_file_from_the_future_is_not_cached(file: Path, kept: Path) -> None:
     ahead = file.stat().st_mtime_ns + 3600 * 10**9
     os.utime(file, ns=(ahead, ahead))
     asked = HashCache(kept)
@@ -110,16 +110,16 @@ def test_a_file_from_the_future_is_not_remembered(file: Path, kept: Path) -> Non
 
 
 @pytest.mark.usefixtures("settled")
-def test_what_is_hashed_anew_replaces_what_was_remembered(file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
+def test_a_new_hash_replaces_the_cached_one(file: Path, kept: Path) -> None:
+    plant(kept, file, CACHED)
     asked = HashCache(kept)
     asked.verify(file)
     asked.save()
     assert HashCache(kept).lookup(file).sha256 == TRUE
 
 
-def test_what_was_remembered_is_forgotten_when_the_file_is_hashed_anew_too_soon(file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
+def test_a_cached_hash_is_dropped_when_the_file_is_hashed_again_too_soon(file: Path, kept: Path) -> None:
+    plant(kept, file, CACHED)
     asked = HashCache(kept)
     asked.verify(file)
     asked.save()
@@ -127,7 +127,7 @@ def test_what_was_remembered_is_forgotten_when_the_file_is_hashed_anew_too_soon(
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
+    plant(kept, file, CACHED)
     file.unlink()
     for ask in (HashCache(kept).lookup, HashCache(kept).verify):
         with pytest.raises(DataError, match="file: expected a readable file, got No such file"):
@@ -136,12 +136,12 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, file: Path, kept: Pa
             ask(tmp_path)
 
 
-# The memory itself
+# The cache file itself
 
 
 @pytest.mark.usefixtures("settled")
-def test_whichever_bit_of_it_is_flipped_nothing_is_believed(file: Path, kept: Path) -> None:
-    plant(kept, file, REMEMBERED)
+def test_a_cache_file_with_any_flipped_bit_is_ignored(file: Path, kept: Path) -> None:
+    plant(kept, file, CACHED)
     good = kept.read_bytes()
     for place in range(len(good)):
         bad = bytearray(good)
@@ -155,11 +155,11 @@ def no_hash(kept: Path, file: Path) -> None:
 
 
 def another_version(kept: Path, file: Path) -> None:
-    plant(kept, file, REMEMBERED, schema_version="2")
+    plant(kept, file, CACHED, schema_version="2")
 
 
 def too_large(kept: Path, file: Path) -> None:
-    plant(kept, file, REMEMBERED)
+    plant(kept, file, CACHED)
     with kept.open("ab") as grown:
         grown.truncate(hash_cache.MAX_BYTES + 1)
 
@@ -187,7 +187,7 @@ FOREIGN: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_one_that_is_not_ours_is_ignored_and_written_anew(kind: str, file: Path, kept: Path) -> None:
+def test_a_foreign_cache_file_is_ignored_and_rewritten(kind: str, file: Path, kept: Path) -> None:
     kept.parent.mkdir()
     FOREIGN[kind](kept, file)
     asked = HashCache(kept)
@@ -235,8 +235,8 @@ def test_it_does_not_grow_without_end(tmp_path: Path, kept: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("settled")
-def test_of_many_that_write_at_once_each_leaves_a_whole_one(tmp_path: Path, kept: Path) -> None:
-    def remember(number: int) -> int:
+def test_concurrent_writers_each_leave_a_complete_cache_file(tmp_path: Path, kept: Path) -> None:
+    def save_hash(number: int) -> int:
         path = tmp_path / str(number)
         path.write_bytes(CONTENT)
         asked = HashCache(kept)
@@ -245,16 +245,16 @@ def test_of_many_that_write_at_once_each_leaves_a_whole_one(tmp_path: Path, kept
         return len(json.loads(kept.read_bytes())["files"]) and len(hash_cache._read(kept))
 
     with ThreadPoolExecutor(8) as pool:
-        assert min(pool.map(remember, range(64))) >= 1
+        assert min(pool.map(save_hash, range(64))) >= 1
     assert [path.name for path in kept.parent.iterdir()] == ["verified.json"]
 
 
-# What is remembered is hashed before it is read
+# A file with a cached hash is hashed before it is read
 
 
 @pytest.fixture(params=["idx", "parquet"])
-def read_remembered(request: pytest.FixtureRequest, tmp_path: Path, kept: Path) -> Callable[[str], object]:
-    """Reads all images of a split that was opened with a memory in which the hash of its images is the one given."""
+def read_with_cached_hash(request: pytest.FixtureRequest, tmp_path: Path, kept: Path) -> Callable[[str], object]:
+    """Reads all images of a split that was opened with a cache that holds the given hash of its images."""
     images = random_images(5)
     make_split(tmp_path / "data", 5)
     path = tmp_path / "data" / images_name()
@@ -276,15 +276,15 @@ def read_remembered(request: pytest.FixtureRequest, tmp_path: Path, kept: Path) 
     return read
 
 
-def test_a_file_that_is_as_remembered_is_read(read_remembered: Callable[[str], object], kept: Path) -> None:
-    read_remembered("")
+def test_a_file_with_its_cached_hash_is_read(read_with_cached_hash: Callable[[str], object], kept: Path) -> None:
+    read_with_cached_hash("")
     assert kept.is_file()
 
 
-def test_a_file_that_is_not_as_remembered_is_refused_and_what_was_remembered_is_forgotten(
-    read_remembered: Callable[[str], object], kept: Path
+def test_a_file_with_another_hash_than_cached_is_rejected_and_the_cache_deleted(
+    read_with_cached_hash: Callable[[str], object], kept: Path
 ) -> None:
-    message = f"expected sha256 {REMEMBERED}, as when it was hashed last, got [0-9a-f]* although its size and times are"
+    message = f"expected sha256 {CACHED}, as when it was hashed last, got [0-9a-f]* although its size and times are"
     with pytest.raises(DataError, match=f"{message} the same; replace it if it is damaged, and run again to verify it"):
-        read_remembered(REMEMBERED)
+        read_with_cached_hash(CACHED)
     assert not kept.exists()

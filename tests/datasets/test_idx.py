@@ -36,13 +36,13 @@ def opened(
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
-    return opened(tmp_path_factory.mktemp("raw"))
+def source_split(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
+    return opened(tmp_path_factory.mktemp("source_split"))
 
 
-def test_a_split_is_opened_and_read(raw: IdxSplit) -> None:
-    assert (raw.dataset, raw.split, raw.rows) == ("toy", "test", ROWS)
-    images, labels = read_images(raw, EVERYTHING), read_labels(raw, EVERYTHING)
+def test_a_split_is_opened_and_read(source_split: IdxSplit) -> None:
+    assert (source_split.dataset, source_split.split, source_split.rows) == ("toy", "test", ROWS)
+    images, labels = read_images(source_split, EVERYTHING), read_labels(source_split, EVERYTHING)
     np.testing.assert_array_equal(images, IMAGES, strict=True)
     np.testing.assert_array_equal(labels, LABELS, strict=True)
 
@@ -50,31 +50,31 @@ def test_a_split_is_opened_and_read(raw: IdxSplit) -> None:
 def test_a_file_is_read_as_its_whole_content_decodes(tmp_path: Path) -> None:
     make_split(tmp_path, 5, seed=3, split="train")
     files = [verified_file(tmp_path / name("train")) for name in (images_name, labels_name)]
-    raw = open_split("toy", "train", *files)
+    source_split = open_split("toy", "train", *files)
     whole = idx.decode(files[0].path.read_bytes(), "x", 3)
-    np.testing.assert_array_equal(read_images(raw, RowRange(0, 5)), whole, strict=True)
+    np.testing.assert_array_equal(read_images(source_split, RowRange(0, 5)), whole, strict=True)
 
 
 def test_a_split_without_labels_has_none(tmp_path: Path) -> None:
-    raw = opened(tmp_path, labels=None)
-    assert raw.labels is None
-    assert read_labels(raw, EVERYTHING) is None
+    source_split = opened(tmp_path, labels=None)
+    assert source_split.labels is None
+    assert read_labels(source_split, EVERYTHING) is None
 
 
 @given(st.integers(1, ROWS + 5))
-def test_any_cut_reads_the_same_images_and_labels(raw: IdxSplit, size: int) -> None:
-    checkpoints = cut(ROWS, size)
-    images = np.concatenate([read_images(raw, piece) for piece in checkpoints])
-    labels = np.concatenate([labels for piece in checkpoints if (labels := read_labels(raw, piece)) is not None])
+def test_any_cut_reads_the_same_images_and_labels(source_split: IdxSplit, size: int) -> None:
+    ranges = cut(ROWS, size)
+    images = np.concatenate([read_images(source_split, rows) for rows in ranges])
+    labels = np.concatenate([labels for rows in ranges if (labels := read_labels(source_split, rows)) is not None])
     np.testing.assert_array_equal(images, IMAGES, strict=True)
     np.testing.assert_array_equal(labels, LABELS, strict=True)
 
 
 @given(st.integers(0, ROWS - 1), st.integers(1, ROWS))
-def test_any_range_is_that_slice(raw: IdxSplit, start: int, stop: int) -> None:
+def test_any_range_is_that_slice(source_split: IdxSplit, start: int, stop: int) -> None:
     rows = RowRange(min(start, stop - 1), stop)
-    np.testing.assert_array_equal(read_images(raw, rows), IMAGES[rows.start : rows.stop], strict=True)
-    np.testing.assert_array_equal(read_labels(raw, rows), LABELS[rows.start : rows.stop], strict=True)
+    np.testing.assert_array_equal(read_images(source_split, rows), IMAGES[rows.start : rows.stop], strict=True)
+    np.testing.assert_array_equal(read_labels(source_split, rows), LABELS[rows.start : rows.stop], strict=True)
 
 
 # Refusals
@@ -123,7 +123,7 @@ def test_images_and_labels_swapped_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [(27, 28), (28, 27), (32, 32), (784, 1)])
 def test_images_of_another_size_are_refused(side: tuple[int, int], tmp_path: Path) -> None:
-    message = f"images: expected images of 28x28 pixels, got {side[0]}x{side[1]}; only data sets of the MNIST form"
+    message = f"images: expected images of 28x28 pixels, got {side[0]}x{side[1]}; only data sets in the format of MNIST"
     with pytest.raises(IdxFormatError, match=message):
         opened(tmp_path, images=np.zeros((2, *side), np.uint8))
 
@@ -150,47 +150,47 @@ def test_a_label_over_9_is_refused_and_the_first_named(where: int, label: int, t
         opened(tmp_path, labels=labels)
 
 
-CHANGED = "expected the file that was verified, got one changed since; run again to verify it anew"
+CHANGED = "expected the file that was verified, got one changed since; run again to verify it again"
 
 
 @pytest.mark.parametrize("lost", [1, 784, 20 * 784])
 def test_a_file_cut_short_after_it_was_verified_is_refused(lost: int, tmp_path: Path) -> None:
-    raw = opened(tmp_path)
-    assert raw.labels is not None
-    with raw.images.path.open("r+b") as file:
+    source_split = opened(tmp_path)
+    assert source_split.labels is not None
+    with source_split.images.path.open("r+b") as file:
         file.truncate(16 + ROWS * 784 - lost)
-    raw.labels.path.write_bytes(raw.labels.path.read_bytes()[:-1])
+    source_split.labels.path.write_bytes(source_split.labels.path.read_bytes()[:-1])
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
-        read_images(raw, RowRange(22, 23))
+        read_images(source_split, RowRange(22, 23))
     with pytest.raises(DataError, match=f"labels: {CHANGED}"):
-        read_labels(raw, EVERYTHING)
+        read_labels(source_split, EVERYTHING)
 
 
 def test_a_file_of_the_same_size_written_after_it_was_verified_is_refused(tmp_path: Path) -> None:
-    raw = opened(tmp_path)
-    assert raw.labels is not None
-    for file in (raw.images, raw.labels):
+    source_split = opened(tmp_path)
+    assert source_split.labels is not None
+    for file in (source_split.images, source_split.labels):
         file.path.write_bytes(file.path.read_bytes())
         os.utime(file.path, ns=(0, file.stamp[1] + 1))
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
-        read_images(raw, RowRange(0, 1))
+        read_images(source_split, RowRange(0, 1))
     with pytest.raises(DataError, match=f"labels: {CHANGED}"):
-        read_labels(raw, EVERYTHING)
+        read_labels(source_split, EVERYTHING)
 
 
-def test_a_file_put_in_the_place_of_a_verified_one_is_refused(tmp_path: Path) -> None:
-    raw = opened(tmp_path)
+def test_a_file_that_replaced_a_verified_one_is_rejected(tmp_path: Path) -> None:
+    source_split = opened(tmp_path)
     other = tmp_path / "other"
-    shutil.copy2(raw.images.path, other)
-    other.replace(raw.images.path)
+    shutil.copy2(source_split.images.path, other)
+    other.replace(source_split.images.path)
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
-        read_images(raw, RowRange(0, 1))
+        read_images(source_split, RowRange(0, 1))
 
 
 def test_a_file_that_is_gone_or_cannot_be_read_is_said(tmp_path: Path) -> None:
-    raw = opened(tmp_path)
-    raw.images.path.unlink()
+    source_split = opened(tmp_path)
+    source_split.images.path.unlink()
     with pytest.raises(DataError, match="images: expected a readable file, got No such file"):
-        read_images(raw, RowRange(0, 1))
+        read_images(source_split, RowRange(0, 1))
     with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got Is a directory"):
         verified_file(tmp_path)

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("scratch_is_left_empty")
 # Sites
 
 
-def test_downloads_are_told_in_bytes(site: StartSite, tmp_path: Path) -> None:
+def test_downloads_report_progress_in_bytes(site: StartSite, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     fetch(tmp_path, site().source, progress=lambda *heard: told.append(heard))
     for name, packed in PACKED.items():
@@ -56,7 +56,7 @@ def test_a_pinned_gzip_is_accepted_and_another_is_not(site: StartSite, tmp_path:
     fetch(tmp_path, mirror.source, files=(file.model_copy(update={"gzip_sha256": sha256(PACKED[f"{LABELS}.gz"])}),))
 
 
-def test_the_gzip_is_asked_for_as_it_lies_there_not_unpacked_on_the_way(site: StartSite, tmp_path: Path) -> None:
+def test_the_gzip_file_is_requested_without_content_decoding(site: StartSite, tmp_path: Path) -> None:
     home = site()
     fetch(tmp_path, home.source)
     assert home.encodings == ["identity", "identity"]
@@ -70,7 +70,7 @@ def test_a_redirect_is_followed(site: StartSite, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_user_password_and_query_reach_the_site_in_their_places(slash: str, site: StartSite, tmp_path: Path) -> None:
+def test_user_password_and_query_reach_the_site(slash: str, site: StartSite, tmp_path: Path) -> None:
     mirror = site({f"sets/toy/{name}": Answer(data) for name, data in PACKED.items()})
     fetch(tmp_path, web(f"http://user:password@{mirror.place}/sets/toy{slash}?token=secret"))
     assert mirror.asked == [f"/sets/toy/{name}.gz?token=secret" for name in CONTENT]
@@ -92,7 +92,7 @@ def test_a_bomb_is_never_held_as_a_whole() -> None:
     assert taken <= 5_000_000 + (1 << 20)
 
 
-# Package registries, with clients that bring what the test made
+# Package registries, with clients that serve archives made by the test
 
 
 def test_npm_brings_the_files_of_its_package(client: Client, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_client_that_fails_is_said(code: int, package: Package, client: Client
     assert refusal(tmp_path, package[2]) == f"the client ended with exit code {code} and 0 archives"
 
 
-def test_a_client_that_fails_is_not_believed_though_it_brought_something(
+def test_a_client_that_fails_is_not_trusted_though_it_wrote_an_archive(
     package: Package, client: Client, tmp_path: Path
 ) -> None:
     name, archive, source = package
@@ -232,7 +232,7 @@ def test_a_package_without_the_files_is_said(client: Client, tmp_path: Path) -> 
     assert refusal(tmp_path, npm_source(HTML)) == "the archive is not a package (BadGzipFile)"
 
 
-def test_a_folder_in_the_files_place_is_not_the_file(client: Client, tmp_path: Path) -> None:
+def test_a_folder_of_the_files_name_is_not_the_file(client: Client, tmp_path: Path) -> None:
     archive = tgz({f"package/data/{LABELS}": CONTENT[LABELS], f"package/data/{IMAGES}/": b""})
     client.brings("toy.tgz", archive)
     with pytest.raises(SourceError, match=f"expected a source for {IMAGES}, got none:\n  .*: does not hold {IMAGES}\n"):
@@ -280,14 +280,16 @@ def test_a_download_that_never_ends_is_ended(site: StartSite, tmp_path: Path, mo
         fetch(tmp_path, site().source)
     monkeypatch.undo()
     monkeypatch.setattr(web_module, "DOWNLOAD_TIMEOUT_SECONDS", -1)
-    with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: not here after -1 seconds"):
+    with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: not complete after -1 seconds"):
         fetch(tmp_path, site().source)
 
 
 @pytest.mark.parametrize("source", [pip_source(), npm_source()], ids=["pip", "npm"])
-def test_a_machine_without_room_for_what_a_package_unpacks_to_is_told_so(
+def test_a_temporary_folder_that_cannot_be_created_is_reported(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(SourceError, match=r"no folder for what it sends: .*gone.*; make room there, or set TMPDIR"):
+    with pytest.raises(
+        SourceError, match=r"cannot create a temporary folder: .*gone.*; free space there, or set TMPDIR"
+    ):
         fetch(tmp_path, source)

@@ -272,13 +272,13 @@ def with_(images: NDArray[Any], where: tuple[int, ...], value: float) -> NDArray
 
 FLOATS = as_numbers(IMAGES, "float32")
 OUT_OF_RANGE = [
-    (np.nan, "expected pixels in 0..1, got nan at pixel 59; mend the image, or leave it out"),
-    (np.inf, "expected pixels in 0..1, got inf at pixel 59; mend"),
-    (-np.inf, "expected pixels in 0..1, got -inf at pixel 59; mend"),
-    (-0.25, "expected pixels in 0..1, got -0.25 at pixel 59; mend"),
+    (np.nan, "expected pixels in 0..1, got nan at pixel 59; correct the image, or leave it out"),
+    (np.inf, "expected pixels in 0..1, got inf at pixel 59; correct"),
+    (-np.inf, "expected pixels in 0..1, got -inf at pixel 59; correct"),
+    (-0.25, "expected pixels in 0..1, got -0.25 at pixel 59; correct"),
     (1.5, "expected pixels in 0..1, got 1.5 at pixel 59; divide by 255, or store uint8"),
     (255, "expected pixels in 0..1, got 255.0 at pixel 59; divide by 255, or store uint8"),
-    (256, "expected pixels in 0..1, got 256.0 at pixel 59; mend"),
+    (256, "expected pixels in 0..1, got 256.0 at pixel 59; correct"),
 ]
 
 
@@ -296,7 +296,7 @@ def test_a_float_out_of_range_is_refused_with_file_and_row(
 @pytest.mark.parametrize("value", [-1, 256])
 def test_an_integer_out_of_range_is_refused(value: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(with_(IMAGES.astype(np.int32), (5, 0, 0), value)))
-    refused(ImagesError, f"{path}: row 5: expected pixels in 0..255, got {value} at pixel 0; mend the image", path)
+    refused(ImagesError, f"{path}: row 5: expected pixels in 0..255, got {value} at pixel 0; correct the image", path)
 
 
 def listed(images: NDArray[Any], row: int, value: Any, type: pa.DataType) -> pa.Array:  # noqa: A002  Arrow's word
@@ -479,7 +479,7 @@ def test_numbers_of_rows_that_cannot_be_are_refused(found: str, rows: int, tmp_p
 
 
 @pytest.mark.parametrize("position", range(4, 16_000, 999))
-def test_a_flipped_bit_in_a_file_with_checksums_is_refused(position: int, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_file_with_checksums_is_rejected(position: int, tmp_path: Path) -> None:
     how: dict[str, Any] = {"write_page_checksum": True, "use_dictionary": False, "compression": "none"}
     path = write(tmp_path / "a.parquet", column(IMAGES), **how)
     data = bytearray(path.read_bytes())
@@ -488,7 +488,7 @@ def test_a_flipped_bit_in_a_file_with_checksums_is_refused(position: int, tmp_pa
     refused(DataError, f"{path}: expected a whole Parquet file, got ", path)
 
 
-CHANGED = "expected the file that was verified, got one changed since; run again to verify it anew"
+CHANGED = "expected the file that was verified, got one changed since; run again to verify it again"
 
 
 def truncate(path: Path) -> None:
@@ -496,12 +496,12 @@ def truncate(path: Path) -> None:
         file.truncate(100)
 
 
-def put_another_in_its_place(path: Path) -> None:
+def replace_by_another(path: Path) -> None:
     shutil.copy2(path, path.with_suffix(".other"))
     path.with_suffix(".other").replace(path)
 
 
-@pytest.mark.parametrize("change", [truncate, put_another_in_its_place, lambda path: os.utime(path, ns=(0, 1))])
+@pytest.mark.parametrize("change", [truncate, replace_by_another, lambda path: os.utime(path, ns=(0, 1))])
 def test_a_file_changed_after_it_was_verified_is_refused(change: Callable[[Path], None], tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(IMAGES))
     split = opened(path)

@@ -18,23 +18,23 @@ from mnist_pipeline import tables
 from mnist_pipeline.core import idx, images
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import Shard, plan_shards
-from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.shards import (
+    ShardFile,
     open_shard,
     read_batches,
     read_pictures,
     read_shard_labels,
-    shard_set,
-    shard_set_of,
     write_shard,
 )
 from mnist_pipeline.datasets.source_files import SourceFile, verified_file
 from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.store.checkpoints import CheckpointFolder
+from mnist_pipeline.store.local import LocalStore
 from tests.builders import random_images, random_labels
-from tests.published import identity, on_disk
+from tests.published import identity, on_disk, opened
+from tests.stores import FaultyStore
 
 ROWS = 23
 SHARD_ROWS = 10
@@ -46,7 +46,15 @@ PLAN = plan_shards(ROWS, SHARD_ROWS)
 PIXELS_OF_ALL = np.stack([(image / np.float32(255)).ravel() for image in IMAGES.astype(np.float32)])
 
 
-def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[np.uint8] | None = LABELS) -> IdxSplit:
+def opened_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile:
+    file = open_shard(checkpoints, shard)
+    assert file is not None
+    return file
+
+
+def make_source_split(
+    folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[np.uint8] | None = LABELS
+) -> IdxSplit:
     def written(name: str, array: NDArray[np.uint8]) -> SourceFile:
         data = idx.encode(array)
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,37 +64,37 @@ def raw_split(folder: Path, pixels: NDArray[np.uint8] = IMAGES, labels: NDArray[
     return open_split("toy", "test", written("images", pixels), None if labels is None else written("labels", labels))
 
 
-def written_set(outputs: Path, raw: IdxSplit, shard_rows: int = SHARD_ROWS) -> CheckpointFolder:
-    checkpoints = shard_set(outputs, raw, shard_rows)
-    for shard in plan_shards(raw.rows, shard_rows):
-        write_shard(raw, shard, checkpoints)
+def written_set(outputs: Path, source_split: IdxSplit, shard_rows: int = SHARD_ROWS) -> CheckpointFolder:
+    checkpoints = opened(outputs).shard_set(source_split, shard_rows)
+    for shard in plan_shards(source_split.rows, shard_rows):
+        write_shard(source_split, shard, checkpoints)
     return checkpoints
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
-    return raw_split(tmp_path_factory.mktemp("raw"))
+def source_split(tmp_path_factory: pytest.TempPathFactory) -> IdxSplit:
+    return make_source_split(tmp_path_factory.mktemp("source_split"))
 
 
 @pytest.fixture(scope="module")
-def written(raw: IdxSplit, tmp_path_factory: pytest.TempPathFactory) -> CheckpointFolder:
+def written(source_split: IdxSplit, tmp_path_factory: pytest.TempPathFactory) -> CheckpointFolder:
     """The shards of the whole split; tests only read them."""
-    return written_set(tmp_path_factory.mktemp("outputs"), raw)
+    return written_set(tmp_path_factory.mktemp("outputs"), source_split)
 
 
 # Files
 
 
 def test_shards_hold_every_image_once_in_order(written: CheckpointFolder) -> None:
-    content = pq.read_table(written.folder)  # as an analyst would: the whole folder
+    content = pq.read_table(on_disk(written.location))  # as an analyst would: the whole folder
     assert content["image_id"].to_pylist() == list(range(ROWS))
     assert content["label"].to_pylist() == LABELS.tolist()
     assert b"".join(content["pixels"].to_pylist()) == PIXELS_OF_ALL.astype("<f4").tobytes()
-    assert [path.name for path in sorted(written.folder.iterdir())] == [shard.file_name for shard in PLAN]
+    assert [path.name for path in sorted(on_disk(written.location).iterdir())] == [shard.file_name for shard in PLAN]
 
 
 def test_a_shard_file_has_the_declared_schema_and_says_what_it_is(written: CheckpointFolder) -> None:
-    schema = pq.read_schema(written.folder / PLAN[0].file_name)
+    schema = pq.read_schema(on_disk(written.location) / PLAN[0].file_name)
     assert schema.equals(tables.IMAGES.schema, check_metadata=True)
     assert schema.field("pixels").type == pa.binary(PIXELS * 4)
     assert not schema.field("pixels").nullable
@@ -101,86 +109,89 @@ def test_a_shard_file_has_the_declared_schema_and_says_what_it_is(written: Check
 
 
 def test_the_reader_in_the_metadata_gives_the_normalised_pixels_exactly(written: CheckpointFolder) -> None:
-    line = pq.read_schema(written.folder / PLAN[0].file_name).metadata[b"read_pixels"].decode()
-    pixels = eval(line, {"np": np, "df": pd.read_parquet(written.folder)})
+    line = pq.read_schema(on_disk(written.location) / PLAN[0].file_name).metadata[b"read_pixels"].decode()
+    pixels = eval(line, {"np": np, "df": pd.read_parquet(on_disk(written.location))})
     np.testing.assert_array_equal(pixels, PIXELS_OF_ALL, strict=True)
 
 
-def test_a_piece_vouches_for_its_shard(raw: IdxSplit, tmp_path: Path) -> None:
-    checkpoints = shard_set(tmp_path, raw, SHARD_ROWS)
-    finished = write_shard(raw, PLAN[2], checkpoints)
+def test_a_checkpoint_verifies_its_shard(source_split: IdxSplit, tmp_path: Path) -> None:
+    checkpoints = opened(tmp_path).shard_set(source_split, SHARD_ROWS)
+    finished = write_shard(source_split, PLAN[2], checkpoints)
     assert (finished.file.path, finished.file.rows) == ("images/part-00002.parquet", 3)
     assert checkpoints.find("part-00002.parquet") == finished
     assert checkpoints.find("part-00000.parquet") is None
 
 
-def test_the_same_images_give_the_same_bytes(raw: IdxSplit, written: CheckpointFolder, tmp_path: Path) -> None:
-    again = written_set(tmp_path, raw)
+def test_the_same_images_give_the_same_bytes(source_split: IdxSplit, written: CheckpointFolder, tmp_path: Path) -> None:
+    again = written_set(tmp_path, source_split)
     for shard in PLAN:
-        assert (again.folder / shard.file_name).read_bytes() == (written.folder / shard.file_name).read_bytes()
+        one, two = (on_disk(each.location) / shard.file_name for each in (again, written))
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_images_without_labels_have_null_labels(tmp_path: Path) -> None:
-    checkpoints = written_set(tmp_path / "outputs", raw_split(tmp_path, labels=None))
-    file = open_shard(checkpoints, PLAN[0])
+    checkpoints = written_set(tmp_path / "outputs", make_source_split(tmp_path, labels=None))
+    file = opened_shard(checkpoints, PLAN[0])
     assert read_shard_labels(file).labels is None
-    assert pd.read_parquet(checkpoints.folder)["label"].isna().all()
-    assert str(pd.read_parquet(checkpoints.folder)["label"].dtype) == "Int8"
+    assert pd.read_parquet(on_disk(checkpoints.location))["label"].isna().all()
+    assert str(pd.read_parquet(on_disk(checkpoints.location))["label"].dtype) == "Int8"
 
 
-def test_a_raw_file_changed_after_it_was_verified_gives_no_shard(tmp_path: Path) -> None:
-    raw = raw_split(tmp_path)
-    checkpoints = shard_set(tmp_path / "outputs", raw, SHARD_ROWS)
-    write_shard(raw, PLAN[1], checkpoints)
-    with raw.images.path.open("r+b") as file:
+def test_a_source_file_changed_after_it_was_verified_gives_no_shard(tmp_path: Path) -> None:
+    source_split = make_source_split(tmp_path)
+    checkpoints = opened(tmp_path / "outputs").shard_set(source_split, SHARD_ROWS)
+    write_shard(source_split, PLAN[1], checkpoints)
+    with source_split.images.path.open("r+b") as file:
         file.truncate(16 + 22 * PIXELS)
     with pytest.raises(DataError, match="images: expected the file that was verified, got one changed since"):
-        write_shard(raw, PLAN[2], checkpoints)
-    assert [path.name for path in checkpoints.folder.iterdir()] == [PLAN[1].file_name]
+        write_shard(source_split, PLAN[2], checkpoints)
+    assert [path.name for path in on_disk(checkpoints.location).iterdir()] == [PLAN[1].file_name]
 
 
-def test_outputs_that_cannot_be_written_are_said(raw: IdxSplit, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written_are_said(source_split: IdxSplit, tmp_path: Path) -> None:
     (tmp_path / "shards").write_bytes(b"in the way")
     with pytest.raises(OutputsError, match=f"cannot write .*{PLAN[0].file_name}: "):
-        write_shard(raw, PLAN[0], shard_set(tmp_path, raw, SHARD_ROWS))
+        write_shard(source_split, PLAN[0], opened(tmp_path).shard_set(source_split, SHARD_ROWS))
 
 
 # The name of a set
 
 
-def test_a_sets_name_does_not_depend_on_where_anything_lies(raw: IdxSplit, tmp_path: Path) -> None:
-    elsewhere = raw_split(tmp_path / "other" / "folder")
-    here, there = shard_set(Path("a"), raw, SHARD_ROWS), shard_set(tmp_path, elsewhere, SHARD_ROWS)
-    assert here.folder.relative_to("a") == there.folder.relative_to(tmp_path)
-    assert here.records.relative_to("a") == there.records.relative_to(tmp_path)
-    assert re.fullmatch(r"shards/toy-test-[0-9a-f]{12}/images", str(there.folder.relative_to(tmp_path)))
+def test_a_sets_name_does_not_depend_on_any_location(source_split: IdxSplit, tmp_path: Path) -> None:
+    elsewhere = make_source_split(tmp_path / "other" / "folder")
+    here, there = (
+        opened(Path("a")).shard_set(source_split, SHARD_ROWS),
+        opened(tmp_path).shard_set(elsewhere, SHARD_ROWS),
+    )
+    assert (here.folder, here.records) == (there.folder, there.records)
+    assert re.fullmatch(r"shards/toy-test-[0-9a-f]{12}/images", there.folder)
 
 
 def test_a_sets_name_changes_with_all_that_its_bytes_depend_on(
-    raw: IdxSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source_split: IdxSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = IMAGES.copy()
     other[-1, -1, -1] ^= 1
     variants = [
-        (raw, SHARD_ROWS),
-        (raw, SHARD_ROWS + 1),
-        (raw_split(tmp_path / "images", other), SHARD_ROWS),
-        (raw_split(tmp_path / "labels", labels=(LABELS + 1) % 10), SHARD_ROWS),
-        (raw_split(tmp_path / "none", labels=None), SHARD_ROWS),
-        (replace(raw, dataset="other"), SHARD_ROWS),
-        (replace(raw, split="train"), SHARD_ROWS),
+        (source_split, SHARD_ROWS),
+        (source_split, SHARD_ROWS + 1),
+        (make_source_split(tmp_path / "images", other), SHARD_ROWS),
+        (make_source_split(tmp_path / "labels", labels=(LABELS + 1) % 10), SHARD_ROWS),
+        (make_source_split(tmp_path / "none", labels=None), SHARD_ROWS),
+        (replace(source_split, dataset="other"), SHARD_ROWS),
+        (replace(source_split, split="train"), SHARD_ROWS),
     ]
-    names = [shard_set(tmp_path, split, rows).folder for split, rows in variants]
+    names = [opened(tmp_path).shard_set(split, rows).folder for split, rows in variants]
     monkeypatch.setattr("mnist_pipeline.datasets.formats.idx.TRANSFORM_VERSION", "another/1")
-    names.append(shard_set(tmp_path, raw, SHARD_ROWS).folder)
+    names.append(opened(tmp_path).shard_set(source_split, SHARD_ROWS).folder)
     monkeypatch.undo()
     monkeypatch.setattr(tables, "SCHEMA_VERSION", "another")
-    names.append(shard_set(tmp_path, raw, SHARD_ROWS).folder)
+    names.append(opened(tmp_path).shard_set(source_split, SHARD_ROWS).folder)
     assert len(set(names)) == len(names) == 9
 
 
-def test_naming_a_set_touches_no_disk(raw: IdxSplit, tmp_path: Path) -> None:
-    shard_set(tmp_path, raw, SHARD_ROWS)
+def test_naming_a_set_touches_no_disk(source_split: IdxSplit, tmp_path: Path) -> None:
+    opened(tmp_path).shard_set(source_split, SHARD_ROWS)
     assert not list(tmp_path.iterdir())
 
 
@@ -193,9 +204,9 @@ def test_what_is_written_is_read(
     shard_rows: int, batch_rows: int, labelled: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("round-trip")
-    raw = raw_split(folder, labels=LABELS if labelled else None)
-    checkpoints = written_set(folder / "outputs", raw, shard_rows)
-    files = [open_shard(checkpoints, shard) for shard in plan_shards(ROWS, shard_rows)]
+    source_split = make_source_split(folder, labels=LABELS if labelled else None)
+    checkpoints = written_set(folder / "outputs", source_split, shard_rows)
+    files = [opened_shard(checkpoints, shard) for shard in plan_shards(ROWS, shard_rows)]
     pixels = np.concatenate([batch for file in files for batch in read_batches(file, batch_rows)])
     np.testing.assert_array_equal(pixels, PIXELS_OF_ALL, strict=True)
     contents = [read_shard_labels(file) for file in files]
@@ -214,14 +225,14 @@ def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SHARD_ROW_GROUP", 7)
         folder = tmp_path_factory.mktemp("row-groups")
-        yield written_set(folder / "outputs", raw_split(folder), ROWS), plan_shards(ROWS, ROWS)[0]
+        yield written_set(folder / "outputs", make_source_split(folder), ROWS), plan_shards(ROWS, ROWS)[0]
 
 
 @given(st.integers(1, ROWS + 5))
 def test_batches_of_any_size_are_the_same_rows_and_only_the_last_is_shorter(
     in_row_groups: tuple[CheckpointFolder, Shard], batch_rows: int
 ) -> None:
-    file = open_shard(*in_row_groups)
+    file = opened_shard(*in_row_groups)
     assert file.parquet.metadata.num_row_groups == 4
     batches = list(read_batches(file, batch_rows))
     assert [len(batch) for batch in batches[:-1]] == [batch_rows] * (len(batches) - 1)
@@ -237,12 +248,12 @@ def test_a_row_group_of_a_real_shard_is_small_enough_to_hold_while_it_is_written
 def test_batches_are_not_copied_not_even_across_row_groups(
     in_row_groups: tuple[CheckpointFolder, Shard], batch_rows: int
 ) -> None:
-    for batch in read_batches(open_shard(*in_row_groups), batch_rows):
+    for batch in read_batches(opened_shard(*in_row_groups), batch_rows):
         assert not batch.flags.owndata
 
 
 def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[CheckpointFolder, Shard]) -> None:
-    opened = open_shard(*in_row_groups)
+    opened = opened_shard(*in_row_groups)
     reads: list[int] = []
 
     class Counted(io.FileIO):
@@ -251,7 +262,7 @@ def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Checkpoin
             return super().read(size) or b""
 
     checkpoints, shard = in_row_groups
-    counted = Counted(checkpoints.folder / shard.file_name)
+    counted = Counted(on_disk(checkpoints.location) / shard.file_name)
     parquet = pq.ParquetFile(counted, pre_buffer=False)
     pixels = opened.parquet.schema_arrow.get_field_index("pixels")
     starts = [parquet.metadata.row_group(group).column(pixels).data_page_offset for group in range(4)]
@@ -268,19 +279,12 @@ def test_batches_are_read_one_row_group_at_a_time(in_row_groups: tuple[Checkpoin
 
 
 def damaged(checkpoints: CheckpointFolder, shard: Shard, folder: Path) -> tuple[CheckpointFolder, Path]:
-    """A copy of one shard of `checkpoints` that a test may spoil."""
-    copy = CheckpointFolder(folder=folder / "images", records=folder / "records")
-    on_disk(copy.folder).mkdir(parents=True, exist_ok=True)
-    path = copy.folder / shard.file_name
-    path.write_bytes((checkpoints.folder / shard.file_name).read_bytes())
-    return copy, on_disk(path)
-
-
-def read_everything(checkpoints: CheckpointFolder, shard: Shard) -> None:
-    file = open_shard(checkpoints, shard)
-    read_shard_labels(file)
-    for _ in read_batches(file, 4):
-        pass
+    """A copy of one shard of `checkpoints`, with its record, that a test may damage."""
+    copy = CheckpointFolder(LocalStore(folder), "images", "records")
+    for name in (f"images/{shard.file_name}", f"records/{shard.file_name}.json"):
+        source = checkpoints.folder.removesuffix("images") + name
+        copy.store.write(name, checkpoints.store.read(source))
+    return copy, on_disk(copy.location) / shard.file_name
 
 
 def chunks(path: Path) -> list[tuple[int, int]]:
@@ -291,88 +295,99 @@ def chunks(path: Path) -> list[tuple[int, int]]:
 
 
 @given(data=st.data())
-def test_a_flipped_bit_in_a_page_is_caught(
-    data: st.DataObject, written: CheckpointFolder, tmp_path_factory: pytest.TempPathFactory
+def test_a_flipped_bit_is_damage_and_one_in_a_page_is_caught_where_nothing_is_hashed(
+    data: st.DataObject, written: CheckpointFolder, source_split: IdxSplit, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     shard = PLAN[1]
     checkpoints, path = damaged(written, shard, tmp_path_factory.mktemp("flipped"))
     content = bytearray(path.read_bytes())
-    start, stop = data.draw(st.sampled_from(chunks(path)))
+    start, stop = chunks(path)[2]  # the pixels
     # The last bytes of a chunk are page for certain. Its first are a header, which no checksum covers.
-    position = data.draw(st.integers(start + 100 if stop - start > 1000 else stop - 8, stop - 1))
+    position = data.draw(st.integers(start + 100, stop - 1))
     content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
+    assert open_shard(checkpoints, shard) is None
     with pytest.raises(DamagedError, match=rf"shard 2 of 3 \({re.escape(str(path))}\): .*CRC checksum.*run again"):
-        read_everything(checkpoints, shard)
+        read_pictures(checkpoints, run_of(source_split), [12])
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1, -9])
-def test_a_shard_cut_short_is_caught(size: int, written: CheckpointFolder, tmp_path: Path) -> None:
+def test_a_shard_cut_short_is_damage(
+    size: int, written: CheckpointFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoints, path = damaged(written, PLAN[0], tmp_path)
+    assert open_shard(checkpoints, PLAN[0]) is not None
     path.write_bytes(path.read_bytes()[:size])
-    message = f"shard 1 of 3 ({path}): expected a whole Parquet file, got "
-    with pytest.raises(DamagedError, match=re.escape(message)) as caught:
-        open_shard(checkpoints, PLAN[0])
-    assert str(caught.value).endswith("; run again to rebuild it")
-    assert caught.value.__cause__ is not None
+    assert open_shard(checkpoints, PLAN[0]) is None
+    assert f"{path} is damaged and will be recomputed: expected" in caplog.text
 
 
-def test_a_missing_shard_is_caught(tmp_path: Path) -> None:
-    checkpoints = CheckpointFolder(folder=tmp_path / "images", records=tmp_path / "records")
-    message = r"shard 2 of 3 \(.*part-00001\.parquet\): expected a whole Parquet file, got .*part-00001.*; run again"
-    with pytest.raises(DamagedError, match=message):
-        open_shard(checkpoints, PLAN[1])
+def test_a_missing_shard_and_one_without_a_record_are_not_opened(written: CheckpointFolder, tmp_path: Path) -> None:
+    checkpoints, path = damaged(written, PLAN[0], tmp_path)
+    assert open_shard(checkpoints, PLAN[1]) is None
+    checkpoints.store.delete(f"records/{path.name}.json")
+    assert open_shard(checkpoints, PLAN[0]) is None
 
 
-def test_a_shard_of_another_number_of_rows_is_caught(written: CheckpointFolder, tmp_path: Path) -> None:
+def test_a_shard_of_another_number_of_rows_is_refused(written: CheckpointFolder, tmp_path: Path) -> None:
     checkpoints, path = damaged(written, PLAN[2], tmp_path)
-    path.rename(checkpoints.folder / PLAN[0].file_name)
+    checkpoints.write(PLAN[0].file_name, 3, path.read_bytes(), {})
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected 10 rows, got 3; run again to rebuild it"):
         open_shard(checkpoints, PLAN[0])
 
 
-def test_a_parquet_file_of_other_columns_is_caught(written: CheckpointFolder, tmp_path: Path) -> None:
-    checkpoints, path = damaged(written, PLAN[0], tmp_path)
-    pq.write_table(pa.table({"x": np.arange(SHARD_ROWS)}), path)
-    file = open_shard(checkpoints, PLAN[0])
+def test_a_file_that_is_no_shard_is_refused(tmp_path: Path) -> None:
+    checkpoints, sink = CheckpointFolder(LocalStore(tmp_path), "images", "records"), io.BytesIO()
+    pq.write_table(pa.table({"x": np.arange(SHARD_ROWS)}), sink)
+    checkpoints.write(PLAN[0].file_name, SHARD_ROWS, sink.getvalue(), {})
+    checkpoints.write(PLAN[1].file_name, SHARD_ROWS, b"no Parquet", {})
+    file = opened_shard(checkpoints, PLAN[0])
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected a whole Parquet file, got .*image_id"):
         read_shard_labels(file)
     with pytest.raises(DamagedError, match=r"shard 1 of 3 \(.*\): expected a whole Parquet file, got .*pixels"):
         next(read_batches(file, 4))
+    with pytest.raises(DamagedError, match=r"shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
+        open_shard(checkpoints, PLAN[1])
 
 
 def test_the_transform_of_a_shard_is_that_of_the_core(written: CheckpointFolder) -> None:
-    (batch,) = read_batches(open_shard(written, PLAN[0]), SHARD_ROWS)
+    (batch,) = read_batches(opened_shard(written, PLAN[0]), SHARD_ROWS)
     np.testing.assert_array_equal(batch, images.flatten(images.normalise(IMAGES[:SHARD_ROWS])), strict=True)
 
 
 # Single pictures of a run
 
 
-def run_of(raw: IdxSplit, shard_rows: int = SHARD_ROWS) -> Identity:
+def run_of(source_split: IdxSplit, shard_rows: int = SHARD_ROWS) -> Identity:
     """Who a run over that split is."""
     return identity(
-        dataset=raw.dataset,
-        split=raw.split,
-        images=raw.rows,
-        images_sha256=raw.images.sha256,
-        labels_sha256=raw.labels and raw.labels.sha256,
-        transform_version=raw.transform_version,
+        dataset=source_split.dataset,
+        split=source_split.split,
+        images=source_split.rows,
+        images_sha256=source_split.images.sha256,
+        labels_sha256=source_split.labels and source_split.labels.sha256,
+        transform_version=source_split.transform_version,
         shard_rows=shard_rows,
     )
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_shards_of_a_run_are_those_it_was_made_from(labelled: bool, tmp_path: Path) -> None:
-    raw = raw_split(tmp_path, labels=LABELS if labelled else None)
+    source_split = make_source_split(tmp_path, labels=LABELS if labelled else None)
+    outputs = opened(tmp_path)
     for shard_rows in (1, 10, 1000):
-        assert shard_set_of(tmp_path, run_of(raw, shard_rows)) == shard_set(tmp_path, raw, shard_rows)
-    assert shard_set_of(tmp_path, run_of(replace(raw, split="train"))) != shard_set(tmp_path, raw, SHARD_ROWS)
+        assert outputs.shard_set(run_of(source_split, shard_rows), shard_rows) == outputs.shard_set(
+            source_split, shard_rows
+        )
+    train = run_of(replace(source_split, split="train"))
+    assert outputs.shard_set(train, SHARD_ROWS) != outputs.shard_set(source_split, SHARD_ROWS)
 
 
 @given(ids=st.sets(st.integers(0, ROWS - 1)))
-def test_pictures_have_the_pixels_of_the_idx_file(raw: IdxSplit, written: CheckpointFolder, ids: set[int]) -> None:
-    pictures = read_pictures(written, run_of(raw), ids)
+def test_pictures_have_the_pixels_of_the_idx_file(
+    source_split: IdxSplit, written: CheckpointFolder, ids: set[int]
+) -> None:
+    pictures = read_pictures(written, run_of(source_split), ids)
     assert pictures.keys() == ids
     for image_id, picture in pictures.items():
         np.testing.assert_array_equal(picture, IMAGES[image_id], strict=True)
@@ -380,44 +395,38 @@ def test_pictures_have_the_pixels_of_the_idx_file(raw: IdxSplit, written: Checkp
 
 def test_every_value_that_a_pixel_can_have_comes_back(tmp_path: Path) -> None:
     every = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28))
-    raw = raw_split(tmp_path, every, LABELS[:1])
-    checkpoints = written_set(tmp_path / "outputs", raw)
-    np.testing.assert_array_equal(read_pictures(checkpoints, run_of(raw), [0])[0], every[0], strict=True)
+    source_split = make_source_split(tmp_path, every, LABELS[:1])
+    checkpoints = written_set(tmp_path / "outputs", source_split)
+    np.testing.assert_array_equal(read_pictures(checkpoints, run_of(source_split), [0])[0], every[0], strict=True)
 
 
-def test_pictures_are_found_in_any_row_group(in_row_groups: tuple[CheckpointFolder, Shard], raw: IdxSplit) -> None:
-    pictures = read_pictures(in_row_groups[0], run_of(raw, ROWS), range(ROWS))
+def test_pictures_are_found_in_any_row_group(
+    in_row_groups: tuple[CheckpointFolder, Shard], source_split: IdxSplit
+) -> None:
+    pictures = read_pictures(in_row_groups[0], run_of(source_split, ROWS), range(ROWS))
     assert list(pictures) == list(range(ROWS))
     np.testing.assert_array_equal(np.stack(list(pictures.values())), IMAGES, strict=True)
 
 
-def test_only_the_shards_that_hold_a_picture_are_opened(
-    raw: IdxSplit, written: CheckpointFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_the_shards_that_hold_a_picture_are_read(
+    source_split: IdxSplit, written: CheckpointFolder, tmp_path: Path
 ) -> None:
-    opened: list[int] = []
-
-    def noted(checkpoints: CheckpointFolder, shard: Shard) -> shards.ShardFile:
-        opened.append(shard.index)
-        return open_shard(checkpoints, shard)
-
-    monkeypatch.setattr(shards, "open_shard", noted)
+    counting = FaultyStore(written.store)
+    checkpoints = replace(written, store=counting)
     for ids, expected in (([], []), ([9], [0]), ([10, 19], [1]), ([22, 0], [0, 2]), ([ROWS, -1], [])):
-        assert read_pictures(written, run_of(raw), ids).keys() == {place for place in ids if 0 <= place < ROWS}
-        assert opened == expected
-        opened.clear()
+        found = read_pictures(checkpoints, run_of(source_split), ids)
+        assert found.keys() == {image_id for image_id in ids if 0 <= image_id < ROWS}
+        files = [f"{written.folder}/{PLAN[index].file_name}" for index in expected]
+        assert counting.calls == [("read", name) for name in files]
+        counting.calls.clear()
     copy, _ = damaged(written, PLAN[1], tmp_path)  # the other shards are gone
-    np.testing.assert_array_equal(read_pictures(copy, run_of(raw), [12])[12], IMAGES[12])
+    np.testing.assert_array_equal(read_pictures(copy, run_of(source_split), [12])[12], IMAGES[12])
 
 
-def test_a_picture_in_a_damaged_or_missing_shard_is_refused(
-    raw: IdxSplit, written: CheckpointFolder, tmp_path: Path
+def test_a_picture_in_a_missing_shard_is_refused(
+    source_split: IdxSplit, written: CheckpointFolder, tmp_path: Path
 ) -> None:
     checkpoints, path = damaged(written, PLAN[1], tmp_path)
-    content = bytearray(path.read_bytes())
-    content[chunks(path)[2][1] - 1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
-        read_pictures(checkpoints, run_of(raw), [12])
     path.unlink()
-    with pytest.raises(DamagedError, match=r"^shard 2 of 3 \(.*\): expected a whole Parquet file, got .*run again"):
-        read_pictures(checkpoints, run_of(raw), [12])
+    with pytest.raises(DamagedError, match=rf"^{re.escape(str(path))}: expected a shard, got no file$"):
+        read_pictures(checkpoints, run_of(source_split), [12])

@@ -24,13 +24,12 @@ from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.store.files import walk
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.weights.files import encode_weights, load_weights
 from tests.builders import images_name, labels_name
 from tests.objectstore import running_store
-from tests.published import promote_to
+from tests.published import opened, promote_to
 
 ARCHIVE = Path(__file__).parent / "outputs.tar.xz"
 ROWS = 60
@@ -78,19 +77,24 @@ def publish(folder: Path, outputs: Location) -> list[dict[str, Any]]:
                 "predictions": "".join(map(str, load_run(run_id, outputs=str(outputs))["prediction"])),
             }
         )
-    set_baseline(outputs, "toy", "test", expected[1]["run_id"])
+    set_baseline(opened(outputs), "toy", "test", expected[1]["run_id"])
     promote_to(outputs, load_weights(folder / f"{GOOD}.safetensors"))
     for days in (100, 102):
         now = datetime.now(UTC) + timedelta(days)
-        carry_out(outputs, plan_prune(outputs, Retention(keep_days=1, keep_last=1), timedelta(days=1), now), now)
+        carry_out(
+            opened(outputs),
+            plan_prune(opened(outputs), Retention(keep_days=1, keep_last=1), timedelta(days=1), now),
+            now,
+        )
     expected[0]["predictions"] = None  # given up
     return expected
 
 
 def files_of(outputs: Location) -> dict[str, bytes]:
     """Everything that is published there, by its path."""
-    paths = [each.path for each in walk(outputs) if each.path.parts[0] not in NOT_PUBLISHED]
-    return {str(path): (outputs / path).read_bytes() for path in paths}
+    store = opened(outputs).store
+    names = sorted(each.name for each in store.list("") if each.name.split("/")[0] not in NOT_PUBLISHED)
+    return {name: store.read(name) for name in names}
 
 
 def main() -> None:

@@ -27,11 +27,13 @@ from mnist_pipeline.errors import (
     WeightsError,
 )
 from mnist_pipeline.pipeline import evaluation, inputs, planning
-from mnist_pipeline.runs.lookup import Run, find_run, list_runs
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights, weights_sha256
 from tests.builders import (
     images_name,
@@ -42,7 +44,7 @@ from tests.builders import (
     random_network,
     small_settings,
 )
-from tests.published import flip_bit, hashes, left_over, on_disk, promote_to, snapshot
+from tests.published import flip_bit, hashes, left_over, on_disk, opened, promote_to, snapshot
 
 PROJECT = Path(__file__).parents[2]
 ROWS = 25
@@ -90,7 +92,7 @@ def toy(tmp_path: Path, **changes: Any) -> Settings:
 
 
 def published(settings: Settings) -> Run:
-    return find_run(settings.outputs, evaluation.evaluate(settings).run_id, settings.dataset, settings.split)
+    return find_run(opened(settings.outputs), evaluation.evaluate(settings).run_id, settings.dataset, settings.split)
 
 
 def predictions(run: Run) -> pd.DataFrame:
@@ -136,10 +138,10 @@ def test_the_digits_do_not_depend_on_batches_shards_workers_or_tasks(
     assert frame["image_id"].tolist() == list(range(ROWS))
     assert frame["prediction"].tolist() == EXPECTED.argmax(axis=1).tolist()
     np.testing.assert_allclose(frame[PROBABILITIES], EXPECTED, atol=2e-6)
-    assert len(list((run.folder / "predictions").iterdir())) == -(-ROWS // shard_rows)
+    assert len(list(on_disk(run.folder / "predictions").iterdir())) == -(-ROWS // shard_rows)
 
 
-def test_workers_and_tasks_are_no_part_of_who_a_run_is_and_its_bytes_are_the_same(tmp_path: Path) -> None:
+def test_workers_and_tasks_do_not_change_the_identity_of_a_run_nor_its_bytes(tmp_path: Path) -> None:
     found = []
     for workers, max_tasks in ((1, 1), (3, 32)):
         settings = toy(tmp_path, outputs=tmp_path / f"out-{workers}", workers=workers, max_tasks=max_tasks)
@@ -151,7 +153,7 @@ def test_workers_and_tasks_are_no_part_of_who_a_run_is_and_its_bytes_are_the_sam
 def test_summary_confusion_manifest_and_answer_tell_the_same(tmp_path: Path) -> None:
     settings = toy(tmp_path)
     answer = evaluation.evaluate(settings)
-    run = find_run(settings.outputs, "latest", "toy", "test")
+    run = find_run(opened(settings.outputs), "latest", "toy", "test")
     frame = predictions(run)
     summary, confusion = run.read(tables.SUMMARY).to_pandas(), run.read(tables.CONFUSION).to_pandas()
     right = int(frame["correct"].sum())
@@ -190,24 +192,24 @@ def test_images_without_labels_get_predictions_and_no_accuracy(tmp_path: Path) -
     assert run.manifest().identity.labels_sha256 is None
 
 
-def test_progress_ends_at_the_last_image_of_each_stage(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    evaluation.evaluate(toy(tmp_path), lambda *news: told.append(news))
+def test_progress_ends_at_the_last_image_of_each_step(tmp_path: Path) -> None:
+    reported: list[tuple[str, int, int]] = []
+    evaluation.evaluate(toy(tmp_path), lambda *news: reported.append(news))
     for work in ("shards", "predictions"):
-        done = [done for what, done, total in told if what == work and total == ROWS]
+        done = [done for what, done, total in reported if what == work and total == ROWS]
         assert done == sorted(done)
         assert done[-1] == ROWS
 
 
-def test_the_weights_are_kept_under_their_hash_and_mended_if_damaged(tmp_path: Path) -> None:
+def test_the_weights_are_kept_under_their_hash_and_replaced_if_damaged(tmp_path: Path) -> None:
     settings = toy(tmp_path)
     evaluation.evaluate(settings)
     kept = settings.outputs / "weights" / f"{weights_sha256(NETWORK)}.safetensors"
-    assert kept.read_bytes() == encode_weights(NETWORK)
+    assert on_disk(kept).read_bytes() == encode_weights(NETWORK)
     flip_bit(kept)
     evaluation.evaluate(toy(tmp_path, run_date="2026-02-01"))
-    assert kept.read_bytes() == encode_weights(NETWORK)
-    assert len(list(kept.parent.iterdir())) == 1
+    assert on_disk(kept).read_bytes() == encode_weights(NETWORK)
+    assert len(list(on_disk(kept.parent).iterdir())) == 1
 
 
 # Running again
@@ -236,7 +238,7 @@ def test_another_night_reuses_the_shards(tmp_path: Path) -> None:
     before = snapshot(settings.outputs / "shards")
     assert evaluation.evaluate(toy(tmp_path, run_date="2026-02-01", batch_rows=9)).new
     assert snapshot(settings.outputs / "shards") == before
-    assert len(list_runs(settings.outputs)) == 2
+    assert len(list_runs(opened(settings.outputs))) == 2
 
 
 @pytest.mark.parametrize("damage", ["bit", "record", "gone", "empty"])
@@ -257,29 +259,32 @@ def test_a_damaged_shard_is_built_again_and_no_other(
     broken[damage]()
     with caplog.at_level(logging.WARNING):
         assert evaluation.evaluate(toy(tmp_path, run_date="2026-02-01")).new
-    assert ("will be made again" in caplog.text) == (damage != "gone")
+    assert ("will be recomputed" in caplog.text) == (damage != "gone")
     after = snapshot(settings.outputs / "shards")
     assert {name: digest for name, (digest, _) in after.items()} == {n: digest for n, (digest, _) in before.items()}
     changed = {name.split("/", 1)[1] for name in after if after[name] != before[name]}
     assert changed == {"images/part-00001.parquet", "records/part-00001.parquet.json"}
 
 
-def test_a_shard_damaged_after_it_was_checked_is_refused(tmp_path: Path) -> None:
+def test_a_shard_damaged_after_it_was_built_is_rebuilt_when_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = toy(tmp_path)
     plan = planning.make_plan(settings, inputs.fetch(settings))
     for group in plan.groups:
         evaluation.build_shards(plan, group)
-    flip_bit(plan.shard_set.folder / "part-00001.parquet")
-    with (
-        staging_directory(plan.outputs, plan.run_id) as stage,
-        pytest.raises(DamagedError, match=r"shard 2 of 3 \(.*part-00001.parquet\): .*run again to rebuild it"),
-    ):
-        evaluation.predict_shards(plan, stage, plan.groups[1])
-    assert list_runs(settings.outputs) == []
+    whole = hashes(plan.shard_set.location)
+    flip_bit(plan.shard_set.location / "part-00001.parquet")
+    (on_disk(plan.shard_set.location) / "part-00002.parquet").unlink()
+    with staging_directory(plan.outputs, plan.run_id) as staging:
+        for group in plan.groups:
+            evaluation.predict_shards(plan, staging, group)
+    assert hashes(plan.shard_set.location) == whole
+    assert "part-00001.parquet is damaged and will be recomputed" in caplog.text
 
 
 class Forward:
-    """Counts the images that go through the network, and fails once when told to."""
+    """Counts the images that go through the network, and fails once when asked to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> None:
         self.images, self.fail_at, self.real = 0, fail_at, forward
@@ -287,7 +292,7 @@ class Forward:
 
     def __call__(self, network: Any, images: NDArray[np.float32], *rest: Any, **named: Any) -> None:
         if self.fail_at is not None and self.images + len(images) > self.fail_at:
-            raise NumericalError("as told")
+            raise NumericalError("planted")
         self.images += len(images)
         self.real(network, images, *rest, **named)
 
@@ -295,14 +300,14 @@ class Forward:
 def fail_in_the_second_shard(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         counter = Forward(patch, fail_at=15)
-        with pytest.raises(NumericalError, match="shard 2 of 3: as told"):
+        with pytest.raises(NumericalError, match="shard 2 of 3: planted"):
             evaluation.evaluate(settings)
         assert counter.images == 14  # batches of 4, 4, 2, then 4 of the second shard
-    assert list_runs(settings.outputs) == []
-    assert not (settings.outputs / "history.parquet").exists()
+    assert list_runs(opened(settings.outputs)) == []
+    assert not on_disk(settings.outputs / "history.parquet").exists()
 
 
-def test_parts_finished_before_a_failure_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_files_finished_before_a_failure_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = toy(tmp_path, workers=1, max_tasks=1)
     fail_in_the_second_shard(settings, monkeypatch)
     counter = Forward(monkeypatch)
@@ -314,7 +319,7 @@ def test_parts_finished_before_a_failure_are_taken_over(tmp_path: Path, monkeypa
     assert left_over(settings.outputs) == []
 
 
-def test_parts_finished_by_other_versions_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_files_of_other_versions_are_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = toy(tmp_path, workers=1, max_tasks=1)
     fail_in_the_second_shard(settings, monkeypatch)
     monkeypatch.setattr(evaluation, "versions", lambda: {"numpy": "another"})
@@ -324,11 +329,11 @@ def test_parts_finished_by_other_versions_are_computed_again(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("damaged", ["run/predictions/part-00000.parquet", "records/part-00000.parquet.json"])
-def test_damaged_parts_are_computed_again(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_prediction_files_are_recomputed(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = toy(tmp_path, workers=1, max_tasks=1)
     fail_in_the_second_shard(settings, monkeypatch)
-    (stage,) = [folder for folder in (settings.outputs / ".staging").iterdir() if folder.is_dir()]
-    flip_bit(stage / damaged)
+    (staging,) = [folder for folder in on_disk(settings.outputs / ".staging").iterdir() if folder.is_dir()]
+    flip_bit(staging / damaged)
     counter = Forward(monkeypatch)
     assert published(settings).problems() == []
     assert counter.images == ROWS
@@ -412,40 +417,39 @@ def test_a_run_that_fails_publishes_nothing_and_leaves_earlier_runs_alone(
     settings = toy(tmp_path)
     evaluation.evaluate(settings)
     seen = [settings.outputs / name for name in ("runs", "history.parquet", "latest.json")]
-    before = [snapshot(path) if path.is_dir() else path.read_bytes() for path in seen]
+    before = [snapshot(path) if on_disk(path).is_dir() else on_disk(path).read_bytes() for path in seen]
     tonight = spoil(toy(tmp_path, run_date="2026-02-01"), tmp_path)
     for _ in range(2):  # and no better the second time
         with pytest.raises(error, match=message):
             evaluation.evaluate(tonight)
-    assert [snapshot(path) if path.is_dir() else path.read_bytes() for path in seen] == before
+    assert [snapshot(path) if on_disk(path).is_dir() else on_disk(path).read_bytes() for path in seen] == before
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("path", "message"),
     [
-        ("", "cannot archive the weights"),
-        ("weights", "cannot archive the weights"),
-        (".staging", "cannot prepare"),
-        ("shards", "cannot prepare"),
-        ("runs", "cannot publish"),
+        ("", "cannot write"),
+        ("weights", "cannot write"),
+        (".staging", "cannot (lock|write)"),
+        ("shards", "cannot (lock|write)"),
+        ("runs", "cannot move"),
     ],
 )
 def test_a_file_in_the_way_of_the_outputs_is_an_outputs_error_and_nothing_is_visible(
-    place: str, message: str, tmp_path: Path
+    path: str, message: str, tmp_path: Path
 ) -> None:
     settings = toy(tmp_path)
-    in_the_way(settings.outputs / place)
+    in_the_way(settings.outputs / path)
     with pytest.raises(OutputsError, match=f"{message} .*: .*check that the folder exists, is writable and has space"):
         evaluation.evaluate(settings)
-    assert list_runs(settings.outputs) == []
-    assert not (settings.outputs / "latest.json").exists()
-    (settings.outputs / place).unlink()
+    assert list_runs(opened(settings.outputs)) == []
+    assert not on_disk(settings.outputs / "latest.json").exists()
+    on_disk(settings.outputs / path).unlink()
     assert evaluation.evaluate(settings).new
 
 
-def test_a_full_disk_at_any_step_is_an_outputs_error_that_the_next_run_mends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.torture  # a short sweep: tests/promises/test_whole_or_not_at_all.py
+def test_after_a_full_disk_at_any_step_the_next_run_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = published(toy(tmp_path, workers=1))
     for step in range(1, 100):
         outputs = tmp_path / f"outputs-{step}"
@@ -472,7 +476,7 @@ def test_a_full_disk_at_any_step_is_an_outputs_error_that_the_next_run_mends(
                 break
             except OutputsError as error:
                 assert "No space left on device" in str(error)  # noqa: PT017  the last round does not raise
-        assert all(run.problems() == [] for run in list_runs(outputs))
+        assert all(run.problems() == [] for run in list_runs(opened(outputs)))
         run = published(settings)
         assert parquet_hashes(run.folder) == parquet_hashes(undisturbed.folder)
         assert left_over(outputs) == []
@@ -487,7 +491,7 @@ import os, signal, sys
 from pathlib import Path
 from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.runs.lookup import list_runs
-from tests.pipeline.test_evaluation import toy
+from tests.pipeline.test_evaluation import opened, toy
 
 root = Path(sys.argv[1])
 
@@ -518,13 +522,14 @@ def run_child(outputs, kill_at):
 for step in range(1, 100):
     outputs = root / f"outputs-{step}"
     killed = run_child(outputs, step)
-    visible = [run.problems() for run in list_runs(outputs)]
+    visible = [run.problems() for run in list_runs(opened(outputs))]
     print(step, killed, visible, run_child(outputs, None), flush=True)
     if killed == 0:
         break
 """
 
 
+@pytest.mark.torture  # a short sweep: tests/promises/test_whole_or_not_at_all.py
 def test_a_run_killed_at_any_step_is_finished_by_the_next_with_the_same_bytes(tmp_path: Path) -> None:
     undisturbed = published(toy(tmp_path, workers=1))
     driver = subprocess.run(
@@ -538,7 +543,7 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next_with_the_same_bytes(tm
     assert {then for *_, then in [*killed, last]} == {"0"}
     for step, *_ in [*killed, last]:
         outputs = tmp_path / f"outputs-{step}"
-        (run,) = list_runs(outputs)
+        (run,) = list_runs(opened(outputs))
         assert run.problems() == []
         assert parquet_hashes(run.folder) == parquet_hashes(undisturbed.folder)
         assert len(pd.read_parquet(outputs / "history.parquet")) == 10
@@ -550,12 +555,12 @@ def test_archived_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: P
     settings = small_settings(tmp_path)
     plan = planning.make_plan(settings, inputs.fetch(settings))
     evaluation.build_shards(plan, plan.groups[0])
-    plan.weights.write_bytes(encode_weights(random_network(1)))
+    plan.outputs.store.write(layout.weights(plan.identity.weights_sha256), encode_weights(random_network(1)))
     with (
-        staging_directory(plan.outputs, plan.run_id) as stage,
-        pytest.raises(DamagedError, match="expected the weights its name says, got others"),
+        staging_directory(opened(plan.outputs), plan.run_id) as staging,
+        pytest.raises(DamagedError, match=r"expected the weights its name says, got [0-9a-f]{64}; run again"),
     ):
-        evaluation.predict_shards(plan, stage, plan.groups[0])
+        evaluation.predict_shards(plan, staging, plan.groups[0])
 
 
 def test_a_file_changed_between_fetch_and_shards_cannot_poison_the_shards_of_later_nights(tmp_path: Path) -> None:
@@ -584,7 +589,7 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
 
 
 def test_without_any_promotion_the_shipped_weights_are_current(tmp_path: Path) -> None:
-    assert planning.current_weights(tmp_path) == SHIPPED_WEIGHTS
+    assert planning.current_weights(opened(tmp_path)) == SHIPPED_WEIGHTS
     run = published(toy(tmp_path, weights=None))
     assert run.manifest().identity.weights_sha256 == weights_sha256(load_weights(SHIPPED_WEIGHTS))
 
@@ -596,17 +601,17 @@ def test_the_weights_promoted_last_are_used_unless_others_are_given(tmp_path: Pa
     assert published(settings).manifest().identity.weights_sha256 == weights_sha256(random_network(1))
     assert published(toy(tmp_path)).manifest().identity.weights_sha256 == weights_sha256(NETWORK)
     elsewhere = toy(tmp_path, weights=None, outputs=tmp_path / "elsewhere")
-    assert planning.current_weights(elsewhere.outputs) == SHIPPED_WEIGHTS
+    assert planning.current_weights(opened(elsewhere.outputs)) == SHIPPED_WEIGHTS
 
 
 def test_promoted_weights_that_are_gone_are_named_and_nothing_is_published(tmp_path: Path) -> None:
     settings = toy(tmp_path, weights=None)
     promote_to(settings.outputs, NETWORK)
-    planning.current_weights(settings.outputs).unlink()
+    on_disk(planning.current_weights(opened(settings.outputs))).unlink()
     name = f"{weights_sha256(NETWORK)}.safetensors"
     with pytest.raises(DamagedError, match=f"{name}: expected the weights that were promoted last, got none; put them"):
         evaluation.evaluate(settings)
-    assert list_runs(settings.outputs) == []
+    assert list_runs(opened(settings.outputs)) == []
     assert evaluation.evaluate(toy(tmp_path)).new  # those given are another matter
 
 
@@ -629,6 +634,6 @@ def test_every_byte_and_name_of_a_run_is_on_the_disk_when_it_becomes_visible(
     monkeypatch.setattr(os, "rename", note_rename)
     folder = on_disk(published(toy(tmp_path)).folder)
     files = {path.stat().st_ino for path in folder.rglob("*")} | {folder.stat().st_ino}
-    assert len(files) > 8  # parts, three small tables, the manifest, two folders
+    assert len(files) > 8  # prediction files, three small tables, the manifest, two folders
     assert files <= at_the_rename[0]
     assert folder.parent.stat().st_ino in synced

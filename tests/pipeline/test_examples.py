@@ -72,7 +72,7 @@ def test_without_labels_no_picture_is_wrong(tmp_path: Path, toy: Settings) -> No
     assert [picture.label for picture in pick(unlabelled, 0, 5, wrong=False)] == [None] * 5
 
 
-def test_no_more_is_read_than_is_looked_at(toy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_read_than_is_needed(toy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def read(*arguments: Any) -> Any:

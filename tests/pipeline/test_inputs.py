@@ -1,4 +1,4 @@
-"""Which nights hash their raw files and which know them by remembered hashes, and what comes of files that rot."""
+"""Which runs hash their source files, which use the hash cache, and what happens when files are damaged."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,24 +21,24 @@ from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.settings import Settings
 from tests.builders import images_name, labels_name, random_images, random_labels, small_settings
 from tests.parquet_files import column, write
-from tests.published import flip_bit, hashes, on_disk
+from tests.published import flip_bit, hashes, on_disk, opened
 from tests.remembered import plant
 
 ROWS = 25
 OTHER_NIGHT = {"run_date": "2026-02-01"}
 
-TrendPoint = Callable[..., Settings]
+MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files may be remembered at once."""
+    """The hash cache accepts files at once."""
     monkeypatch.setattr(hash_cache, "RACY_NS", 0)
 
 
 @pytest.fixture(params=["idx", "parquet", "folder"])
-def night(request: pytest.FixtureRequest, tmp_path: Path) -> TrendPoint:
-    """Settings of nights over the same images: in IDX files, in a Parquet file, or in two of them."""
+def night(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSettings:
+    """Settings of runs over the same images: in IDX files, in a Parquet file, or in two of them."""
     images, labels = random_images(ROWS), random_labels(ROWS)
     if request.param == "idx":
         return lambda **changes: small_settings(tmp_path, ROWS, **changes)
@@ -50,7 +50,7 @@ def night(request: pytest.FixtureRequest, tmp_path: Path) -> TrendPoint:
 
 
 def files_of(settings: Settings) -> list[SourceFile]:
-    """The files that a night over these settings opens."""
+    """The files that a run with these settings opens."""
     split = inputs.open_images(settings)
     if isinstance(split, IdxSplit):
         return [file for file in (split.images, split.labels) if file]
@@ -58,7 +58,7 @@ def files_of(settings: Settings) -> list[SourceFile]:
     return [file.source_file for file in split.files]
 
 
-def remembered(settings: Settings) -> set[bool]:
+def cache_hits(settings: Settings) -> set[bool]:
     return {file.remembered_in is not None for file in files_of(settings)}
 
 
@@ -74,7 +74,7 @@ def rewrite(settings: Settings) -> Path:
 
 
 def rot(settings: Settings) -> None:
-    """Change images unseen: of the bytes that are there now, the hash is remembered of those that were there before."""
+    """Change images undetectably: the hash cache maps the new bytes to the hash of the old ones."""
     good = files_of(settings)[0].sha256
     path = rewrite(settings)
     assert hashlib.sha256(path.read_bytes()).hexdigest() != good
@@ -88,9 +88,9 @@ def shards_of(settings: Settings) -> list[Path]:
 # Who is hashed
 
 
-def test_a_night_whose_shards_are_there_knows_its_files_by_their_remembered_hashes(night: TrendPoint) -> None:
+def test_a_run_whose_shards_exist_takes_hashes_from_the_cache(night: MakeSettings) -> None:
     first = evaluation.evaluate(night())
-    assert remembered(night()) == {True}
+    assert cache_hits(night()) == {True}
     second = evaluation.evaluate(night(**OTHER_NIGHT))
     assert second.identity.images_sha256 == first.identity.images_sha256
     assert second.identity.labels_sha256 == first.identity.labels_sha256
@@ -98,7 +98,7 @@ def test_a_night_whose_shards_are_there_knows_its_files_by_their_remembered_hash
 
 
 @pytest.mark.parametrize("change", ["a shard is gone", "other shards", "other outputs", "no memory"])
-def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night: TrendPoint, tmp_path: Path) -> None:
+def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night: MakeSettings, tmp_path: Path) -> None:
     before = evaluation.evaluate(night())
     settings = night()
     if change == "a shard is gone":
@@ -109,11 +109,11 @@ def test_a_night_that_builds_a_shard_hashes_every_file_before(change: str, night
         settings = night(outputs=tmp_path / "elsewhere")
     else:
         (settings.cache / inputs.HASH_CACHE).unlink()
-    assert remembered(settings) == {False}
+    assert cache_hits(settings) == {False}
     assert evaluation.evaluate(settings).identity.images_sha256 == before.identity.images_sha256
 
 
-def test_a_file_that_has_changed_is_hashed_and_is_another_data_set(night: TrendPoint) -> None:
+def test_a_file_that_has_changed_is_hashed_and_is_another_data_set(night: MakeSettings) -> None:
     before = evaluation.evaluate(night())
     rewrite(night())
     after = evaluation.evaluate(night())
@@ -121,30 +121,30 @@ def test_a_file_that_has_changed_is_hashed_and_is_another_data_set(night: TrendP
     assert after.identity.images_sha256 != before.identity.images_sha256
 
 
-def test_whoever_relies_on_all_bytes_hashes_them(tmp_path: Path) -> None:
+def test_fetching_to_read_all_bytes_hashes_them(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, ROWS)
     evaluation.evaluate(settings)
     true = [file.sha256 for file in files_of(settings)]
     plant(settings.cache / inputs.HASH_CACHE, tmp_path / "data" / images_name(), "f" * 64)
-    raw = inputs.fetch(settings)
-    assert [raw.images.sha256, raw.labels.sha256 if raw.labels else None] == true
+    source_images = inputs.fetch(settings)
+    assert [source_images.images.sha256, source_images.labels.sha256 if source_images.labels else None] == true
     words = ["fetch", "--dataset", "toy", "--split", "test", "--data-dir", tmp_path / "data", "--cache", settings.cache]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert f"{images_name()}  sha256 {true[0][:12]}..." in done.stdout
 
 
-def test_a_cache_that_cannot_be_written_fails_nothing(night: TrendPoint, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_fails_nothing(night: MakeSettings, tmp_path: Path) -> None:
     (tmp_path / "in the way").write_bytes(b"")
     for date in ("2026-01-31", "2026-02-01"):
         settings = night(cache=tmp_path / "in the way", run_date=date)
         assert evaluation.evaluate(settings).new
-        assert remembered(settings) == {False}
+        assert cache_hits(settings) == {False}
 
 
 # Files that rot without a trace in their times
 
 
-def test_while_its_shards_are_there_rot_reaches_nothing(night: TrendPoint) -> None:
+def test_while_its_shards_are_there_rot_reaches_nothing(night: MakeSettings) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     after = evaluation.evaluate(night(**OTHER_NIGHT))
@@ -152,7 +152,7 @@ def test_while_its_shards_are_there_rot_reaches_nothing(night: TrendPoint) -> No
     assert after.totals == before.totals
 
 
-def test_rot_is_found_before_a_missing_shard_is_built_under_the_old_hash(night: TrendPoint) -> None:
+def test_rot_is_found_before_a_missing_shard_is_built_under_the_old_hash(night: MakeSettings) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     gone = shards_of(night())[1]
@@ -181,21 +181,21 @@ def test_rot_of_pinned_files_is_refused_before_a_missing_shard_is_built(tmp_path
     assert not gone.exists()
 
 
-def test_rot_is_found_before_a_damaged_shard_is_built_again(night: TrendPoint) -> None:
+def test_rot_is_found_before_a_damaged_shard_is_built_again(night: MakeSettings) -> None:
     before = evaluation.evaluate(night())
     rot(night())
     shard = shards_of(night())[0]
     flip_bit(shard)
     damaged = hashes(shard.parent)
-    with pytest.raises(DataError, match=r"as when it was hashed last, got .* and run again to verify it anew"):
+    with pytest.raises(DataError, match=r"as when it was hashed last, got .* and run again to verify it again"):
         evaluation.evaluate(night(**OTHER_NIGHT))
     assert hashes(shard.parent) == damaged
-    assert len(list_runs(night().outputs)) == 1
+    assert len(list_runs(opened(night().outputs))) == 1
     after = evaluation.evaluate(night(**OTHER_NIGHT))
     assert after.identity.images_sha256 != before.identity.images_sha256
 
 
-def test_a_number_of_images_read_from_bytes_that_nobody_hashed_is_not_believed(tmp_path: Path) -> None:
+def test_a_number_of_images_read_from_unhashed_bytes_is_not_believed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column(random_images(ROWS)), random_labels(ROWS))
     settings = small_settings(tmp_path, images=path, data_dir=None)
     before = evaluation.evaluate(settings)
@@ -206,7 +206,7 @@ def test_a_number_of_images_read_from_bytes_that_nobody_hashed_is_not_believed(t
     assert after.identity.images_sha256 != before.identity.images_sha256
 
 
-def test_images_that_rotted_are_not_shown(night: TrendPoint) -> None:
+def test_images_that_rotted_are_not_shown(night: MakeSettings) -> None:
     evaluation.evaluate(night())
     rot(night())
     with pytest.raises(DataError, match="as when it was hashed last"):

@@ -1,4 +1,4 @@
-"""A night as the platform engineers have it: a real server, a real worker, the deployments of prefect.yaml."""
+"""A nightly run as operators have it: a real server, a real worker, the deployments of prefect.yaml."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from mnist_pipeline.runs.staging import staging_directory
 from tests.builders import make_split
 from tests.engine import (
     SLOW,
-    TrendPoint,
+    Deployed,
     copy_project,
     kill_with_runs,
     night_environment,
@@ -24,6 +24,7 @@ from tests.engine import (
     running_worker,
     wait_until,
 )
+from tests.published import opened
 
 pytestmark = pytest.mark.engine
 
@@ -38,22 +39,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def night(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrendPoint]:
+def night(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     environment = night_environment(project, tmp_path_factory.mktemp("prefect"))
     with running_server(environment) as server:
-        night = TrendPoint(project, environment | {"PREFECT_API_URL": server})
+        night = Deployed(project, environment | {"PREFECT_API_URL": server})
         done = night.command("setup")
         assert done.returncode == 0, done.stdout + done.stderr
         yield night
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker(night: TrendPoint) -> Iterator[subprocess.Popen[bytes]]:
+def worker(night: Deployed) -> Iterator[subprocess.Popen[bytes]]:
     with running_worker(night.environment, "mnist") as worker:
         yield worker
 
 
-def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: TrendPoint) -> None:
+def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Deployed) -> None:
     again = night.command("setup")
     assert again.returncode == 0, again.stderr
     states = [line.split()[0] for line in again.stdout.splitlines() if "  " in line]
@@ -62,7 +63,7 @@ def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: TrendP
     wait_until(lambda: night.command("doctor", "--outputs", str(night.outputs)).returncode == 0, what="doctor")
 
 
-def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: TrendPoint) -> None:
+def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: Deployed) -> None:
     def starts() -> list[datetime]:
         found = night.flow_runs(name={"any_": ["nightly"]})
         return sorted(datetime.fromisoformat(run["expected_start_time"]) for run in found)
@@ -72,7 +73,7 @@ def test_a_run_of_every_coming_night_is_scheduled_at_half_past_two_utc(night: Tr
     assert datetime.now(UTC) < starts()[0] < datetime.now(UTC) + timedelta(days=1)
 
 
-def test_a_schedule_of_every_minute_fires_and_its_run_publishes_todays_night(night: TrendPoint) -> None:
+def test_a_schedule_of_every_minute_fires_and_its_run_publishes_todays_night(night: Deployed) -> None:
     (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["backfill"]}}})
     every_minute = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
     night.ask(f"deployments/{deployment['id']}/schedules", [every_minute])
@@ -90,7 +91,7 @@ def test_a_schedule_of_every_minute_fires_and_its_run_publishes_todays_night(nig
     assert night.runs(f"{scheduled.date()}-toy-test-")
 
 
-def test_a_run_by_hand_publishes_what_the_stages_publish_and_shows_it(night: TrendPoint, tmp_path: Path) -> None:
+def test_a_run_by_hand_publishes_what_the_steps_publish_and_shows_it(night: Deployed, tmp_path: Path) -> None:
     parameters = ["--param", f"run_date={DATE}", "--param", "batch_rows=100"]
     done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -126,7 +127,7 @@ def test_a_run_by_hand_publishes_what_the_stages_publish_and_shows_it(night: Tre
     wait_until(lambda: any("published" in line for line in own_lines()), what="lines of our loggers")
 
 
-def test_a_bad_parameter_is_refused_before_any_run_exists(night: TrendPoint) -> None:
+def test_a_bad_parameter_is_refused_before_any_run_exists(night: Deployed) -> None:
     def by_hand() -> list[str]:
         return sorted(run["id"] for run in night.flow_runs(name={"any_": ["adhoc"]}))
 
@@ -137,14 +138,14 @@ def test_a_bad_parameter_is_refused_before_any_run_exists(night: TrendPoint) -> 
     assert by_hand() == before
 
 
-def test_a_run_that_fails_ends_with_1_and_publishes_nothing(night: TrendPoint) -> None:
+def test_a_run_that_fails_ends_with_1_and_publishes_nothing(night: Deployed) -> None:
     parameters = ["--param", "weights=/nowhere.npz", "--param", "run_date=2026-01-04"]
     done = night.prefect("deployment", "run", "mnist-evaluation/adhoc", *parameters, "--watch")
     assert done.returncode == 1, done.stdout + done.stderr
     assert night.runs("2026-01-04") == []
 
 
-def test_a_night_that_its_gates_reject_is_seen_by_whoever_looks(night: TrendPoint, tmp_path: Path) -> None:
+def test_a_run_that_its_gates_reject_is_reported_everywhere(night: Deployed, tmp_path: Path) -> None:
     (tmp_path / "strict.toml").write_text("[gates.toy]\nmin_accuracy = 0.9\n")
     where = {"outputs": str(tmp_path / "outputs"), "run_date": DATE}
     rejected = night.start("adhoc", **where, config=str(tmp_path / "strict.toml"))
@@ -165,10 +166,10 @@ def test_a_night_that_its_gates_reject_is_seen_by_whoever_looks(night: TrendPoin
         found = night.command(*words, "--outputs", where["outputs"])
         assert found.returncode == exit_code, found.stderr
         assert re.search(r"\bfail\b", found.stdout), words
-    assert f"ILL  newest night of toy/test: {state['message']}" in found.stdout
+    assert f"FAIL  newest night of toy/test: {state['message']}" in found.stdout
 
 
-def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: TrendPoint) -> None:
+def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: Deployed) -> None:
     words = ["backfill", "--from", "2026-01-30", "--to", "2026-02-01"]
     outputs = ["--outputs", str(night.outputs)]
     before = {name: (night.outputs / "runs" / name).stat().st_mtime_ns for name in night.runs()}
@@ -180,10 +181,10 @@ def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night:
     assert len([name for name in night.runs() if name[:10] in filled]) == 3
     for name, changed in before.items():
         assert (night.outputs / "runs" / name).stat().st_mtime_ns == changed
-    assert "no night is missing" in night.command(*words, *outputs).stdout
+    assert "no date is missing" in night.command(*words, *outputs).stdout
 
 
-def test_a_run_that_is_late_stands_for_the_night_it_was_scheduled_for(night: TrendPoint) -> None:
+def test_a_run_that_is_late_stands_for_the_night_it_was_scheduled_for(night: Deployed) -> None:
     scheduled = "2026-01-15T02:30:00Z"
     night.start("nightly", state={"type": "SCHEDULED", "state_details": {"scheduled_time": scheduled}})
     wait_until(lambda: night.runs("2026-01-15-toy-test-") != [], what="the late night")
@@ -196,20 +197,22 @@ def large(project: Path) -> str:
     return str(project / "large")
 
 
-def start(night: TrendPoint, run_date: str, large: str) -> str:
+def start(night: Deployed, run_date: str, large: str) -> str:
     return night.start("adhoc", run_date=run_date, data_dir=large, **SLOW)
 
 
 def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_next_of_its_night(
-    night: TrendPoint, large: str
+    night: Deployed, large: str
 ) -> None:
     run = start(night, "2026-01-01", large)
-    wait_until(lambda: len(night.parts("2026-01-01")) > 20, what="parts of the run to be cancelled")
+    wait_until(
+        lambda: len(night.prediction_files("2026-01-01")) > 20, what="prediction files of the run to be cancelled"
+    )
     night.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     wait_until(lambda: night.state_of(run) == "CANCELLED", what="the cancelled state")
-    (stage,) = (night.outputs / ".staging").glob("2026-01-01-toy-test-*[!k]")
-    with staging_directory(night.outputs, stage.name) as claimed:
-        assert claimed.folder == stage  # nobody holds it any more: the process is gone
+    (staging,) = (night.outputs / ".staging").glob("2026-01-01-toy-test-*[!k]")
+    with staging_directory(opened(night.outputs), staging.name) as locked:
+        assert locked.name == staging.name  # the lock ended with the process
     assert night.runs("2026-01-01") == []
     again = start(night, "2026-01-01", large)
     wait_until(lambda: night.state_of(again) == "COMPLETED", what="the next run")
@@ -218,7 +221,7 @@ def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_nex
 
 
 @pytest.mark.slow  # without a server: tests/promises/test_exactly_one.py
-def test_two_runs_of_one_night_at_the_same_time_publish_once(night: TrendPoint, large: str) -> None:
+def test_two_runs_of_one_night_at_the_same_time_publish_once(night: Deployed, large: str) -> None:
     runs = [start(night, "2026-01-02", large) for _ in range(2)]
     wait_until(lambda: all(night.state_of(run) == "COMPLETED" for run in runs), what="both runs")
     assert len(night.runs("2026-01-02")) == 1
@@ -227,18 +230,18 @@ def test_two_runs_of_one_night_at_the_same_time_publish_once(night: TrendPoint, 
 
 @pytest.mark.slow
 def test_a_run_killed_with_its_worker_is_finished_by_the_next_run_of_its_night(
-    night: TrendPoint, worker: subprocess.Popen[bytes], large: str
+    night: Deployed, worker: subprocess.Popen[bytes], large: str
 ) -> None:
     start(night, "2026-01-03", large)
-    wait_until(lambda: len(night.parts("2026-01-03")) > 20, what="parts of the run to be killed")
+    wait_until(lambda: len(night.prediction_files("2026-01-03")) > 20, what="prediction files of the run to be killed")
     kill_with_runs(worker)
-    finished = {path: path.stat().st_mtime_ns for path in night.parts("2026-01-03")}
+    finished = {path: path.stat().st_mtime_ns for path in night.prediction_files("2026-01-03")}
     assert night.runs("2026-01-03") == []
     with running_worker(night.environment, "mnist", "second"):
         run = start(night, "2026-01-03", large)
         wait_until(lambda: night.state_of(run) == "COMPLETED", what="the next run")
     (name,) = night.runs("2026-01-03")
-    parts = night.outputs / "runs" / name / "predictions"
-    kept = [path for path, written in finished.items() if (parts / path.name).stat().st_mtime_ns == written]
-    # Of the last part of each thread the record may not have been written yet.
+    predictions = night.outputs / "runs" / name / "predictions"
+    kept = [path for path, written in finished.items() if (predictions / path.name).stat().st_mtime_ns == written]
+    # Each thread may not have written the checkpoint record of its last file yet.
     assert len(kept) >= len(finished) - 2

@@ -16,14 +16,15 @@ from mnist_pipeline.pipeline import evaluation, promotion
 from mnist_pipeline.pipeline.judging import EARLIER
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.planning import current_weights
-from mnist_pipeline.pipeline.promotion import CANDIDATES, CURRENT, Promoted, promote
+from mnist_pipeline.pipeline.promotion import CURRENT, Promoted, promote
+from mnist_pipeline.runs.layout import CANDIDATES
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Location
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.promotions import Promotion, current_promotion
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights, weights_sha256
 from tests.builders import labels_name, make_split, random_images, random_network, small_settings
-from tests.published import flip_bit, on_disk, snapshot
+from tests.published import flip_bit, on_disk, opened, snapshot
 
 ROWS = 300
 GATES = Gates(max_loss=0.05)
@@ -60,12 +61,12 @@ def offer(toy: Settings, network: Network, **how: Any) -> Promoted:
 
 def used_at_night(toy: Settings, run_date: str = "2026-01-31") -> str:
     night = run_nightly(toy.model_copy(update={"run_date": run_date}))
-    return run_by_id(toy.outputs, night.published.run_id).manifest().identity.weights_sha256
+    return run_by_id(opened(toy.outputs), night.published.run_id).manifest().identity.weights_sha256
 
 
 def records(toy: Settings) -> list[str]:
     folder = toy.outputs / "promotions"
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return sorted(path.name for path in on_disk(folder).iterdir()) if on_disk(folder).is_dir() else []
 
 
 @pytest.mark.parametrize("current", [None, GOOD], ids=["better", "equal"])
@@ -74,7 +75,7 @@ def test_a_candidate_that_loses_nothing_becomes_current_and_the_next_night_uses_
 ) -> None:
     if current:
         offer(toy, current)
-    previous = weights_sha256(load_weights(current_weights(toy.outputs)))
+    previous = weights_sha256(load_weights(current_weights(opened(toy.outputs))))
     assert used_at_night(toy, "2026-01-29") == previous
     candidate = equal(1)
     promoted = offer(toy, candidate)
@@ -82,8 +83,8 @@ def test_a_candidate_that_loses_nothing_becomes_current_and_the_next_night_uses_
     assert promoted.judged.accepted
     assert (promoted.weights_sha256, promoted.previous_sha256) == (weights_sha256(candidate), previous)
     assert used_at_night(toy, "2026-01-30") == weights_sha256(candidate)
-    record = current_promotion(toy.outputs)
-    assert record == Promotion.from_bytes(promoted.record.read_bytes(), "record")
+    record = current_promotion(opened(toy.outputs))
+    assert record == Promotion.from_bytes(on_disk(promoted.record).read_bytes(), "record")
     assert record is not None
     assert record.weights_sha256 == weights_sha256(candidate)
     assert record.previous_sha256 == previous
@@ -98,7 +99,7 @@ def test_candidate_and_current_weights_are_compared_image_by_image_and_with_noth
     (reference,) = verdict.references
     assert (reference.against, reference.same_images, reference.same_weights) == (CURRENT, True, False)
     assert {result.against for result in verdict.results} == {CURRENT}
-    before = run_by_id(toy.outputs / CANDIDATES, reference.run_id).manifest()
+    before = run_by_id(opened(toy.outputs / CANDIDATES), reference.run_id).manifest()
     assert before.identity.weights_sha256 == weights_sha256(load_weights(SHIPPED_WEIGHTS))
 
 
@@ -110,7 +111,7 @@ def test_a_worse_candidate_is_rejected_and_nothing_is_recorded(toy: Settings) ->
     assert [(result.gate, result.outcome) for result in rejected.judged.verdict.results] == [("max_loss", "fail")]
     assert records(toy) == ["000001.json"]
     assert used_at_night(toy) == weights_sha256(GOOD)
-    assert not (toy.outputs / "weights" / f"{weights_sha256(BAD)}.safetensors").exists()
+    assert not on_disk(toy.outputs / "weights" / f"{weights_sha256(BAD)}.safetensors").exists()
 
 
 def test_an_inconclusive_candidate_is_not_promoted_though_nights_only_warn(toy: Settings) -> None:
@@ -124,11 +125,11 @@ def test_an_inconclusive_candidate_is_not_promoted_though_nights_only_warn(toy: 
 
 def test_force_promotes_whatever_the_verdict_and_the_record_says_so(toy: Settings) -> None:
     offer(toy, GOOD, force=True)
-    record = current_promotion(toy.outputs)
+    record = current_promotion(opened(toy.outputs))
     assert record is not None
     assert not record.forced  # it would have been promoted anyway
     offer(toy, BAD, force=True)
-    record = current_promotion(toy.outputs)
+    record = current_promotion(opened(toy.outputs))
     assert record is not None
     assert (record.forced, record.outcome, record.previous_sha256) == (True, "fail", weights_sha256(GOOD))
     assert used_at_night(toy) == weights_sha256(BAD)
@@ -153,9 +154,9 @@ def test_without_a_gate_that_compares_no_candidate_is_promoted_unless_forced(
         SettingsError, match=r"gates of toy: expected max_loss or max_digit_loss, got neither; .*gates\.toy"
     ):
         offer(bare, BAD)
-    assert not toy.outputs.exists()
+    assert not on_disk(toy.outputs).exists()
     offer(bare, BAD, force=True)
-    record = current_promotion(toy.outputs)
+    record = current_promotion(opened(toy.outputs))
     assert record is not None
     assert record.forced
 
@@ -174,10 +175,10 @@ def test_the_nights_know_nothing_of_a_promotion(toy: Settings) -> None:
 
 def test_promoted_weights_that_are_gone_stop_the_night(toy: Settings) -> None:
     offer(toy, GOOD)
-    (toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors").unlink()
+    on_disk(toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors").unlink()
     with pytest.raises(DamagedError, match=r"safetensors: expected the weights that were promoted last, got none; put"):
         run_nightly(toy)
-    assert not (toy.outputs / "runs").exists()
+    assert not on_disk(toy.outputs / "runs").exists()
 
 
 @pytest.mark.parametrize("candidate", [GOOD, BAD, load_weights(SHIPPED_WEIGHTS)], ids=["lost", "other", "shipped"])
@@ -185,7 +186,7 @@ def test_only_force_leads_on_from_promoted_weights_that_are_gone(
     candidate: Network, toy: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     offer(toy, GOOD)
-    (toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors").unlink()
+    on_disk(toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors").unlink()
     with pytest.raises(DamagedError, match="expected the weights that were promoted last, got none"):
         offer(toy, candidate)
     assert records(toy) == ["000001.json"]
@@ -209,7 +210,7 @@ def test_a_damaged_record_of_the_promotion_stops_the_night(toy: Settings) -> Non
 def test_a_candidate_that_is_no_network_is_refused_before_anything_is_written(toy: Settings, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"none\.safetensors: expected a weights file, got nothing there"):
         promote(toy, tmp_path / "none.safetensors")
-    assert not toy.outputs.exists()
+    assert not on_disk(toy.outputs).exists()
 
 
 def test_what_is_promoted_is_what_was_judged_though_the_file_changes_meanwhile(

@@ -1,4 +1,4 @@
-"""What a report gathers, from small runs; how the page looks is told in tests/report."""
+"""What a report gathers, from small runs; tests/report tests how the page looks."""
 
 import logging
 import shutil
@@ -15,15 +15,17 @@ from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.pipeline import reporting
 from mnist_pipeline.pipeline.judging import BASELINE, LAST_PASSED, judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.pipeline.reporting import report_path, try_report, write_report
+from mnist_pipeline.pipeline.reporting import try_report, write_report
 from mnist_pipeline.report import page as page_module
 from mnist_pipeline.report.page import Page
-from mnist_pipeline.runs.lookup import Run, run_by_id
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import run_by_id
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import make_split, random_images, random_network, small_settings
-from tests.published import flip_bit, identity, left_over, on_disk, publish_run
+from tests.published import flip_bit, identity, left_over, on_disk, opened, publish_run
 
 ROWS = 60
 
@@ -33,7 +35,7 @@ def night(tmp_path: Path, run_date: str = "2026-01-31", seed: int = 0, rows: int
     weights = tmp_path / f"{seed}.safetensors"
     weights.write_bytes(encode_weights(random_network(seed)))
     settings = small_settings(tmp_path, rows, **({"run_date": run_date, "weights": weights, "report": False} | changes))
-    return run_by_id(settings.outputs, run_nightly(settings).published.run_id)
+    return run_by_id(opened(settings.outputs), run_nightly(settings).published.run_id)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def outputs_of(run: Run) -> Path:
 @pytest.mark.parametrize("report", [True, False])
 def test_a_night_writes_its_report_if_the_settings_want_one(report: bool, tmp_path: Path) -> None:
     run = night(tmp_path, report=report)
-    page = report_path(outputs_of(run), run.name.run_id)
+    page = outputs_of(run) / layout.report(run.name.run_id)
     assert page.is_file() == report
     if report:
         assert run.name.run_id in on_disk(page).read_text()
@@ -77,31 +79,31 @@ def test_a_report_that_fails_is_a_warning_and_the_night_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> Page:
-        raise ZeroDivisionError("as told")
+        raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(reporting, "_page", broken)
     with caplog.at_level(logging.WARNING):
         run = night(tmp_path, report=True)
     assert run.problems() == []
     assert f"the report of {run.name.run_id} could not be written" in caplog.text
-    assert "as told" in caplog.text
-    assert not report_path(outputs_of(run), run.name.run_id).exists()
+    assert "planted" in caplog.text
+    assert not (outputs_of(run) / layout.report(run.name.run_id)).exists()
 
 
 def test_a_report_that_cannot_be_written_is_an_outputs_error(tmp_path: Path) -> None:
     run = night(tmp_path)
     (outputs_of(run) / "reports").write_text("in the way")
     with pytest.raises(OutputsError, match=rf"cannot write .*{run.name.run_id}\.html: .*then run again"):
-        write_report(outputs_of(run), run)
+        write_report(opened(outputs_of(run)), run)
 
 
 def test_no_report_is_written_of_a_damaged_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = night(tmp_path)
     flip_bit(run.folder / "predictions" / "part-00001.parquet")
     with pytest.raises(DamagedError, match=r"part-00001\.parquet: expected sha256"):
-        write_report(outputs_of(run), run)
+        write_report(opened(outputs_of(run)), run)
     with caplog.at_level(logging.WARNING):
-        try_report(outputs_of(run), run.name.run_id)
+        try_report(opened(outputs_of(run)), run.name.run_id)
     assert "could not be written" in caplog.text
     assert not (outputs_of(run) / "reports").exists()
 
@@ -109,14 +111,14 @@ def test_no_report_is_written_of_a_damaged_run(tmp_path: Path, caplog: pytest.Lo
 def test_a_report_written_again_is_the_same_bytes(tmp_path: Path) -> None:
     night(tmp_path, "2026-01-30")
     run = night(tmp_path, seed=1)
-    first = write_report(outputs_of(run), run).read_bytes()
+    first = on_disk(write_report(opened(outputs_of(run)), run)).read_bytes()
     night(tmp_path, "2026-02-01")  # a later night is no part of it
-    assert write_report(outputs_of(run), run).read_bytes() == first
+    assert on_disk(write_report(opened(outputs_of(run)), run)).read_bytes() == first
 
 
 def test_the_report_of_a_run_that_was_never_judged_says_so(tmp_path: Path, pages: list[Page]) -> None:
     run = publish_run(tmp_path, identity())
-    text = on_disk(write_report(tmp_path, run)).read_text()
+    text = on_disk(write_report(opened(tmp_path), run)).read_text()
     (page,) = pages
     assert (page.outcome, page.results, page.references, page.flips) == (None, (), (), ())
     assert page.provenance["verdict"] == "none"
@@ -130,7 +132,7 @@ def test_the_most_confident_mistakes_come_first_and_are_shown_with_their_images(
     tmp_path: Path, pages: list[Page]
 ) -> None:
     run = night(tmp_path)
-    write_report(outputs_of(run), run)
+    write_report(opened(outputs_of(run)), run)
     (page,) = pages
     wrong = frame(run).query("~correct").sort_values(["confidence", "image_id"], ascending=[False, True])
     assert page.mistakes_total == len(wrong) > reporting.MAX_EXAMPLES
@@ -148,7 +150,7 @@ def test_flips_are_shown_lost_ones_first_and_the_most_confident_of_each_kind_fir
     monkeypatch.setattr(reporting, "MAX_EXAMPLES", most)
     before = night(tmp_path, "2026-01-30")
     run = night(tmp_path, seed=3)
-    write_report(outputs_of(run), run)
+    write_report(opened(outputs_of(run)), run)
     old, now = frame(before), frame(run)
     flips = now.assign(before=old["prediction"])[now["prediction"] != old["prediction"]]
     kind = np.where(flips["before"] == flips["label"], 0, np.where(flips["correct"], 2, 1))
@@ -165,9 +167,9 @@ def test_flips_are_those_against_the_first_reference_over_the_same_images(tmp_pa
     pinned = night(tmp_path, "2026-01-29", seed=3)
     make_split(tmp_path / "other", ROWS, seed=8)
     night(tmp_path, "2026-01-30", data_dir=tmp_path / "other", gates={"toy": {"min_images": 1}})  # over other images
-    set_baseline(outputs_of(pinned), "toy", "test", pinned.name.run_id)
+    set_baseline(opened(outputs_of(pinned)), "toy", "test", pinned.name.run_id)
     run = night(tmp_path)
-    text = on_disk(write_report(outputs_of(run), run)).read_text()
+    text = on_disk(write_report(opened(outputs_of(run)), run)).read_text()
     (page,) = pages
     assert [(reference.against, reference.changed is None) for reference in page.references] == [
         (LAST_PASSED, True),
@@ -187,7 +189,7 @@ def test_images_without_labels_are_never_mistakes_and_their_flips_are_changed(
     make_split(tmp_path / "data", ROWS, labelled=False)
     before = night(tmp_path, "2026-01-30")
     run = night(tmp_path, seed=3)
-    write_report(outputs_of(run), run)
+    write_report(opened(outputs_of(run)), run)
     (page,) = pages
     assert (page.mistakes, page.mistakes_total) == ((), 0)
     assert {item.direction for item in page.flips} == {"changed"}
@@ -196,16 +198,16 @@ def test_images_without_labels_are_never_mistakes_and_their_flips_are_changed(
 
 
 @pytest.mark.parametrize("damage", ["gone", "bit"])
-def test_without_its_shards_a_report_has_a_note_in_place_of_pictures(
+def test_without_its_shards_a_report_has_a_note_instead_of_pictures(
     damage: str, tmp_path: Path, pages: list[Page], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = night(tmp_path)
     if damage == "gone":
         shutil.rmtree(outputs_of(run) / "shards")
     else:
-        for part in outputs_of(run).glob("shards/*/images/*.parquet"):
-            flip_bit(part)
-    text = on_disk(write_report(outputs_of(run), run)).read_text()
+        for shard in outputs_of(run).glob("shards/*/images/*.parquet"):
+            flip_bit(shard)
+    text = on_disk(write_report(opened(outputs_of(run)), run)).read_text()
     (page,) = pages
     assert (page.mistakes, page.flips) == ((), ())
     assert page.mistakes_total > 0
@@ -219,7 +221,7 @@ def test_the_trend_has_the_nights_of_the_same_data_set_up_to_this_one(tmp_path: 
     night(tmp_path, "2026-02-01")
     night(tmp_path, "2026-01-30", dataset="other")
     run = night(tmp_path)
-    write_report(outputs_of(run), run)
+    write_report(opened(outputs_of(run)), run)
     (page,) = pages
     assert [item.run_id for item in page.trend] == [*expected, run.name.run_id]
     assert [item.outcome for item in page.trend] == ["none", "pass", "pass"]
@@ -231,8 +233,8 @@ def test_the_trend_has_the_nights_of_the_same_data_set_up_to_this_one(tmp_path: 
 def test_the_newest_verdict_is_the_one_shown(tmp_path: Path, pages: list[Page]) -> None:
     run = publish_run(tmp_path, identity())
     for gates in (Gates(), Gates(min_images=13)):
-        verdict = judge_run(tmp_path, run.name.run_id, gates)
-    write_report(tmp_path, run)
+        verdict = judge_run(opened(tmp_path), run.name.run_id, gates)
+    write_report(opened(tmp_path), run)
     (page,) = pages
     assert page.outcome == "fail"
     assert page.provenance["verdict"] == verdict.verdict_id

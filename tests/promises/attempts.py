@@ -15,16 +15,17 @@ from mnist_pipeline.pipeline import evaluation, planning
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.judging import judge_published
 from mnist_pipeline.pipeline.promotion import promote
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store import files
+from mnist_pipeline.store.local import LocalStore
 from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
 from mnist_pipeline.verdicts.promotions import current_promotion, record_promotion
-from mnist_pipeline.weights.files import WEIGHTS, archive_weights, encode_weights, load_weights, weights_sha256
+from mnist_pipeline.weights.files import encode_weights, load_weights, weights_sha256
 from tests.builders import images_name, labels_name, make_split, random_network, small_settings
 from tests.mirror import Answer, Site
 from tests.promises import oracle
-from tests.published import flip_bit, on_disk
+from tests.published import flip_bit, on_disk, opened
 
 ROWS = 25
 EARLIER, TONIGHT = "2026-01-30", "2026-01-31"
@@ -85,23 +86,23 @@ class Attempts:
 
 
 def publishing(root: Path) -> Attempt:
-    """Summary, manifest, the rename of a run whose parts are all there, and the views."""
+    """Summary, manifest, the rename of a run whose prediction files are all there, and the views."""
     return _publishing(root, lambda publish: publish())
 
 
 def publishing_unsafely(root: Path) -> Attempt:
     """The same by a publisher who puts one file after the other in its final place: what the oracle is for."""
 
-    def one_by_one(staged: Path, target: Path) -> bool:
-        for path in sorted(staged.rglob("*")):
-            place = target / path.relative_to(staged)
-            if path.is_file():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, place)
+    def one_by_one(store: LocalStore, source: str, target: str, first: str = "") -> bool:
+        assert target.startswith(layout.RUNS)
+        for entry in store.list(source):
+            path = store.location / f"{target}{entry.name.removeprefix(source)}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(store.location / entry.name, path)
         return True
 
     def unsafely(publish: Callable[[], object]) -> None:
-        with mock.patch.object(files, "publish_folder", one_by_one):
+        with mock.patch.object(LocalStore, "move", one_by_one):
             publish()
 
     return _publishing(root, unsafely)
@@ -138,18 +139,18 @@ def promoting(root: Path) -> Attempt:
     promote(settings, first, force=True)
     earlier = oracle.facts(outputs)
     promote(settings, second, force=True)
-    promotion, candidate = current_promotion(outputs), load_weights(second)
+    promotion, candidate = current_promotion(opened(outputs)), load_weights(second)
     assert promotion is not None
     for path in (*outputs.glob("promotions/*.json"), *outputs.glob("weights/*")):
         if f"promotions/{path.name}" not in earlier and promotion.previous_sha256 not in path.name:
             path.unlink()
 
     def run() -> None:
-        archive_weights(candidate, outputs / WEIGHTS)
-        record_promotion(outputs, promotion)
+        opened(outputs).archive_weights(candidate)
+        record_promotion(opened(outputs), promotion)
 
     def undone() -> list[str]:
-        current = load_weights(planning.current_weights(outputs))
+        current = load_weights(planning.current_weights(opened(outputs)))
         promotions = len(list((outputs / "promotions").iterdir()))
         right = (weights_sha256(current), promotions) == (promotion.weights_sha256, 2)
         return [] if right else [f"{promotions} promotions, the last one of {weights_sha256(current)}"]
@@ -164,18 +165,18 @@ def pinning(root: Path) -> Attempt:
     evaluation.evaluate(settings)
     outputs, who = on_disk(settings.outputs), (settings.dataset, settings.split)
     names = sorted(path.name for path in outputs.glob("runs/*"))
-    set_baseline(outputs, *who, names[0])
-    run = partial(set_baseline, outputs, *who, names[1])
+    set_baseline(opened(outputs), *who, names[0])
+    run = partial(set_baseline, opened(outputs), *who, names[1])
 
     def undone() -> list[str]:
-        found = read_baselines(outputs)
+        found = read_baselines(opened(outputs))
         return [] if found == {"/".join(who): names[1]} else [f"baselines are {found}"]
 
     return _attempt(root, run=run, again=run, undone=lambda: undone)
 
 
 def beginning(root: Path) -> Attempt:
-    """A night from nothing: the download of its raw files, its shards, its predictions, and their publication."""
+    """A night from nothing: the download of its source files, its shards, its predictions, and their publication."""
     make_split(root / "data", ROWS)
     content = {name: (root / "data" / name).read_bytes() for name in (images_name(), labels_name())}
     site = Site({f"{name}.gz": Answer(gzip.compress(data)) for name, data in content.items()})
@@ -242,15 +243,15 @@ def _publishing(
     plan = planning.make_plan(settings, open_images(settings))
     for group in plan.groups:
         evaluation.build_shards(plan, group)
-    with staging_directory(plan.outputs, plan.run_id) as stage:
-        checkpoints = [piece for group in plan.groups for piece in evaluation.predict_shards(plan, stage, group)]
-        shutil.copytree(root / "work", root / "killed")  # before the stage is given up
+    with staging_directory(plan.outputs, plan.run_id) as staging:
+        checkpoints = [made for group in plan.groups for made in evaluation.predict_shards(plan, staging, group)]
+        shutil.copytree(root / "work", root / "killed")  # before the staging directory is given up
     shutil.rmtree(root / "work")
     (root / "killed").rename(root / "work")
 
     def publish() -> None:
-        with staging_directory(plan.outputs, plan.run_id) as stage:
-            evaluation.publish(plan, stage, checkpoints, evaluation.Timings(), "direct")
+        with staging_directory(plan.outputs, plan.run_id) as staging:
+            evaluation.publish(plan, staging, checkpoints, evaluation.Timings(), "direct")
 
     return _attempt(
         root,

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,11 @@ def promises() -> list[str]:
     return sorted(f"tests.promises.{path.stem}" for path in PROMISES.glob("test_*.py"))
 
 
-def mutants() -> Iterator[tuple[str, Mutant]]:
-    """Each promise's module with each of its mutants."""
+def mutants(words: Sequence[str] = ()) -> Iterator[tuple[str, Mutant]]:
+    """The module of each promise, or of those that are named by a word, with each of its mutants."""
     for promise in promises():
+        if words and not any(word in promise for word in words):
+            continue
         for mutant in importlib.import_module(promise).MUTANTS:
             yield promise, mutant
 
@@ -75,7 +77,7 @@ def turns_red(promise: str, mutant: Mutant) -> bool:
 
 def main(words: list[str]) -> int:
     """Try mutants side by side; 1 if a test did not see its own."""
-    chosen = [(promise, mutant) for promise, mutant in mutants() if not words or any(word in promise for word in words)]
+    chosen = list(mutants(words))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         results = pool.map(lambda each: turns_red(*each), chosen)
         missed = 0

@@ -12,7 +12,7 @@ import pandas as pd
 from mnist_pipeline.core import idx
 from mnist_pipeline.errors import PipelineError
 from mnist_pipeline.runs.lookup import list_runs
-from tests.published import snapshot
+from tests.published import opened, snapshot
 
 DOCUMENTS = {"runs": "manifest.json", "verdicts": "verdict.json"}
 IMMUTABLE = ("runs", "verdicts", "promotions")
@@ -50,7 +50,7 @@ def unsound(outputs: Path, earlier: Facts, damaged: Facts | None = None) -> list
     wrong += [f"run {name}: neither there nor kept" for name in replaced - {path.name for path in (*runs, *waiting)}]
     runs = [path for path in runs if path.name not in kept]
     wrong += [f"run {path.name}: {problem}" for path in runs for problem in _unlike(path, DOCUMENTS["runs"])]
-    found_runs = [run for run in list_runs(outputs) if run.name.run_id not in kept]
+    found_runs = [run for run in list_runs(opened(outputs)) if run.name.run_id not in kept]
     wrong += [problem for run in found_runs for problem in run.problems()]
     runs = [*runs, *waiting, *(outputs / "runs" / name for name in kept)]
     for path in [folder for run in _folders(outputs / "verdicts") for folder in _folders(run)]:
@@ -76,7 +76,7 @@ def unsound(outputs: Path, earlier: Facts, damaged: Facts | None = None) -> list
 
 
 def unsound_cache(cache: Path) -> list[str]:
-    """Raw files in the cache that are not whole: an IDX file says itself how long it is."""
+    """Source files in the cache that are not whole: an IDX file says itself how long it is."""
     wrong = []
     for path in cache.glob("*/*-ubyte"):
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Damage is found: whatever bit is flipped and wherever a file is cut, it is said which; the next run mends it."""
+"""Damage is found: whatever bit is flipped and wherever a file is cut, it is said which; the next run repairs it."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline import load_history, load_run
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.plan import plan_shards
-from mnist_pipeline.datasets.shards import open_shard, read_batches, read_shard_labels, shard_set_of
+from mnist_pipeline.datasets.shards import ShardFile, open_shard, read_batches, read_shard_labels
 from mnist_pipeline.errors import DamagedError, WeightsError
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.planning import current_weights
@@ -24,7 +24,7 @@ from mnist_pipeline.weights.files import load_weights
 from tests.builders import random_network, small_settings
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.published import flip_bit, hashes, on_disk, promote_to
+from tests.published import flip_bit, hashes, on_disk, opened, promote_to
 
 FLIPS_IN_A_FILE = 12
 PUBLISHED = [
@@ -95,7 +95,7 @@ def with_each(path: Path, damages: Callable[[bytes, str], Iterator[Damage]]) -> 
 
 
 def run_files(settings: Settings) -> list[Path]:
-    (run,) = list_runs(settings.outputs)
+    (run,) = list_runs(opened(settings.outputs))
     return sorted(path for path in on_disk(run.folder).rglob("*") if path.is_file())
 
 
@@ -104,7 +104,7 @@ def shard_files(settings: Settings) -> list[Path]:
 
 
 def require_found_in_run(settings: Settings, name: str, damages: Callable[[bytes, str], Iterator[Damage]]) -> int:
-    (run,) = list_runs(settings.outputs)
+    (run,) = list_runs(opened(settings.outputs))
     path, tried = on_disk(run.folder) / name, 0
     table: Any = "summary" if name == "manifest.json" else Path(name).parts[0].split(".")[0]
     for what in with_each(path, damages):
@@ -117,20 +117,21 @@ def require_found_in_run(settings: Settings, name: str, damages: Callable[[bytes
 
 
 def require_found_in_shards(settings: Settings, damages: Callable[[bytes, str], Iterator[Damage]]) -> int:
-    (run,) = list_runs(settings.outputs)
+    (run,) = list_runs(opened(settings.outputs))
     who = run.manifest().identity
-    checkpoints, tried = shard_set_of(settings.outputs, who), 0
+    checkpoints, tried = opened(settings.outputs).shard_set(who, who.shard_rows), 0
     for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(settings), strict=True):
         whole = checkpoints.find(shard.file_name)
         assert whole is not None
         for what in with_each(path, damages):
             assert checkpoints.find(shard.file_name) is None, f"{path}: {what}"  # so it is built again
+            assert open_shard(checkpoints, shard) is None, f"{path}: {what}"
             tried += 1
     return tried
 
 
 def test_a_flipped_bit_or_a_cut_of_any_published_file_is_found_and_the_file_named(toy: Settings, tried: Tried) -> None:
-    (run,) = list_runs(toy.outputs)
+    (run,) = list_runs(opened(toy.outputs))
     assert [path.relative_to(on_disk(run.folder)).as_posix() for path in run_files(toy)] == PUBLISHED
     tried(sum(require_found_in_run(toy, name, some_damages) for name in PUBLISHED), "flips and cuts of a run's files")
 
@@ -167,25 +168,27 @@ def test_no_reader_that_verifies_page_checksums_gets_other_numbers(toy: Settings
     tried(count, "damaged files given to pandas")
 
 
-def test_a_shard_damaged_while_it_is_read_gives_no_other_pixels(toy: Settings, tried: Tried) -> None:
-    (run,) = list_runs(toy.outputs)
+def test_a_shard_damaged_once_it_is_open_gives_no_other_pixels(toy: Settings, tried: Tried) -> None:
+    (run,) = list_runs(opened(toy.outputs))
     who = run.manifest().identity
-    checkpoints, count = shard_set_of(toy.outputs, who), 0
+    checkpoints, count = opened(toy.outputs).shard_set(who, who.shard_rows), 0
+
+    def read(file: ShardFile | None) -> tuple[object, ...]:
+        assert file is not None
+        labels = read_shard_labels(file)
+        batches = [batch.tobytes() for batch in read_batches(file, 4)]
+        return labels.image_ids.tolist(), None if labels.labels is None else labels.labels.tolist(), batches
+
     for shard, path in zip(plan_shards(who.images, who.shard_rows), shard_files(toy), strict=True):
-
-        def read(shard: object = shard) -> tuple[object, ...]:
-            file = open_shard(checkpoints, shard)  # type: ignore[arg-type]
-            labels = read_shard_labels(file)
-            batches = [batch.tobytes() for batch in read_batches(file, 4)]
-            return labels.image_ids.tolist(), None if labels.labels is None else labels.labels.tolist(), batches
-
-        whole = read()
+        whole = read(open_shard(checkpoints, shard))
+        before = path.read_bytes()
         for what in with_each(path, some_damages):
+            damaged = path.read_bytes()
+            path.write_bytes(before)
+            file = open_shard(checkpoints, shard)
+            path.write_bytes(damaged)
+            assert read(file) == whole, f"{path}: {what}"
             count += 1
-            try:
-                assert read() == whole, f"{path}: {what}"
-            except DamagedError:
-                continue
     tried(count, "shards damaged between check and use")
 
 
@@ -195,10 +198,10 @@ def test_a_shard_damaged_while_it_is_read_gives_no_other_pixels(toy: Settings, t
         ("verdicts", "verdicts/*/*/gates.parquet", "gives it again"),
         ("verdicts", "verdicts/*/*/verdict.json", "gives it again"),
         ("shards", "shards/*/images/part-00001.parquet", "makes it again"),
-        ("weights", "weights/*.safetensors", "puts them back"),
+        ("weights", "weights/*.safetensors", "run again with these weights to restore them"),
     ],
 )
-def test_verify_finds_what_is_damaged_beside_the_runs_and_says_what_mends_it(
+def test_verify_finds_what_is_damaged_beside_the_runs_and_says_what_repairs_it(
     what: str, pattern: str, way_out: str, own: Settings
 ) -> None:
     assert command(own, "verify").exit_code == 0
@@ -225,8 +228,8 @@ def test_verify_names_the_run_the_file_and_the_way_out(own: Settings) -> None:
 # The next run
 
 
-def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Settings, tried: Tried) -> None:
-    (run,) = list_runs(own.outputs)
+def test_the_next_run_moves_a_damaged_run_to_quarantine_and_publishes_it_again(own: Settings, tried: Tried) -> None:
+    (run,) = list_runs(opened(own.outputs))
     sound = hashes(run.folder)
     files = run_files(own)
     for path in files:
@@ -244,7 +247,7 @@ def test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again(own: Setti
 
 
 def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Settings) -> None:
-    (run,) = list_runs(own.outputs)
+    (run,) = list_runs(opened(own.outputs))
     sound = hashes(run.folder)
     promote_to(own.outputs, random_network(1))  # what is current by now makes another run
     flip_bit(run_files(own)[2])
@@ -254,12 +257,12 @@ def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Set
     assert "  published again\n" in found.stdout
     assert {**hashes(run.folder), "manifest.json": ""} == {**sound, "manifest.json": ""}
     assert len(list(on_disk(own.outputs / "quarantine" / "runs").iterdir())) == 1
-    flip_bit(own.outputs / "weights" / f"{run.manifest().identity.weights_sha256}.safetensors", -1)
+    weights = own.outputs / "weights" / f"{run.manifest().identity.weights_sha256}.safetensors"
+    flip_bit(weights, -1)
     flip_bit(run_files(own)[2])
     found = command(own, *words)
     assert found.exit_code == 5
-    assert "not repaired: run " in found.stdout
-    assert "got other weights_sha256" in found.stdout
+    assert f"not repaired: {weights}: expected the weights its name says, got " in found.stdout
 
 
 def config_of(settings: Settings) -> Path:
@@ -269,10 +272,10 @@ def config_of(settings: Settings) -> Path:
     return path
 
 
-def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) -> None:
-    (run,) = list_runs(own.outputs)
+def test_one_night_repairs_everything_at_once_and_nothing_wedges(own: Settings) -> None:
+    (run,) = list_runs(opened(own.outputs))
     before = {path: digest for path, digest in hashes(run.folder).items() if path != "manifest.json"}
-    verdict = newest_verdict(own.outputs, run.manifest().content)
+    verdict = newest_verdict(opened(own.outputs), run.manifest().content)
     assert verdict is not None
     outputs = on_disk(own.outputs)
     for path in [
@@ -299,9 +302,9 @@ def test_one_night_mends_everything_at_once_and_nothing_wedges(own: Settings) ->
 def test_a_night_goes_on_beside_a_damaged_one_and_is_compared_with_an_older(own: Settings) -> None:
     second = own.model_copy(update={"run_date": own.run_date.replace(day=1, month=2)})
     third = own.model_copy(update={"run_date": own.run_date.replace(day=2, month=2)})
-    first = list_runs(own.outputs)[0]
+    first = list_runs(opened(own.outputs))[0]
     broken = run_nightly(second).published
-    flip_bit(run_by_id(own.outputs, broken.run_id).folder / "summary.parquet")
+    flip_bit(run_by_id(opened(own.outputs), broken.run_id).folder / "summary.parquet")
     judged = run_nightly(third)
     assert judged.accepted
     assert [reference.run_id for reference in judged.verdict.references] == [first.name.run_id]
@@ -318,7 +321,7 @@ def test_damaged_weights_are_never_used(own: Settings, tried: Tried) -> None:
         except WeightsError:
             continue
         # A number was changed: the file is a network, but not the one its name says.
-        assert network != load_weights(current_weights(own.outputs)), what
+        assert network != load_weights(current_weights(opened(own.outputs))), what
     tried(count, "damaged weights files")
 
 
@@ -331,21 +334,21 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/store/checkpoints.py",
-        "if problem := piece.file.problem_with(data):",
+        "if problem := checkpoint.file.problem_with(data):",
         "if problem := None:",
         "test_a_flipped_bit_or_a_cut_of_any_shard_is_found",
     ),
     Mutant(
         "mnist_pipeline/runs/publishing.py",
-        "        if run.problems() and replace_run",
-        "        if False and replace_run",
-        "test_the_next_run_sets_a_damaged_run_aside_and_publishes_it_again",
+        "    if run.problems() and replace_run",
+        "    if False and replace_run",
+        "test_the_next_run_moves_a_damaged_run_to_quarantine_and_publishes_it_again",
     ),
     Mutant(
         "mnist_pipeline/verdicts/records.py",
-        "        for file in published.document.files:\n",
-        "        for file in ():\n",
-        "test_one_night_mends_everything_at_once_and_nothing_wedges",
+        "        for file in self.document.files:\n            read_checked(",
+        "        for file in ():\n            read_checked(",
+        "test_one_night_repairs_everything_at_once_and_nothing_wedges",
     ),
     Mutant(
         "mnist_pipeline/pipeline/judging.py",

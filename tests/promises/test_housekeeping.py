@@ -17,19 +17,22 @@ from mnist_pipeline.maintenance.pruning import Action, carry_out, plan_prune
 from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.runs.lookup import files_of_table, list_runs, run_by_id
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.publishing import commit
+from mnist_pipeline.runs.run import files_of_table
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.base import Address, Location
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.views import update_views
 from tests.builders import small_settings
 from tests.objectstore import bucket as bucket
+from tests.objectstore import objects
 from tests.objectstore import server as server
 from tests.processes import another_process, says
 from tests.promises.mutants import Mutant
-from tests.published import hashes, identity, publish_run, publish_verdict, snapshot, staged
+from tests.published import hashes, identity, opened, publish_run, publish_verdict, snapshot, staged
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -40,28 +43,28 @@ DATES = ["2026-01-01", "2026-01-02", "2026-01-03", "2026-03-31"]
 def publish(outputs: Location, *dates: str) -> list[str]:
     """Published runs, each with a report; their run_ids."""
     run_ids = [publish_run(outputs, identity(date), views=False).name.run_id for date in dates]
-    update_views(outputs)
+    update_views(opened(outputs))
     for run_id in run_ids:
-        report = outputs / "reports" / f"{run_id}.html"
-        if isinstance(report, Path):
-            report.parent.mkdir(exist_ok=True)
-        report.write_bytes(b"<html>")
+        opened(outputs).store.write(layout.report(run_id), b"<html>")
     return run_ids
 
 
 def prune(
     outputs: Location, now: datetime = NOW, grace: timedelta = DAY, retention: Retention = LAST_ONLY
 ) -> list[str]:
-    return carry_out(outputs, plan_prune(outputs, retention, grace, now), now)
+    return carry_out(opened(outputs), plan_prune(opened(outputs), retention, grace, now), now)
 
 
 def decisions(outputs: Location, now: datetime = NOW, grace: timedelta = DAY) -> dict[str, Action]:
-    plan = plan_prune(outputs, LAST_ONLY, grace, now)
+    plan = plan_prune(opened(outputs), LAST_ONLY, grace, now)
     return {decision.run.name.run_id: decision.action for decision in plan.decisions}
 
 
 def reasons(outputs: Location, retention: Retention = LAST_ONLY) -> dict[str, str]:
-    return {decision.run.name.run_id: decision.why for decision in plan_prune(outputs, retention, DAY, NOW).of("keep")}
+    return {
+        decision.run.name.run_id: decision.why
+        for decision in plan_prune(opened(outputs), retention, DAY, NOW).of("keep")
+    }
 
 
 def command(*words: object) -> Result:
@@ -112,12 +115,14 @@ def test_who_wants_to_read_marked_predictions_is_told_and_who_has_begun_can_go_o
     prune(tmp_path)
     with pytest.raises(
         PrunedError,
-        match=f"run {old}: expected its predictions, got a run that gave them up: they were pruned at 2026-0",
+        match=f"run {old}: expected its predictions, got none: they were pruned at 2026-0",
     ):
         load_run(old, outputs=tmp_path)
     assert len(pd.read_parquet(folder)) == 12
     view = pd.read_parquet(tmp_path / "runs.parquet").set_index("run_id")["pruned_at"]
-    assert view.isna().to_dict() == {run.name.run_id: run.name.run_date.month == 3 for run in list_runs(tmp_path)}
+    assert view.isna().to_dict() == {
+        run.name.run_id: run.name.run_date.month == 3 for run in list_runs(opened(tmp_path))
+    }
     assert view[old] == NOW
     prune(tmp_path, NOW + DAY)
     assert not folder.exists()
@@ -132,7 +137,7 @@ def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path)
     assert "nothing is changed without --apply" in found.stdout
     assert "disk use before: " in found.stdout
     assert snapshot(tmp_path) == before
-    for run in list_runs(tmp_path):
+    for run in list_runs(opened(tmp_path)):
         assert run.name.run_id in found.stdout
 
 
@@ -150,8 +155,9 @@ def test_with_apply_it_is_done_and_said(tmp_path: Path) -> None:
 def test_a_prune_that_was_killed_in_the_middle_is_ended_by_the_next(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     prune(tmp_path)
-    (tmp_path / "runs" / old / "predictions").rename(tmp_path / ".staging" / f"pruned-{old}")
-    age(tmp_path / ".staging" / f"pruned-{old}", 0)
+    deleted = tmp_path / ".staging" / f"deleted-{'0' * 32}"
+    (tmp_path / "runs" / old / "predictions").rename(deleted)
+    age(deleted, 0)
     prune(tmp_path, datetime.now(UTC) + 2 * DAY)
     assert not (tmp_path / "reports" / f"{old}.html").exists()
     assert not list((tmp_path / ".staging").iterdir())
@@ -171,9 +177,9 @@ def test_a_marked_run_that_is_kept_after_all_is_whole_again(tmp_path: Path) -> N
 
 def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why(tmp_path: Path) -> None:
     run_ids = publish(tmp_path, *DATES)
-    judge_run(tmp_path, run_ids[1], Gates(min_accuracy=0.0))
-    judge_run(tmp_path, run_ids[3], Gates(min_accuracy=1.0))
-    set_baseline(tmp_path, "toy", "test", run_ids[2])
+    judge_run(opened(tmp_path), run_ids[1], Gates(min_accuracy=0.0))
+    judge_run(opened(tmp_path), run_ids[3], Gates(min_accuracy=1.0))
+    set_baseline(opened(tmp_path), "toy", "test", run_ids[2])
     assert reasons(tmp_path) == {
         run_ids[1]: "the last that passed",
         run_ids[2]: "the baseline",
@@ -187,16 +193,19 @@ def test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_sai
 def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     code = """
+        from mnist_pipeline.runs.outputs import Outputs
         from mnist_pipeline.runs.staging import staging_directory
-        with staging_directory(Path(sys.argv[1]), sys.argv[2]):
+        with staging_directory(Outputs.at(Path(sys.argv[1])), sys.argv[2]):
             print("at work", flush=True)
             sys.stdin.readline()
     """
-    plan = plan_prune(tmp_path, LAST_ONLY, DAY, NOW)
+    plan = plan_prune(opened(tmp_path), LAST_ONLY, DAY, NOW)
     with another_process(code, tmp_path, old) as owner:
         assert says(owner) == "at work"
         assert reasons(tmp_path)[old] == "in progress"
-        assert carry_out(tmp_path, plan, NOW) == [f"{old}: an attempt is in progress"]  # begun after it was planned
+        assert carry_out(opened(tmp_path), plan, NOW) == [
+            f"{old}: an attempt is in progress"
+        ]  # begun after it was planned
         assert len(load_run(old, outputs=tmp_path)) == 12
     assert decisions(tmp_path)[old] == "mark"
 
@@ -237,8 +246,8 @@ def test_a_marked_night_that_is_run_again_is_kept_as_it_is(tmp_path: Path) -> No
     old, *_ = publish(tmp_path, *DATES)
     before = {path: at for path, at in snapshot(tmp_path / "runs").items() if old in path}
     prune(tmp_path)
-    with staged(tmp_path, identity(DATES[0]), published_at=NOW) as (stage, manifest):
-        assert commit(tmp_path, stage, manifest)
+    with staged(tmp_path, identity(DATES[0]), published_at=NOW) as (staging, manifest):
+        assert commit(opened(tmp_path), staging, manifest)
     assert {path: at for path, at in snapshot(tmp_path / "runs").items() if old in path} == before
 
 
@@ -253,17 +262,17 @@ def test_other_digits_for_a_pruned_night_are_a_conflict(deleted: bool, labels: s
         prune(tmp_path, NOW + DAY)
     before = hashes(tmp_path / "runs")
     with (
-        staged(tmp_path, who, seed=7) as (stage, manifest),
+        staged(tmp_path, who, seed=7) as (staging, manifest),
         pytest.raises(RunConflictError, match=f"run {old} is published with other predictions"),
     ):
-        commit(tmp_path, stage, manifest)
+        commit(opened(tmp_path), staging, manifest)
     assert hashes(tmp_path / "runs") == before
 
 
-# What is swept
+# What is collected as orphans
 
 
-def sweepable(tmp_path: Path) -> Settings:
+def night_with_old_shards(tmp_path: Path) -> Settings:
     """A night whose shards are 40 days old."""
     settings = small_settings(tmp_path, report=False)
     run_nightly(settings)
@@ -276,7 +285,7 @@ def shard_sets(settings: Settings) -> list[Path]:
 
 
 def test_shards_go_once_no_kept_run_was_made_from_them(tmp_path: Path) -> None:
-    settings = sweepable(tmp_path)
+    settings = night_with_old_shards(tmp_path)
     now = datetime.now(UTC)
     prune(settings.outputs, now)
     (used,) = shard_sets(settings)
@@ -292,19 +301,20 @@ def test_shards_go_once_no_kept_run_was_made_from_them(tmp_path: Path) -> None:
 
 
 def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> None:
-    settings = sweepable(tmp_path)
+    settings = night_with_old_shards(tmp_path)
     (used,) = shard_sets(settings)
-    (run,) = list_runs(settings.outputs)
+    (run,) = list_runs(opened(settings.outputs))
     assert isinstance(run.folder, Path)
     run.folder.rename(tmp_path / "elsewhere")
     code = """
+        from mnist_pipeline.runs.outputs import Outputs
         from mnist_pipeline.store.checkpoints import CheckpointFolder
-        from mnist_pipeline.datasets.shards import in_use
-        with in_use(CheckpointFolder(Path(sys.argv[1]) / "images", Path(sys.argv[1]) / "records")):
+        outputs, folder = Outputs.at(Path(sys.argv[1])), sys.argv[2]
+        with outputs.using_shards(CheckpointFolder(outputs.store, f"{folder}/images", f"{folder}/records")):
             print("at work", flush=True)
             sys.stdin.readline()
     """
-    with another_process(code, used) as user:
+    with another_process(code, settings.outputs, layout.shard_set(used.name)) as user:
         assert says(user) == "at work"
         assert prune(settings.outputs, datetime.now(UTC)) == [f"{used}: a run uses them"]
         assert shard_sets(settings) == [used]
@@ -317,20 +327,20 @@ def test_a_night_holds_its_shards_from_their_building_to_the_end(
 ) -> None:
     settings = small_settings(tmp_path, report=False)
     predict = evaluation.predict_shards
-    swept = []
+    left_alone = []
 
     def prune_then_predict(*given: object) -> object:
         age(tmp_path / "outputs" / "shards", 40)
-        swept.append(prune(settings.outputs, datetime.now(UTC)))
+        left_alone.append(prune(settings.outputs, datetime.now(UTC)))
         return predict(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation, "predict_shards", prune_then_predict)
     assert run_nightly(settings).published.new
-    assert swept
-    assert all(left == [f"{shard_sets(settings)[0]}: a run uses them"] for left in swept)
+    assert left_alone
+    assert all(left == [f"{shard_sets(settings)[0]}: a run uses them"] for left in left_alone)
 
 
-def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
+def test_orphans_of_dead_attempts_are_deleted_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
     publish(tmp_path, *DATES)
     root = tmp_path / ".staging"
     dead, tonight, verdict, conflict = "dead-run", "tonight-killed", "verdict-0123456789ab-dead", "conflict-of-old"
@@ -338,21 +348,16 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
         (root / name / "run").mkdir(parents=True)
         (root / name / "run" / "part").write_bytes(b"x")
     (root / f"{dead}.lock").touch()
-    (root / ".history.parquet.0123").write_bytes(b"x")
-    unfinished = tmp_path / "weights" / f".{'a' * 64}.safetensors.{'0' * 32}"
-    unfinished.parent.mkdir()
-    unfinished.write_bytes(b"x")
-    age(unfinished, 5)
+    (root / f".history.parquet.{'0' * 32}").write_bytes(b"x")
+    (root / f"000001.json-{'0' * 32}").write_bytes(b"x")
     age(root, 5)
     age(root / tonight, 0)
-    with staging_directory(tmp_path, "living") as stage:
-        assert isinstance(stage.folder, Path)
-        (stage.folder / "run" / "part").write_bytes(b"x")
-        age(stage.folder, 5)
+    with staging_directory(opened(tmp_path), "living") as staging:
+        staging.outputs.store.write(f"{staging.files}/part", b"x")
+        age(root / "living", 5)
         age(root / "living.lock", 5)
         prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
         assert {path.name for path in root.iterdir()} == {tonight, conflict, "living", "living.lock"}
-        assert not unfinished.exists()
     age(root / conflict, 31)
     prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
     assert {path.name for path in root.iterdir()} == {tonight}
@@ -361,33 +366,33 @@ def test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not(tmp_pa
 def test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     prune(tmp_path)
-    plan = plan_prune(tmp_path, LAST_ONLY, DAY, NOW + DAY)
-    with staged(tmp_path, identity(DATES[0])) as (stage, manifest):
-        assert commit(tmp_path, stage, manifest)
-    left = carry_out(tmp_path, plan, NOW + DAY)
+    plan = plan_prune(opened(tmp_path), LAST_ONLY, DAY, NOW + DAY)
+    with staged(tmp_path, identity(DATES[0])) as (staging, manifest):
+        assert commit(opened(tmp_path), staging, manifest)
+    left = carry_out(opened(tmp_path), plan, NOW + DAY)
     assert left == [f"{old}: it has been run again, or pruned by another, meanwhile"]
     assert len(load_run(old, outputs=tmp_path)) == 12
 
 
-def test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone(tmp_path: Path) -> None:
+def test_a_staging_directory_that_is_taken_over_after_the_prune_was_planned_is_left_alone(tmp_path: Path) -> None:
     publish(tmp_path, *DATES)
-    stage = tmp_path / ".staging" / "dead-run"
-    (stage / "run").mkdir(parents=True)
-    age(stage, 5)
-    plan = plan_prune(tmp_path, LAST_ONLY, DAY, datetime.now(UTC))
-    with staging_directory(tmp_path, "dead-run") as taken_over:
-        assert carry_out(tmp_path, plan, NOW) == [f"{stage}: an attempt is at work there"]
-        assert taken_over.folder == stage
-        assert stage.is_dir()
+    dead = tmp_path / ".staging" / "dead-run"
+    (dead / "run").mkdir(parents=True)
+    age(dead, 5)
+    plan = plan_prune(opened(tmp_path), LAST_ONLY, DAY, datetime.now(UTC))
+    with staging_directory(opened(tmp_path), "dead-run") as taken_over:
+        assert carry_out(opened(tmp_path), plan, NOW) == [f"{dead}: an attempt is in progress there"]
+        assert taken_over.folder == ".staging/dead-run"
+        assert dead.is_dir()
 
 
 def test_the_same_prune_twice_at_once_ends_as_one(tmp_path: Path) -> None:
     publish(tmp_path, *DATES)
     for now in (NOW, NOW + DAY):
-        plan = plan_prune(tmp_path, LAST_ONLY, DAY, now)
-        carry_out(tmp_path, plan, now)
+        plan = plan_prune(opened(tmp_path), LAST_ONLY, DAY, now)
+        carry_out(opened(tmp_path), plan, now)
         done = hashes(tmp_path)
-        carry_out(tmp_path, plan, now)
+        carry_out(opened(tmp_path), plan, now)
         assert hashes(tmp_path) == done
 
 
@@ -400,7 +405,7 @@ def test_what_was_just_published_is_not_marked_and_may_still_be_judged(tmp_path:
 def test_an_older_run_that_judging_would_go_back_to_is_kept(tmp_path: Path) -> None:
     run_ids = publish(tmp_path, *DATES)
     for run_id in run_ids[:2]:
-        judge_run(tmp_path, run_id, Gates(min_accuracy=0.0))
+        judge_run(opened(tmp_path), run_id, Gates(min_accuracy=0.0))
     (tmp_path / "runs" / run_ids[1] / "predictions" / "part-00001.parquet").unlink()
     kept = reasons(tmp_path)
     assert (kept[run_ids[0]], kept[run_ids[1]]) == ("the last that passed", "the last that passed")
@@ -409,9 +414,9 @@ def test_an_older_run_that_judging_would_go_back_to_is_kept(tmp_path: Path) -> N
 def test_the_newest_run_with_nothing_judged_is_kept_until_a_later_one_has_passed(tmp_path: Path) -> None:
     first, second, third, _ = publish(tmp_path, *DATES[:4])
     for run_id in (first, second):
-        judge_run(tmp_path, run_id, Gates(max_flips_unchanged=None))
+        judge_run(opened(tmp_path), run_id, Gates(max_flips_unchanged=None))
     assert (first in reasons(tmp_path), reasons(tmp_path)[second]) == (False, "the last with nothing judged")
-    judge_run(tmp_path, third, Gates(min_images=1))
+    judge_run(opened(tmp_path), third, Gates(min_images=1))
     assert (second in reasons(tmp_path), reasons(tmp_path)[third]) == (False, "the last that passed")
 
 
@@ -468,29 +473,34 @@ def test_a_number_too_large_is_refused(tmp_path: Path) -> None:
 # In an object store
 
 
-def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_swept(bucket: ObjectPath) -> None:
+def test_in_an_object_store_predictions_go_in_the_same_two_steps_and_nothing_is_collected(bucket: Address) -> None:
     old, *_, new = publish(bucket, *DATES)
     publish_verdict(bucket, old, outcome="fail")
+    store = opened(bucket).store
     for marker in ("data", f"data/{new}", "shards", ".staging"):  # as consoles make to show an empty folder
-        (bucket / marker).write_bytes(b"")
-    with staging_directory(bucket, old) as stage:  # an attempt that published nothing
-        (stage.run / "predictions" / "part-00000-0123456789abcdef.parquet").write_bytes(b"x")
+        store.write(marker, b"")
+    with staging_directory(opened(bucket), old) as staging:  # an attempt that published nothing
+        staging.checkpoints.write("part-00000.parquet", 5, b"x", {})
     now = datetime.now(UTC) + 3 * DAY
-    before = {str(place) for place, _, _ in bucket.walk()}
+    before = set(objects(bucket))
     prune(bucket, now)
     assert len(load_run(new, outputs=str(bucket))) == 12
     with pytest.raises(PrunedError):
         load_run(old, outputs=str(bucket))
-    gone = list_runs(bucket)[:3]
-    parts = {str(run.files / file.path) for run in gone for file in files_of_table(run.manifest(), tables.PREDICTIONS)}
+    gone = list_runs(opened(bucket))[:3]
+    predictions = {
+        f"data/{run.name.run_id}/{file.path}"
+        for run in gone
+        for file in files_of_table(run.manifest(), tables.PREDICTIONS)
+    }
+    assert predictions <= before
     prune(bucket, now + DAY)
-    left = {str(place) for place, _, _ in bucket.walk()}
-    assert before - left == parts | {str(bucket / "reports" / f"{run.name.run_id}.html") for run in gone}
-    assert all(run.problems() == [] for run in list_runs(bucket))
+    assert before - set(objects(bucket)) == predictions | {layout.report(run.name.run_id) for run in gone}
+    assert all(run.problems() == [] for run in list_runs(opened(bucket)))
     assert len(load_history(str(bucket))) == 10 * len(DATES)
-    with staged(bucket, identity(DATES[0]), published_at=NOW) as (stage, manifest):
-        assert commit(bucket, stage, manifest)
-    assert run_by_id(bucket, old).problems() == []
+    with staged(bucket, identity(DATES[0]), published_at=NOW) as (staging, manifest):
+        assert commit(opened(bucket), staging, manifest)
+    assert run_by_id(opened(bucket), old).problems() == []
     assert len(load_run(old, outputs=str(bucket))) == 12
 
 
@@ -508,33 +518,33 @@ MUTANTS = (
         "test_the_latest_the_baseline_and_the_last_that_passed_are_kept_and_it_is_said_why",
     ),
     Mutant(
-        "mnist_pipeline/runs/staging.py",
-        "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        folder.rename(to)",
-        "        folder.rename(to)",
+        "mnist_pipeline/maintenance/orphans.py",
+        '            if not alone:\n                raise OutputsError("a run uses them")\n',
+        "",
         "test_shards_that_a_run_in_progress_uses_are_left_alone",
     ),
     Mutant(
-        "mnist_pipeline/evaluation.py",
-        "            stack.enter_context(shards.in_use(plan.shard_set))",
-        "            pass",
+        "mnist_pipeline/pipeline/evaluation.py",
+        "        stack.enter_context(plan.outputs.using_shards(plan.shard_set))\n",
+        "",
         "test_a_night_holds_its_shards_from_their_building_to_the_end",
     ),
     Mutant(
         "mnist_pipeline/maintenance/orphans.py",
-        "limit = conflicts_before if place.name.startswith(CONFLICT) else before",
+        "limit = conflicts_before if name.startswith(layout.CONFLICT) else before",
         "limit = before",
-        "test_what_dead_attempts_left_is_swept_and_what_the_living_hold_is_not",
+        "test_orphans_of_dead_attempts_are_deleted_and_what_the_living_hold_is_not",
     ),
     Mutant(
         "mnist_pipeline/maintenance/pruning.py",
-        "        if fate.run.pruned() != fate.pruned:",
-        "        if fate is None:",
+        "        if decision.run.pruned() != decision.pruned:",
+        "        if decision is None:",
         "test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions",
     ),
     Mutant(
         "mnist_pipeline/maintenance/orphans.py",
-        '            if not alone:\n                raise OutputsError("an attempt is at work there")\n',
+        '        if not alone:\n            raise OutputsError("an attempt is in progress there")\n',
         "",
-        "test_a_stage_that_is_taken_over_after_the_prune_was_planned_is_left_alone",
+        "test_a_staging_directory_that_is_taken_over_after_the_prune_was_planned_is_left_alone",
     ),
 )

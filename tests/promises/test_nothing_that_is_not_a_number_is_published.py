@@ -27,7 +27,8 @@ from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import NumericalError
 from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.runs.lookup import Run, find_run
+from mnist_pipeline.runs.lookup import find_run
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
 from tests.attacks.networks import WRITERS
@@ -43,7 +44,7 @@ from tests.builders import (
 from tests.parquet_files import LISTS, column, write
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.published import on_disk, snapshot
+from tests.published import on_disk, opened, snapshot
 
 ROWS = 25  # in shards of 10 and batches of 4
 MIDDLE = 15  # an image in the middle batch of the middle shard
@@ -203,13 +204,16 @@ def test_pixels_that_are_no_numbers_or_not_scaled_fail_the_night(toy: Settings, 
 def test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_night(
     value: float, toy: Settings
 ) -> None:
-    raw = inputs.open_images(toy)
-    checkpoints = shards.shard_set(toy.outputs, raw, toy.shard_rows)
-    shard = plan_shards(raw.rows, toy.shard_rows)[1]
-    (batch,) = shards.read_batches(shards.open_shard(checkpoints, shard), shard.range.rows)
+    source_images = inputs.open_images(toy)
+    checkpoints = opened(toy.outputs).shard_set(source_images, toy.shard_rows)
+    shard = plan_shards(source_images.rows, toy.shard_rows)[1]
+    path = on_disk(checkpoints.location) / shard.file_name
+    file = shards.open_shard(checkpoints, shard)
+    assert file is not None
+    (batch,) = shards.read_batches(file, shard.range.rows)
     image = MIDDLE - shard.range.start
     pixels = with_value(batch, image * 784 + 400, value).astype("<f4")
-    content = pq.read_table(checkpoints.folder / shard.file_name)
+    content = pq.read_table(path)
     column_of_pixels = pa.FixedSizeBinaryArray.from_buffers(pa.binary(3136), len(pixels), [None, pa.py_buffer(pixels)])
     forged = tables.build(
         tables.IMAGES,
@@ -223,7 +227,7 @@ def test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_ni
     assert checkpoints.find(shard.file_name) is not None
     for _ in range(2):
         fails(toy, 6, "shard 2 of 3: 1 of 4 images: expected finite sums in layer 1", "--weights", toy.weights)
-    on_disk(checkpoints.folder / shard.file_name).unlink()  # a shard that is gone is built anew
+    path.unlink()  # a shard that is gone is built anew
     assert run(toy, "--weights", toy.weights).exit_code == 0
 
 
@@ -272,7 +276,7 @@ def published(settings: Settings) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         judged = run_nightly(settings)
-    return find_run(settings.outputs, judged.published.run_id, settings.dataset, settings.split)
+    return find_run(opened(settings.outputs), judged.published.run_id, settings.dataset, settings.split)
 
 
 def network_of(seed: int, gain: float) -> Network:

@@ -37,7 +37,7 @@ from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
-from tests.engine import TrendPoint, clean_environment, running_server, wait_until
+from tests.engine import Deployed, clean_environment, running_server, wait_until
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 from tests.published import hashes
@@ -48,7 +48,7 @@ RUN_DATE = "2026-01-31"
 ROWS = 16_000  # in 80 shards and one image at a time: long enough to be disturbed
 SIZES = {"shard_rows": 200, "batch_rows": 1}
 END_SECONDS = 120
-# Of the parts that were finished when a run was ended, each of two threads may not have written its last record yet.
+# When a run is ended, each of its two threads may not have written its last checkpoint record yet.
 UNRECORDED = 2
 
 
@@ -105,7 +105,7 @@ class Command:
     """`mnist-pipeline run` in a session of its own, as a terminal would start it.
 
     Args:
-        folder: where it is started; its outputs lie below.
+        folder: where it is started; its outputs are below.
         environment: its variables.
         words: of the command line.
         code: what runs in place of the command.
@@ -131,12 +131,12 @@ class Command:
     def said(self) -> str:
         return self._log.read_text()
 
-    def parts(self) -> list[Path]:
-        """Files of predictions that are finished and not yet published."""
+    def prediction_files(self) -> list[Path]:
+        """Prediction files that are finished and not yet published."""
         return sorted(self.folder.glob("outputs/.staging/*/run/predictions/*.parquet"))
 
     def wait_for_the_middle(self) -> None:
-        wait_until(lambda: len(self.parts()) > 4, self.process, "parts of the run")
+        wait_until(lambda: len(self.prediction_files()) > 4, self.process, "prediction files of the run")
 
     def stop(self, number: signal.Signals) -> None:
         if number is signal.SIGINT:
@@ -169,7 +169,7 @@ def commands() -> Iterator[list[Command]]:
         command.clean_up()
 
 
-# The command is told to stop
+# The command is stopped
 
 
 def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = False) -> Any:
@@ -191,7 +191,7 @@ def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = Fals
         stopped("temporary server", signal.SIGTERM, True, slow=True),
     ],
 )
-def test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes(
+def test_a_stopped_command_leaves_no_process_and_nothing_visible_and_the_same_command_completes(
     engine: str,
     stop: signal.Signals,
     again: bool,
@@ -206,7 +206,7 @@ def test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visib
     command = Command(tmp_path, environment, *words)
     commands.append(command)
     command.wait_for_the_middle()
-    finished = {path.name: path.stat().st_mtime_ns for path in command.parts()}
+    finished = {path.name: path.stat().st_mtime_ns for path in command.prediction_files()}
     command.stop(stop)
     while again and command.process.poll() is None:  # one that comes too soon is taken for the first
         time.sleep(0.05)
@@ -219,21 +219,21 @@ def test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visib
     if not again and stop is signal.SIGINT:
         assert "interrupted: nothing new is visible" in command.said
     if not again and engine != "direct":
-        assert "Finished in state Crashed" in command.said  # the server was still there to be told
+        assert "Finished in state Crashed" in command.said  # the server was still there for the report
 
     same = Command(tmp_path, environment, *words)
     commands.append(same)
     same.ends_with(0)
     assert tables_of(tmp_path) == expected
-    (parts,) = tmp_path.glob("outputs/runs/*/predictions")
-    kept = [name for name, written in finished.items() if (parts / name).stat().st_mtime_ns == written]
+    (predictions,) = tmp_path.glob("outputs/runs/*/predictions")
+    kept = [name for name, written in finished.items() if (predictions / name).stat().st_mtime_ns == written]
     assert len(kept) >= len(finished) - UNRECORDED
     tried(1, "runs stopped in the middle of inference")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_told_to_stop_while_its_server_starts_takes_it_along(
+def test_a_command_stopped_while_its_server_starts_stops_the_server_too(
     stop: signal.Signals, without_server: dict[str, str], commands: list[Command], tmp_path: Path
 ) -> None:
     command = Command(tmp_path, without_server)
@@ -273,7 +273,7 @@ def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_
         wait_until(lambda: tables_of(tmp_path) == expected, command.process, "published run")
         locked.execute("ROLLBACK")
     command.ends_with(0)
-    verified = TrendPoint(tmp_path, on_server).command("verify")
+    verified = Deployed(tmp_path, on_server).command("verify")
     assert verified.returncode == 0, verified.stderr
     tried(1, "exclusive locks on the server's database")
 
@@ -285,7 +285,7 @@ FAILS_ONCE = """
 from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.cli import app
 
-whole, failed = evaluation.{stage}, []
+whole, failed = evaluation.{step}, []
 
 def fails_once(*given, **named):
     done = whole(*given, **named)
@@ -294,14 +294,14 @@ def fails_once(*given, **named):
         raise OSError("planted")
     return done
 
-evaluation.{stage} = fails_once
+evaluation.{step} = fails_once
 app()
 """
 
 
 @pytest.mark.parametrize("retried", ["FLOWS", "TASKS"])
 @pytest.mark.parametrize(
-    "stage",
+    "step",
     [
         "predict_shards",
         pytest.param("make_plan", marks=pytest.mark.slow),
@@ -311,7 +311,7 @@ app()
 )
 def test_a_flow_is_retried_if_the_environment_says_so_and_a_task_is_not_and_both_come_to_the_same_bytes(
     retried: str,
-    stage: str,
+    step: str,
     on_server: dict[str, str],
     expected: dict[str, str],
     commands: list[Command],
@@ -320,16 +320,16 @@ def test_a_flow_is_retried_if_the_environment_says_so_and_a_task_is_not_and_both
 ) -> None:
     storage = {"PREFECT_LOCAL_STORAGE_PATH": str(tmp_path / "storage"), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"}
     forced = storage | {f"PREFECT_{retried}_DEFAULT_RETRIES": "2", "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true"}
-    command = Command(tmp_path, on_server | forced, code=FAILS_ONCE.format(stage=stage))
+    command = Command(tmp_path, on_server | forced, code=FAILS_ONCE.format(step=step))
     commands.append(command)
     command.ends_with(0 if retried == "FLOWS" else 1)
     assert "planted" in command.said
     if retried == "TASKS":
-        assert tables_of(tmp_path) == (expected if stage == "publish" else {})
+        assert tables_of(tmp_path) == (expected if step == "publish" else {})
         commands.append(Command(tmp_path, on_server | forced))
         commands[-1].ends_with(0)
     assert tables_of(tmp_path) == expected
-    # Of a flow that fails Prefect keeps the exception, under a name that nobody can know before; of a task nothing.
+    # Prefect stores the exception of a failed flow under an unpredictable name; of a task it stores nothing.
     assert len(hashes(tmp_path / "storage")) <= 1
     tried(1, "failures with retries asked for by the environment")
 
@@ -388,7 +388,7 @@ def test_planted_results_are_never_unpickled_though_the_environment_asks_for_res
     }
 
     def night() -> dict[str, str]:
-        """The same night anew, as if nothing of it had been published."""
+        """The same run again, as if it had never been published."""
         shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
         flow: Any = load_flow_from_entrypoint(f"{project_folder('flows') / 'evaluate'}.py:evaluate")
         given = {"dataset": "toy", "data_dir": tmp_path / "data", "run_date": RUN_DATE, "report": False}
@@ -420,13 +420,13 @@ MUTANTS = (
         "mnist_pipeline/orchestration/server.py",
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
         "pass",
-        "test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes",
+        "test_a_stopped_command_leaves_no_process_and_nothing_visible_and_the_same_command_completes",
     ),
     Mutant(
         "mnist_pipeline/orchestration/server.py",
         "        server.kill()",
         "        server.poll()",
-        "test_a_command_told_to_stop_ends_as_told_leaves_no_process_and_nothing_visible_and_the_same_completes",
+        "test_a_stopped_command_leaves_no_process_and_nothing_visible_and_the_same_command_completes",
     ),
     Mutant(
         "mnist_pipeline/cli/engine.py",
@@ -436,9 +436,10 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/orchestration/tasks.py",
-        '@task(task_run_name="plan {raw.dataset}/{raw.split}", retries=0, cache_policy=NO_CACHE, persist_result=False)',
-        '@task(task_run_name="plan {raw.dataset}/{raw.split}", '
-        'cache_policy=__import__("prefect").cache_policies.TASK_SOURCE)',
+        '"plan {source_images.dataset}/{source_images.split}",\n'
+        "    retries=0,\n    cache_policy=NO_CACHE,\n    persist_result=False,\n",
+        '"plan {source_images.dataset}/{source_images.split}",\n'
+        '    cache_policy=__import__("prefect").cache_policies.TASK_SOURCE,\n',
         "test_planted_results_are_never_unpickled_though_the_environment_asks_for_results_to_be_kept",
     ),
     Mutant(

@@ -22,7 +22,7 @@ from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from tests.processes import run_at_once
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.published import identity, publish_run
+from tests.published import identity, opened, publish_run
 
 IMAGES, DIGITS = 12, 10
 KEPT = Retention(keep_days=1, keep_last=4)  # of nights long ago: four runs
@@ -147,7 +147,7 @@ def publish_and_prune(outputs: Path, publishes: int) -> None:
         publish_run(outputs, identity(str(FIRST + timedelta(days=2 + number))))
         if number % PUBLISHES_OF_A_PRUNE == 0:
             now = datetime.now(UTC)
-            carry_out(outputs, plan_prune(outputs, KEPT, GRACE, now), now)
+            carry_out(opened(outputs), plan_prune(opened(outputs), KEPT, GRACE, now), now)
     (outputs / "done").touch()
 
 
@@ -196,7 +196,7 @@ def test_readers_see_whole_tables_through_a_thousand_publishes(tmp_path: Path, t
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/store/files.py",
+        "mnist_pipeline/store/local.py",
         "        unfinished.replace(path)\n",
         "        path.write_bytes(b'')\n        import time\n        time.sleep(0.05)\n        path.write_bytes(data)\n"
         "        unfinished.unlink()\n",
@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant(
         "mnist_pipeline/maintenance/pruning.py",
         "    update_views(outputs)  # before anything is deleted: readers go by them\n",
-        "    for fate in prune.of('mark'):\n        _delete(outputs, fate.run)\n    update_views(outputs)\n",
+        "    for decision in prune.of('mark'):\n        _delete(outputs, decision.run)\n    update_views(outputs)\n",
         "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
     ),
 )

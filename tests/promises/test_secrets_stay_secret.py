@@ -1,7 +1,7 @@
 """Secrets stay secret: what is planted in addresses, variables and config files is found nowhere else afterwards.
 
 Every byte of every file that a night leaves behind is searched, and everything that it prints. What an object store or
-a source may be told and may say is held by tests/test_object_store.py and tests/datasets/test_packages.py.
+a source may receive and may answer is tested by tests/test_object_store.py and tests/datasets/test_packages.py.
 """
 
 import base64
@@ -37,9 +37,9 @@ def secret(where: str) -> str:
 LOGIN, QUERY = f"{secret('user')}:{secret('password')}", f"token={secret('query')}"
 
 
-def address(scheme: str, place: str) -> str:
+def address(scheme: str, location: str) -> str:
     """With secrets wherever an address may have one."""
-    return f"{scheme}://{LOGIN}@{place}?{QUERY}"
+    return f"{scheme}://{LOGIN}@{location}?{QUERY}"
 
 
 SECRETS = {
@@ -71,7 +71,7 @@ def found_in(data: bytes, what: dict[str, bytes]) -> list[str]:
 
 
 def contents(path: Path) -> Iterator[bytes]:
-    """A file as it lies there, and what it holds: columns, gzip, pictures in a page."""
+    """A stored file and its contents: columns, gzip, pictures in a page."""
     data = path.read_bytes()
     yield data
     if path.suffix == ".parquet":
@@ -108,7 +108,7 @@ def searched(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything a night can write lies in `left`; the config files lie elsewhere."""
+    """Everything a run can write is in `left`; the config files are elsewhere."""
 
     left: Path
     configs: Path
@@ -156,7 +156,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """Serves the toy data set; in other folders other bytes, a refusal, and somewhere else to look."""
+    """Serves the toy data set; in other folders other bytes, an error status, and a redirect."""
     answers = {name: Answer(data) for name, data in PACKED.items()}
     for name in PACKED:
         answers[f"other/{name}"] = Answer(gzip.compress(OTHER))
@@ -260,9 +260,9 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
 
 
 def data_sets(site: Site) -> str:
-    places = {"toy": f"{site.place}/", "nobody": f"{NOBODY}/"}
-    places |= {name: f"{site.place}/{name}/" for name in ("other", "closed", "moved", "gone")}
-    return "".join(data_set(name, address("http", place)) for name, place in places.items())
+    locations = {"toy": f"{site.place}/", "nobody": f"{NOBODY}/"}
+    locations |= {name: f"{site.place}/{name}/" for name in ("other", "closed", "moved", "gone")}
+    return "".join(data_set(name, address("http", location)) for name, location in locations.items())
 
 
 @dataclass(frozen=True)
@@ -384,8 +384,8 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(machine: Machine, 
 MUTANTS = (
     Mutant(
         "mnist_pipeline/datasets/catalogue.py",
-        "return f\"{scheme}://{place.rpartition('@')[2]}\"",
-        'return f"{scheme}://{place}"',
+        "return f\"{scheme}://{address.rpartition('@')[2]}\"",
+        'return f"{scheme}://{address}"',
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(
@@ -396,14 +396,14 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/settings.py",
-        "    if is_address(str(path)):",
+        "    if is_remote(path):",
         "    if not path.name:",
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(
         "mnist_pipeline/datasets/sources/connections.py",
-        'raise Refused(f"no connection ({type(error).__name__})", heals=heals) from error',
-        'raise Refused(f"no connection ({error})", heals=heals) from error',
+        'raise SourceFailure(f"no connection ({type(error).__name__})", retryable=retryable) from error',
+        'raise SourceFailure(f"no connection ({error})", retryable=retryable) from error',
         "test_no_secret_is_found_in_what_prefect_keeps_of_its_runs",
     ),
     Mutant(

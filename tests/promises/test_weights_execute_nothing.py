@@ -1,4 +1,4 @@
-"""Weights execute nothing: a file gives a network or a refusal, whatever its bytes, and does nothing else."""
+"""Weights execute nothing: a file gives a network or an error, whatever its bytes, and does nothing else."""
 
 import ast
 import contextlib
@@ -34,12 +34,12 @@ from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 from tests.published import left_over, snapshot
 
-SECONDS = 300  # until a child that hangs without using the processor is given up
+SECONDS = 300  # timeout of a child that hangs without using the processor
 
 
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Path:
-    """A file that is created by whoever runs what an attack brings."""
+    """A file that exists only if the code of an attack has run."""
     return tmp_path / "executed"
 
 
@@ -121,12 +121,12 @@ def test_an_archive_of_objects_is_as_hostile_as_it_looks(sentinel: Path, tmp_pat
     assert sentinel.exists()
 
 
-def test_changed_files_give_a_network_or_a_refusal_under_guard_too(tmp_path: Path, tried: Tried) -> None:
+def test_changed_files_give_a_network_or_an_error_under_guard_too(tmp_path: Path, tried: Tried) -> None:
     tried(under_guard(altered(range(25)), tmp_path / "weights"), "randomly changed weights files under guard")
 
 
 @pytest.mark.torture
-def test_very_many_changed_files_give_a_network_or_a_refusal_under_guard_too(tmp_path: Path, tried: Tried) -> None:
+def test_very_many_changed_files_give_a_network_or_an_error_under_guard_too(tmp_path: Path, tried: Tried) -> None:
     count = 0
     for start in range(100, 800, 100):
         count += under_guard(altered(range(start, start + 100)), tmp_path / "weights")
@@ -147,7 +147,7 @@ edits = st.lists(
 )
 
 
-def give_a_network_or_a_refusal(subject: tuple[str, bytes], edits: list[tuple[int, bytes, int]]) -> None:
+def give_a_network_or_an_error(subject: tuple[str, bytes], edits: list[tuple[int, bytes, int]]) -> None:
     suffix, data = subject
     changed = bytearray(data)
     for position, piece, width in edits:
@@ -169,19 +169,19 @@ def give_a_network_or_a_refusal(subject: tuple[str, bytes], edits: list[tuple[in
 
 @settings(max_examples=500)
 @given(st.sampled_from(SUBJECTS), edits)
-def test_changed_bytes_give_a_network_or_a_refusal_and_nothing_else(
+def test_changed_bytes_give_a_network_or_an_error_and_nothing_else(
     subject: tuple[str, bytes], edits: list[tuple[int, bytes, int]]
 ) -> None:
-    give_a_network_or_a_refusal(subject, edits)
+    give_a_network_or_an_error(subject, edits)
 
 
 @pytest.mark.torture
 @settings(max_examples=20_000)
 @given(st.sampled_from(SUBJECTS), edits)
-def test_bytes_changed_in_very_many_ways_give_a_network_or_a_refusal_and_nothing_else(
+def test_bytes_changed_in_very_many_ways_give_a_network_or_an_error_and_nothing_else(
     subject: tuple[str, bytes], edits: list[tuple[int, bytes, int]]
 ) -> None:
-    give_a_network_or_a_refusal(subject, edits)
+    give_a_network_or_an_error(subject, edits)
 
 
 @settings(max_examples=100)
@@ -247,7 +247,7 @@ def test_the_command_in_a_process_of_its_own_says_one_line_and_ends_with_3(tmp_p
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
-def test_the_books_door_refuses_every_attack(tmp_path: Path, sentinel: Path) -> None:
+def test_the_books_api_rejects_every_attack(tmp_path: Path, sentinel: Path) -> None:
     for attack in hostile(sentinel):
         path = tmp_path / f"evil{attack.suffix}"
         path.write_bytes(attack.data)
@@ -325,6 +325,6 @@ MUTANTS = (
         WEIGHTS,
         "    except Exception as error:  # hostile",
         "    except ValueError as error:  # hostile",
-        "test_changed_bytes_give_a_network_or_a_refusal_and_nothing_else",
+        "test_changed_bytes_give_a_network_or_an_error_and_nothing_else",
     ),
 )

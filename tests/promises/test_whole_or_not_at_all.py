@@ -21,10 +21,11 @@ NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
 UNAUTHORIZED_STATUSES = {"ENOSPC": {"openat", "write", "mkdir", "rename", "link", "fsync"}, "EROFS": {"openat", *NAMES}}
 HAPPENS = (KILL, "EIO", *UNAUTHORIZED_STATUSES)
 SEED = 20260131
-# What may stay behind and nobody reads: unfinished files, a verdict's stage, a promotion's, locks that nobody holds.
+# What may stay behind and nobody reads: unfinished files, a verdict's staging directory, what is on its way to a name
+# that nobody may have taken or to deletion, locks that nobody holds.
 SCRATCH = re.compile(
-    r"(.*/)?\.[^/]+\.[0-9a-f]{32}"
-    r"|outputs/\.staging/(verdict-[^/]+|\d{6}\.json-[0-9a-f]{32}|[^/]+\.lock)"
+    r"(cache/.*|outputs/\.staging)/\.[^/]+\.[0-9a-f]{32}"
+    r"|outputs/\.staging/(verdict-[^/]+|(\d{6}\.json|deleted)-[0-9a-f]{32}|[^/]+\.lock)"
     r"|cache/toy/\.unpack-[^/]+"
 )
 
@@ -82,7 +83,8 @@ def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_en
 ) -> None:
     drawn = random.Random(SEED)
     every = [fault for attempt in PUBLISHING for happens in HAPPENS[1:] for fault in at(torturer, attempt, happens)]
-    # What an attempt that is refused holds, the next one in its process needs: the lock of its stage, and of the views.
+    # What an attempt that is refused holds, the next one in its process needs: the locks of its staging directory and
+    # of the views.
     held = [
         fault
         for fault in every
@@ -167,49 +169,55 @@ def test_a_write_may_be_cut_short_anywhere(attempt: str, happens: str, torturer:
 
 KILLED = test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it.__name__
 REFUSED_AT_TIMES = test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it.__name__
-FILES, STAGING = "mnist_pipeline/store/files.py", "mnist_pipeline/runs/staging.py"
+LOCAL = "mnist_pipeline/store/local.py"
 MUTANTS = (
-    Mutant(  # not in one step
-        FILES, "        staged.rename(target)\n", '        __import__("shutil").copytree(staged, target)\n', KILLED
-    ),
+    Mutant(
+        LOCAL, "                old.rename(new)\n", "                shutil.copytree(old, new)\n", KILLED
+    ),  # not in one step
     Mutant(  # the manifest comes last
-        FILES,
-        "    replace_file(staged / document, content, scratch)\n    return publish_folder(staged, target)\n",
-        "    new = publish_folder(staged, target)\n    replace_file(target / document, content, scratch)\n"
-        "    return new\n",
+        LOCAL,
+        '        self.write(f"{staged}/{document}", data, sync=False)\n        return self.move(staged, target)\n',
+        "        new = self.move(staged, target)\n"
+        '        self.write(f"{target}/{document}", data)\n        return new\n',
         KILLED,
     ),
     Mutant(  # in place
-        FILES,
+        LOCAL,
         "        unfinished.replace(path)\n",
-        "        unfinished.unlink()\n        path.write_bytes(data)\n",
+        "        unfinished.unlink()\n"
+        "        path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())\n",
         KILLED,
     ),
     Mutant(  # a promotion that is seen before it is whole
-        FILES,
-        "        os.link(ready, path)  # unlike a rename, refuses a name that is taken\n",
-        "        path.write_bytes(data)\n",
+        LOCAL,
+        "                os.link(ready, path)  # unlike a rename, fails if the name is taken\n",
+        "                path.write_bytes(data)\n",
         KILLED,
     ),
     Mutant(  # a damaged run that leaves its place before its replacement is recorded
         "mnist_pipeline/runs/replacement.py",
-        "            _finish(outputs, run)  # what an attempt before has recorded\n",
-        "            move_to_quarantine(outputs, run.folder, MANIFEST, lambda: _why_replaced(run))\n",
+        "            _complete(run)  # what an attempt before has recorded\n",
+        "            folder = layout.run_folder(run.name.run_id)\n"
+        "            move_to_quarantine(run.outputs, folder, layout.MANIFEST, lambda: _why_replaced(run))\n",
         KILLED,
     ),
-    Mutant(  # a lock that is not let go once its file cannot be removed
-        STAGING, "    with suppress(OSError):\n        path.unlink()\n", "    path.unlink()\n", REFUSED_AT_TIMES
+    Mutant(  # a lock that is not released once its file cannot be removed
+        LOCAL,
+        "    with suppress(OSError):\n        if shared:",
+        "    if True:\n        if shared:",
+        REFUSED_AT_TIMES,
     ),
-    Mutant(  # a stage that is held by an attempt that is over
-        STAGING,
-        "            remove_folder(root / name)\n        _unlock(_lock_of(root, name), handle)\n",
-        "            remove_folder(root / name)\n        if done:\n            _unlock(_lock_of(root, name), handle)\n",
+    Mutant(  # a lock that is held by an attempt that is over
+        LOCAL,
+        "        try:\n            yield handle is not None\n        finally:\n            if handle is not None:\n",
+        "        yield handle is not None\n        if True:\n            if handle is not None:\n",
         REFUSED_AT_TIMES,
     ),
     Mutant(  # what was once not readable is said for ever
         "mnist_pipeline/pipeline/judging.py",
-        "        return _Chosen(unknown, f\"it does not verify: {'; '.join(problems)}; {again}\")\n",
-        "        return _Chosen(before.manifest().content, again)\n",
+        "    if problems := before.problems():\n",
+        "    try:\n        problems = before.problems()\n    except Exception as error:\n"
+        "        return _Chosen(before.manifest().content, str(error))\n    if problems:\n",
         test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict.__name__,
     ),
 )

@@ -26,9 +26,7 @@ def test_a_grid_is_saved_in_the_format_of_its_suffix(suffix: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("number", "columns", "across", "down"), [(1, 1, 1, 1), (3, 3, 3, 1), (4, 3, 3, 2), (7, 2, 2, 4), (2, 5, 5, 1)]
 )
-def test_every_image_has_its_place_row_by_row(
-    number: int, columns: int, across: int, down: int, tmp_path: Path
-) -> None:
+def test_images_are_placed_row_by_row(number: int, columns: int, across: int, down: int, tmp_path: Path) -> None:
     save_grid(tmp_path / "grid.png", "title", *pictures(number), columns=columns)
     picture = matplotlib.image.imread(tmp_path / "grid.png")[:, :, :3].mean(axis=2)
     height, width = (size // checkpoints for size, checkpoints in zip(picture.shape, (down, across), strict=True))
@@ -54,9 +52,9 @@ def test_a_suffix_that_names_no_format_is_refused(name: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_an_outputs_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_outputs_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputsError, match=r"grid\.png: cannot be written \(.*\); choose another place"):
+    with pytest.raises(OutputsError, match=r"grid\.png: cannot be written \(.*\); choose another file"):
         save_grid(tmp_path / "file" / "grid.png", "title", *pictures(1), columns=1)
     (tmp_path / "grid.png").mkdir()
     with pytest.raises(OutputsError, match=r"grid\.png: cannot be written \(Is a directory\)"):

@@ -21,16 +21,7 @@ from mnist_pipeline.core.comparison import Paired, Pairs, holm, unpaired
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
-from mnist_pipeline.report.page import (
-    MAX_RUNS,
-    ExampleImage,
-    Page,
-    p_text,
-    render_page,
-    sensitivity,
-    sentence,
-    sure,
-)
+from mnist_pipeline.report.page import MAX_RUNS, ExampleImage, Page, p_text, render_page, sensitivity, sentence, sure
 from mnist_pipeline.report.plots import TrendPoint
 from tests.builders import random_images
 
@@ -442,7 +433,7 @@ def test_every_count_is_in_the_matrix_and_errors_are_coloured_by_their_share() -
             assert float(heat) == pytest.approx(0.08 + 0.62 * int(count) / errors, abs=0.006)
 
 
-def test_the_figures_of_calibration_are_told(full: Reader) -> None:
+def test_the_calibration_scores_are_shown(full: Reader) -> None:
     text, scores = full.text("confidence"), CALIBRATION.scores()
     assert scores is not None
     for value in (scores.ece, scores.ece_noise, scores.nll, scores.nll_error, scores.brier, scores.brier_error):
@@ -479,7 +470,7 @@ def test_galleries_show_the_very_images_with_their_captions(full: Reader) -> Non
     assert render_page(PAGE).count("image-rendering: pixelated") == 1
 
 
-def test_provenance_is_told_in_order(full: Reader) -> None:
+def test_provenance_is_shown_in_order(full: Reader) -> None:
     expected = [part for item in PAGE.provenance.items() for part in item]
     assert full.text("provenance").split("\n")[1:] == expected
 
@@ -496,10 +487,10 @@ def test_a_run_without_labels_says_so_and_shows_what_was_predicted() -> None:
         assert "No labels" in reader.text(section)
     assert "#1000\n4 (93 %) before\n6 (81 %) now\nchanged" in reader.text("flips")
     assert "1 image is predicted as another digit" in reader.text("flips")
-    assert "No night with an accuracy" in reader.text("nights")
+    assert "No run with an accuracy" in reader.text("nights")
 
 
-def test_images_without_label_beside_others_are_told_of() -> None:
+def test_images_without_label_beside_others_are_counted() -> None:
     some = TALLY + Tally.count(None, NOW[:7], CONFIDENCE[:7])
     assert "7 images without label are not among these." in read(replace(PAGE, tally=some)).text("digits")
 
@@ -525,7 +516,7 @@ def test_what_is_missing_is_said(name: str, section: str, words: str) -> None:
     assert words in read(ODD[name]).text(section)
 
 
-def test_flips_of_which_none_is_given_are_counted_all_the_same() -> None:
+def test_changed_predictions_without_example_images_are_counted() -> None:
     page = replace(PAGE, flips=(), flips_total=0)
     assert f"{LAST.changed} predictions changed against the last passed run; none is shown." in read(page).text("flips")
 
@@ -563,7 +554,7 @@ def test_a_sentence_starts_and_ends_as_one() -> None:
     ]  # fmt: skip
 
 
-def test_what_a_gate_could_have_found_is_told_unless_it_found_it() -> None:
+def test_the_detectable_loss_is_shown_unless_the_gate_failed() -> None:
     assert (
         sensitivity(result("max_loss", "pass", "", detectable=0.0042)) == "a loss of 0.42 points would have failed it"
     )

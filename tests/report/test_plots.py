@@ -196,7 +196,7 @@ def test_a_single_image_is_enough_for_a_reliability_diagram() -> None:
 OUTCOMES: Sequence[Outcome | None] = ("pass", "fail", "inconclusive", None)
 
 
-def test_outcomes_are_told_apart_by_shape_and_by_word() -> None:
+def test_outcomes_differ_by_shape_and_by_word() -> None:
     shapes = {}
     for outcome in ("pass", "fail", "inconclusive"):
         svg = trend_svg([night(0, outcome=outcome)], "run-0")
@@ -208,7 +208,7 @@ def test_outcomes_are_told_apart_by_shape_and_by_word() -> None:
     assert "fill: var(--paper)" in hollow
 
 
-def test_the_legend_names_only_what_is_there() -> None:
+def test_the_legend_names_only_drawn_outcomes() -> None:
     words = texts(trend_svg([night(0), night(1)], "run-1"))
     assert [word for word in words if word in {"pass", "fail", "inconclusive", "no verdict"}] == ["pass"]
 

@@ -15,7 +15,7 @@ LOGGER = logging.getLogger("tests.progress")
 
 
 class Clock:
-    """Stands for `time`; goes only when told."""
+    """Replaces `time`; advances only on request."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -33,9 +33,9 @@ def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_line_now_and_then_and_one_at_the_end(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    tell = log_lines(LOGGER)
+    report = log_lines(LOGGER)
     for done in range(1000, 13_000, 1000):
-        tell("predictions", done, 12_000)
+        report("predictions", done, 12_000)
         clock.now += 1
     assert caplog.messages == [
         "predictions: 6,000 of 12,000",
@@ -45,25 +45,25 @@ def test_a_line_now_and_then_and_one_at_the_end(clock: Clock, caplog: pytest.Log
 
 
 def test_short_work_is_one_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    tell = log_lines(LOGGER)
+    report = log_lines(LOGGER)
     for done in range(1, 51):
-        tell("shards", done, 50)
+        report("shards", done, 50)
     assert caplog.messages == ["shards: 50 of 50"]
 
 
-def test_each_piece_of_work_has_its_own_lines(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    tell = log_lines(LOGGER)
-    tell("a.gz", 1, 3)
+def test_each_work_item_has_its_own_lines(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    report = log_lines(LOGGER)
+    report("a.gz", 1, 3)
     clock.now += SECONDS_BETWEEN_LINES
-    tell("b.gz", 1, 3)  # the first word of it starts its clock
-    tell("a.gz", 2, 3)
+    report("b.gz", 1, 3)  # the first report of a work item starts its clock
+    report("a.gz", 2, 3)
     assert caplog.messages == ["a.gz: 2 of 3"]
 
 
 def test_news_after_a_comma_is_of_the_same_work(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    tell = log_lines(LOGGER)
+    report = log_lines(LOGGER)
     for epoch in range(1, 8):
-        tell(f"training, loss 0.{epoch}", epoch, 7)
+        report(f"training, loss 0.{epoch}", epoch, 7)
         clock.now += 2
     assert caplog.messages == ["training, loss 0.4: 4 of 7", "training, loss 0.7: 7 of 7"]
 
@@ -74,31 +74,31 @@ def test_unfinished_work_never_speaks_twice_within_the_time_set(
     steps: list[tuple[str, float]], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.clear()
-    tell = log_lines(LOGGER)
+    report = log_lines(LOGGER)
     spoken: dict[str, list[float]] = {"a": [], "b": []}
     for work, seconds in steps:
         clock.now += seconds
         before = len(caplog.messages)
-        tell(work, 1, 2)
+        report(work, 1, 2)
         spoken[work] += [clock.now] * (len(caplog.messages) - before)
     for times in spoken.values():
         assert all(later - earlier >= SECONDS_BETWEEN_LINES for earlier, later in pairwise(times))
 
 
 def test_threads_that_finish_together_are_all_heard(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    tell = log_lines(LOGGER)
+    report = log_lines(LOGGER)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: tell(f"work {number}", 1, 1), range(100)))
+        list(pool.map(lambda number: report(f"work {number}", 1, 1), range(100)))
     assert sorted(caplog.messages) == sorted(f"work {number}: 1 of 1" for number in range(100))
 
 
-def test_bars_are_one_for_each_piece_of_work_and_end_full() -> None:
+def test_each_work_item_has_one_bar_that_ends_full() -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, color_system=None)
-    with bars(console) as tell:
+    with bars(console) as report:
         for done in range(1, 11):
-            tell("shards", done, 10)
-            tell(f"training, loss {done}", done, 20)
+            report("shards", done, 10)
+            report(f"training, loss {done}", done, 20)
     last = file.getvalue().rsplit("shards", 1)[1]
     assert "100%" in last
     assert "training, loss 10" in last

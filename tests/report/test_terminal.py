@@ -103,7 +103,7 @@ def test_without_labels_there_is_no_accuracy_to_tell() -> None:
     assert terminal.accuracy_line(0, 0) == "no labels: predictions without accuracy"
 
 
-def test_a_path_is_told_from_the_current_folder_where_it_is_below_it(
+def test_a_path_below_the_current_folder_is_shown_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -182,7 +182,7 @@ def test_a_verdict_is_its_outcome_and_how_many_gates_passed() -> None:
     assert lines_of([], "none") == ["verdict: none (nothing was judged)"]
 
 
-def test_what_did_not_pass_is_told_worst_first_and_in_the_order_of_the_gates() -> None:
+def test_gates_that_did_not_pass_are_listed_worst_first_and_in_order() -> None:
     results = [
         result("a", "inconclusive", "one"),
         result("b", "fail", "two"),

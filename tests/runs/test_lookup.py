@@ -8,13 +8,14 @@ import pytest
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError
-from mnist_pipeline.runs import lookup
-from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.lookup import find_run, list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
+from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.store import files as module_of_files
-from mnist_pipeline.store.files import FileRecord
-from tests.published import FILES, at, flip_bit, identity, on_disk, publish_run, staged
+from mnist_pipeline.store.opening import open_store
+from tests.published import FILES, at, flip_bit, identity, on_disk, opened, publish_run, staged
+from tests.stores import FaultyStore
 
 WHO = identity()
 
@@ -23,19 +24,19 @@ WHO = identity()
 
 
 def test_runs_are_listed_by_date_and_what_is_no_run_is_passed_over(tmp_path: Path) -> None:
-    assert list_runs(tmp_path) == []
+    assert list_runs(opened(tmp_path)) == []
     dates = ["2026-01-31", "2025-12-01", "2026-01-02"]
     for run_date in dates:
         publish_run(tmp_path, identity(run_date))
     (tmp_path / "runs" / "notes").mkdir()
     (tmp_path / "runs" / identity("2026-01-05").run_id).write_text("a file")
     (tmp_path / "runs" / f"{WHO.run_id}.old").mkdir()
-    assert [str(run.name.run_date) for run in list_runs(tmp_path)] == sorted(dates)
+    assert [str(run.name.run_date) for run in list_runs(opened(tmp_path))] == sorted(dates)
 
 
 def test_latest_is_the_newest_date_and_among_its_runs_the_last_published(tmp_path: Path) -> None:
     def latest() -> tuple[str, int]:
-        who = find_run(tmp_path, "latest", "toy", "test").manifest().identity
+        who = find_run(opened(tmp_path), "latest", "toy", "test").manifest().identity
         return str(who.run_date), who.batch_rows
 
     publish_run(tmp_path, identity("2026-01-30", batch_rows=9), published_at=at(5))
@@ -56,15 +57,15 @@ def test_a_run_is_found_by_its_id_or_its_date(tmp_path: Path) -> None:
     publish_run(tmp_path, identity("2026-01-30", dataset="other"))
     # The last is what a run_date column holds.
     for which in (one.name.run_id, "2026-01-30", date(2026, 1, 30), datetime(2026, 1, 30)):
-        assert find_run(tmp_path, which, "toy", "test") == one
-    assert find_run(tmp_path, one.name.run_id, "whatever", "else") == one  # the id says it all
+        assert find_run(opened(tmp_path), which, "toy", "test") == one
+    assert find_run(opened(tmp_path), one.name.run_id, "whatever", "else") == one  # the id says it all
 
 
 def test_a_date_with_several_runs_lists_them(tmp_path: Path) -> None:
     several = [publish_run(tmp_path, identity(batch_rows=rows)).name.run_id for rows in (1, 2)]
     publish_run(tmp_path, identity("2026-01-30"))
     with pytest.raises(AmbiguousRunError, match="run 2026-01-31: expected one run of toy/test") as caught:
-        find_run(tmp_path, "2026-01-31", "toy", "test")
+        find_run(opened(tmp_path), "2026-01-31", "toy", "test")
     assert str(caught.value).split("\n  ")[1:] == sorted(several)
 
 
@@ -73,14 +74,14 @@ def test_a_run_that_is_not_there_is_not_found(which: str | date, tmp_path: Path)
     with pytest.raises(
         RunNotFoundError, match=r"got none; what is there: nothing yet; publish it with `mnist-pipeline run --d"
     ):
-        find_run(tmp_path, which, "toy", "test")
+        find_run(opened(tmp_path), which, "toy", "test")
     publish_run(tmp_path, identity("2026-01-29", dataset="other"))
     with pytest.raises(RunNotFoundError, match=r"expected a published run of toy/test in .*what is there: other/test;"):
-        find_run(tmp_path, which, "toy", "test")
+        find_run(opened(tmp_path), which, "toy", "test")
     if which != "latest":
         known = publish_run(tmp_path, identity("2026-01-28")).name.run_id
         with pytest.raises(RunNotFoundError, match=f"got none; what is there: {known}; publish it"):
-            find_run(tmp_path, which, "toy", "test")
+            find_run(opened(tmp_path), which, "toy", "test")
 
 
 # Verifying and reading
@@ -107,11 +108,11 @@ def test_a_damaged_manifest_is_found(tmp_path: Path) -> None:
 
 def test_a_missing_manifest_is_found(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
-    (run.folder / "manifest.json").unlink()
-    path = run.folder / "manifest.json"
-    assert run.problems() == [f"{path}: expected a manifest, got no readable file (No such file or directory)"]
-    on_disk(path).mkdir()
-    assert run.problems() == [f"{path}: expected a manifest, got no readable file (Is a directory)"]
+    path = on_disk(run.folder) / "manifest.json"
+    path.unlink()
+    assert run.problems() == [f"{path}: expected a manifest, got no file"]
+    path.mkdir()
+    assert run.problems() == [f"{path}: expected a manifest, got no file"]
 
 
 def test_the_manifest_of_another_run_is_found(tmp_path: Path) -> None:
@@ -124,20 +125,21 @@ def test_the_manifest_of_another_run_is_found(tmp_path: Path) -> None:
 def test_a_renamed_run_is_found(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
     on_disk(run.folder).rename(run.folder.with_name(identity("2026-01-30").run_id))
-    (problem,) = list_runs(tmp_path)[0].problems()
+    (problem,) = list_runs(opened(tmp_path))[0].problems()
     assert f"expected the manifest of {identity('2026-01-30').run_id}, got {WHO.run_id}'s" in problem
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
-    (run.folder / FILES[0]).unlink()
-    (run.folder / FILES[1]).write_bytes(b"short")
-    (run.folder / "predictions" / "more.parquet").write_bytes(b"")
-    on_disk(run.folder / "notes").mkdir()
-    on_disk(run.folder / "notes" / "todo.txt").write_text("")
+    folder = on_disk(run.folder)
+    (folder / FILES[0]).unlink()
+    (folder / FILES[1]).write_bytes(b"short")
+    (folder / "predictions" / "more.parquet").write_bytes(b"")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "todo.txt").write_text("")
     found = [problem.removeprefix(f"{run.folder}/") for problem in run.problems()]
     assert len(found) == 4
-    assert re.match(rf"{FILES[0]}: expected \d+ bytes, got no readable file \(No such file", found[0])
+    assert re.match(rf"{FILES[0]}: expected \d+ bytes, got no file$", found[0])
     assert re.match(rf"{FILES[1]}: expected \d+ bytes, got 5; the file was altered after it was published", found[1])
     assert found[2:] == ["notes/todo.txt: expected no such file", "predictions/more.parquet: expected no such file"]
 
@@ -162,39 +164,39 @@ def test_a_damaged_table_is_refused_and_the_others_are_read(tmp_path: Path) -> N
 
 def test_the_manifest_lists_every_file_with_its_rows(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
-    document = json.loads((run.folder / "manifest.json").read_bytes())
+    data = (on_disk(run.folder) / "manifest.json").read_bytes()
+    document = json.loads(data)
     assert [(file["path"], file["rows"]) for file in document["files"]] == list(
         zip(FILES, [5, 5, 2, 10, 100, 15], strict=True)
     )
-    assert Manifest.from_bytes((run.folder / "manifest.json").read_bytes(), "x") == run.manifest()
+    assert Manifest.from_bytes(data, "x") == run.manifest()
 
 
 def test_a_table_is_read_file_by_file_and_only_a_few_before_they_are_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module_of_files, "PREFETCHED", 2)
-    run = publish_run(tmp_path, WHO)
-    read: list[str] = []
-    check = lookup.read_checked
+    publish_run(tmp_path, WHO)
+    counting = FaultyStore(open_store(tmp_path))
+    run = run_by_id(Outputs(counting), WHO.run_id)
 
-    def noted(folder: Path, file: FileRecord) -> bytes:
-        read.append(file.path)
-        return check(folder, file)
+    def read() -> set[str]:
+        names = {name.removeprefix(f"runs/{WHO.run_id}/") for operation, name in counting.calls if operation == "read"}
+        return {name for name in names if name.endswith(".parquet")}
 
-    monkeypatch.setattr(lookup, "read_checked", noted)
-    parts = run.read_files(tables.PREDICTIONS, ["image_id"])
-    assert read == []
+    tables_read = run.read_files(tables.PREDICTIONS, ["image_id"])
+    assert read() == set()
     for place, ids in enumerate([range(5), range(5, 10), range(10, 12)]):
-        assert next(parts)["image_id"].to_pylist() == list(ids)
-        assert set(FILES[: place + 1]) <= set(read) <= set(FILES[: place + 2])
-    assert list(parts) == []
+        assert next(tables_read)["image_id"].to_pylist() == list(ids)
+        assert set(FILES[: place + 1]) <= read() <= set(FILES[: place + 2])
+    assert list(tables_read) == []
 
 
 def test_a_table_that_the_manifest_does_not_list_is_said_to_be_missing(tmp_path: Path) -> None:
-    with staged(tmp_path, WHO) as (stage, manifest):  # as a version did that had no such table
+    with staged(tmp_path, WHO) as (staging, manifest):  # as a version did that had no such table
         files = tuple(file for file in manifest.files if file.path != "reliability.parquet")
-        assert commit(tmp_path, stage, manifest.model_copy(update={"files": files}))
-    (run,) = list_runs(tmp_path)
+        assert commit(opened(tmp_path), staging, manifest.model_copy(update={"files": files}))
+    (run,) = list_runs(opened(tmp_path))
     assert run.problems() == []
     with pytest.raises(DamagedError, match=f"run {WHO.run_id}: expected a reliability table, got none in its manifest"):
         run.read(tables.RELIABILITY)
@@ -204,9 +206,9 @@ def test_a_table_that_the_manifest_does_not_list_is_said_to_be_missing(tmp_path:
 
 def test_a_run_is_found_by_exactly_its_id(tmp_path: Path) -> None:
     run = publish_run(tmp_path, WHO)
-    assert lookup.run_by_id(tmp_path, WHO.run_id) == run
+    assert run_by_id(opened(tmp_path), WHO.run_id) == run
     other = identity("2026-01-30").run_id
     (tmp_path / "runs" / other).write_text("a file")
     for which in (other, "latest", "2026-01-31", "", f"../runs/{WHO.run_id}"):
         with pytest.raises(RunNotFoundError, match=rf"run {which}: expected it in {tmp_path}/runs, got none; was it m"):
-            lookup.run_by_id(tmp_path, which)
+            run_by_id(opened(tmp_path), which)

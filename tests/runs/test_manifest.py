@@ -17,7 +17,7 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.manifest import Identity, Manifest, RunName, Totals
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import FileRecord
-from tests.published import identity, publish_run
+from tests.published import identity, on_disk, publish_run
 
 MANIFEST = Manifest(
     schema_version="1",
@@ -275,4 +275,4 @@ def test_totals_without_labels_are_null_but_for_the_number_of_images() -> None:
 
 def test_a_published_manifest_comes_back(tmp_path: Path) -> None:
     run = publish_run(tmp_path, identity())
-    assert (run.folder / "manifest.json").read_bytes() == run.manifest().to_bytes()
+    assert (on_disk(run.folder) / "manifest.json").read_bytes() == run.manifest().to_bytes()

@@ -17,6 +17,7 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.shards import ShardLabels
 from mnist_pipeline.runs import predictions
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
+from mnist_pipeline.store.opening import open_store
 from tests.published import MADE_WITH, flip_bit, identity, on_disk
 
 WHO = identity()
@@ -25,7 +26,19 @@ FIRST, SECOND, LAST = plan_shards(12, 5)
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> CheckpointFolder:
-    return CheckpointFolder(folder=tmp_path / "predictions", records=tmp_path / "records")
+    return folder_in(tmp_path)
+
+
+def folder_in(location: Path) -> CheckpointFolder:
+    return CheckpointFolder(open_store(location), "predictions", "records")
+
+
+def path_of(checkpoints: CheckpointFolder, shard: Shard = FIRST) -> Path:
+    return on_disk(checkpoints.location) / shard.file_name
+
+
+def record_of(checkpoints: CheckpointFolder, shard: Shard = FIRST) -> Path:
+    return on_disk(checkpoints.store.location) / "records" / f"{shard.file_name}.json"
 
 
 def probabilities(rows: int, seed: int = 0) -> NDArray[np.float32]:
@@ -42,10 +55,10 @@ def write(
 
 
 def read(checkpoints: CheckpointFolder, shard: Shard) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO((checkpoints.folder / shard.file_name).read_bytes()))
+    return pd.read_parquet(io.BytesIO(path_of(checkpoints, shard).read_bytes()))
 
 
-def test_a_part_holds_a_row_for_each_image_with_its_ten_probabilities(checkpoints: CheckpointFolder) -> None:
+def test_a_prediction_file_holds_a_row_for_each_image_with_its_ten_probabilities(checkpoints: CheckpointFolder) -> None:
     values = probabilities(5)
     write(checkpoints, SECOND, values)
     frame = read(checkpoints, SECOND)
@@ -67,22 +80,26 @@ def test_among_equal_probabilities_the_lowest_digit_is_the_prediction(checkpoint
 
 
 def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(checkpoints: CheckpointFolder) -> None:
-    piece = write(checkpoints, FIRST, labelled=False)
+    checkpoint = write(checkpoints, FIRST, labelled=False)
     frame = read(checkpoints, FIRST)
     assert frame[["label", "correct"]].isna().all(axis=None)
     assert {name: str(frame[name].dtype) for name in ("label", "correct")} == {"label": "Int8", "correct": "boolean"}
-    tally, _ = predictions.counted_of([piece])
+    tally, _ = predictions.counted_of([checkpoint])
     assert (tally.images, tally.labelled) == (5, 0)
 
 
-def test_the_record_of_a_part_tells_what_the_file_is(checkpoints: CheckpointFolder) -> None:
-    piece = write(checkpoints, LAST)
-    data = (checkpoints.folder / "part-00002.parquet").read_bytes()
-    assert (piece.file.path, piece.file.rows, piece.file.size_bytes) == ("predictions/part-00002.parquet", 2, len(data))
-    assert piece.file.problem_with(data) is None
+def test_the_checkpoint_record_of_a_prediction_file_tells_what_the_file_is(checkpoints: CheckpointFolder) -> None:
+    checkpoint = write(checkpoints, LAST)
+    data = path_of(checkpoints, LAST).read_bytes()
+    assert (checkpoint.file.path, checkpoint.file.rows, checkpoint.file.size_bytes) == (
+        "predictions/part-00002.parquet",
+        2,
+        len(data),
+    )
+    assert checkpoint.file.problem_with(data) is None
 
 
-def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(checkpoints: CheckpointFolder) -> None:
+def test_the_tally_of_a_prediction_file_is_that_of_its_rows_and_tallies_add_up(checkpoints: CheckpointFolder) -> None:
     made = [write(checkpoints, shard) for shard in (FIRST, SECOND, LAST)]
     whole = pd.concat([read(checkpoints, shard) for shard in (FIRST, SECOND, LAST)])
     expected = Tally.count(*(whole[name].to_numpy() for name in ("label", "prediction", "confidence")))
@@ -91,7 +108,7 @@ def test_the_tally_of_a_part_is_that_of_its_rows_and_parts_add_up(checkpoints: C
     np.testing.assert_allclose(total.confidence_sum, expected.confidence_sum, rtol=1e-12)
 
 
-def test_finished_parts_bring_their_tally_back_to_the_last_bit(checkpoints: CheckpointFolder) -> None:
+def test_complete_prediction_files_bring_their_tally_back_to_the_last_bit(checkpoints: CheckpointFolder) -> None:
     made = write(checkpoints, FIRST)
     found = predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH)
     assert found == made
@@ -100,13 +117,13 @@ def test_finished_parts_bring_their_tally_back_to_the_last_bit(checkpoints: Chec
         assert now.to_json() == before.to_json()
 
 
-def test_a_part_that_is_not_there_is_not_finished(checkpoints: CheckpointFolder) -> None:
+def test_a_prediction_file_that_is_not_there_is_not_reused(checkpoints: CheckpointFolder) -> None:
     write(checkpoints, FIRST)
     assert predictions.reusable_predictions(checkpoints, SECOND, MADE_WITH) is None
 
 
 @pytest.mark.parametrize("versions", [{}, {"numpy": "1"}, {**MADE_WITH, "pyarrow": "0"}])
-def test_a_part_made_by_other_versions_is_not_taken_over(
+def test_a_prediction_file_made_by_other_versions_is_not_reused(
     checkpoints: CheckpointFolder, versions: dict[str, str]
 ) -> None:
     write(checkpoints, FIRST)
@@ -114,19 +131,19 @@ def test_a_part_made_by_other_versions_is_not_taken_over(
 
 
 @pytest.mark.parametrize("position", range(0, 4000, 200))
-def test_a_part_with_a_flipped_bit_is_made_again(
+def test_a_prediction_file_with_a_flipped_bit_is_recomputed(
     checkpoints: CheckpointFolder, position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(checkpoints, FIRST)
-    flip_bit(checkpoints.folder / FIRST.file_name, position)
+    flip_bit(path_of(checkpoints), position)
     with caplog.at_level(logging.WARNING):
         assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
-    assert "part-00000.parquet is damaged and will be made again: expected sha256" in caplog.text
+    assert "part-00000.parquet is damaged and will be recomputed: expected sha256" in caplog.text
 
 
 def test_no_flipped_bit_of_a_record_brings_back_another_tally(checkpoints: CheckpointFolder) -> None:
     made = write(checkpoints, FIRST)
-    record = checkpoints.records / f"{FIRST.file_name}.json"
+    record = record_of(checkpoints)
     whole = record.read_bytes()
     for position in range(len(whole)):
         flip_bit(record, position)
@@ -139,14 +156,14 @@ def test_a_record_with_another_tally_is_not_believed(
     checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(checkpoints, FIRST)
-    record = on_disk(checkpoints.records / f"{FIRST.file_name}.json")
+    record = record_of(checkpoints)
     text = record.read_text()
     assert text.count("1") > 1
     record.write_text(text.replace('"confidence_sum": [0', '"confidence_sum": [1', 1))
     assert record.read_text() != text
     with caplog.at_level(logging.WARNING):
         assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
-    assert "part-00000.parquet has an unreadable record and will be made again" in caplog.text
+    assert "part-00000.parquet has an unreadable checkpoint record and will be recomputed" in caplog.text
 
 
 @pytest.mark.parametrize("lost", ["predictions/part-00000.parquet", "records/part-00000.parquet.json"])
@@ -154,27 +171,22 @@ def test_a_file_without_its_record_and_a_record_without_its_file_are_nothing(
     checkpoints: CheckpointFolder, lost: str
 ) -> None:
     write(checkpoints, FIRST)
-    (checkpoints.folder.parent / lost).unlink()
+    (on_disk(checkpoints.store.location) / lost).unlink()
     assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
 
 
-def test_a_folder_in_place_of_a_part_is_not_a_part(
-    checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_in_the_place_of_a_prediction_file_is_none(checkpoints: CheckpointFolder) -> None:
     write(checkpoints, FIRST)
-    (checkpoints.folder / FIRST.file_name).unlink()
-    on_disk(checkpoints.folder / FIRST.file_name).mkdir()
-    with caplog.at_level(logging.WARNING):
-        assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
-    assert "part-00000.parquet cannot be read and will be made again" in caplog.text
+    path_of(checkpoints).unlink()
+    path_of(checkpoints).mkdir()
+    assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
 
 
 def test_the_same_predictions_give_the_same_bytes(checkpoints: CheckpointFolder, tmp_path: Path) -> None:
-    other = CheckpointFolder(tmp_path / "other" / "predictions", tmp_path / "other" / "records")
-    assert write(checkpoints, FIRST) == write(other, FIRST)
+    assert write(checkpoints, FIRST) == write(folder_in(tmp_path / "other"), FIRST)
 
 
-def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(checkpoints: CheckpointFolder) -> None:
+def test_the_calibration_of_a_prediction_file_is_that_of_its_labelled_rows(checkpoints: CheckpointFolder) -> None:
     values = probabilities(5)
     _, calibration = predictions.counted_of([write(checkpoints, FIRST, values)])
     of_label = values[np.arange(5), np.arange(5)].astype(np.float64)
@@ -199,13 +211,13 @@ def test_the_calibration_of_a_part_is_that_of_its_labelled_rows(checkpoints: Che
         lambda notes: notes.update(calibration=3),
     ],
 )
-def test_a_part_with_notes_of_another_form_is_made_again(
+def test_a_prediction_file_with_notes_of_another_form_is_recomputed(
     checkpoints: CheckpointFolder, change: Callable[[Any], object]
 ) -> None:
     made = write(checkpoints, FIRST)
     notes = json.loads(json.dumps(made.notes))
     change(notes)
-    data = (checkpoints.folder / FIRST.file_name).read_bytes()
+    data = path_of(checkpoints).read_bytes()
     checkpoints.write(FIRST.file_name, 5, data, notes)
     assert checkpoints.find(FIRST.file_name) is not None  # it is whole, and its record vouches for it
     assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
@@ -213,7 +225,7 @@ def test_a_part_with_notes_of_another_form_is_made_again(
 
 
 @pytest.mark.parametrize("notes", [[], ["made_with"], "made_with", None, 3])
-def test_a_part_whose_notes_are_no_notes_is_made_again(checkpoints: CheckpointFolder, notes: Any) -> None:
+def test_a_prediction_file_whose_notes_are_no_notes_is_recomputed(checkpoints: CheckpointFolder, notes: Any) -> None:
     write(checkpoints, FIRST)
-    checkpoints.write(FIRST.file_name, 5, (checkpoints.folder / FIRST.file_name).read_bytes(), notes)
+    checkpoints.write(FIRST.file_name, 5, path_of(checkpoints).read_bytes(), notes)
     assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -18,26 +18,43 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline import load_history, load_run, run_files, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.retention import Retention
-from mnist_pipeline.errors import OutputsError, RunNotFoundError, VerdictError
+from mnist_pipeline.errors import OutputsError, RunNotFoundError, StoreError, VerdictError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.runs import publishing, replacement
-from mnist_pipeline.runs.lookup import REPAIRS, Run, find_run, list_runs, run_by_id
-from mnist_pipeline.runs.manifest import Manifest, Pruned, RunName
+from mnist_pipeline.runs import layout, publishing, replacement
+from mnist_pipeline.runs.layout import REPAIRS
+from mnist_pipeline.runs.lookup import find_run, list_runs, run_by_id
+from mnist_pipeline.runs.manifest import Manifest, RunName
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.settings import load_settings
-from mnist_pipeline.store.files import publish_folder, record
-from mnist_pipeline.store.objects import Location, ObjectPath
+from mnist_pipeline.store.base import Address, Location
+from mnist_pipeline.store.files import record
+from mnist_pipeline.store.local import LocalStore
 from mnist_pipeline.views import complete_repairs, update_views
 from tests.objectstore import Fault, ObjectStore, Rule, objects
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
-from tests.published import FILES, at, flip_bit, give_up, hashes, identity, publish_run, stage_run, staged
+from tests.published import (
+    FILES,
+    at,
+    flip_bit,
+    give_up,
+    hashes,
+    identity,
+    on_disk,
+    opened,
+    publish_run,
+    stage_run,
+    staged,
+)
 
 WHO, OTHER = identity(), identity("2026-01-30")
-ERRORS = ("ENOSPC", "EDQUOT", "EXDEV", "EIO")
+MANIFEST = f"runs/{WHO.run_id}/manifest.json"
+# What the store does with one of them it does with the others.
+ERRORS = ("ENOSPC", *(pytest.param(code, marks=pytest.mark.torture) for code in ("EDQUOT", "EXDEV", "EIO")))
 Calls = list[Path]
 
 
@@ -68,13 +85,13 @@ def pruned_run(outputs: Path) -> tuple[Run, dict[str, str]]:
     return run, hashes(run.folder)
 
 
-def as_staged(stage: StagingDirectory, manifest: Manifest) -> Manifest:
+def as_staged(staging: StagingDirectory, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def with_other_last_bits(stage: StagingDirectory, manifest: Manifest) -> Manifest:
+def with_other_last_bits(staging: StagingDirectory, manifest: Manifest) -> Manifest:
     """The same digits, of probabilities that differ in their last bits."""
-    path = stage.run / FILES[0]
+    path = on_disk(staging.outputs.path(staging.files)) / FILES[0]
     table = tables.decode(tables.PREDICTIONS, path.read_bytes(), "x")
     nudged = pa.array([value + 1e-7 for value in table["proba_3"].to_pylist()], pa.float32())
     field = table.schema.field("proba_3")
@@ -84,9 +101,9 @@ def with_other_last_bits(stage: StagingDirectory, manifest: Manifest) -> Manifes
 
 
 def replace(outputs: Path, change: Callable[[StagingDirectory, Manifest], Manifest] = as_staged) -> bool:
-    with staged(outputs, WHO, published_at=at(2)) as (stage, manifest):
-        new = commit(outputs, stage, change(stage, manifest))
-    update_views(outputs)
+    with staged(outputs, WHO, published_at=at(2)) as (staging, manifest):
+        new = commit(opened(outputs), staging, change(staging, manifest))
+    update_views(opened(outputs))
     return new
 
 
@@ -125,20 +142,20 @@ def there(outputs: Path) -> bool:
     """Whether the run is published, or its complete replacement is kept."""
     name = RunName.parse(WHO.run_id)
     assert name is not None
-    kept = outputs / REPAIRS / WHO.run_id
-    return (outputs / "runs" / WHO.run_id).is_dir() or (kept.is_dir() and not Run(kept, name).problems())
+    kept = Run(opened(outputs), name, stored_in=layout.repair_folder(WHO.run_id))
+    return (outputs / "runs" / WHO.run_id).is_dir() or (kept.exists() and not kept.problems())
 
 
 def require_repaired(outputs: Path, before: dict[str, str]) -> None:
     """The run is in its place and sound, the views name it, its old bytes are in quarantine, and nothing waits."""
-    run = run_by_id(outputs, WHO.run_id)
+    run = run_by_id(opened(outputs), WHO.run_id)
     assert run.problems() == []
     assert run.pruned() is None
     assert run.manifest().published_at == at(2)
     assert WHO.run_id in (outputs / "latest.json").read_text()
     assert set(pd.read_parquet(outputs / "runs.parquet")["run_id"]) == {WHO.run_id, OTHER.run_id}
-    (aside,) = (outputs / "quarantine" / "runs").iterdir()
-    assert hashes(aside) == before
+    (quarantined,) = (outputs / "quarantine" / "runs").iterdir()
+    assert hashes(quarantined) == before
     assert list((outputs / REPAIRS).glob("*")) == []
 
 
@@ -171,7 +188,7 @@ def disturbed(
             assert f"kept, complete, in {outputs / REPAIRS / WHO.run_id}" in str(ended)
         published = hashes(outputs / "runs" / WHO.run_id) != before and not waits
         found = verify(outputs)
-        # Before the record the run is damaged as it was, and found so; after it, the next command finishes.
+        # Before the record the run is damaged as it was, and found so; after it, the next command completes it.
         recorded += waits
         assert found.exit_code == (0 if waits or published or change is not as_staged else 5), found.output
         assert f"{WHO.run_id}: " in found.stdout
@@ -187,7 +204,7 @@ def disturbed(
     [(damaged_run, as_staged), (pruned_run, with_other_last_bits)],
     ids=["damaged", "pruned"],
 )
-def test_a_step_that_fails_loses_no_run_and_the_next_command_finishes(
+def test_a_step_that_fails_loses_no_run_and_the_next_command_completes_it(
     make: Any, change: Any, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = getattr(errno, code)
@@ -200,7 +217,7 @@ def test_a_step_that_fails_loses_no_run_and_the_next_command_finishes(
     [(damaged_run, as_staged), (pruned_run, with_other_last_bits)],
     ids=["damaged", "pruned"],
 )
-def test_a_process_that_ends_at_any_step_loses_no_run_and_the_next_command_finishes(
+def test_a_process_that_ends_at_any_step_loses_no_run_and_the_next_command_completes_it(
     make: Any, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert disturbed(tmp_path, make, change, lambda path: Ended(str(path)), monkeypatch) > 8
@@ -210,19 +227,21 @@ def recorded_run(outputs: Path, patch: pytest.MonkeyPatch, in_quarantine: bool =
     """A damaged run whose replacement is recorded and not in its place; the run itself may have left it already."""
     _, before = damaged_run(outputs)
 
-    def ends(staged: Path, target: Path) -> bool:
-        if target.parent.name == "runs":
+    move = LocalStore.move
+
+    def ends(store: LocalStore, source: str, target: str, first: str = "") -> bool:
+        if target == layout.run_folder(WHO.run_id) and source.startswith(REPAIRS):
             raise Ended
-        return publish_folder(staged, target)
+        return move(store, source, target, first)
 
     def ends_at_once(*how: Any) -> bool:
         raise Ended
 
     with patch.context() as inner:
         if in_quarantine:
-            inner.setattr(replacement, "publish_folder", ends)
+            inner.setattr(LocalStore, "move", ends)
         else:
-            inner.setattr(replacement, "_put_in_place", ends_at_once)
+            inner.setattr(replacement, "_publish_replacement", ends_at_once)
         with pytest.raises(Ended):
             replace(outputs)
     assert (outputs / REPAIRS / WHO.run_id).is_dir()
@@ -235,7 +254,7 @@ def require_no_more_than_a_verdict(outputs: Path) -> None:
         tasks.require_run_dates.fn(load_settings(dataset="toy", run_date="2026-01-31", outputs=outputs), 1)
 
 
-FINISHING: dict[str, Callable[[Path], object]] = {
+COMPLETING: dict[str, Callable[[Path], object]] = {
     "load_run": lambda outputs: load_run(WHO.run_id, outputs=outputs),
     "run_files": lambda outputs: run_files(WHO.run_id, outputs=outputs),
     "load_history": lambda outputs: load_history(outputs),
@@ -245,53 +264,53 @@ FINISHING: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("who", FINISHING)
-def test_whoever_finds_a_recorded_repair_finishes_it(
+@pytest.mark.parametrize("who", COMPLETING)
+def test_whoever_finds_a_recorded_repair_completes_it(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = recorded_run(tmp_path, monkeypatch, in_quarantine=True)
-    update_views(tmp_path)  # by another, who does not find the run
+    update_views(opened(tmp_path))  # by another, who does not find the run
     assert WHO.run_id not in (tmp_path / "latest.json").read_text()
-    FINISHING[who](tmp_path)
+    COMPLETING[who](tmp_path)
     require_repaired(tmp_path, before)
-    assert f"the repair of run {WHO.run_id}, which was begun earlier, is finished" in caplog.text
+    assert f"the repair of run {WHO.run_id}, which was begun earlier, is complete" in caplog.text
 
 
-def test_a_run_whose_repair_is_unfinished_is_not_found_and_it_is_said_why(
+def test_a_run_whose_repair_is_incomplete_is_not_found_and_it_is_said_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded_run(tmp_path, monkeypatch, in_quarantine=True)
     asks: tuple[Callable[[], Run], ...] = (
-        lambda: run_by_id(tmp_path, WHO.run_id),
-        lambda: find_run(tmp_path, WHO.run_id, "toy", "test"),
-        lambda: find_run(tmp_path, "2026-01-31", "toy", "test"),
+        lambda: run_by_id(opened(tmp_path), WHO.run_id),
+        lambda: find_run(opened(tmp_path), WHO.run_id, "toy", "test"),
+        lambda: find_run(opened(tmp_path), "2026-01-31", "toy", "test"),
     )
     for ask in asks:
         with pytest.raises(
-            RunNotFoundError, match=f"its repair is unfinished: the replacement of {WHO.run_id} is kept"
+            RunNotFoundError, match=f"its repair is incomplete: the replacement of {WHO.run_id} is kept"
         ):
             ask()
     with pytest.raises(RunNotFoundError, match=r"what is there: .*; publish it with"):
-        find_run(tmp_path, "2026-01-01", "toy", "test")
+        find_run(opened(tmp_path), "2026-01-01", "toy", "test")
 
 
-def test_two_that_finish_at_once_finish_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_that_complete_a_repair_complete_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for round_ in range(5):
         outputs = tmp_path / str(round_)
         before = recorded_run(outputs, monkeypatch, in_quarantine=round_ % 2 == 0)
-        finished: list[str] = []
+        completed: list[str] = []
         together = threading.Barrier(4)
 
-        def write(outputs: Path = outputs, finished: list[str] = finished, both: Any = together) -> None:
+        def write(outputs: Path = outputs, completed: list[str] = completed, both: Any = together) -> None:
             both.wait()
-            finished += complete_repairs(outputs)
+            completed += complete_repairs(opened(outputs))
 
         threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert finished == [WHO.run_id]
+        assert completed == [WHO.run_id]
         require_repaired(outputs, before)
 
 
@@ -299,7 +318,7 @@ def test_a_sound_run_that_is_published_meanwhile_wins(tmp_path: Path, monkeypatc
     recorded_run(tmp_path, monkeypatch, in_quarantine=True)
     run = publish_run(tmp_path, WHO, published_at=at(3))
     before = hashes(run.folder)
-    assert complete_repairs(tmp_path) == []
+    assert complete_repairs(opened(tmp_path)) == []
     assert hashes(run.folder) == before
     assert list((tmp_path / REPAIRS).iterdir()) == []
     assert list((tmp_path / ".staging").iterdir()) == []
@@ -314,8 +333,8 @@ def test_a_replacement_that_meets_a_sound_run_is_compared_with_it(
     def late(*how: Any) -> None:
         move_to_quarantine(*how)
         monkeypatch.setattr(replacement, "move_to_quarantine", move_to_quarantine)
-        with staged(tmp_path, WHO, published_at=at(3), seed=seed) as (stage, manifest):
-            assert commit(tmp_path, stage, manifest)
+        with staged(tmp_path, WHO, published_at=at(3), seed=seed) as (staging, manifest):
+            assert commit(opened(tmp_path), staging, manifest)
 
     monkeypatch.setattr(replacement, "move_to_quarantine", late)
     if seed == 0:
@@ -325,7 +344,7 @@ def test_a_replacement_that_meets_a_sound_run_is_compared_with_it(
             replace(tmp_path)
         (kept,) = (tmp_path / ".staging").glob("conflict-*")
         assert {*FILES, "manifest.json"} == set(hashes(kept))
-    assert run_by_id(tmp_path, WHO.run_id).manifest().published_at == at(3)
+    assert run_by_id(opened(tmp_path), WHO.run_id).manifest().published_at == at(3)
     assert list((tmp_path / REPAIRS).iterdir()) == []
 
 
@@ -334,7 +353,7 @@ def test_a_replacement_that_was_damaged_meanwhile_takes_no_place(
 ) -> None:
     before = recorded_run(tmp_path, monkeypatch)
     flip_bit(tmp_path / REPAIRS / WHO.run_id / FILES[0])
-    assert complete_repairs(tmp_path) == []
+    assert complete_repairs(opened(tmp_path)) == []
     assert hashes(tmp_path / "runs" / WHO.run_id) == before
     assert verify(tmp_path).exit_code == 5
     assert replace(tmp_path)
@@ -342,18 +361,23 @@ def test_a_replacement_that_was_damaged_meanwhile_takes_no_place(
 
 
 @pytest.mark.parametrize("in_quarantine", [False, True], ids=["damaged run there", "run gone"])
-def test_a_repair_that_cannot_be_finished_is_warned_of_and_other_runs_are_read(
+def test_a_repair_that_cannot_be_completed_is_warned_of_and_other_runs_are_read(
     in_quarantine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = recorded_run(tmp_path, monkeypatch, in_quarantine)
+    lock = LocalStore.lock
 
-    def read_only(path: Path) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    def read_only(
+        store: LocalStore, name: str, wait: bool = True, shared: bool = False
+    ) -> AbstractContextManager[bool]:
+        if name.endswith(".repair"):
+            raise StoreError(f"cannot lock {name}: Read-only file system; check it, then run again")
+        return lock(store, name, wait, shared)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replacement, "lock", read_only)
+        patch.setattr(LocalStore, "lock", read_only)
         assert len(load_run("2026-01-30", "toy", outputs=tmp_path)) == 12
-        warned = [line for line in caplog.messages if "expected to finish its repair" in line]
+        warned = [line for line in caplog.messages if "expected to complete its repair" in line]
         assert len(warned) == 1
         for words in (f"run {WHO.run_id}", "Read-only file system", str(tmp_path / REPAIRS), "`mnist-pipeline verify"):
             assert words in warned[0]
@@ -361,7 +385,7 @@ def test_a_repair_that_cannot_be_finished_is_warned_of_and_other_runs_are_read(
         assert found.exit_code == 5
         assert f"{WHO.run_id}: its repair is unfinished\n" in found.stdout
         assert f"{OTHER.run_id}: verified\n" in found.stdout
-        assert "runs damaged: 1 of 2; replacements that are not in their place: 1, kept in " in found.stderr
+        assert "runs damaged: 1 of 2; unfinished repairs: 1, with replacements kept in " in found.stderr
         assert "runs verified" not in found.output
         assert verify(tmp_path, "2026-01-30", "--dataset", "toy").exit_code == 0
         assert verify(tmp_path, WHO.run_id).exit_code == 5
@@ -383,16 +407,16 @@ def test_a_prune_leaves_what_waits_alone(tmp_path: Path, monkeypatch: pytest.Mon
     before = recorded_run(tmp_path, monkeypatch, in_quarantine=True)
     kept = hashes(tmp_path / REPAIRS)
     now = datetime(2036, 1, 1, tzinfo=UTC)
-    plan = plan_prune(tmp_path, Retention(1, 1), now - now, now)
+    plan = plan_prune(opened(tmp_path), Retention(1, 1), now - now, now)
     assert plan.use_bytes[REPAIRS] > 0
-    assert carry_out(tmp_path, plan, now) == []
+    assert carry_out(opened(tmp_path), plan, now) == []
     assert hashes(tmp_path / REPAIRS) == kept
-    assert complete_repairs(tmp_path) == [WHO.run_id]
+    assert complete_repairs(opened(tmp_path)) == [WHO.run_id]
     require_repaired(tmp_path, before)
 
 
 def test_nothing_is_made_where_no_run_was_ever_replaced(tmp_path: Path) -> None:
-    assert complete_repairs(tmp_path / "none") == []
+    assert complete_repairs(opened(tmp_path / "none")) == []
     assert not (tmp_path / "none").exists()
 
 
@@ -405,37 +429,37 @@ def requests_of(server: ObjectStore, act: Callable[[], object]) -> list[tuple[st
     return server.proxy.seen[begun:]
 
 
-def damage_manifest(outputs: ObjectPath) -> bytes:
+def damage_manifest(outputs: Address) -> bytes:
     """Flip a bit of the manifest; how it is then."""
-    path = outputs / "runs" / WHO.run_id / "manifest.json"
-    data = bytearray(path.read_bytes())
+    store = opened(outputs).store
+    data = bytearray(store.read(MANIFEST))
     data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
+    store.write(MANIFEST, bytes(data))
     return bytes(data)
 
 
-def test_in_a_store_a_replacement_is_never_preceded_by_a_gap(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_in_a_store_a_replacement_is_never_preceded_by_a_gap(server: ObjectStore, bucket: Address) -> None:
     publish_run(bucket, WHO, published_at=at(1))
     damaged = damage_manifest(bucket)
-    with staging_directory(bucket, WHO.run_id) as stage:
-        manifest = stage_run(stage, WHO, published_at=at(2))
-        seen = requests_of(server, lambda: commit(bucket, stage, manifest))
+    with staging_directory(opened(bucket), WHO.run_id) as staging:
+        manifest = stage_run(staging, WHO, published_at=at(2))
+        seen = requests_of(server, lambda: commit(opened(bucket), staging, manifest))
     assert not {method for method, _ in seen} & {"DELETE", "POST"}  # some are deleted by a POST of their names
-    assert run_by_id(bucket, WHO.run_id).manifest() == manifest
-    (aside,) = [key for key in objects(bucket) if key.startswith("quarantine/")]
-    assert (bucket / aside).read_bytes() == damaged
-    assert complete_repairs(bucket) == []
+    assert run_by_id(opened(bucket), WHO.run_id).manifest() == manifest
+    (quarantined,) = [key for key in objects(bucket) if key.startswith("quarantine/")]
+    assert opened(bucket).store.read(quarantined) == damaged
+    assert complete_repairs(opened(bucket)) == []
 
 
-def replace_in_store(outputs: ObjectPath) -> Callable[[int], bool]:
+def replace_in_store(outputs: Address) -> Callable[[int], bool]:
     """Commits a run, published on a day, in the place of a damaged one that is marked as pruned."""
     publish_run(outputs, WHO, published_at=at(1), views=False)
-    give_up_in(outputs)
+    give_up(outputs, WHO.run_id)
     damage_manifest(outputs)
 
     def replace_it(day: int) -> bool:
-        with staging_directory(outputs, WHO.run_id) as stage:
-            return commit(outputs, stage, stage_run(stage, WHO, published_at=at(day)))
+        with staging_directory(opened(outputs), WHO.run_id) as staging:
+            return commit(opened(outputs), staging, stage_run(staging, WHO, published_at=at(day)))
 
     return replace_it
 
@@ -466,62 +490,56 @@ def test_in_a_store_whatever_request_fails_the_run_is_there(fault: Fault, server
         with server.proxy.faults(rule), suppress(OutputsError):
             replace_it(2)
         happened = met()
-        assert [run.name.run_id for run in list_runs(bucket)] == [WHO.run_id], number
+        assert [run.name.run_id for run in list_runs(opened(bucket))] == [WHO.run_id], number
         replace_it(3)
-        run = run_by_id(bucket, WHO.run_id)
+        run = run_by_id(opened(bucket), WHO.run_id)
         assert run.problems() == [], number
         assert run.pruned() is None, number
     assert number > 8
 
 
-def give_up_in(outputs: ObjectPath) -> None:
-    """Say of the run that its predictions are given up."""
-    mark = Pruned(schema_version=tables.SCHEMA_VERSION, run_id=WHO.run_id, pruned_at=at(2))
-    (outputs / "runs" / WHO.run_id / "pruned.json").write_bytes(mark.to_bytes())
-
-
 def test_in_a_store_whoever_is_later_agrees_with_whoever_was_faster(
-    bucket: ObjectPath, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    bucket: Address, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_run(bucket, WHO, published_at=at(1))
     damage_manifest(bucket)
 
     def late(*how: Any) -> Any:
         monkeypatch.setattr(replacement, "copy_to_quarantine", copy_to_quarantine)
-        with staged(bucket, WHO, published_at=at(3)) as (stage, manifest):
-            assert commit(bucket, stage, manifest)
+        with staged(bucket, WHO, published_at=at(3)) as (staging, manifest):
+            assert commit(opened(bucket), staging, manifest)
         return copy_to_quarantine(*how)
 
     monkeypatch.setattr(replacement, "copy_to_quarantine", late)
-    with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
-        assert not commit(bucket, stage, manifest)
-    assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(3)
+    with staged(bucket, WHO, published_at=at(2)) as (staging, manifest):
+        assert not commit(opened(bucket), staging, manifest)
+    assert run_by_id(opened(bucket), WHO.run_id).manifest().published_at == at(3)
 
 
 def test_in_a_store_a_run_that_is_taken_away_meanwhile_is_published_all_the_same(
-    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+    bucket: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_run(bucket, WHO, published_at=at(1))
     damage_manifest(bucket)
 
-    def taken_away(*how: Any) -> Any:
-        (bucket / "runs" / WHO.run_id / "manifest.json").unlink()
-        return bucket
+    def taken_away(*how: Any) -> str:
+        opened(bucket).store.delete(MANIFEST)
+        return "nowhere"
 
     monkeypatch.setattr(replacement, "copy_to_quarantine", taken_away)
-    with staged(bucket, WHO, published_at=at(2)) as (stage, manifest):
-        assert commit(bucket, stage, manifest)
-    assert run_by_id(bucket, WHO.run_id).manifest().published_at == at(2)
+    with staged(bucket, WHO, published_at=at(2)) as (staging, manifest):
+        assert commit(opened(bucket), staging, manifest)
+    assert run_by_id(opened(bucket), WHO.run_id).manifest().published_at == at(2)
 
 
-def test_in_a_store_a_replaced_run_is_never_called_pruned(bucket: ObjectPath, server: ObjectStore) -> None:
+def test_in_a_store_a_replaced_run_is_never_called_pruned(bucket: Address, server: ObjectStore) -> None:
     replace_it = replace_in_store(bucket)
-    give_up_in(bucket)
+    give_up(bucket, WHO.run_id)
 
     def deletions_fail(method: str, key: str) -> Fault | None:
         return "refuse" if method in ("DELETE", "POST") and "delete" in f"{method} {key}".lower() else None
 
     with server.proxy.faults(deletions_fail), suppress(OutputsError):
         replace_it(2)
-    run = run_by_id(bucket, WHO.run_id)
+    run = run_by_id(opened(bucket), WHO.run_id)
     assert run.pruned() is None or run.problems(), "a sound run that says that it gave its predictions up"

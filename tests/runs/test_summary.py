@@ -6,7 +6,7 @@ import pytest
 
 from mnist_pipeline import tables
 from mnist_pipeline.runs import summary
-from mnist_pipeline.runs.lookup import Run
+from mnist_pipeline.runs.run import Run
 from tests.published import identity, publish_run
 
 

@@ -2,17 +2,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mnist_pipeline.errors import OutputsError
-from mnist_pipeline.store import checkpoints as module
+from mnist_pipeline.errors import OutputsError, StoreError
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
-from mnist_pipeline.store.files import FileRecord, replace_file
+from mnist_pipeline.store.files import FileRecord
+from mnist_pipeline.store.local import LocalStore
 from tests.published import on_disk
+from tests.stores import DiedError, FaultyStore, MemoryStore
 
 NAME = "part-00000.parquet"
 DATA = bytes(range(256))
@@ -21,24 +23,28 @@ NOTES = {"tally": {"images": 3, "mean": 0.1}, "made_with": {"numpy": "2"}}
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> CheckpointFolder:
-    return CheckpointFolder(folder=tmp_path / "run" / "predictions", records=tmp_path / "records")
+    return CheckpointFolder(LocalStore(tmp_path), "run/predictions", "records")
 
 
 def record_path(checkpoints: CheckpointFolder) -> Path:
-    return on_disk(checkpoints.records / f"{NAME}.json")
+    return on_disk(checkpoints.store.location) / checkpoints.records / f"{NAME}.json"
+
+
+def folder_of(checkpoints: CheckpointFolder) -> Path:
+    return on_disk(checkpoints.location)
 
 
 def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
-def test_a_finished_piece_is_found_as_it_was_finished(checkpoints: CheckpointFolder) -> None:
+def test_a_checkpoint_is_found_as_it_was_written(checkpoints: CheckpointFolder) -> None:
     finished = checkpoints.write(NAME, 3, DATA, NOTES)
     record = FileRecord(f"predictions/{NAME}", 3, len(DATA), hashlib.sha256(DATA).hexdigest())
     assert finished == checkpoints.find(NAME) == Checkpoint(record, NOTES)
 
 
-def test_what_was_never_finished_is_not_found_and_not_worth_a_word(
+def test_what_was_never_written_is_not_found_and_not_logged(
     checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert checkpoints.find(NAME) is None
@@ -47,13 +53,13 @@ def test_what_was_never_finished_is_not_found_and_not_worth_a_word(
     assert not caplog.records
 
 
-def test_nothing_but_finished_files_lies_in_the_folder_that_others_read(checkpoints: CheckpointFolder) -> None:
+def test_nothing_but_complete_files_is_in_the_folder_that_others_read(checkpoints: CheckpointFolder) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
-    assert [path.name for path in checkpoints.folder.iterdir()] == [NAME]
-    assert [path.name for path in checkpoints.records.iterdir()] == [f"{NAME}.json"]
+    assert [path.name for path in folder_of(checkpoints).iterdir()] == [NAME]
+    assert [path.name for path in record_path(checkpoints).parent.iterdir()] == [f"{NAME}.json"]
 
 
-def test_a_piece_made_again_replaces_the_old_one(checkpoints: CheckpointFolder) -> None:
+def test_a_checkpoint_written_again_replaces_the_old_one(checkpoints: CheckpointFolder) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
     again = checkpoints.write(NAME, 4, DATA[:100], {})
     assert checkpoints.find(NAME) == again
@@ -78,11 +84,11 @@ def test_a_damaged_file_is_not_found_and_a_warning_says_why(
     data: bytes, problem: str, checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
-    (checkpoints.folder / NAME).write_bytes(data)
+    (folder_of(checkpoints) / NAME).write_bytes(data)
     assert checkpoints.find(NAME) is None
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
-    assert f"{checkpoints.folder / NAME} is damaged and will be made again: {problem}" in warning.getMessage()
+    assert f"{folder_of(checkpoints) / NAME} is damaged and will be recomputed: {problem}" in warning.getMessage()
     assert checkpoints.write(NAME, 3, DATA, NOTES) == checkpoints.find(NAME)
 
 
@@ -96,7 +102,9 @@ def test_an_unreadable_record_counts_for_none_and_a_warning_says_so(
     checkpoints.write(NAME, 3, DATA, NOTES)
     record_path(checkpoints).write_bytes(content)
     assert checkpoints.find(NAME) is None
-    assert f"{checkpoints.folder / NAME} has an unreadable record and will be made again: " in caplog.text
+    assert (
+        f"{folder_of(checkpoints) / NAME} has an unreadable checkpoint record and will be recomputed: " in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,7 @@ def test_a_record_with_any_change_counts_for_none(
     change(document)
     record_path(checkpoints).write_text(json.dumps(document))
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable record" in caplog.text
+    assert "has an unreadable checkpoint record" in caplog.text
 
 
 @pytest.mark.parametrize("change", [lambda file: file.pop("rows"), lambda file: file.update(owner="x")])
@@ -131,7 +139,7 @@ def test_a_record_of_other_fields_counts_for_none_though_its_checksum_holds(
     change(document["file"])
     record_path(checkpoints).write_text(json.dumps({**document, "content_sha256": canonical_sha256(document)}))
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable record" in caplog.text
+    assert "has an unreadable checkpoint record" in caplog.text
 
 
 def test_a_record_of_other_bytes_does_not_vouch_for_these(
@@ -139,60 +147,70 @@ def test_a_record_of_other_bytes_does_not_vouch_for_these(
 ) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
     checkpoints.write("other", 3, DATA[::-1], NOTES)
-    record_path(checkpoints).write_bytes((checkpoints.records / "other.json").read_bytes())
+    record_path(checkpoints).write_bytes(record_path(checkpoints).with_name("other.json").read_bytes())
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable record and will be made again: it is about predictions/other" in caplog.text
+    assert "has an unreadable checkpoint record and will be recomputed: it is about predictions/other" in caplog.text
 
 
-def test_a_file_that_cannot_be_read_is_not_found_and_a_warning_says_so(
-    checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_in_the_place_of_a_file_is_no_file(checkpoints: CheckpointFolder) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
-    (checkpoints.folder / NAME).unlink()
-    on_disk(checkpoints.folder / NAME).mkdir()
+    (folder_of(checkpoints) / NAME).unlink()
+    (folder_of(checkpoints) / NAME).mkdir()
     assert checkpoints.find(NAME) is None
-    assert f"{checkpoints.folder / NAME} cannot be read and will be made again: " in caplog.text
+
+
+def test_what_cannot_be_read_is_not_taken_for_damage() -> None:
+    store = MemoryStore()
+    CheckpointFolder(store, "predictions", "records").write(NAME, 3, DATA, NOTES)
+    for operation in (1, 2):
+        broken = CheckpointFolder(FaultyStore(store, fails_at=operation), "predictions", "records")
+        with pytest.raises(StoreError, match="planted failure"):
+            broken.find(NAME)
+
+
+def test_names_are_those_of_files_with_a_record_whatever_their_bytes(checkpoints: CheckpointFolder) -> None:
+    assert checkpoints.names() == set()
+    for name in ("a", "b", "c"):
+        checkpoints.write(name, 3, DATA, NOTES)
+    (folder_of(checkpoints) / "a").write_bytes(b"")
+    (folder_of(checkpoints) / "b").unlink()
+    (folder_of(checkpoints) / "d").write_bytes(DATA)
+    assert checkpoints.names() == {"a", "c"}
+
+
+def test_with_content_names_other_bytes_have_another_name() -> None:
+    checkpoints = CheckpointFolder(MemoryStore(), "predictions", "records", content_names=True)
+    one, two = checkpoints.write(NAME, 3, DATA, NOTES), checkpoints.write(NAME, 3, DATA[::-1], NOTES)
+    assert one.file.path != two.file.path
+    assert checkpoints.find(NAME) == two
+    assert {checkpoints.read(one), checkpoints.read(two)} == {DATA, DATA[::-1]}
 
 
 # Kills and full disks
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_killed_between_file_and_record_leaves_nothing_to_find(
-    earlier: bool, checkpoints: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    def replace_then_die(path: Path, data: bytes, scratch: Path | None = None, sync: bool = True) -> None:
-        if path.suffix == ".json":
-            raise Killed
-        replace_file(path, data, scratch, sync)
-
+def test_ended_between_file_and_record_there_is_nothing_to_find(earlier: bool) -> None:
+    store = MemoryStore()
+    checkpoints = CheckpointFolder(store, "predictions", "records")
     if earlier:
         checkpoints.write(NAME, 3, DATA[::-1], NOTES)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "replace_file", replace_then_die)
-        with pytest.raises(Killed):
-            checkpoints.write(NAME, 3, DATA, NOTES)
-    assert (checkpoints.folder / NAME).read_bytes() == DATA
+    with pytest.raises(DiedError):
+        replace(checkpoints, store=FaultyStore(store, fails_at=2, dies=True)).write(NAME, 3, DATA, NOTES)
+    assert store.read(f"predictions/{NAME}") == DATA
     assert checkpoints.find(NAME) is None
     assert checkpoints.write(NAME, 3, DATA, NOTES) == checkpoints.find(NAME)
 
 
 def test_a_record_without_its_file_is_nothing(checkpoints: CheckpointFolder) -> None:
     checkpoints.write(NAME, 3, DATA, NOTES)
-    (checkpoints.folder / NAME).unlink()
+    (folder_of(checkpoints) / NAME).unlink()
     assert checkpoints.find(NAME) is None
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_leaves_no_unfinished_file(tmp_path: Path) -> None:
-    (tmp_path / "in the way").write_bytes(b"")
-    checkpoints = CheckpointFolder(folder=tmp_path / "in the way" / "images", records=tmp_path / "records")
+def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    (tmp_path / "images" / NAME / "x").mkdir(parents=True)
+    checkpoints = CheckpointFolder(LocalStore(tmp_path), "images", "records")
     with pytest.raises(OutputsError, match=f"cannot write .*{NAME}: .*; check that the folder exists, is writable"):
         checkpoints.write(NAME, 3, DATA, NOTES)
-    checkpoints = CheckpointFolder(folder=tmp_path / "images", records=tmp_path / "records")
-    (tmp_path / "images" / NAME / "x").mkdir(parents=True)
-    with pytest.raises(OutputsError, match=f"cannot write .*{NAME}: "):
-        checkpoints.write(NAME, 3, DATA, NOTES)
-    assert list((tmp_path / "records").iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

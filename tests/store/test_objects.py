@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from mnist_pipeline.errors import SettingsError, StoreError
-from mnist_pipeline.store.files import content_name, create_file
-from mnist_pipeline.store.objects import ObjectPath, parse_location
-from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, first, objects
+from mnist_pipeline.store import objects as objects_module
+from mnist_pipeline.store.base import Address, parse_location
+from mnist_pipeline.store.files import content_name
+from mnist_pipeline.store.objects import ObjectStore
+from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, always, first, objects
+from tests.objectstore import ObjectStore as Server
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
 
@@ -17,13 +20,18 @@ def is_put(method: str, _key: str) -> bool:
     return method == "PUT"
 
 
+@pytest.fixture
+def store(bucket: Address) -> ObjectStore:
+    return ObjectStore(bucket)
+
+
 # Addresses
 
 
 @pytest.mark.parametrize("text", ["s3://nights/a/b", "s3://nights/a//b/", "gs://nights/a/b", "az://nights/a/b"])
 def test_an_address_is_taken_apart_and_put_together_again(text: str) -> None:
     place = parse_location(text)
-    assert isinstance(place, ObjectPath)
+    assert isinstance(place, Address)
     assert str(place) == f"{text[:2]}://nights/a/b"
     assert place.key == "a/b"
     assert str((place / "c" / "d.safetensors").with_suffix(".md")) == f"{text[:2]}://nights/a/b/c/d.md"
@@ -69,45 +77,43 @@ def test_a_missing_library_is_said_with_what_to_install(monkeypatch: pytest.Monk
 # Objects
 
 
-def test_objects_are_written_read_listed_and_deleted(bucket: ObjectPath) -> None:
-    (bucket / "a" / "one").write_bytes(b"1")
-    (bucket / "a" / "b" / "two").write_bytes(b"")
-    assert (bucket / "a" / "one").read_bytes() == b"1"
-    assert (bucket / "a" / "b" / "two").read_bytes() == b""
-    assert list((bucket / "a").iterdir()) == [bucket / "a" / "b", bucket / "a" / "one"]
-    assert (bucket / "a").subfolders() == [bucket / "a" / "b"]
-    (bucket / "a" / "one").unlink()
-    (bucket / "a" / "one").unlink()
-    assert list(objects(bucket)) == ["a/b/two"]
-    assert list((bucket / "none").iterdir()) == []
-
-
-def test_a_name_is_a_file_or_a_folder_or_nothing(bucket: ObjectPath) -> None:
-    (bucket / "a" / "one").write_bytes(b"1")
-    asked = [bucket / "a", bucket / "a" / "one", bucket / "a" / "on"]
-    assert [place.is_dir() for place in asked] == [True, False, False]
-    assert [place.is_file() for place in asked] == [False, True, False]
-    assert [place.exists() for place in asked] == [True, True, False]
-
-
-def test_a_file_larger_than_one_request_is_uploaded_whole(bucket: ObjectPath, tmp_path: Path) -> None:
+def test_objects_larger_than_one_request_are_written_whole(store: ObjectStore, tmp_path: Path) -> None:
     data = bytes(range(256)) * 50_000  # 12.8 MB
     (tmp_path / "file").write_bytes(data)
-    (bucket / "file").upload(tmp_path / "file")
-    (bucket / "bytes").write_bytes(data)
-    assert (bucket / "file").read_bytes() == (bucket / "bytes").read_bytes() == data
+    store.write("file", tmp_path / "file")
+    store.write("bytes", data)
+    assert store.read("file") == store.read("bytes") == data
 
 
-def test_no_more_of_an_object_is_read_than_is_wanted(bucket: ObjectPath) -> None:
-    (bucket / "one").write_bytes(b"12345")
-    assert [(bucket / "one").read_start(most) for most in (3, 5, 9)] == [b"123", b"12345", b"12345"]
+def test_no_more_of_an_object_is_read_than_is_asked_for(store: ObjectStore) -> None:
+    store.write("one", b"12345")
+    assert [store.read("one", size) for size in (3, 5, 9)] == [b"123", b"12345", b"12345"]
 
 
-def test_what_is_not_there_is_not_found(bucket: ObjectPath) -> None:
+def test_what_is_not_there_is_named(store: ObjectStore) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        (bucket / "none").read_bytes()
-    assert (caught.value.strerror, caught.value.filename) == ("no such object", str(bucket / "none"))
-    assert (bucket / "none").read_version() is None
+        store.read("none")
+    assert (caught.value.strerror, caught.value.filename) == ("no such object", str(store.location / "none"))
+
+
+def test_a_store_of_a_whole_bucket_names_objects_from_its_top(bucket: Address) -> None:
+    store = ObjectStore(Address(bucket.bucket))
+    store.write("runs/a/manifest.json", b"1")
+    store.write("one", b"2")
+    assert sorted(entry.name for entry in store.list("")) == ["one", "runs/a/manifest.json"]
+    assert [entry.name for entry in store.find("runs/*", ["manifest.json"])] == ["runs/a/manifest.json"]
+    assert list(store.children("")) == ["one", "runs"]
+    assert store.read("one") == b"2"
+
+
+def test_the_first_file_of_a_folder_leaves_before_the_others(server: Server, store: ObjectStore) -> None:
+    for name in ("a", "manifest.json", "z"):
+        store.write(f"runs/one/{name}", b"1")
+    server.proxy.seen.clear()
+    assert store.move("runs/one", "quarantine/one", first="manifest.json")
+    changes = [(method, key.rpartition("/")[2]) for method, key in server.proxy.seen if method in ("PUT", "POST")]
+    delete = ("POST", store.location.bucket.removeprefix("s3://"))
+    assert changes == [("PUT", "manifest.json"), delete, ("PUT", "a"), delete, ("PUT", "z"), delete]
 
 
 def test_files_of_other_content_have_other_names() -> None:
@@ -117,105 +123,106 @@ def test_files_of_other_content_have_other_names() -> None:
 # Created once
 
 
-def test_only_the_first_creates_an_object(bucket: ObjectPath) -> None:
-    assert (bucket / "one").create(b"mine")
-    assert not (bucket / "one").create(b"other")
-    assert (bucket / "one").read_bytes() == b"mine"
-
-
-def test_of_many_at_once_one_creates_an_object(bucket: ObjectPath) -> None:
+def test_of_many_at_once_one_creates_an_object(store: ObjectStore) -> None:
     contents = [str(number).encode() for number in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        created = list(pool.map((bucket / "one").create, contents))
+        created = list(pool.map(lambda data: store.create("one", data), contents))
     assert sum(created) == 1
-    assert (bucket / "one").read_bytes() == contents[created.index(True)]
+    assert store.read("one") == contents[created.index(True)]
 
 
 @pytest.mark.parametrize("fault", ["lose the answer", "lose the request", "busy"])
-def test_an_answer_that_is_lost_once_is_no_failure(fault: Fault, server: ObjectStore, bucket: ObjectPath) -> None:
+def test_an_answer_that_is_lost_once_is_no_failure(fault: Fault, server: Server, store: ObjectStore) -> None:
     with server.proxy.faults(first(1, is_put, fault)):
-        assert (bucket / "one").create(b"mine")
+        assert store.create("one", b"mine")
     with server.proxy.faults(first(1, is_put, fault)):
-        assert not (bucket / "one").create(b"other")
+        assert not store.create("one", b"other")
 
 
-def test_an_object_that_was_created_although_no_answer_ever_came_is_ours(
-    server: ObjectStore, bucket: ObjectPath
-) -> None:
+def test_an_object_that_was_created_although_no_answer_ever_came_is_ours(server: Server, store: ObjectStore) -> None:
     with server.proxy.faults(always(is_put, "lose the answer")):
-        assert (bucket / "one").create(b"mine")
-        assert not (bucket / "one").create(b"other")
+        assert store.create("one", b"mine")
+        assert not store.create("one", b"other")
 
 
-def test_a_conflict_over_nothing_is_tried_again(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_a_conflict_over_nothing_is_tried_again(server: Server, store: ObjectStore) -> None:
     with server.proxy.faults(first(2, is_put, "conflict")):
-        assert (bucket / "one").create(b"mine")
+        assert store.create("one", b"mine")
     with server.proxy.faults(always(is_put, "conflict")):
-        assert not (bucket / "one").create(b"other")
+        assert not store.create("one", b"other")
         with pytest.raises(StoreError, match="expected the object store to create it or to show what is there"):
-            (bucket / "two").create(b"mine")
+            store.create("two", b"mine")
 
 
-def test_an_object_that_could_not_be_created_is_not_there(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_an_object_that_could_not_be_created_is_not_there(server: Server, store: ObjectStore, bucket: Address) -> None:
     with server.proxy.faults(always(is_put, "busy")), pytest.raises(StoreError, match="got 503 SlowDown; check bucket"):
-        (bucket / "one").create(b"mine")
+        store.create("one", b"mine")
     assert objects(bucket) == {}
 
 
-def test_files_on_disk_are_created_once_too(tmp_path: Path) -> None:
-    assert create_file(tmp_path / "a" / "one", b"mine", tmp_path / "scratch")
-    assert not create_file(tmp_path / "a" / "one", b"other", tmp_path / "scratch")
-    assert (tmp_path / "a" / "one").read_bytes() == b"mine"
-    assert list((tmp_path / "scratch").iterdir()) == []
+# Compare-and-swap
 
 
-# Replaced if unchanged
+def test_an_update_that_meets_another_is_made_again_of_what_is_there_then(store: ObjectStore) -> None:
+    made: list[bytes] = []
+
+    def make() -> dict[str, bytes]:
+        before = store.read("one") if made else b""
+        made.append(before)
+        if len(made) == 1:
+            store.write("one", b"another's")
+        return {"one": before + b", and ours"}
+
+    store.update(["one"], make)
+    assert made == [b"", b"another's"]
+    assert store.read("one") == b"another's, and ours"
 
 
-def test_an_object_is_replaced_only_if_it_is_what_was_looked_at(bucket: ObjectPath) -> None:
-    place = bucket / "one"
-    assert not place.replace_if_unchanged(b"0", {"e_tag": '"none"'})
-    assert place.replace_if_unchanged(b"1", None)
-    assert not place.replace_if_unchanged(b"2", None)
-    seen = place.read_version()
-    assert place.replace_if_unchanged(b"3", seen)
-    assert not place.replace_if_unchanged(b"4", seen)
-    assert place.read_bytes() == b"3"
+def test_an_update_that_is_always_late_gives_up(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects_module, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(objects_module, "MAX_PAUSE_SECONDS", 0.0)
+    count = iter(range(1000))
+
+    def make() -> dict[str, bytes]:
+        store.write("one", str(next(count)).encode())
+        return {"one": b"ours"}
+
+    with pytest.raises(StoreError, match=r"cannot update one in s3://.*: expected no concurrent upd.* 20 times"):
+        store.update(["one"], make)
 
 
-# Refusals
+# Failures
 
 
-def test_a_bucket_that_does_not_exist_is_said(server: ObjectStore) -> None:
-    place = ObjectPath("s3://no-such-bucket/prefix")
-    for ask in (lambda: place.write_bytes(b""), place.read_bytes, lambda: list(place.iterdir()), place.is_dir):
-        with pytest.raises(StoreError, match=r"^s3://no-such-bucket/prefix: .* got 404 NoSuchBucket; check bucket"):
+def test_a_bucket_that_does_not_exist_is_named(server: Server) -> None:
+    store = ObjectStore(Address("s3://no-such-bucket/prefix"))
+    for ask in (lambda: store.write("a", b""), lambda: store.read("a"), lambda: list(store.list(""))):
+        with pytest.raises(StoreError, match=r"^s3://no-such-bucket/prefix.*: .* got 404 NoSuchBucket; check bucket"):
             ask()
 
 
-def test_a_refusal_names_the_object_and_what_was_said_but_no_key(server: ObjectStore, bucket: ObjectPath) -> None:
+def test_a_failure_names_the_object_and_the_answer_but_no_key(server: Server, store: ObjectStore) -> None:
     with server.proxy.faults(always(lambda *_: True, "refuse")):
         for ask in (
-            lambda: bucket.write_bytes(b""),
-            lambda: bucket.create(b""),
-            bucket.read_bytes,
-            bucket.exists,
-            lambda: list(bucket.iterdir()),
-            bucket.unlink,
+            lambda: store.write("a", b""),
+            lambda: store.create("a", b""),
+            lambda: store.read("a"),
+            lambda: list(store.list("a")),
+            lambda: store.children("a"),
+            lambda: store.delete("a"),
+            lambda: store.update(["a"], lambda: {"a": b""}),
         ):
-            with pytest.raises(StoreError, match=f"^{bucket}: .* got 403( AccessDenied)?; check bucket") as caught:
+            with pytest.raises(StoreError, match=f"^{store.location}/a: .* got 403( AccessDenied)?; check b") as caught:
                 ask()
-            shown = repr(caught.getrepr(style="long", chain=True))
-            assert not [
-                secret for secret in (KEY_ID, SECRET, TOKEN) if secret in str(caught.getrepr(chain=True)) + shown
-            ]
+            shown = repr(caught.getrepr(style="long", chain=True)) + str(caught.getrepr(chain=True))
+            assert not [secret for secret in (KEY_ID, SECRET, TOKEN) if secret in shown]
             assert caught.value.__cause__ is None
             assert caught.value.__suppress_context__
 
 
-def test_a_store_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with pytest.raises(StoreError, match=r"got no answer; check bucket, credentials and network"):
-        ObjectPath("s3://nobody-answers/prefix").read_bytes()
+        ObjectStore(Address("s3://nobody-answers/prefix")).read("a")

@@ -380,7 +380,7 @@ def test_a_table_without_rows_reads_with_the_same_types(table: Table, tmp_path: 
     assert pl.read_parquet(path).height == 0
 
 
-def test_a_folder_of_parts_reads_as_one_table(tmp_path: Path) -> None:
+def test_a_folder_of_prediction_files_reads_as_one_table(tmp_path: Path) -> None:
     for seed in range(3):
         write(tmp_path, PREDICTIONS, rows=20, seed=seed)
     expected = [row for seed in range(3) for row in sample(PREDICTIONS, 20, seed).to_pylist()]
@@ -501,29 +501,29 @@ def test_the_same_columns_of_another_schema_version_are_refused(monkeypatch: pyt
 # Tables written bit by bit
 
 
-def written_by_appending(folder: Path, checkpoints: list[pa.Table], table: Table = tables.FLIPS) -> tuple[Path, int]:
+def written_by_appending(folder: Path, appended: list[pa.Table], table: Table = tables.FLIPS) -> tuple[Path, int]:
     path = folder / f"{table.name}.parquet"
     writer = tables.Writer(table, path)
-    for piece in checkpoints:
-        writer.append(piece)
+    for each in appended:
+        writer.append(each)
     writer.close()
     return path, writer.rows
 
 
 @every_table
 def test_what_is_appended_comes_back_in_order_with_its_schema(table: Table, tmp_path: Path) -> None:
-    checkpoints = [sample(table, rows, seed=rows) for rows in (3, 0, 1, 20)]
-    path, rows = written_by_appending(tmp_path, checkpoints, table)
+    appended = [sample(table, rows, seed=rows) for rows in (3, 0, 1, 20)]
+    path, rows = written_by_appending(tmp_path, appended, table)
     read = tables.decode(table, path.read_bytes(), "x")
     assert rows == read.num_rows == 24
-    assert read.to_pylist() == [row for piece in checkpoints for row in piece.to_pylist()]
+    assert read.to_pylist() == [row for each in appended for row in each.to_pylist()]
     assert read.schema.equals(table.schema, check_metadata=True)
-    assert pq.ParquetFile(path).num_row_groups == 1  # few rows are not cut into pieces
+    assert pq.ParquetFile(path).num_row_groups == 1  # few rows are not split into row groups
 
 
-@pytest.mark.parametrize("checkpoints", [[], [0], [0, 0, 0]])
-def test_nothing_appended_is_a_table_without_rows_for_every_reader(checkpoints: list[int], tmp_path: Path) -> None:
-    path, rows = written_by_appending(tmp_path, [sample(tables.FLIPS, count) for count in checkpoints])
+@pytest.mark.parametrize("counts", [[], [0], [0, 0, 0]])
+def test_nothing_appended_is_a_table_without_rows_for_every_reader(counts: list[int], tmp_path: Path) -> None:
+    path, rows = written_by_appending(tmp_path, [sample(tables.FLIPS, count) for count in counts])
     assert rows == 0
     assert tables.decode(tables.FLIPS, path.read_bytes(), "x").equals(tables.FLIPS.schema.empty_table())
     frame = pd.read_parquet(path)
@@ -544,9 +544,9 @@ def test_rows_are_written_as_soon_as_enough_have_gathered(
         writer = tables.Writer(tables.FLIPS, folder / "flips.parquet")
         for seed, size in enumerate(sizes):
             writer.append(sample(tables.FLIPS, size, seed))
-            waited.append((sum(piece.num_rows for piece in writer._waiting), len(writer._waiting)))
+            waited.append((sum(waiting.num_rows for waiting in writer._waiting), len(writer._waiting)))
         writer.close()
-    assert all(rows < at_once and checkpoints <= rows for rows, checkpoints in waited)
+    assert all(rows < at_once and count <= rows for rows, count in waited)
     read = tables.decode(tables.FLIPS, (folder / "flips.parquet").read_bytes(), "x")
     assert read.to_pylist() == [
         row for seed, size in enumerate(sizes) for row in sample(tables.FLIPS, size, seed).to_pylist()
@@ -556,18 +556,18 @@ def test_rows_are_written_as_soon_as_enough_have_gathered(
 
 
 def test_texts_that_differ_from_one_append_to_the_next_come_back(tmp_path: Path) -> None:
-    checkpoints = []
+    appended = []
     for reference in ("2026-01-30-toy-test-0123456789ab", "2026-01-29-toy-test-ba9876543210"):
-        piece = sample(tables.FLIPS, 6)
+        each = sample(tables.FLIPS, 6)
         column = tables.constant(reference, tables.RUN_ID, 6)
-        field = piece.schema.field("reference_run_id")
-        checkpoints.append(piece.set_column(piece.column_names.index("reference_run_id"), field, column))
+        field = each.schema.field("reference_run_id")
+        appended.append(each.set_column(each.column_names.index("reference_run_id"), field, column))
     unlabelled = sample(tables.FLIPS, 6, nulls="all")
     field = unlabelled.schema.field("direction")
     nulls = pa.nulls(6, tables.DIRECTION)  # of an empty dictionary
-    checkpoints.append(unlabelled.set_column(unlabelled.column_names.index("direction"), field, nulls))
-    path, _ = written_by_appending(tmp_path, checkpoints)
-    expected = [row for piece in checkpoints for row in piece.to_pylist()]
+    appended.append(unlabelled.set_column(unlabelled.column_names.index("direction"), field, nulls))
+    path, _ = written_by_appending(tmp_path, appended)
+    expected = [row for each in appended for row in each.to_pylist()]
     assert tables.decode(tables.FLIPS, path.read_bytes(), "x").to_pylist() == expected
     assert pl.read_parquet(path).to_dicts() == expected
     assert pd.read_parquet(path)["reference_run_id"].tolist() == [row["reference_run_id"] for row in expected]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Pairs
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.runs.lookup import Run
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from tests.published import flip_bit, identity, publish_run
 
@@ -194,7 +194,7 @@ def test_labels_on_one_side_only_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_damaged_part_is_refused_when_its_turn_comes(which: int, tmp_path: Path) -> None:
+def test_a_damaged_prediction_file_is_refused_when_its_turn_comes(which: int, tmp_path: Path) -> None:
     pair = two_runs(tmp_path, (4, 4))
     flip_bit(pair[which].folder / "predictions" / "part-00001.parquet")
     chunks = align(*pair)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import pytest
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import DamagedError, OutputsError
+from mnist_pipeline.runs.layout import VERDICTS
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.tables.parquet import WRITTEN_AT_ONCE
 from mnist_pipeline.verdicts.records import (
-    VERDICTS,
     StagedVerdict,
     VerdictDocument,
     commit_verdict,
@@ -28,7 +29,17 @@ from mnist_pipeline.verdicts.records import (
     verdict_id,
 )
 from tests.processes import run_at_once
-from tests.published import flip_bit, flip_rows, hashes, identity, on_disk, publish_verdict, snapshot, verdict_document
+from tests.published import (
+    flip_bit,
+    flip_rows,
+    hashes,
+    identity,
+    on_disk,
+    opened,
+    publish_verdict,
+    snapshot,
+    verdict_document,
+)
 
 PROJECT = Path(__file__).parents[2]
 RUN_ID = identity().run_id
@@ -82,31 +93,31 @@ def test_the_name_of_a_verdict_changes_with_the_run_the_references_and_the_gates
 
 def test_a_verdict_on_a_run_that_was_made_again_otherwise_is_none_on_it_as_it_is_now(tmp_path: Path) -> None:
     publish_verdict(tmp_path, RUN_ID, NAME)
-    assert newest_verdict(tmp_path, CONTENT) is not None
-    assert newest_verdict(tmp_path, content(RUN_ID, "2" * 64)) is None
+    assert newest_verdict(opened(tmp_path), CONTENT) is not None
+    assert newest_verdict(opened(tmp_path), content(RUN_ID, "2" * 64)) is None
 
 
 # Publishing and finding
 
 
 def test_a_verdict_becomes_visible_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    assert find_verdict(tmp_path, RUN_ID, NAME) is None
-    assert newest_verdict(tmp_path, CONTENT) is None
+    assert find_verdict(opened(tmp_path), RUN_ID, NAME) is None
+    assert newest_verdict(opened(tmp_path), CONTENT) is None
     rows = flip_rows(RUN_ID, NAME, 0, 7)
-    with staged_verdict(tmp_path, RUN_ID, NAME) as staged:
+    with staged_verdict(opened(tmp_path), RUN_ID, NAME) as staged:
         with staged.writer(tables.FLIPS) as writer:
             writer.append(rows)
         staged.add(tables.GATES, tables.GATES.schema.empty_table())
         document = verdict_document(staged, RUN_ID, NAME)
         assert not (tmp_path / VERDICTS).exists()
-        published = commit_verdict(tmp_path, staged, document)
+        published = commit_verdict(opened(tmp_path), staged, document)
     assert sorted(hashes(tmp_path / VERDICTS)) == [
         f"{RUN_ID}/{NAME}/{name}" for name in ("flips.parquet", "gates.parquet", "verdict.json")
     ]
     assert left(tmp_path) == []
     assert published.document == document
     assert [(file.path, file.rows) for file in document.files] == [("flips.parquet", 7), ("gates.parquet", 0)]
-    for found in (find_verdict(tmp_path, RUN_ID, NAME), newest_verdict(tmp_path, CONTENT)):
+    for found in (find_verdict(opened(tmp_path), RUN_ID, NAME), newest_verdict(opened(tmp_path), CONTENT)):
         assert found == published
         assert found is not None
         assert found.read(tables.FLIPS).equals(rows)
@@ -137,13 +148,13 @@ def test_the_newest_verdict_is_the_one_judged_last(tmp_path: Path) -> None:
     for name, day in (("b" * 12, 2), ("a" * 12, 4), ("c" * 12, 3)):
         publish_verdict(tmp_path, RUN_ID, name, judged_at=at(day))
     publish_verdict(tmp_path, identity("2026-01-30").run_id, "d" * 12, judged_at=at(9))
-    found = newest_verdict(tmp_path, CONTENT)
+    found = newest_verdict(opened(tmp_path), CONTENT)
     assert found is not None
     assert found.document.verdict_id == "a" * 12
 
 
 def test_a_document_with_all_it_can_hold_comes_back(tmp_path: Path) -> None:
-    with staged_verdict(tmp_path, RUN_ID, NAME) as staged:
+    with staged_verdict(opened(tmp_path), RUN_ID, NAME) as staged:
         reference = {
             "against": "baseline",
             "run_id": "other",
@@ -153,14 +164,14 @@ def test_a_document_with_all_it_can_hold_comes_back(tmp_path: Path) -> None:
             "same_weights": False,
             "changed": 3,
         }
-        unknown = reference | {"sha256": None, "problem": "it is not there any more", "changed": None}
+        unknown = reference | {"sha256": None, "problem": "it is no longer published", "changed": None}
         document = VerdictDocument.model_validate(
             verdict_document(staged, RUN_ID, NAME, outcome="inconclusive").model_dump()
             | {"references": [reference, unknown]}
         )
-        published = commit_verdict(tmp_path, staged, document)
+        published = commit_verdict(opened(tmp_path), staged, document)
     assert published.document == document
-    assert json.loads((published.folder / "verdict.json").read_bytes())["references"] == [reference, unknown]
+    assert json.loads(on_disk(published.folder / "verdict.json").read_bytes())["references"] == [reference, unknown]
 
 
 # Damage
@@ -171,9 +182,9 @@ def test_any_flipped_bit_of_the_document_is_damage(tmp_path: Path) -> None:
     for position in range(0, path.stat().st_size, 7):
         flip_bit(path, position)
         with pytest.raises(DamagedError, match=rf"^{path}: expected a verdict"):
-            find_verdict(tmp_path, RUN_ID, NAME)
+            find_verdict(opened(tmp_path), RUN_ID, NAME)
         flip_bit(path, position)
-    assert find_verdict(tmp_path, RUN_ID, NAME) is not None
+    assert find_verdict(opened(tmp_path), RUN_ID, NAME) is not None
 
 
 def missing(folder: Path) -> None:
@@ -183,11 +194,6 @@ def missing(folder: Path) -> None:
 def not_a_file(folder: Path) -> None:
     (folder / "verdict.json").unlink()
     (folder / "verdict.json").mkdir()
-
-
-def not_a_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.write_text("")
 
 
 def another_run(folder: Path) -> None:
@@ -201,8 +207,7 @@ def cut_short(folder: Path) -> None:
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (missing, "expected verdict.json, got none$"),
-    (not_a_file, r"expected a verdict, got no readable file \(Is a directory\)$"),
-    (not_a_folder, r"expected a verdict, got no readable file \(Not a directory\)$"),
+    (not_a_file, "expected verdict.json, got none$"),
     (another_run, f"expected the verdict of that name, got {identity('2026-01-30').run_id}/{NAME}"),
     (cut_short, r"expected a verdict, got a damaged file \("),
 ]
@@ -214,27 +219,27 @@ def test_a_verdict_without_its_document_is_damage(
 ) -> None:
     damage(on_disk(publish_verdict(tmp_path, RUN_ID, NAME).folder))
     with pytest.raises(DamagedError, match=rf"^{folder_of(tmp_path)}(/verdict.json)?: {message}"):
-        find_verdict(tmp_path, RUN_ID, NAME)
+        find_verdict(opened(tmp_path), RUN_ID, NAME)
 
 
 def test_a_renamed_verdict_is_damage(tmp_path: Path) -> None:
     on_disk(publish_verdict(tmp_path, RUN_ID, NAME).folder).rename(folder_of(tmp_path, "f" * 12))
     with pytest.raises(DamagedError, match=f"f{{12}}: expected the verdict of that name, got {RUN_ID}/{NAME}"):
-        find_verdict(tmp_path, RUN_ID, "f" * 12)
+        find_verdict(opened(tmp_path), RUN_ID, "f" * 12)
 
 
-@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES if damage is not not_a_folder])
+@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES])
 def test_the_newest_verdict_passes_damaged_ones_over_with_a_warning(
     damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sound = publish_verdict(tmp_path, RUN_ID, "a" * 12, judged_at=at(2))
     damaged = publish_verdict(tmp_path, RUN_ID, NAME, judged_at=at(3))
     damage(on_disk(damaged.folder))
-    assert newest_verdict(tmp_path, CONTENT) == sound
+    assert newest_verdict(opened(tmp_path), CONTENT) == sound
     (warning,) = caplog.records
-    assert warning.getMessage().startswith(f"passed over: {damaged.folder}")
+    assert warning.getMessage().startswith(f"left out: {damaged.folder}")
     shutil.rmtree(sound.folder)
-    assert newest_verdict(tmp_path, CONTENT) is None
+    assert newest_verdict(opened(tmp_path), CONTENT) is None
 
 
 def test_a_stray_file_beside_verdicts_is_no_verdict_and_no_error(
@@ -242,8 +247,19 @@ def test_a_stray_file_beside_verdicts_is_no_verdict_and_no_error(
 ) -> None:
     sound = publish_verdict(tmp_path, RUN_ID, NAME)
     on_disk(sound.folder.parent / ".DS_Store").write_text("rubbish")
-    assert newest_verdict(tmp_path, CONTENT) == sound
+    assert find_verdict(opened(tmp_path), RUN_ID, ".DS_Store") is None
+    assert newest_verdict(opened(tmp_path), CONTENT) == sound
     assert not caplog.records
+
+
+def test_a_file_in_the_place_of_a_verdict_stays_and_is_said(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    with pytest.raises(OutputsError, match=rf"^cannot move .* to {folder}: .*; check that the folder exists"):
+        publish_verdict(tmp_path, RUN_ID, NAME)
+    assert folder.read_text() == "in the way"
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize("table", [tables.FLIPS, tables.GATES, tables.COMPARISON], ids=lambda table: table.name)
@@ -253,8 +269,8 @@ def test_a_damaged_table_of_a_verdict_is_refused(table: tables.Table, tmp_path: 
     flip_bit(path)
     with pytest.raises(DamagedError, match=rf"^{path}: expected sha256 .*; the file was altered after it was publish"):
         verdict.read(table)
-    path.unlink()
-    with pytest.raises(DamagedError, match=rf"^{path}: expected \d+ bytes, got no readable file"):
+    on_disk(path).unlink()
+    with pytest.raises(DamagedError, match=rf"^{path}: expected \d+ bytes, got no file"):
         verdict.read(table)
 
 
@@ -287,18 +303,18 @@ def fail_after_tables(staged: StagedVerdict) -> None:
 def test_a_failed_attempt_leaves_nothing_and_the_next_one_works(
     fail: Callable[[StagedVerdict], None], tmp_path: Path
 ) -> None:
-    with pytest.raises(StopError), staged_verdict(tmp_path, RUN_ID, NAME) as staged:
+    with pytest.raises(StopError), staged_verdict(opened(tmp_path), RUN_ID, NAME) as staged:
         fail(staged)
     assert not (tmp_path / VERDICTS).exists()
     assert left(tmp_path) == []
-    assert newest_verdict(tmp_path, CONTENT) is None
+    assert newest_verdict(opened(tmp_path), CONTENT) is None
     verdict = publish_verdict(tmp_path, RUN_ID, NAME)
     assert sorted(hashes(verdict.folder)) == ["comparison.parquet", "flips.parquet", "gates.parquet", "verdict.json"]
     assert verdict.read(tables.FLIPS).num_rows == 0
 
 
 def test_a_table_whose_writing_failed_has_no_record(tmp_path: Path) -> None:
-    with staged_verdict(tmp_path, RUN_ID, NAME) as staged:
+    with staged_verdict(opened(tmp_path), RUN_ID, NAME) as staged:
         with pytest.raises(StopError):
             fail_in_writer(staged)
         assert staged.files == []
@@ -310,19 +326,21 @@ def test_what_a_killed_attempt_left_does_not_get_into_the_next_verdict(tmp_path:
         from pathlib import Path
         from mnist_pipeline import tables
         from mnist_pipeline.verdicts.records import staged_verdict
-        from tests.published import flip_rows
+        from tests.published import flip_rows, opened
         outputs, run_id, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-        with staged_verdict(outputs, run_id, name) as staged:
+        with staged_verdict(opened(outputs), run_id, name) as staged:
             staged.add(tables.SUMMARY, tables.SUMMARY.schema.empty_table())
             with staged.writer(tables.FLIPS) as writer:
                 writer.append(flip_rows(run_id, name, 0, 5))
                 os.kill(os.getpid(), 9)
     """
-    killed = subprocess.run([sys.executable, "-c", code, tmp_path, RUN_ID, NAME], cwd=PROJECT, timeout=60)
+    scratch = {"TMPDIR": str(tmp_path)}  # a killed writer leaves its temporary folder
+    words = [sys.executable, "-c", code, str(tmp_path), RUN_ID, NAME]
+    killed = subprocess.run(words, cwd=PROJECT, env=os.environ | scratch, timeout=60)
     assert killed.returncode == -9
     (work,) = (tmp_path / ".staging").glob("*/run")
-    assert sorted(path.name for path in work.iterdir()) == ["flips.parquet", "summary.parquet"]
-    assert find_verdict(tmp_path, RUN_ID, NAME) is None
+    assert [path.name for path in work.iterdir()] == ["summary.parquet"]
+    assert find_verdict(opened(tmp_path), RUN_ID, NAME) is None
     verdict = publish_verdict(tmp_path, RUN_ID, NAME)
     assert sorted(hashes(verdict.folder)) == ["comparison.parquet", "flips.parquet", "gates.parquet", "verdict.json"]
     assert verdict.read(tables.FLIPS).num_rows == 0
@@ -331,13 +349,13 @@ def test_what_a_killed_attempt_left_does_not_get_into_the_next_verdict(tmp_path:
 
 def test_outputs_that_cannot_be_written_are_said(tmp_path: Path) -> None:
     (tmp_path / VERDICTS).write_text("in the way")
-    with pytest.raises(OutputsError, match=rf"^cannot write the verdict on {RUN_ID}: .*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=r"^cannot move .*; check that the folder exists"):
         publish_verdict(tmp_path, RUN_ID, NAME)
     assert left(tmp_path) == []
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OutputsError, match=r"^cannot prepare .*file/\.staging: "),
-        staged_verdict(tmp_path / "file", RUN_ID, NAME),
+        pytest.raises(OutputsError, match=r"^cannot lock .*file/\.staging/.*: "),
+        staged_verdict(opened(tmp_path / "file"), RUN_ID, NAME),
     ):
         raise AssertionError("not reached")
 
@@ -348,12 +366,12 @@ def test_outputs_that_cannot_be_written_are_said(tmp_path: Path) -> None:
 def test_a_second_attempt_at_the_same_time_has_a_folder_of_its_own_and_the_first_verdict_stands(
     tmp_path: Path,
 ) -> None:
-    with staged_verdict(tmp_path, RUN_ID, NAME) as one, staged_verdict(tmp_path, RUN_ID, NAME) as two:
+    with staged_verdict(opened(tmp_path), RUN_ID, NAME) as one, staged_verdict(opened(tmp_path), RUN_ID, NAME) as two:
         assert one.staging.folder != two.staging.folder
         two.add(tables.GATES, tables.GATES.schema.empty_table())
-        first = commit_verdict(tmp_path, two, verdict_document(two, RUN_ID, NAME, outcome="fail"))
+        first = commit_verdict(opened(tmp_path), two, verdict_document(two, RUN_ID, NAME, outcome="fail"))
         before = snapshot(tmp_path / VERDICTS)
-        assert commit_verdict(tmp_path, one, verdict_document(one, RUN_ID, NAME, outcome="pass")) == first
+        assert commit_verdict(opened(tmp_path), one, verdict_document(one, RUN_ID, NAME, outcome="pass")) == first
         assert snapshot(tmp_path / VERDICTS) == before
     assert first.document.outcome == "fail"
     assert left(tmp_path) == []

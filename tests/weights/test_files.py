@@ -16,10 +16,10 @@ import pytest
 import safetensors.numpy
 
 from mnist_pipeline.core.network import SHAPES, Network
-from mnist_pipeline.errors import OutputsError, WeightsError
+from mnist_pipeline.errors import DamagedError, OutputsError, WeightsError
+from mnist_pipeline.runs.layout import weights
 from mnist_pipeline.weights.files import (
     MAX_FILE_BYTES,
-    archive_weights,
     decode_weights,
     encode_weights,
     load_weights,
@@ -29,7 +29,7 @@ from tests.attacks.archives import NPY_HEADER, archive_with, literal, npy
 from tests.attacks.networks import ARRAYS, MEBIBYTE, VALID, WRITERS, Arrays, npz
 from tests.attacks.tensors import HEADER, TWICE, file_with
 from tests.builders import random_network
-from tests.published import snapshot
+from tests.published import on_disk, opened, snapshot
 
 ZEROS = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
 
@@ -165,8 +165,8 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "weights.h5")
 
 
-def test_the_cause_of_a_refusal_is_kept() -> None:
-    with pytest.raises(WeightsError, match=r"sound \.safetensors file, got SafetensorError") as caught:
+def test_the_cause_of_an_error_is_kept() -> None:
+    with pytest.raises(WeightsError, match=r"valid \.safetensors file, got SafetensorError") as caught:
         decode_weights(VALID[".safetensors"][:-1], ".safetensors", "x")
     assert type(caught.value.__cause__).__name__ == "SafetensorError"
 
@@ -201,7 +201,7 @@ def test_the_canonical_bytes_are_these() -> None:
 
 def test_the_sha256_of_a_known_network_never_changes() -> None:
     # Made with struct, json and hashlib alone from the header above, 400 bytes long, and 181,440 zeros.
-    # If this fails, every published run's fingerprint has lost its network: mend the encoder, not the number.
+    # If this fails, every published run's fingerprint has lost its network: fix the encoder, not the number.
     assert weights_sha256(ZEROS) == "329092b526a7714f75cdd763f01232e4f6826ec1ad833463cf478371e837c705"
 
 
@@ -242,60 +242,49 @@ def test_the_crafted_files_of_the_gallery_are_good_but_for_what_is_crafted() -> 
 # The archive
 
 
-def test_archived_weights_lie_under_the_sha256_of_their_bytes_and_come_back(tmp_path: Path) -> None:
-    network = random_network()
-    path = archive_weights(network, tmp_path / "outputs" / "weights")
-    assert path == tmp_path / "outputs" / "weights" / f"{weights_sha256(network)}.safetensors"
+def test_archived_weights_are_named_by_the_sha256_of_their_bytes_and_come_back(tmp_path: Path) -> None:
+    outputs, network = opened(tmp_path / "outputs"), random_network()
+    path = on_disk(outputs.archive_weights(network))
+    assert path == tmp_path / "outputs" / weights(weights_sha256(network))
     assert path.read_bytes() == encode_weights(network)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
-    assert weights_sha256(load_weights(path)) == path.stem
-    other = archive_weights(random_network(1), path.parent)
-    assert sorted(path.parent.iterdir()) == sorted([path, other])
+    assert weights_sha256(load_weights(path)) == path.stem == weights_sha256(outputs.load_weights(path.stem))
+    other = outputs.archive_weights(random_network(1))
+    assert sorted(path.parent.iterdir()) == sorted([path, on_disk(other)])
 
 
 def test_weights_that_are_archived_already_are_not_written_again(tmp_path: Path) -> None:
-    path = archive_weights(random_network(), tmp_path)
+    path = opened(tmp_path).archive_weights(random_network())
     before = snapshot(tmp_path)
-    assert archive_weights(random_network(), tmp_path) == path
+    assert opened(tmp_path).archive_weights(random_network()) == path
     assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("damage", ["bits", "cut short", "empty"])
-def test_damaged_weights_in_the_archive_are_written_anew(damage: str, tmp_path: Path) -> None:
-    path = archive_weights(random_network(), tmp_path)
+def test_damaged_weights_in_the_archive_are_refused_and_written_again(damage: str, tmp_path: Path) -> None:
+    outputs = opened(tmp_path)
+    path = on_disk(outputs.archive_weights(random_network()))
     whole = path.read_bytes()
     path.write_bytes({"bits": bytes([whole[0] ^ 1]) + whole[1:], "cut short": whole[:-1], "empty": b""}[damage])
-    assert archive_weights(random_network(), tmp_path) == path
+    with pytest.raises(DamagedError, match=f"^{path}: .*; run again with these weights to restore them$"):
+        outputs.load_weights(path.stem)
+    assert outputs.archive_weights(random_network()) == path
     assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_archived_weights_have_reached_the_disk_and_so_has_their_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-    syncing = os.fsync
-
-    def note(handle: int) -> None:
-        places = {"outputs": tmp_path, "weights": tmp_path / "weights"}
-        found = os.fstat(handle)
-        named = [name for name, place in places.items() if place.exists() and os.path.samestat(place.stat(), found)]
-        synced.append(named[0] if named else "file")
-        syncing(handle)
-
-    monkeypatch.setattr(os, "fsync", note)
-    archive_weights(random_network(), tmp_path / "weights")
-    assert synced == ["outputs", "file", "weights"]
-
-
-def test_an_archive_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_text("in the way")
+def test_archived_weights_that_are_gone_or_others_are_damage(tmp_path: Path) -> None:
+    outputs, name = opened(tmp_path), weights_sha256(random_network())
+    with pytest.raises(DamagedError, match=f"{name}.safetensors: expected the weights its name says, got no file; run"):
+        outputs.load_weights(name)
+    outputs.store.write(weights(name), encode_weights(random_network(1)))
     with pytest.raises(
-        OutputsError, match=f"^cannot archive the weights in {tmp_path}/weights: .*; check that the fol"
+        DamagedError, match=f"expected the weights its name says, got {weights_sha256(random_network(1))}"
     ):
-        archive_weights(random_network(), tmp_path / "weights")
-    name = f"{weights_sha256(random_network())}.safetensors"
-    (tmp_path / "archive" / name / "x").mkdir(parents=True)
-    with pytest.raises(OutputsError, match=f"^cannot archive the weights in {tmp_path}/archive: "):
-        archive_weights(random_network(), tmp_path / "archive")
-    assert [path.name for path in (tmp_path / "archive").iterdir()] == [name]
+        outputs.load_weights(name)
+
+
+def test_an_archive_that_cannot_be_written_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("in the way")
+    with pytest.raises(OutputsError, match=f"^cannot write {tmp_path}/weights/.*; check that the folder exists"):
+        opened(tmp_path).archive_weights(random_network())

@@ -1,1 +1,1 @@
-"""One module per format of images -> an `OpenSplit`."""
+"""Readers of input formats: one module per format, each returns an `OpenSplit`."""

@@ -1,4 +1,4 @@
-"""Verified IDX files on disk -> arrays, a range of rows at a time. Fetches nothing."""
+"""Reads verified IDX files from disk, a range of rows at a time. It fetches nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 
 @dataclass(frozen=True)
 class IdxSplit:
-    """The images of a split, its labels if it has any, and how many images there are."""
+    """A split of IDX files: its images, its labels if it has any, and its number of images."""
 
     dataset: str
     split: str
@@ -38,14 +38,14 @@ class IdxSplit:
         return TRANSFORM_VERSION
 
     def decoded_from(self, row: int) -> int:
-        """The row itself: each image lies where its number says."""
+        """The row itself: IDX allows random access."""
         return row
 
     def read(self, ranges: Sequence[RowRange]) -> Iterator[ImageRows]:
-        """The images of each range, normalised, see `OpenSplit`.
+        """Read and normalise the images of each range, see `OpenSplit`.
 
         Raises:
-            DataError: a file is gone or was changed since it was verified.
+            DataError: a file is missing or has changed since it was verified.
         """
         for file in filter(None, (self.images, self.labels)):
             file.confirm()
@@ -57,7 +57,7 @@ class IdxSplit:
 
 
 def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile | None) -> IdxSplit:
-    """Check that two IDX files are images and labels that belong together.
+    """Open two IDX files and check that they are images and labels that belong together.
 
     Raises:
         IdxFormatError: a file is not IDX, is truncated or oversized, or its images are not 28x28.
@@ -68,7 +68,7 @@ def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile 
     if side != [SIDE, SIDE]:
         raise IdxFormatError(
             f"{images.path}: expected images of {SIDE}x{SIDE} pixels, got {side[0]}x{side[1]}; "
-            "only data sets of the MNIST form are read"
+            "only data sets in the format of MNIST are read"
         )
     if rows == 0:
         raise DataError(f"{images.path}: expected at least one image, got none; give a data set with images")
@@ -78,10 +78,10 @@ def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile 
 
 
 def read_images(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8]:
-    """Images of the given rows: `[n, 28, 28]` uint8, 0..255.
+    """Read the images of the given rows: `[n, 28, 28]` uint8, 0..255.
 
     Raises:
-        DataError: the file is gone or was changed since it was verified.
+        DataError: the file is missing or has changed since it was verified.
     """
     skip = idx.IdxHeader((source_images.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
     values = _read_values(source_images.images, skip, rows.rows * PIXELS)
@@ -89,10 +89,10 @@ def read_images(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8]:
 
 
 def read_labels(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8] | None:
-    """Labels of the given rows: `[n]` uint8, 0..9; None if the data set has none.
+    """Read the labels of the given rows: `[n]` uint8, 0..9; None if the data set has none.
 
     Raises:
-        DataError: the file is gone or was changed since it was verified.
+        DataError: the file is missing or has changed since it was verified.
     """
     if source_images.labels is None:
         return None
@@ -127,7 +127,7 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
 def _read_values(source_file: SourceFile, skip: int, count: int) -> NDArray[np.uint8]:
     with input_errors(source_file.path), source_file.path.open("rb") as file:
         values = np.fromfile(file, np.uint8, count=count, offset=skip)
-        problem = source_file.problem_with(file)  # after reading, so that a change meanwhile shows too
+        problem = source_file.problem_with(file)  # after reading, to detect a change during the read too
     if problem or len(values) != count:
-        raise DataError(f"{source_file.path}: {problem or 'cut short'}; run again to verify it anew")
+        raise DataError(f"{source_file.path}: {problem or 'truncated'}; run again to verify it again")
     return values

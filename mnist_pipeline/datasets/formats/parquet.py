@@ -1,7 +1,7 @@
-"""Images that other tools wrote as Parquet -> rows for the network, streamed. Our own shards are in `shards.py`.
+"""Streams images from Parquet files that other tools wrote. `shards.py` reads this package's own shards.
 
-A file, or a folder of files, with a column of 784 numbers (or 28 lists of 28) an image and, if there are labels, a
-column `label`. Integers in 0..255 are divided by 255 as MNIST's bytes are; floats in 0..1 are taken as they are.
+The input is a file or a folder of files with a column of 784 numbers (or 28 lists of 28) per image and, if there are
+labels, a column `label`. Integers in 0..255 are divided by 255 like MNIST's bytes; floats in 0..1 are used as they are.
 """
 
 from bisect import bisect_left, bisect_right
@@ -31,15 +31,15 @@ from mnist_pipeline.errors import DataError, SettingsError
 from mnist_pipeline.store.documents import canonical_sha256
 
 DECODED_AT_ONCE = 1024  # rows
-# Without it a whole column of a row group is read before its first row is decoded, however large that is.
+# Without a buffer size the whole column of a row group, however large, is read before its first row is decoded.
 BUFFER_BYTES = 1 << 20
-# Of row groups smaller than this not every start is kept: a split travels with every task.
+# With row groups smaller than this, not every start is kept: a split is pickled with every task.
 ENTRY_SPACING = 1000
 
 
 @dataclass(frozen=True)
 class ImagesFile:
-    """One verified Parquet file, and which images of the split it holds."""
+    """One verified Parquet file, and the range of images of the split that it holds."""
 
     source_file: SourceFile
     start: int
@@ -50,7 +50,7 @@ class ImagesFile:
 class ParquetSplit:
     """The images of one or more Parquet files, in order.
 
-    `entries` are rows in order, the first of each file among them, at which decoding can begin.
+    `entries` are the rows where decoding can start, in order, including the first row of each file.
     """
 
     dataset: str
@@ -73,15 +73,15 @@ class ParquetSplit:
         return self.layout.transform_version
 
     def decoded_from(self, row: int) -> int:
-        """The row from which decoding begins; Parquet can be entered at the start of a row group only."""
+        """The row where decoding must start: Parquet decodes from the start of a row group only."""
         return self.entries[bisect_right(self.entries, row) - 1]
 
     def read(self, ranges: Sequence[RowRange]) -> Iterator[ImageRows]:
-        """The images of each range, see `OpenSplit`. What lies between two ranges is decoded but not looked at.
+        """Read the images of each range, see `OpenSplit`. Rows between ranges are decoded but not checked.
 
         Raises:
-            DataError: a file is gone, damaged or was changed since it was verified.
-            ImagesError: an image has not 784 pixels in the range of their type, or lacks some.
+            DataError: a file is missing, damaged or has changed since it was verified.
+            ImagesError: an image does not have 784 pixels, all in the range of their type.
             LabelError: a label is not a digit.
         """
         if not ranges:
@@ -104,7 +104,7 @@ class ParquetSplit:
             yield ImageRows(pixels, labels)
 
     def _batches(self, ranges: Sequence[RowRange]) -> Iterator["_Batch"]:
-        """What Parquet decodes of the row groups that hold a row of `ranges`, in order."""
+        """Decode the row groups that hold rows of `ranges`, in order."""
         for file in self.files:
             here = [rows for rows in ranges if rows.start < file.stop and file.start < rows.stop]
             if here:
@@ -114,20 +114,20 @@ class ParquetSplit:
 
 
 def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified_file) -> ParquetSplit:
-    """Verify a Parquet file, or the Parquet files of a folder in the order of their names, and see what they hold.
+    """Verify a Parquet file, or the Parquet files of a folder in order of name, and read their schemas.
 
-    Pixels and labels are not looked at before they are read.
+    Pixels and labels are checked only when they are read.
 
     Args:
-        dataset: the name its runs will have.
-        split: likewise.
-        path: a file; or a folder, of which *.parquet is read but for names that start with a dot or an underscore.
-        verify: hashes a file, or remembers its hash.
+        dataset: the name of the data set in its runs.
+        split: the name of the split in its runs.
+        path: a file, or a folder with files *.parquet; names that start with a dot or an underscore are skipped.
+        verify: hashes a file, or looks its hash up in the cache.
 
     Raises:
-        SettingsError: there is nothing at `path`.
-        DataError: a file cannot be read or is damaged, there are no images, or the files are not of one form.
-        ImagesError: no column holds images, or it is not clear which.
+        SettingsError: `path` does not exist.
+        DataError: a file cannot be read or is damaged, there are no images, or the files differ in layout.
+        ImagesError: no column holds images, or several do.
         LabelError: the labels are not integers.
     """
     with input_errors(path):
@@ -164,7 +164,7 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows of a file as Parquet decoded them; `start` and `stop` are their places in the split."""
+    """Decoded rows of a file; `start` and `stop` are their positions in the split."""
 
     file: ImagesFile
     start: int
@@ -175,7 +175,7 @@ class _Batch:
         return _Batch(self.file, rows.start, rows.stop, self.content.slice(rows.start - self.start, rows.rows))
 
     def name_row(self, row: int) -> str:
-        """What to call a row of the batch in an error: its file, and its number there."""
+        """The name of a row of the batch in errors: its file, and its number there."""
         return f"{self.file.source_file.path}: row {self.start + row - self.file.start}"
 
 
@@ -186,7 +186,7 @@ class _Opened:
     parquet: pq.ParquetFile
 
     def group_starts(self) -> list[int]:
-        """The first row of each row group, and at the end the number of rows."""
+        """The first row of each row group, followed by the number of rows."""
         metadata = self.parquet.metadata
         rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
@@ -216,7 +216,7 @@ class _Opened:
 
 
 def _spans(starts: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Row groups (first, stop) that hold rows of the ranges; a row group is in one span only."""
+    """Ranges (first, stop) of row groups that hold rows of the ranges, without overlaps."""
     spans: list[tuple[int, int]] = []
     for start, stop in ranges:
         first, last = bisect_right(starts, max(start, 0)) - 1, min(bisect_left(starts, stop), len(starts) - 1)
@@ -238,13 +238,13 @@ def _opened(source_file: SourceFile) -> Iterator[_Opened]:
 
 @contextmanager
 def _whole(source_file: SourceFile, stream: IO[bytes]) -> Iterator[None]:
-    """Refuse what does not decode; a file that was changed says so, whether it decoded or not."""
+    """Translate decoding errors into DataError; raise it too if the file has changed, decoded or not."""
     damage: Exception | None = None
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         damage = error
     if problem := source_file.problem_with(stream):
-        raise DataError(f"{source_file.path}: {problem}; run again to verify it anew") from damage
+        raise DataError(f"{source_file.path}: {problem}; run again to verify it again") from damage
     if damage:
         raise DataError(f"{source_file.path}: expected a whole Parquet file, got {damage}; replace it") from damage

@@ -1,6 +1,6 @@
-"""Columns of images and labels in Parquet that other tools wrote: which they are, and their values as NumPy arrays.
+"""Finds the columns of images and labels in Parquet from other tools, and decodes them into NumPy arrays.
 
-Reads no files. Errors say which row of which file; `name_row` names it, given the row's number in the column.
+It reads no files. Errors name the file and row through `name_row`, called with the row's number in the column.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ RowName = Callable[[int], str]
 
 PIXEL_COLUMNS = ("pixels", "image", "images")
 LABEL_COLUMN = "label"
-# Fixed-size binary columns that hold an image: bytes, or little-endian float32 as in our own shards.
+# Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
 BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images of a file are: the column, what its numbers are, and the type of the labels if it has them."""
+    """The layout of a file: column and dtype of the images, and the type of the labels if it has any."""
 
     pixels: str
     numbers: str  # a NumPy dtype
@@ -47,11 +47,11 @@ def layout_of(schema: pa.Schema, name: str) -> Layout:
     """Choose the columns of a file.
 
     Args:
-        schema: the file's.
-        name: what to call the file in an error.
+        schema: the schema of the file.
+        name: the name of the file in errors.
 
     Raises:
-        ImagesError: no column holds images, or several and none has one of our names.
+        ImagesError: no column holds images, or several do and none has a name of `PIXEL_COLUMNS`.
         LabelError: the labels are not integers.
     """
     images = [field for field in schema if field.name != LABEL_COLUMN and _numbers(field.type)]
@@ -74,16 +74,16 @@ def layout_of(schema: pa.Schema, name: str) -> Layout:
 
 
 def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32]) -> None:
-    """Check images and put them into `out` as the network takes them.
+    """Check images and write them into `out` as input of the network.
 
     Args:
-        column: `[n]` images of any type that `layout_of` takes.
+        column: `[n]` images of any type that `layout_of` accepts.
         name_row: names a row.
-        out: `[n, 784]` float32; integers arrive divided by 255, floats as they are.
+        out: `[n, 784]` float32; receives integers divided by 255, floats unchanged.
 
     Raises:
-        ImagesError: an image is null or has not 784 pixels; a pixel is null, not finite, or out of 0..1 for floats
-            or 0..255 for integers.
+        ImagesError: an image is null or does not have 784 pixels; a pixel is null, not finite, or out of 0..1 for
+            floats or 0..255 for integers.
     """
     _require_values(column, name_row, 1, "an image", ImagesError)
     if pa.types.is_fixed_size_binary(column.type):
@@ -101,7 +101,7 @@ def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32])
 
 
 def decode_labels(column: pa.Array, name_row: RowName) -> NDArray[np.int8]:
-    """Labels as `[n]` int8 in 0..9.
+    """Check and decode labels: `[n]` int8 in 0..9.
 
     Raises:
         LabelError: a label is null or not a digit.
@@ -117,7 +117,7 @@ def decode_labels(column: pa.Array, name_row: RowName) -> NDArray[np.int8]:
 
 
 def _numbers(type: pa.DataType) -> str | None:  # noqa: A002  Arrow's word
-    """The dtype of the numbers in a column of images; None if it cannot be one."""
+    """The dtype of the numbers in a column of images; None if the type cannot hold images."""
     if pa.types.is_fixed_size_binary(type):
         return BINARY[type.byte_width].name if type.byte_width in BINARY else None
     for _ in range(2):  # flat, or row by row
@@ -134,7 +134,7 @@ def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
 
 
 def _flat_lists(column: pa.Array, name_row: RowName) -> NDArray[Any]:
-    """The numbers of lists of 784, or of 28 lists of 28, one after the other."""
+    """The flat numbers of lists of 784, or of 28 lists of 28."""
     lengths, lists = ([SIDE, SIDE] if _is_list(column.type.value_type) else [PIXELS]), 1
     for expected in lengths:
         got = _lengths(column)
@@ -158,7 +158,7 @@ def _lengths(column: pa.Array) -> NDArray[np.int64]:
 
 
 def _require_values(column: pa.Array, name_row: RowName, each: int, what: str, error: type[DataError]) -> None:
-    """Refuse nulls; `each` values belong to one row."""
+    """Reject nulls; `each` values belong to one row."""
     if column.null_count:
         where = column.is_null().to_pylist().index(True)
         raise error(f"{name_row(where // each)}: expected {what}, got null; fill it in, or drop the row")

@@ -1,1 +1,1 @@
-"""Where the files of a data set come from: a folder, the cache, a site, or a package of a registry."""
+"""Sources of the files of a data set: a folder, the cache, a web site, or a package of a registry."""

@@ -1,6 +1,6 @@
-"""A file of a site -> its bytes as they lie there, within limits of size and time. Knows not what they should be.
+"""Downloads a file of a site within limits of size and time. It does not verify the content.
 
-Takes nothing that the site says for granted: neither lengths nor that an answer ends, or a redirect leads anywhere.
+It does not trust the site: lengths may be wrong, responses may never end, redirects may lead nowhere.
 """
 
 import logging
@@ -21,18 +21,19 @@ from mnist_pipeline.datasets.sources.transfer import SourceFailure
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 20
 CHUNK_BYTES = 1 << 16
-HEADERS = {"Accept-Encoding": "identity"}  # some sites would send a .gz as if it were packed text
-# Answers of a site that is there and may serve a little later.
+HEADERS = {"Accept-Encoding": "identity"}  # some sites would send a .gz as compressed text
+# Status codes of a failure that may be temporary.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 BROKEN = (requests.ConnectionError, requests.Timeout, ProtocolError, urllib3.exceptions.TimeoutError)
 
-logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings tell whole addresses, password and query included
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings contain whole addresses with password and query
 
 
 class Connections:
-    """Asks one site, over connections that are shut when its time is over.
+    """Connections to one site; a timer shuts them down after `timeout_seconds`.
 
-    A server that sends a byte now and then outlasts each timeout of a read, in the head of its answer too.
+    The timeout of each read is not enough: a server that sends a byte now and then, even within the response head,
+    never exceeds it.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
@@ -54,16 +55,16 @@ class Connections:
         self._session.close()
 
     def download(self, url: str, name: str, limit_bytes: int, progress: Callable[[int, int], None]) -> bytes:
-        """The bytes of one file as they lie on the site.
+        """Download one file, without decoding it.
 
         Args:
-            url: its address.
-            name: what the file is called in a reason.
-            limit_bytes: how many there may be.
-            progress: told of bytes that are here, and of all that the site has promised, 0 if of none.
+            url: the address of the file.
+            name: the name of the file in errors.
+            limit_bytes: the maximum size.
+            progress: called with the bytes received and the announced length, 0 if there is none.
 
         Raises:
-            SourceFailure: they did not come, or not in time, or were too many.
+            SourceFailure: the download failed, took too long or was too large.
         """
         received = bytearray()
         try:
@@ -80,16 +81,20 @@ class Connections:
                     if len(received) > limit_bytes:
                         raise SourceFailure(f"{name}: expected at most {limit_bytes} bytes, got more")
                     progress(min(len(received), promised), promised)
-        except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: a redirect to no address
+        except (
+            requests.RequestException,
+            HTTPError,
+            ValueError,
+        ) as error:  # ValueError: a redirect to an invalid address
             self._require_time(name)
             retryable = isinstance(error, BROKEN) and not isinstance(error, requests.exceptions.SSLError)
             raise SourceFailure(f"no connection ({type(error).__name__})", retryable=retryable) from error
-        self._require_time(name)  # where no length is promised, a connection that is shut looks like the end
+        self._require_time(name)  # without a length, a connection that was shut down looks complete
         return bytes(received)
 
     def _require_time(self, name: str) -> None:
         if self._over:
-            raise SourceFailure(f"{name}: not here after {self._timeout_seconds} seconds", retryable=True)
+            raise SourceFailure(f"{name}: not complete after {self._timeout_seconds} seconds", retryable=True)
 
     def _watch(self, opened: socket.socket) -> None:
         self._opened.append(opened)
@@ -97,26 +102,26 @@ class Connections:
             _shut(opened)
 
     def _end(self) -> None:
-        self._over = True  # before the loop: what is opened meanwhile is shut by one or the other
+        self._over = True  # before the loop: `_watch` or the loop shuts down a socket opened meanwhile
         for opened in list(self._opened):
             _shut(opened)
 
 
 def _shut(opened: socket.socket) -> None:
-    with suppress(OSError):  # shut or closed already
+    with suppress(OSError):  # already shut down or closed
         opened.shutdown(socket.SHUT_RDWR)
 
 
 def _pause_asked_for(response: requests.Response) -> float:
     try:
         return urllib3.Retry().get_retry_after(response.raw) or 0.0
-    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
+    except (HTTPError, ValueError, OverflowError):  # Retry-After holds neither seconds nor a date
         return 0.0
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Where an answer redirects to, if it does. Its body, which may have no end, is not read."""
+        """The target of a redirect, if there is one. The body is not read: it may be endless."""
         target: str | None = super().get_redirect_target(resp)
         if target is not None:
             resp.close()
@@ -126,12 +131,12 @@ class _Session(requests.Session):
 
 
 def weakens(url: str, target: str) -> bool:
-    """Whether a redirect of `url` to `target`, which may be relative, leaves https."""
+    """Whether a redirect from `url` to `target`, which may be relative, leaves https."""
     return urlsplit(url).scheme == "https" and urlsplit(urljoin(url, target)).scheme != "https"
 
 
 class _Adapter(HTTPAdapter):
-    """Tells of each socket that is opened."""
+    """Reports each opened socket to `watch`."""
 
     def __init__(self, watch: Callable[[socket.socket], None]) -> None:
         super().__init__()
@@ -141,7 +146,7 @@ class _Adapter(HTTPAdapter):
         pool = super().get_connection_with_tls_context(*args, **kwargs)
         kind, watch = type(pool).ConnectionCls, self._watch
 
-        class Watched(kind):  # type: ignore[misc, valid-type]  # with or without TLS: known only now
+        class Watched(kind):  # type: ignore[misc, valid-type]  # the class depends on whether the site uses TLS
             def connect(self) -> None:
                 super().connect()
                 watch(self.sock)

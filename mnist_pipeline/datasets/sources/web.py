@@ -1,4 +1,4 @@
-"""Files of a data set from a site, gzipped."""
+"""Fetches the gzipped files of a data set from a web site."""
 
 import gzip
 import hashlib
@@ -13,18 +13,18 @@ from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
 from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress, pinned_size
 
 SLACK_BYTES = 1 << 20
-DOWNLOAD_TIMEOUT_SECONDS = 600  # of a site, each time it is asked
+DOWNLOAD_TIMEOUT_SECONDS = 600  # per site and attempt
 
 
 def from_web(source: WebSource, wanted: list[IdxFile], progress: Progress) -> Iterator[Found]:
-    """The wanted files of a site, as they arrive."""
+    """Yield the wanted files of a site, as they arrive."""
     from mnist_pipeline.datasets.sources.connections import Connections
 
     with Connections(DOWNLOAD_TIMEOUT_SECONDS) as site:
         for file in wanted:
             name = f"{file.name}.gz"
             size_bytes = pinned_size(file)
-            limit_bytes = size_bytes + SLACK_BYTES  # nothing grows much by being packed
+            limit_bytes = size_bytes + SLACK_BYTES  # gzip hardly enlarges any data
             on_progress = partial(progress, f"download {file.name}")
             packed = site.download(_address(source, name), name, limit_bytes, on_progress)
             if file.gzip_sha256 not in (None, got := hashlib.sha256(packed).hexdigest()):
@@ -39,4 +39,4 @@ def from_web(source: WebSource, wanted: list[IdxFile], progress: Progress) -> It
 
 def _address(source: WebSource, name: str) -> str:
     folder = urlsplit(str(source.url))
-    return folder._replace(path=f"{folder.path.rstrip('/')}/{name}").geturl()  # a query, say a token, stays behind it
+    return folder._replace(path=f"{folder.path.rstrip('/')}/{name}").geturl()  # keeps the query, which may be a token

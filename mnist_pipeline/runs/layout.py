@@ -1,0 +1,83 @@
+"""Every name below the outputs folder, spelled once.
+
+Facts: `runs/`, `weights/`, `promotions/`, `baselines.json`. Verdicts: `verdicts/`. Caches: `shards/`. Views, derived
+and replaceable: `history.parquet`, `runs.parquet`, `latest.json`, `reports/`. Hidden from readers: `.staging/`,
+`.repairs/`, `quarantine/`, and in a bucket `data/`, where the files stay that a manifest or verdict lists.
+"""
+
+import re
+
+from mnist_pipeline.store.base import STAGING as STAGING
+
+RUNS = "runs"
+VERDICTS = "verdicts"
+SHARDS = "shards"
+WEIGHTS = "weights"
+PROMOTIONS = "promotions"
+CANDIDATES = "candidates"  # an outputs folder of its own, for runs of weights that may be promoted
+REPORTS = "reports"
+REPAIRS = ".repairs"
+QUARANTINE = "quarantine"
+DATA = "data"
+BASELINES = "baselines.json"
+HISTORY = "history.parquet"
+RUNS_VIEW = "runs.parquet"
+LATEST = "latest.json"
+
+MANIFEST = "manifest.json"  # in the folder of a run
+PRUNED = "pruned.json"
+PREDICTIONS = "predictions"
+VERDICT = "verdict.json"  # in the folder of a verdict
+CONFLICT = "conflict-"  # starts the name of a staging directory whose run disagreed with the published one
+VERDICT_STAGING = re.compile(r"^verdict-[0-9a-f]{12}-")  # starts that of a verdict, before the run_id
+SHARD_SET = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{12}")
+
+
+def run_folder(run_id: str) -> str:
+    """The folder of a published run: of its manifest, and on disk of all its files."""
+    return f"{RUNS}/{run_id}"
+
+
+def verdict_folder(run_id: str, verdict_id: str) -> str:
+    """The folder of a published verdict: of its document, and on disk of all its files."""
+    return f"{VERDICTS}/{run_id}/{verdict_id}"
+
+
+def verdict_staging(run_id: str, verdict_id: str) -> str:
+    """The name of the staging directory of a verdict."""
+    return f"verdict-{verdict_id}-{run_id}"
+
+
+def staging_folder(name: str) -> str:
+    """The staging directory of that name; the run_id for a run."""
+    return f"{STAGING}/{name}"
+
+
+def data_folder(staging_name: str) -> str:
+    """Where files stay, in a bucket, that were published from the staging directory of that name."""
+    return f"{DATA}/{staging_name}"
+
+
+def repair_folder(run_id: str) -> str:
+    """Where the complete replacement of a run is recorded before the run leaves its place."""
+    return f"{REPAIRS}/{run_id}"
+
+
+def report(run_id: str) -> str:
+    """The report of a run."""
+    return f"{REPORTS}/{run_id}.html"
+
+
+def weights(sha256: str) -> str:
+    """The archived weights of that sha256."""
+    return f"{WEIGHTS}/{sha256}.safetensors"
+
+
+def promotion(number: int) -> str:
+    """The record of the n-th promotion, from 1."""
+    return f"{PROMOTIONS}/{number:06d}.json"
+
+
+def shard_set(name: str) -> str:
+    """The folder of a shard set: `images/` and `records/`."""
+    return f"{SHARDS}/{name}"

@@ -1,0 +1,217 @@
+"""What is special to the store on disk: when names and bytes reach it, and renames that fail."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mnist_pipeline.errors import StoreError
+from mnist_pipeline.store.local import LocalStore, make_folder, write_file
+from tests.published import hashes, snapshot
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A store with a folder to publish: files in it, and in a folder below."""
+    store = LocalStore(tmp_path)
+    for name in ("a.parquet", "predictions/b.parquet", "predictions/deep/c.parquet"):
+        store.write(f".staging/work/{name}", name.encode(), sync=False)
+    return store
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are synced and made, and the renames, in the order in which they happen."""
+    found: list[str] = []
+    opened: dict[int, str] = {}
+    opening, syncing, renaming, making = os.open, os.fsync, Path.rename, Path.mkdir
+
+    def note_open(path: Path, flags: int, *arguments: int) -> int:
+        handle = opening(path, flags, *arguments)
+        opened[handle] = str(path)
+        return handle
+
+    def note_sync(handle: int) -> None:
+        found.append(f"sync {opened.pop(handle, 'a file')}")
+        syncing(handle)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        found.append(f"rename {self} {target}")
+        return renaming(self, target)
+
+    def note_mkdir(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        found.append(f"make {self}")
+        making(self, mode, parents, exist_ok)
+
+    monkeypatch.setattr(os, "open", note_open)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "mkdir", note_mkdir)
+    return found
+
+
+def test_a_folder_and_those_above_it_are_made_and_their_names_last(tmp_path: Path, steps: list[str]) -> None:
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert [step for step in steps if step.startswith("sync")] == [f"sync {tmp_path / 'a'}", f"sync {tmp_path}"]
+    steps.clear()
+    make_folder(tmp_path / "a" / "b")
+    assert not [step for step in steps if step.startswith("sync")]
+
+
+@pytest.mark.parametrize("content", ["file", "folder"])
+def test_a_name_that_is_taken_changes_nothing(content: str, store: LocalStore, tmp_path: Path) -> None:
+    store.write("runs/one/a.parquet" if content == "folder" else "runs/one", b"theirs")
+    before = snapshot(tmp_path / "runs")
+    if content == "folder":
+        assert not store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    else:
+        with pytest.raises(StoreError, match=r"cannot move .*: Not a directory"):
+            store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    assert snapshot(tmp_path / "runs") == before
+    assert store.read(".staging/work/a.parquet") == b"a.parquet"
+
+
+def test_all_that_is_published_reaches_the_disk_before_the_rename_and_its_name_after_it(
+    store: LocalStore, tmp_path: Path, steps: list[str]
+) -> None:
+    # Without the first a power cut left published runs with missing files, without the second it lost whole ones.
+    staged, target = tmp_path / ".staging" / "work", tmp_path / "runs" / "one"
+    inside = {f"sync {path}" for path in (staged, staged / "manifest.json", *staged.rglob("*"))}
+    assert store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    renamed = steps.index(f"rename {staged} {target}")
+    before = [step for step in steps[:renamed] if step.startswith("sync")]
+    assert inside <= set(before)
+    assert f"sync {tmp_path}" in before  # `runs` is new
+    assert f"sync {target.parent}" in steps[renamed + 1 :]
+
+
+def test_a_rename_that_reports_an_error_but_happened_is_a_success(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renaming = Path.rename
+
+    def rename_and_fail(self: Path, target: Path) -> Path:
+        renaming(self, target)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", rename_and_fail)
+    assert store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    assert store.read("runs/one/a.parquet") == b"a.parquet"
+
+
+def test_a_rename_that_fails_is_an_error_and_leaves_what_was_staged(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    before = hashes(tmp_path)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StoreError, match=r"cannot move .*work to .*runs/one: No space left on device; check that the"):
+        store.move(".staging/work", "runs/one")
+    assert hashes(tmp_path) == before
+
+
+def test_a_deleted_folder_is_out_of_sight_before_its_files_go(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[Path] = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: gone.append(path))
+    store.delete(".staging/work/predictions")
+    (path,) = gone
+    assert path.parent == tmp_path / ".staging"
+    assert sorted(entry.name.split("/")[1] for entry in store.list("")) == [path.name, path.name, "work"]
+
+
+# What cannot be read
+
+LOOKS: dict[str, Callable[[LocalStore], object]] = {
+    "children": lambda store: store.children("runs"),
+    "held locks": lambda store: store.held_locks(),
+    "publish": lambda store: store.publish(".staging/work", "runs/one", "manifest.json", b"{}"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_empty(
+    look: Callable[[LocalStore], object], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(StoreError, match=r"^cannot .*: Permission denied; check that the folder exists"):
+        look(store)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_and_not_missing(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, *_: object) -> None:
+        raise OSError(5, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "open", fail)
+    path = tmp_path / ".staging/work/a.parquet"
+    with pytest.raises(StoreError, match=f"^cannot read {path}: Input/output error; check that the folder exists"):
+        store.read(".staging/work/a.parquet")
+
+
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_what_vanishes_while_it_is_listed_is_left_out(gone: str, store: LocalStore, tmp_path: Path) -> None:
+    entries = store.list(".staging")
+    assert next(entries).name == ".staging/work/a.parquet"
+    path = tmp_path / ".staging/work/predictions"
+    if gone == "folder":
+        shutil.rmtree(path)
+    else:
+        (path / "b.parquet").unlink()
+    left = [] if gone == "folder" else [".staging/work/predictions/deep/c.parquet"]
+    assert [entry.name for entry in entries] == left
+
+
+# Single files
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_file_and_its_name_reach_the_disk_at_once_if_that_is_asked_for(
+    sync: bool, store: LocalStore, tmp_path: Path, steps: list[str]
+) -> None:
+    store.write("runs/one/a.parquet", b"1", sync=sync)
+    synced = [step for step in steps if step.startswith("sync")]
+    above = [f"sync {folder}" for folder in (tmp_path / "runs", tmp_path)]  # new folders
+    assert synced == ([*above, "sync a file", f"sync {tmp_path / 'runs/one'}"] if sync else [])
+
+
+def test_an_update_leaves_files_alone_whose_content_is_the_same(store: LocalStore, tmp_path: Path) -> None:
+    store.write("same", b"1")
+    store.write("other", b"2")
+    before = snapshot(tmp_path)
+    store.update(["same", "other"], lambda: {"same": b"1", "other": b"3"})
+    after = snapshot(tmp_path)
+    assert [name for name in after if after[name] != before[name]] == ["other"]
+
+
+@pytest.mark.parametrize("scratch", [None, "scratch"])
+def test_a_file_is_replaced_whole_and_no_other_is_left(scratch: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "x.json"
+    for data in (b"old", b"and new"):
+        write_file(path, data, (scratch and tmp_path / scratch) or None)
+        assert path.read_bytes() == data
+        assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+
+
+def test_a_file_whose_replacement_fails_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_file(path, b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(path, b"new")
+    assert hashes(tmp_path) == {"x.json": hashlib.sha256(b"old").hexdigest()}
