@@ -35,7 +35,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.store.base import Address, Location, is_remote, parse_location
+from mnist_pipeline.store.base import Location, is_remote, parse_location
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
@@ -45,7 +45,7 @@ Folder = Annotated[Path, AfterValidator(lambda path: _folder(path))]
 # with a user name or a query before it stores it.
 AnyLocation = Annotated[
     Location,
-    PlainValidator(lambda given: _location(given)),
+    PlainValidator(parse_location),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[@?#])"}),
 ]
@@ -55,14 +55,6 @@ def _folder(path: Path) -> Path:
     if is_remote(path):
         raise ValueError("expected a path on disk, got an address")  # not repeated: there may be a password in it
     return path.expanduser().absolute()
-
-
-def _location(value: object) -> Location:
-    if isinstance(value, Address):
-        return value
-    if not isinstance(value, str | Path):
-        raise ValueError("expected a path or an address in an object store")
-    return parse_location(str(value))
 
 
 def _calendar_date(value: object) -> object:

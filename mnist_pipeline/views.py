@@ -2,7 +2,7 @@
 
 A view is updated from what it holds and from what has changed: a listing of manifests, prune records and verdicts with
 their versions says of which runs. The version of each row is kept in the metadata of runs.parquet; a run of another
-version is read anew. Accepted: damage that leaves a document's size and times as they were shows in `verify` and after
+version is read again. Accepted: damage that leaves a document's size and times as they were shows in `verify` and after
 `reindex`, and not in the views before.
 """
 

@@ -91,10 +91,9 @@ def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: da
     Args:
         outputs: the outputs folder.
         retention: which runs keep their predictions, beside the latest, the baseline, the last that passed or had
-            nothing judged, and
-            those of which an attempt is in progress.
+            nothing judged, and those with an attempt in progress.
         grace: how long marked predictions, what attempts have left behind, and what was published stay untouched for
-            whoever is at work with them.
+            the processes that use them.
         now: in UTC.
 
     Raises:
@@ -167,10 +166,10 @@ def _or_left(what: str, left: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _alone(outputs: Outputs, decision: PruneDecision) -> Iterator[None]:
-    """Be alone with a run that is still as it was when its fate was decided.
+    """Exclude attempts at a run that is still as it was when the decision was made.
 
     Raises:
-        OutputsError: it is not, or there is an attempt at work.
+        OutputsError: it is not, or an attempt is in progress.
     """
     with undisturbed(outputs, decision.run.name.run_id) as alone:
         if not alone:

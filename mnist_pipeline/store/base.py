@@ -162,13 +162,21 @@ def is_remote(location: object) -> bool:
     return "://" in text or _COLLAPSED.match(text) is not None
 
 
-def parse_location(text: str) -> Location:
+def parse_location(given: object) -> Location:
     """A folder on disk, absolute, or an address in a bucket.
 
+    Args:
+        given: a text, a path or an address.
+
     Raises:
-        ValueError: an address of another form. It is not repeated: there may be a password in it.
+        ValueError: something else, or an address of another form. It is not repeated: there may be a password in it.
         SettingsError: the package that buckets need is not installed.
     """
+    if isinstance(given, Address):
+        return given
+    if not isinstance(given, str | Path):
+        raise ValueError("expected a path or an address in an object store")
+    text = str(given)
     if not is_remote(text):
         return Path(text).expanduser().absolute()
     if not _URL.fullmatch(text) or ".." in PurePosixPath(text).parts:

@@ -1,6 +1,6 @@
 """The predictions of two runs over the same images, side by side: counted, and the changed ones written down.
 
-Streams both, whatever their shards: one file of each is decoded at a time, beside the stretch that a caller keeps.
+Streams both, whatever their shards: one file of each is decoded at a time, beside the chunk that a caller keeps.
 """
 
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ class AlignedChunk:
 
 
 def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
-    """Both runs' predictions in image order, a stretch at a time.
+    """Both runs' predictions in image order, a chunk at a time.
 
     Raises:
         DamagedError: a file is missing or altered, or the runs are not over the same images after all.
