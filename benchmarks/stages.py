@@ -34,6 +34,7 @@ from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.pipeline.planning import Plan
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.predictions import write_predictions
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
@@ -85,7 +86,7 @@ def steps_alone() -> dict[str, Any]:
     with TemporaryDirectory(dir=bench_folder()) as folder:
         plan = _plan(PROFILED_ROWS, Path(folder), workers=1)
         _build(plan)  # brings the source files into the page cache
-        plan.outputs.store.delete(plan.shard_set.folder.removesuffix("/images"))
+        plan.outputs.store.delete(layout.SHARDS)
         found: dict[str, Any] = {"shard": _microseconds(lambda: _build(plan))}
         found["verify"] = _microseconds(lambda: _verify(plan))
         found["predict"] = min(_microseconds(lambda: _predict(plan)) for _ in range(3))

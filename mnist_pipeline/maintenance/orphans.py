@@ -13,9 +13,8 @@ from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs, shard_lock
 from mnist_pipeline.runs.staging import undisturbed
-from mnist_pipeline.store.base import Entry
+from mnist_pipeline.store.base import LOCK, Entry
 
-LOCK = ".lock"
 # A file is written within this time, however short a grace is asked for.
 MAX_WRITE_TIME = timedelta(hours=1)
 

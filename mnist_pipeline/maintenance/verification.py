@@ -9,7 +9,6 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.base import Location
-from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.verdicts.records import read_whole
 
 Checked = tuple[Location, str | None]  # and what is wrong with it
@@ -30,8 +29,7 @@ def check_verdicts(outputs: Outputs) -> Iterator[Checked]:
 def check_shards(outputs: Outputs) -> Iterator[Checked]:
     """Every shard that has a checkpoint record, or should have one."""
     for name in outputs.store.children(layout.SHARDS):
-        folder = layout.shard_set(name)
-        shards = CheckpointFolder(outputs.store, f"{folder}/images", f"{folder}/records")
+        shards = outputs.shards_in(name)
         for child in outputs.store.children(shards.folder):
             sound = shards.find(child) is not None
             problem = None if sound else "it is not what its record says; the next night that uses it makes it again"

@@ -44,7 +44,7 @@ Engine = Literal["direct", "prefect"]
 
 @dataclass(frozen=True)
 class Sharded:
-    """How many shards of a group were built, and how many existing ones were verified and reused."""
+    """How many shards of a group were built, and how many were there; those are verified when they are read."""
 
     built: int
     reused: int
@@ -127,7 +127,7 @@ def reserve(plan: Plan) -> Iterator[StagingDirectory]:
 
 
 def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
-    """Verify the shards of a group; build those that are missing or damaged.
+    """Build the shards of a group that are missing; those that are there are verified when they are read.
 
     Raises:
         DataError: a source file is missing, has changed since it was verified, or has invalid contents.
@@ -143,8 +143,11 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
     """Classify the images of a group of shards; reuse prediction files that an earlier attempt of this run finished.
 
+    A shard that is missing or damaged is built again.
+
     Raises:
-        DamagedError: a shard or the archived weights are missing or altered.
+        DataError: as `build_shards`, for a shard that is built again.
+        DamagedError: the archived weights are missing or altered, or a shard is other than just written.
         NumericalError: a sum on the way to a probability is NaN or infinite.
         OutputsError: a prediction file cannot be written.
     """
@@ -224,7 +227,7 @@ def publish(
 
 def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
     file = shards.open_shard(plan.shard_set, shard)
-    if file is None:  # damaged since it was built, perhaps years ago
+    if file is None:  # missing, or damaged since it was built
         shards.write_shard(plan.source_images, shard, plan.shard_set)
         file = shards.open_shard(plan.shard_set, shard)
     if file is None:

@@ -56,7 +56,11 @@ class Outputs:
 
     def shard_set(self, images: ShardedImages, shard_rows: int) -> CheckpointFolder:
         """The shards of a split cut by `shard_rows`, whether they exist yet or not."""
-        folder = layout.shard_set(shard_set_name(images, shard_rows))
+        return self.shards_in(shard_set_name(images, shard_rows))
+
+    def shards_in(self, name: str) -> CheckpointFolder:
+        """The shards of the shard set of that name."""
+        folder = layout.shard_set(name)
         return CheckpointFolder(self.store, f"{folder}/images", f"{folder}/records")
 
     @contextmanager

@@ -12,7 +12,7 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import replace_run
 from mnist_pipeline.runs.run import Run, files_of_table
 from mnist_pipeline.runs.staging import StagingDirectory
-from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.base import Location, is_empty
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import FileRecord, prefetch, read_checked
 
@@ -72,7 +72,7 @@ def _restore_predictions(run: Run, staging: StagingDirectory, manifest: Manifest
     store, folder = run.outputs.store, layout.run_folder(manifest.run_id)
     published, there = run.manifest(), f"{folder}/{layout.PREDICTIONS}"
     theirs, ours = (files_of_table(each, tables.PREDICTIONS) for each in (published, manifest))
-    if next(iter(store.list(there)), None) is not None:  # marked, and not deleted yet
+    if not is_empty(store, there):  # marked, and not deleted yet
         _require_agreement(run, staging, manifest)
     elif ours == theirs:
         store.move(f"{staging.files}/{layout.PREDICTIONS}", run.predictions)

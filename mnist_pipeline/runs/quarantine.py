@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.store.base import is_empty
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ def move_to_quarantine(outputs: Outputs, folder: str, document: str, damage: Cal
     """
     store = outputs.store
     with store.lock(f"{folder.rpartition('/')[2]}.quarantine"):
-        if next(iter(store.list(folder)), None) is None or (why := damage()) is None:
+        if is_empty(store, folder) or (why := damage()) is None:
             return
-        store.move(folder, target := quarantine_name(folder), first=document)
+        store.move(folder, target := _quarantine_name(folder), first=document)
     logger.warning("%s is moved to quarantine in %s: %s", outputs.path(folder), outputs.path(target), why)
 
 
@@ -39,12 +40,12 @@ def copy_to_quarantine(outputs: Outputs, folder: str) -> str:
     Raises:
         StoreError: it cannot be copied.
     """
-    store, target = outputs.store, quarantine_name(folder)
+    store, target = outputs.store, _quarantine_name(folder)
     for entry in store.list(folder):
         store.write(target + entry.name.removeprefix(folder), store.read(entry.name))
     return target
 
 
-def quarantine_name(folder: str) -> str:
+def _quarantine_name(folder: str) -> str:
     """A folder in quarantine for what is in `folder` now."""
     return f"{layout.QUARANTINE}/{folder}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"

@@ -17,6 +17,7 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.staging import StagingDirectory
+from mnist_pipeline.store.base import is_empty
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _why_replaced(run: Run) -> str | None:
 
 
 def _has_record(run: Run) -> bool:
-    return next(iter(run.outputs.store.list(layout.repair_folder(run.name.run_id))), None) is not None
+    return not is_empty(run.outputs.store, layout.repair_folder(run.name.run_id))
 
 
 def _lock_of(run: Run) -> str:

@@ -15,7 +15,7 @@ from mnist_pipeline.errors import DamagedError, PrunedError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.store.base import Location, Store, exists
+from mnist_pipeline.store.base import Location, Store, exists, is_empty
 from mnist_pipeline.store.files import FileRecord, prefetch, read_checked, read_expected, read_if_there
 
 
@@ -51,7 +51,7 @@ class Run:
         store = self.outputs.store
         if not store.has_rename:  # a manifest makes a run, and other objects below its name do not
             return exists(store, f"{self._folder}/{layout.MANIFEST}")
-        return next(iter(store.list(self._folder)), None) is not None
+        return not is_empty(store, self._folder)
 
     def manifest(self) -> Manifest:
         """Read and check the manifest.

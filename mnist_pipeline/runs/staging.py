@@ -15,6 +15,7 @@ from pathlib import Path
 from mnist_pipeline.errors import StoreError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.store.base import LOCK
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.files import FileRecord, content_name, record
 
@@ -104,7 +105,7 @@ def _delete_private(outputs: Outputs, name: str) -> None:
     if not store.has_rename:
         return
     for child in store.children(layout.STAGING):
-        if child.startswith(f"{name}.") and not child.endswith(".lock"):
+        if child.startswith(f"{name}.") and not child.endswith(LOCK):
             with store.lock(child, wait=False) as dead:
                 if dead:
                     store.delete(layout.staging_folder(child))

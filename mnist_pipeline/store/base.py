@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from mnist_pipeline.errors import SettingsError
 
 STAGING = ".staging"  # below every store: unfinished files, locks, and what attempts gather before it is published
+LOCK = ".lock"  # ends the name of the file of a lock in STAGING
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?")
 _COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -154,6 +155,11 @@ def exists(store: Store, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def is_empty(store: Store, folder: str) -> bool:
+    """Whether there is no file below this folder, which need not exist."""
+    return next(iter(store.list(folder)), None) is None
 
 
 def is_remote(location: object) -> bool:

@@ -20,10 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.base import STAGING, Entry
-
-LOCK = ".lock"
-_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+from mnist_pipeline.store.base import LOCK, STAGING, Entry
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class LocalStore:
         path = self.location / name
         with translated(f"cannot delete {path}"):
             if not path.is_dir() or path.is_symlink():
-                with suppress(*_ABSENT):
+                with suppress(FileNotFoundError, NotADirectoryError):
                     path.unlink()
                     sync_path(path.parent)
                 return

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.base import Address, Entry
+from mnist_pipeline.store.base import Address, Entry, is_empty
 
 RETRIES = 8  # with pauses that grow from 0.1 s: some seconds in all
 RETRY_SECONDS = 60
@@ -118,7 +118,7 @@ class ObjectStore:
     def move(self, source: str, target: str, first: str = "") -> bool:
         if source == target:  # staged where it stays
             return True
-        if next(self.list(target), None) is not None:
+        if not is_empty(self, target):
             return False
         found = sorted(self.list(source), key=lambda entry: entry.name != f"{source}/{first}")
         for entry in found:

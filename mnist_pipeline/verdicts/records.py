@@ -24,7 +24,7 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.quarantine import move_to_quarantine
 from mnist_pipeline.runs.run import table_of
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
-from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.base import Location, is_empty
 from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
 from mnist_pipeline.store.files import FileRecord, read_checked, read_if_there
 from mnist_pipeline.store.local import translated
@@ -138,7 +138,7 @@ def find_verdict(outputs: Outputs, run_id: str, name: str) -> PublishedVerdict |
     path = outputs.path(document_name)
     data = read_if_there(store, document_name)
     if data is None:
-        if not store.has_rename or next(iter(store.list(folder)), None) is None:
+        if not store.has_rename or is_empty(store, folder):
             return None
         raise DamagedError(f"{outputs.path(folder)}: expected {layout.VERDICT}, got none")
     document = VerdictDocument.from_bytes(data, str(path))

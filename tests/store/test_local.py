@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> LocalStore:
     """A store with a folder to publish: files in it, and in a folder below."""
     store = LocalStore(tmp_path)
     for name in ("a.parquet", "predictions/b.parquet", "predictions/deep/c.parquet"):
-        store.write(f".staging/work/{name}", name.encode(), sync=False)
+        store.write(f".staging/attempt/{name}", name.encode(), sync=False)
     return store
 
 
@@ -67,21 +67,21 @@ def test_a_name_that_is_taken_changes_nothing(content: str, store: LocalStore, t
     store.write("runs/one/a.parquet" if content == "folder" else "runs/one", b"theirs")
     before = snapshot(tmp_path / "runs")
     if content == "folder":
-        assert not store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+        assert not store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
     else:
         with pytest.raises(StoreError, match=r"cannot move .*: Not a directory"):
-            store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+            store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
     assert snapshot(tmp_path / "runs") == before
-    assert store.read(".staging/work/a.parquet") == b"a.parquet"
+    assert store.read(".staging/attempt/a.parquet") == b"a.parquet"
 
 
 def test_all_that_is_published_reaches_the_disk_before_the_rename_and_its_name_after_it(
     store: LocalStore, tmp_path: Path, steps: list[str]
 ) -> None:
     # Without the first a power cut left published runs with missing files, without the second it lost whole ones.
-    staged, target = tmp_path / ".staging" / "work", tmp_path / "runs" / "one"
+    staged, target = tmp_path / ".staging" / "attempt", tmp_path / "runs" / "one"
     inside = {f"sync {path}" for path in (staged, staged / "manifest.json", *staged.rglob("*"))}
-    assert store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    assert store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
     renamed = steps.index(f"rename {staged} {target}")
     before = [step for step in steps[:renamed] if step.startswith("sync")]
     assert inside <= set(before)
@@ -99,7 +99,7 @@ def test_a_rename_that_reports_an_error_but_happened_is_a_success(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(Path, "rename", rename_and_fail)
-    assert store.publish(".staging/work", "runs/one", "manifest.json", b"{}")
+    assert store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
     assert store.read("runs/one/a.parquet") == b"a.parquet"
 
 
@@ -111,8 +111,10 @@ def test_a_rename_that_fails_is_an_error_and_leaves_what_was_staged(
 
     before = hashes(tmp_path)
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(StoreError, match=r"cannot move .*work to .*runs/one: No space left on device; check that the"):
-        store.move(".staging/work", "runs/one")
+    with pytest.raises(
+        StoreError, match=r"cannot move .*attempt to .*runs/one: No space left on device; check that the"
+    ):
+        store.move(".staging/attempt", "runs/one")
     assert hashes(tmp_path) == before
 
 
@@ -121,10 +123,10 @@ def test_a_deleted_folder_is_out_of_sight_before_its_files_go(
 ) -> None:
     gone: list[Path] = []
     monkeypatch.setattr(shutil, "rmtree", lambda path, **_: gone.append(path))
-    store.delete(".staging/work/predictions")
+    store.delete(".staging/attempt/predictions")
     (path,) = gone
     assert path.parent == tmp_path / ".staging"
-    assert sorted(entry.name.split("/")[1] for entry in store.list("")) == [path.name, path.name, "work"]
+    assert sorted(entry.name.split("/")[1] for entry in store.list("")) == ["attempt", path.name, path.name]
 
 
 # What cannot be read
@@ -132,7 +134,7 @@ def test_a_deleted_folder_is_out_of_sight_before_its_files_go(
 LOOKS: dict[str, Callable[[LocalStore], object]] = {
     "children": lambda store: store.children("runs"),
     "held locks": lambda store: store.held_locks(),
-    "publish": lambda store: store.publish(".staging/work", "runs/one", "manifest.json", b"{}"),
+    "publish": lambda store: store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}"),
 }
 
 
@@ -155,21 +157,21 @@ def test_a_file_that_cannot_be_read_is_an_error_and_not_missing(
         raise OSError(5, "Input/output error", str(self))
 
     monkeypatch.setattr(Path, "open", fail)
-    path = tmp_path / ".staging/work/a.parquet"
+    path = tmp_path / ".staging/attempt/a.parquet"
     with pytest.raises(StoreError, match=f"^cannot read {path}: Input/output error; check that the folder exists"):
-        store.read(".staging/work/a.parquet")
+        store.read(".staging/attempt/a.parquet")
 
 
 @pytest.mark.parametrize("gone", ["file", "folder"])
 def test_what_vanishes_while_it_is_listed_is_left_out(gone: str, store: LocalStore, tmp_path: Path) -> None:
     entries = store.list(".staging")
-    assert next(entries).name == ".staging/work/a.parquet"
-    path = tmp_path / ".staging/work/predictions"
+    assert next(entries).name == ".staging/attempt/a.parquet"
+    path = tmp_path / ".staging/attempt/predictions"
     if gone == "folder":
         shutil.rmtree(path)
     else:
         (path / "b.parquet").unlink()
-    left = [] if gone == "folder" else [".staging/work/predictions/deep/c.parquet"]
+    left = [] if gone == "folder" else [".staging/attempt/predictions/deep/c.parquet"]
     assert [entry.name for entry in entries] == left
 
 

@@ -45,7 +45,7 @@ def two_runs(
 
 
 def flips_of(chunks: Sequence[AlignedChunk]) -> list[dict[str, Any]]:
-    return [row for stretch in chunks for row in stretch.flips(CONSTANTS).to_pylist()]
+    return [row for chunk in chunks for row in chunk.flips(CONSTANTS).to_pylist()]
 
 
 def judged(before: Run, now: Run) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def assert_as_judged(before: Run, now: Run) -> list[dict[str, Any]]:
     chunks = list(align(before, now))
     flips, expected = flips_of(chunks), judged(before, now).to_dict("records")
     assert flips == [CONSTANTS | {"run_date": pd.Timestamp(2026, 1, 31)} | row for row in expected]
-    pairs = Pairs.total(stretch.count() for stretch in chunks)
+    pairs = Pairs.total(chunk.count() for chunk in chunks)
     assert int(pairs.changed) == len(expected)
     for digit, (lost, gained) in enumerate(zip(pairs.cells[:, 1, 0], pairs.cells[:, 0, 1], strict=True)):
         directions = [row["direction"] for row in expected if row["label"] == digit]
@@ -99,11 +99,11 @@ def test_runs_of_any_two_shard_sizes_are_paired_image_by_image(
         patch.setattr(os, "fsync", lambda handle: None)  # of up to 170 files an example
         before, now = two_runs(tmp_path_factory.mktemp("runs"), shards, (images, images), labelled)
     chunks = list(align(before, now))
-    ids = [stretch.now["image_id"].to_pylist() for stretch in chunks]
-    assert [stretch.before["image_id"].to_pylist() for stretch in chunks] == ids
-    assert [image for stretch in ids for image in stretch] == list(range(images))
+    ids = [chunk.now["image_id"].to_pylist() for chunk in chunks]
+    assert [chunk.before["image_id"].to_pylist() for chunk in chunks] == ids
+    assert [image for chunk in ids for image in chunk] == list(range(images))
     edges = {*range(0, images, shards[0]), *range(0, images, shards[1]), images}
-    assert [len(stretch) for stretch in ids] == np.diff(sorted(edges)).tolist()
+    assert [len(chunk) for chunk in ids] == np.diff(sorted(edges)).tolist()
     assert_as_judged(before, now)
 
 
@@ -119,32 +119,32 @@ def test_without_labels_flips_have_no_direction_and_nothing_is_lost(tmp_path: Pa
     flips = assert_as_judged(before, now)
     assert flips
     assert {(row["direction"], row["label"]) for row in flips} == {(None, None)}
-    pairs = Pairs.total(stretch.count() for stretch in align(before, now))
+    pairs = Pairs.total(chunk.count() for chunk in align(before, now))
     assert not pairs.cells.any()
     assert int(pairs.changed) == len(flips)
-    assert [stretch.labels for stretch in align(before, now)] == [None] * 5
+    assert [chunk.labels for chunk in align(before, now)] == [None] * 5
 
 
 def test_a_run_against_one_of_the_same_predictions_has_no_flips(tmp_path: Path) -> None:
     before, now = two_runs(tmp_path, seed=0)
     chunks = list(align(before, now))
     assert flips_of(chunks) == []
-    assert all(stretch.flips(CONSTANTS).schema.equals(tables.FLIPS.schema) for stretch in chunks)
-    pairs = Pairs.total(stretch.count() for stretch in chunks)
+    assert all(chunk.flips(CONSTANTS).schema.equals(tables.FLIPS.schema) for chunk in chunks)
+    pairs = Pairs.total(chunk.count() for chunk in chunks)
     assert (int(pairs.cells.sum()), int(pairs.changed)) == (12, 0)
 
 
 def test_a_run_can_be_paired_with_itself(tmp_path: Path) -> None:
     run, _ = two_runs(tmp_path)
-    assert [stretch.before.num_rows for stretch in align(run, run)] == [5, 5, 2]
+    assert [chunk.before.num_rows for chunk in align(run, run)] == [5, 5, 2]
 
 
-def test_flips_of_stretches_are_ready_to_be_appended_to_one_file(tmp_path: Path) -> None:
+def test_flips_of_chunks_are_ready_to_be_appended_to_one_file(tmp_path: Path) -> None:
     for number, labelled in enumerate((True, False)):
         before, now = two_runs(tmp_path / str(number), labelled=labelled)
         writer = tables.Writer(tables.FLIPS, tmp_path / f"{number}.parquet")
-        for stretch in align(before, now):
-            writer.append(stretch.flips(CONSTANTS))
+        for chunk in align(before, now):
+            writer.append(chunk.flips(CONSTANTS))
         writer.close()
         data = (tmp_path / f"{number}.parquet").read_bytes()
         assert tables.decode(tables.FLIPS, data, "x").to_pylist() == flips_of(list(align(before, now)))
@@ -158,8 +158,8 @@ def refused(before: Run, now: Run) -> tuple[int, str]:
     chunks: list[AlignedChunk] = []
     with pytest.raises(DamagedError, match=r"expected the same images and labels, as their manifests say") as caught:
         chunks.extend(align(before, now))  # keeps what came before the error
-    assert all(stretch.before["image_id"].equals(stretch.now["image_id"]) for stretch in chunks)
-    seen, text = sum(stretch.now.num_rows for stretch in chunks), str(caught.value)
+    assert all(chunk.before["image_id"].equals(chunk.now["image_id"]) for chunk in chunks)
+    seen, text = sum(chunk.now.num_rows for chunk in chunks), str(caught.value)
     assert text.startswith(f"runs {before.name.run_id} and {now.name.run_id}: ")
     assert text.endswith("; `mnist-pipeline verify` looks at both")
     return seen, text
@@ -239,9 +239,9 @@ def test_one_part_of_each_run_is_in_memory_whatever_how_many_there_are(
 
     monkeypatch.setattr(tables, "decode", measured)
     paired = 0
-    for stretch in align(before, now):
-        paired += stretch.now.num_rows
-        del stretch  # what a caller keeps, it keeps
+    for chunk in align(before, now):
+        paired += chunk.now.num_rows
+        del chunk  # what a caller keeps, it keeps
     assert paired == 10 * rows
     assert len(alive) == 10 + 14
     assert max(made) > 14 * rows  # an int64, a float32 and two int8 each
