@@ -5,6 +5,9 @@ BIN := .venv/bin
 # One more than there are cores: the tests with servers spend most of their time waiting.
 TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# The tests start many processes: what one has compiled the others need not compile again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check unit search slow torture mutants bench train docs clean help
 
 help:            ## this list

@@ -1,13 +1,26 @@
 """What every test shares."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from mnist_pipeline.orchestration.environment import prepare_environment
-from tests.engine import AUTH
+from tests.engine import AUTH, clean_environment, running_server
 
+# The files of which a test takes `prefect_server`. The scheduler of xdist knows of a test no more than its name.
+SHARE_SERVER = (
+    "tests/pipeline/test_nightly.py",
+    "tests/test_setup.py",
+    "tests/test_flows.py",
+    "tests/test_runners.py",
+    "tests/promises/test_outputs_do_not_depend_on_the_engine.py",
+    "tests/promises/test_secrets_stay_out_of_prefect.py",
+    "tests/test_front_door.py",
+)
 TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 
 prepare_environment()  # before anything imports Prefect: no telemetry from tests either
@@ -20,9 +33,39 @@ settings.register_profile("search", deadline=None, max_examples=1000, print_blob
 settings.load_profile("everyday")
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The one Prefect server of all tests that need no server of their own, as the variables of its user.
+
+    What a test finds there may come from any other one: it looks for its own runs.
+    """
+    environment = clean_environment(tmp_path_factory.mktemp("prefect"))
+    with running_server(environment) as address:
+        yield environment | {"PREFECT_API_URL": address}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """One process runs all files of the shared server, so that it is started once; and any other file as a whole."""
+
+    class ByServer(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "shared server" if file in SHARE_SERVER else file
+
+    return ByServer(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that wait for servers start first, so that the others fill the time."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    """The files of the shared server start first, then others with servers, so that the rest fill the time."""
+
+    def rank(item: pytest.Item) -> int:
+        file, fixtures = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
+        assert file in SHARE_SERVER or "prefect_server" not in fixtures, f"name {file} in SHARE_SERVER of {__file__}"
+        if file in SHARE_SERVER:
+            return 0
+        return 1 if item.get_closest_marker("engine") or "bucket" in fixtures else 2
+
+    items.sort(key=rank)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -40,6 +40,7 @@ SLOW = {"shard_rows": 10, "batch_rows": 1}
 # Kept in memory, a concurrency slot would not outlive a server that a test restarts. A run that waits for one asks
 # again every 30 seconds otherwise.
 SERVER_SETTINGS = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 otherwise
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
@@ -257,9 +258,9 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def night_environment(project: Path, home: Path) -> dict[str, str]:
+def night_environment(project: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a terminal in `project`: the data set "toy" in its folder `data`, in small shards."""
-    return clean_environment(home) | {
+    return dict(environment) | {
         "PWD": str(project),
         "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
         "MNIST_PIPELINE_DATASET": "toy",

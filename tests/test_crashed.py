@@ -17,6 +17,7 @@ from tests.engine import (
     SLOW,
     Deployed,
     Server,
+    clean_environment,
     copy_project,
     kill_with_runs,
     night_environment,
@@ -38,7 +39,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (tmp_path / name).mkdir()
     # With many small tasks there is always something to report to the server.
     many = {"MNIST_PIPELINE_MAX_TASKS": "40"}
-    return night_environment(copy_project(tmp_path / "project"), tmp_path / "prefect") | many
+    return night_environment(copy_project(tmp_path / "project"), clean_environment(tmp_path / "prefect")) | many
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The flows in real processes: on a real server on loopback, and on the temporary one that Prefect starts itself."""
+"""The flows on a real server: called from the test itself, and by the command in a process of its own."""
 
 import json
 import logging
@@ -6,24 +6,28 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
-from prefect.states import Failed
+from prefect.states import Failed, Scheduled
 
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import is_retryable
-from mnist_pipeline.settings import project_folder
+from mnist_pipeline.pipeline.nightly import run_nightly
+from mnist_pipeline.settings import load_settings, project_folder
 from tests.builders import make_split, random_images, random_labels
-from tests.engine import START_SECONDS, clean_environment, free_port, request_of, running_server, wait_until
+from tests.engine import START_SECONDS, free_port, request_of, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 from tests.parquet_files import as_numbers, column, write
 
@@ -41,8 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, str]:
-    return clean_environment(tmp_path_factory.mktemp("prefect")) | {
+def environment(prefect_server: dict[str, str], data: Path) -> dict[str, str]:
+    """The variables of a person whose nights are of `data`, with the server of all tests."""
+    return prefect_server | {
         "MNIST_PIPELINE_DATASET": "toy",
         "MNIST_PIPELINE_DATA_DIR": str(data),
         "MNIST_PIPELINE_SHARD_ROWS": "10",
@@ -50,30 +55,35 @@ def environment(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
     }
 
 
-@pytest.fixture(scope="module")
-def server(environment: dict[str, str]) -> Iterator[str]:
-    with running_server(environment) as address:
-        yield address
-
-
 @pytest.fixture
-def in_this_process(environment: dict[str, str], server: str) -> Iterator[str]:
-    """Flows called from the test itself run on the server; without a heartbeat, so that none waits for it at its end.
+def in_this_process(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Flows called from the test itself run as those of that person, in an empty folder.
 
-    Yields the server's address.
+    They have no heartbeat, so that none waits for it at its end. Yields the server's address.
     """
+    for name, value in environment.items():
+        if name.startswith("MNIST_PIPELINE_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    server = environment["PREFECT_API_URL"]
     ours = {PREFECT_API_URL: server, PREFECT_HOME: Path(environment["PREFECT_HOME"])}
     with temporary_settings({**ours, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield server
 
 
-def _ask(address: str, path: str, question: object) -> Any:
+def _ask(address: str, path: str, question: object = None) -> Any:
     with urllib.request.urlopen(request_of(address, path, question), timeout=100) as answer:
         return json.load(answer)
 
 
-def _task_run_names(address: str) -> list[str]:
-    return sorted(found["name"] for found in _ask(address, "task_runs/filter", {}))
+def _task_run_names(address: str, flow_run_id: object) -> list[str]:
+    of_the_run = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
+    return sorted(found["name"] for found in _ask(address, "task_runs/filter", of_the_run))
+
+
+def _flow(name: str) -> Any:
+    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    return loaded
 
 
 def _command(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,92 +98,102 @@ def _command(folder: Path, variables: dict[str, str], *words: str) -> subprocess
 
 
 def _tables(outputs: Path) -> dict[str, bytes]:
+    """The published tables, by name below the outputs folder."""
     return {str(path.relative_to(outputs)): path.read_bytes() for path in (outputs / "runs").rglob("*.parquet")}
 
 
 def test_the_flow_publishes_what_the_steps_publish_in_a_bounded_number_of_tasks(
-    environment: dict[str, str], server: str, tmp_path: Path
+    in_this_process: str, tmp_path: Path
 ) -> None:
-    variables = environment | {"PREFECT_API_URL": server}
-    direct, flow = tmp_path / "direct", tmp_path / "flow"
-    for folder, engine in ((direct, ["--direct"]), (flow, [])):
-        folder.mkdir()
-        done = _command(folder, variables, "run", "--run-date", RUN_DATE, *engine)
-        assert done.returncode == 0, done.stderr
-        assert "published run" in done.stdout
-    assert _tables(direct / "outputs") == _tables(flow / "outputs") != {}
-    (manifest,) = (flow / "outputs" / "runs").glob("*/manifest.json")
+    state = _flow("evaluate")(run_date=RUN_DATE, outputs=tmp_path / "flow", return_state=True)
+    assert state.is_completed(), state
+    run_nightly(load_settings(run_date=RUN_DATE, outputs=tmp_path / "direct"))
+    assert _tables(tmp_path / "direct") == _tables(tmp_path / "flow") != {}
+    (manifest,) = (tmp_path / "flow" / "runs").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["engine"] == "prefect"
-    assert list((flow / "outputs" / ".staging").iterdir()) == []
-    names = _task_run_names(server)
+    assert list((tmp_path / "flow" / ".staging").iterdir()) == []
+    names = _task_run_names(in_this_process, state.state_details.flow_run_id)
     assert len([name for name in names if name.startswith("predict ")]) == 4
     assert "predict shards 1-2 of 10" in names
     assert "fetch toy/test" in names
-
-    again = _command(flow, variables, "run", "--run-date", RUN_DATE)
-    assert again.returncode == 0
-    assert "nothing new" in again.stdout
+    again = _flow("evaluate")(run_date=RUN_DATE, outputs=tmp_path / "flow")
+    assert not again.published.new
 
 
 def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
-    environment: dict[str, str], server: str, tmp_path: Path
+    environment: dict[str, str], in_this_process: str, tmp_path: Path
 ) -> None:
     (tmp_path / "strict.toml").write_text("[gates.toy]\nmin_accuracy = 0.9\n")
-    night = ["run", "--run-date", "2026-01-30", "--config", "strict.toml"]
-    ended = [_command(tmp_path, environment | {"PREFECT_API_URL": server}, *night) for _ in range(2)]
-    assert [done.returncode for done in ended] == [7, 7], ended[0].stderr
-    for done in ended:
-        assert "verdict: fail" in done.stdout
-        assert "min_accuracy: accuracy" in done.stdout
-        assert "error: run 2026-01-30-toy-test-" in done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-    (run,) = (tmp_path / "outputs" / "runs").iterdir()
-    assert len(list((tmp_path / "outputs" / "verdicts" / run.name).iterdir())) == 1
-    assert (tmp_path / "outputs" / "reports" / f"{run.name}.html").is_file()
-    found = _ask(server, "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Rejected"]}}}})
-    assert {(item["state_type"], item["name"]) for item in found} == {("FAILED", "evaluate toy/test 2026-01-30")}
-    assert "min_accuracy (" in found[0]["state"]["message"]
-    summaries = _ask(server, "artifacts/filter", {"artifacts": {"key": {"any_": ["toy-test-summary"]}}})
-    summary = next(item for item in summaries if item["description"].startswith("2026-01-30"))
+    first = _flow("evaluate")(run_date="2026-01-30", config=tmp_path / "strict.toml", return_state=True)
+    assert (first.type, first.name) == ("FAILED", "Rejected")
+    assert "min_accuracy (" in first.message
+    run_id = str(first.state_details.flow_run_id)
+    (found,) = _ask(in_this_process, "flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+    assert (found["state"]["name"], found["name"]) == ("Rejected", "evaluate toy/test 2026-01-30")
+    artifacts = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": ["toy-test-summary"]}}}
+    (summary,) = _ask(in_this_process, "artifacts/filter", artifacts)
     assert "night of 2026-01-30: fail" in summary["data"]
     assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
 
+    done = _command(tmp_path, environment, "run", "--run-date", "2026-01-30", "--config", "strict.toml")
+    assert done.returncode == 7, done.stderr
+    assert "verdict: fail" in done.stdout
+    assert "min_accuracy: accuracy" in done.stdout
+    assert "error: run 2026-01-30-toy-test-" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert len(list((tmp_path / "outputs" / "verdicts" / run.name).iterdir())) == 1
+    assert (tmp_path / "outputs" / "reports" / f"{run.name}.html").is_file()
+
 
 def test_an_expected_error_in_the_flow_is_one_message_without_traceback_and_publishes_nothing(
-    environment: dict[str, str], server: str, tmp_path: Path
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = _command(tmp_path, environment | {"PREFECT_API_URL": server}, "run", "--weights", "nowhere.npz")
+    done = _command(tmp_path, environment, "run", "--weights", "nowhere.npz")
     assert done.returncode == 3
     assert "error: " in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
-def test_the_training_flow_writes_weights_and_card(environment: dict[str, str], server: str, tmp_path: Path) -> None:
-    done = _command(tmp_path, environment | {"PREFECT_API_URL": server}, "train", "--epochs", "1", "--seed", "3")
-    assert done.returncode == 0, done.stderr
+def test_the_training_flow_writes_weights_and_card(in_this_process: str, tmp_path: Path) -> None:
+    trained = _flow("train")(epochs=1, seed=3)
     (weights,) = (tmp_path / "outputs" / "weights").glob("*.safetensors")
-    assert f"weights: outputs/weights/{weights.name}" in done.stdout
+    assert trained.path == weights
     assert weights.with_suffix(".md").is_file()
 
 
-def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_steps_publish(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    project, site, work = Path(__file__).parents[1], tmp_path / "site", tmp_path / "work"
-    work.mkdir()
+def test_a_flow_run_that_is_late_stands_for_the_night_it_was_scheduled_for(in_this_process: str) -> None:
+    evaluate = _flow("evaluate")
+    with get_client(sync_client=True) as client:
+        scheduled = datetime(2026, 1, 15, 2, 30, tzinfo=UTC)
+        run = client.create_flow_run(evaluate, parameters={"report": False}, state=Scheduled(scheduled_time=scheduled))
+    late: Any = run_flow(evaluate, flow_run=run, parameters={"report": False})
+    assert late.published.identity.run_date == scheduled.date()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as its wheel installs it."""
+    project, site = Path(__file__).parents[1], tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
     subprocess.run([*pip, "--target", str(site), str(project)], check=True, capture_output=True)
-    variables = environment | {"PYTHONPATH": str(site)}
+    return site
+
+
+@pytest.mark.parametrize("engine", ["direct", pytest.param("temporary server", marks=pytest.mark.slow)])
+def test_an_installed_wheel_publishes_what_the_checkout_publishes(
+    engine: str, environment: dict[str, str], installed: Path, in_this_process: str, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    variables["PYTHONPATH"] = str(installed)
+    code = "import mnist_pipeline.settings as s; print(s.project_folder('flows'))"
     where = subprocess.run(
-        [sys.executable, "-c", "import mnist_pipeline.settings as s; print(s.project_folder('flows'))"],
-        cwd=work,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], cwd=work, env=variables, capture_output=True, text=True, check=True
     )
-    assert Path(where.stdout.strip()) == site / "mnist_pipeline" / "flows"
+    assert Path(where.stdout.strip()) == installed / "mnist_pipeline" / "flows"
     unreachable = f"http://127.0.0.1:{free_port()}"
     proxies = {
         "HTTP_PROXY": unreachable,
@@ -182,23 +202,17 @@ def test_an_installed_wheel_on_a_server_that_prefect_starts_publishes_what_the_s
         "no_proxy": ".example",
         "NO_PROXY": "",
     }
-    done = _command(work, variables | proxies, "run", "--run-date", RUN_DATE)
+    words = ["--direct"] if engine == "direct" else []
+    done = _command(work, variables | proxies, "run", "--run-date", RUN_DATE, *words)
     assert done.returncode == 0, done.stderr
-    assert "Starting temporary server" in done.stderr
+    assert ("Starting temporary server" in done.stderr) == (engine != "direct")
     assert "published run" in done.stdout
-    direct = tmp_path / "direct"
-    direct.mkdir()
-    assert _command(direct, environment, "run", "--direct", "--run-date", RUN_DATE).returncode == 0
-    assert _tables(work / "outputs") == _tables(direct / "outputs") != {}
-
-
-def _flow(name: str) -> Any:
-    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
-    return loaded
+    run_nightly(load_settings(run_date=RUN_DATE, outputs=tmp_path / "outputs"))
+    assert _tables(work / "outputs") == _tables(tmp_path / "outputs") != {}
 
 
 @pytest.fixture
-def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+def from_a_site(in_this_process: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """The toy data set comes from a site on this machine, and is asked for again at once where it is at all."""
     site = Site({name: Answer(body) for name, body in PACKED.items()})
     files = [file.model_dump(exclude_none=True) for file in FILES]
@@ -207,17 +221,15 @@ def from_a_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sit
         "splits": {"test": dict(zip(("images", "labels"), files, strict=True))},
         "sources": [{"kind": "web", "url": f"http://{site.place}/"}],
     }
+    monkeypatch.delenv("MNIST_PIPELINE_DATA_DIR")
     monkeypatch.setenv("MNIST_PIPELINE_DATASETS", json.dumps({"toy": entry}))
     monkeypatch.setattr(tasks, "open_images", tasks.open_images.with_options(retry_delay_seconds=0.1))
     monkeypatch.setattr(fetching, "PAUSES_SECONDS", ())
-    monkeypatch.chdir(tmp_path)
     yield site
     site.close()
 
 
-def test_a_fetch_that_no_source_answers_is_retried_and_succeeds(
-    in_this_process: str, from_a_site: Site, tmp_path: Path
-) -> None:
+def test_a_fetch_that_no_source_answers_is_retried_and_succeeds(from_a_site: Site, tmp_path: Path) -> None:
     from_a_site.first = {f"{IMAGES}.gz": [Answer(status=503)] * 2}
     judged = _flow("evaluate")(dataset="toy", run_date=RUN_DATE, cache=tmp_path / "cache")
     assert judged.published.totals.images == len(random_labels(5))
@@ -246,40 +258,35 @@ def test_a_retryable_fetch_ends_after_three_tries_and_another_after_one(
         assert tries(state) == [count]
 
 
-def test_the_flow_evaluates_images_in_parquet_like_the_same_as_idx_files(
-    environment: dict[str, str], server: str, tmp_path: Path
+@pytest.mark.usefixtures("in_this_process")
+def test_the_flow_evaluates_images_in_parquet_in_processes_like_the_same_as_idx_files(
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
+    run_nightly(load_settings(run_date=RUN_DATE))
     images, labels = random_images(95), random_labels(95)
     write(tmp_path / "mine.parquet", column(as_numbers(images, "float32")), labels, row_group_size=20)
-    variables = environment | {"PREFECT_API_URL": server}
-    del variables["MNIST_PIPELINE_DATA_DIR"]
-    words = ["--run-date", RUN_DATE, "--dataset", "mine", "--images", "mine.parquet"]
+    variables = {name: value for name, value in environment.items() if name != "MNIST_PIPELINE_DATA_DIR"}
+    words = ["--run-date", RUN_DATE, "--dataset", "mine", "--images", "mine.parquet", "--runner", "processes"]
     done = _command(tmp_path, variables, "run", *words)
     assert done.returncode == 0, done.stderr
-    idx = _command(tmp_path, environment, "run", "--direct", "--run-date", RUN_DATE)
-    assert idx.returncode == 0, idx.stderr
     mine, toy = (
         [pq.read_table(path).drop_columns("run_id") for path in sorted(tmp_path.glob(f"outputs/runs/*-{name}-*/*/*"))]
         for name in ("mine", "toy")
     )
     assert mine == toy
     assert len(mine) == 10
-    in_one = _command(tmp_path, variables, "run", *words, "--runner", "processes")
-    assert "was published before with the same predictions" in in_one.stdout, in_one.stderr
 
 
-def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(
-    in_this_process: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {"dataset": "toy", "run_date": RUN_DATE, "outputs": tmp_path / "outputs"}
+def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(in_this_process: str) -> None:
     with pytest.raises(RunNotFoundError, match=f"got none of {RUN_DATE}; .*backfill .*--from {RUN_DATE}"):
-        _flow("deadline")(**given)
-    _command(tmp_path, environment, "run", "--direct", "--run-date", RUN_DATE)
-    _flow("deadline")(**given)
+        _flow("deadline")(run_date=RUN_DATE)
+    run_nightly(load_settings(run_date=RUN_DATE))
+    state = _flow("deadline")(run_date=RUN_DATE, return_state=True)
+    assert state.is_completed()
     with pytest.raises(RunNotFoundError, match="got none of 2026-01-29, 2026-01-30;"):
-        _flow("deadline")(**given, nights=3)
-    names = {run["name"] for run in _ask(in_this_process, "flow_runs/filter", {})}
-    assert f"deadline toy/test {RUN_DATE}" in names
+        _flow("deadline")(run_date=RUN_DATE, nights=3)
+    found = _ask(in_this_process, f"flow_runs/{state.state_details.flow_run_id}")
+    assert found["name"] == f"deadline toy/test {RUN_DATE}"
 
 
 def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(

@@ -7,8 +7,9 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,7 +33,7 @@ from mnist_pipeline.orchestration.credentials import make_credentials
 from mnist_pipeline.orchestration.deployments import server_in_force
 from mnist_pipeline.orchestration.environment import LOOPBACK, spare_loopback
 from mnist_pipeline.orchestration.server import require_server
-from tests.engine import ROOT, clean_environment, free_port, running_server
+from tests.engine import ROOT, clean_environment, running_server
 
 EVIL = "http://evil.example"
 QUESTION = json.dumps({}).encode()
@@ -165,77 +166,42 @@ def test_no_proxy_at_all_stays_so_and_nothing_is_set_where_no_proxy_is_named(mon
 # Servers
 
 
-TEMPORARY = """
-import sys
-from mnist_pipeline.orchestration.environment import prepare_environment
-
-prepare_environment()
-from prefect.client.orchestration import get_client
-from mnist_pipeline.orchestration.server import start_temporary_server
-
-start_temporary_server()
-with get_client(sync_client=True) as client:
-    client.read_flows()
-    print(client.api_url.port, flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.engine
-def test_the_temporary_server_accepts_no_other_client_and_is_asked_through_no_proxy(tmp_path: Path) -> None:
-    unreachable = f"http://127.0.0.1:{free_port()}"
-    environment = clean_environment(tmp_path) | {
-        "HTTP_PROXY": unreachable,
-        "http_proxy": unreachable,
-        "NO_PROXY": ".example",
-    }
-    for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
-        del environment[name]
-    process = subprocess.Popen(
-        [sys.executable, "-c", TEMPORARY],
-        cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        require_closed(int(process.stdout.readline()))
-    finally:
-        process.communicate("", timeout=60)
-    assert process.returncode == 0
-
-
 def look(address: str, tmp_path: Path) -> dict[str, diagnosis.Finding]:
     with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: tmp_path}):
         return {finding.what: finding for finding in diagnosis._server(ROOT)}
 
 
 @pytest.mark.engine
-def test_a_server_that_is_set_up_as_the_docs_say_accepts_clients_with_the_password(tmp_path: Path) -> None:
-    make_credentials(tmp_path / "prefect.env")
-    kept = dict(line.split("=") for line in (tmp_path / "prefect.env").read_text().splitlines()[1:])
-    with running_server(clean_environment(tmp_path) | kept) as address:
-        require_closed(httpx.URL(address).port or 0)
-        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: kept["PREFECT_API_AUTH_STRING"]}):
-            require_server()
-            with server_in_force() as client:
-                assert client.read_flows() == []
+def test_a_server_with_a_password_accepts_clients_with_it_and_no_others(
+    prefect_server: dict[str, str], tmp_path: Path
+) -> None:
+    address, password = prefect_server["PREFECT_API_URL"], prefect_server["PREFECT_API_AUTH_STRING"]
+    require_closed(httpx.URL(address).port or 0)
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: password}):
+        require_server()
+        with server_in_force() as client:
+            client.read_flows()
+        findings = look(address, tmp_path)
+    assert findings["server password"].found == "required: a client without it is rejected (401)"
+    assert findings["server origins"].found == "pages of other origins are rejected"
+    for wrong, got in ((None, "none"), ("mnist:wrong", "another one")):
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: wrong}):
+            for ask in (require_server, lambda: server_in_force().__enter__()):
+                with pytest.raises(UnauthorizedError, match=f"in PREFECT_API_AUTH_STRING, got {got}; source the "):
+                    ask()
             findings = look(address, tmp_path)
-        assert findings["server password"].found == "required: a client without it is rejected (401)"
-        assert findings["server origins"].found == "pages of other origins are rejected"
-        for wrong, got in ((None, "none"), ("mnist:wrong", "another one")):
-            with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: wrong}):
-                for ask in (require_server, lambda: server_in_force().__enter__()):
-                    with pytest.raises(UnauthorizedError, match=f"in PREFECT_API_AUTH_STRING, got {got}; source the "):
-                        ask()
-                findings = look(address, tmp_path)
-            assert {finding.healthy for finding in findings.values()} == {False}
-            assert findings["server"].advice == "source the file that `mnist-pipeline credentials` made"
+        assert {finding.healthy for finding in findings.values()} == {False}
+        assert findings["server"].advice == "source the file that `mnist-pipeline credentials` made"
 
 
 class Broken(BaseHTTPRequestHandler):
     """Says that it is healthy, and nothing else."""
 
+    status = 500
+
     def do_GET(self) -> None:
-        self.send_response(200 if self.path.endswith("/health") else 500)
+        self.send_response(200 if self.path.endswith("/health") else self.status)
+        self.send_header("Access-Control-Allow-Origin", "*")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -243,25 +209,34 @@ class Broken(BaseHTTPRequestHandler):
         self.do_GET()
 
 
-def test_what_a_broken_server_says_is_not_known_to_be_good(tmp_path: Path) -> None:
-    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+class Open(Broken):
+    """Lets everybody in, as a server without a password that accepts all origins."""
+
+    status = 200
+
+
+@contextmanager
+def answering(handler: type[Broken]) -> Iterator[str]:
+    """Yields the API address of a server that answers so."""
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/api"
-        with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
-            with pytest.raises(EngineError, match="expected its version, got 500; start it"):
-                require_server()
-            (password, _) = list(diagnosis._open_door())
+        yield f"http://127.0.0.1:{server.server_port}/api"
         server.shutdown()
+
+
+def test_what_a_broken_server_says_is_not_known_to_be_good() -> None:
+    with (
+        answering(Broken) as address,
+        temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}),
+    ):
+        with pytest.raises(EngineError, match="expected its version, got 500; start it"):
+            require_server()
+        (password, _) = list(diagnosis._open_door())
     assert (password.healthy, password.found.startswith("not known: ")) == (False, True)
 
 
-@pytest.mark.engine
-@pytest.mark.parametrize("password", [None, ""])
-def test_the_doctor_finds_a_server_out_that_lets_everybody_in(password: str | None, tmp_path: Path) -> None:
-    environment: dict[str, Any] = clean_environment(tmp_path) | {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}
-    del environment["PREFECT_SERVER_API_AUTH_STRING"]
-    environment |= {} if password is None else {"PREFECT_SERVER_API_AUTH_STRING": password}
-    with running_server(environment) as address, temporary_settings({PREFECT_API_URL: address}):
+def require_found_open(address: str) -> None:
+    with temporary_settings({PREFECT_API_URL: address}):
         findings = {finding.what: finding for finding in diagnosis._open_door()}
     for what, found in (
         ("server password", "none: any client that reaches"),
@@ -269,3 +244,19 @@ def test_the_doctor_finds_a_server_out_that_lets_everybody_in(password: str | No
     ):
         assert (findings[what].healthy, findings[what].found.startswith(found)) == (False, True)
         assert "restart the server" in findings[what].advice
+
+
+def test_the_doctor_finds_a_server_out_that_lets_everybody_in() -> None:
+    with answering(Open) as address:
+        require_found_open(address)
+
+
+@pytest.mark.slow  # each starts a server
+@pytest.mark.engine
+@pytest.mark.parametrize("password", [None, ""])
+def test_the_doctor_finds_prefects_own_server_out_that_lets_everybody_in(password: str | None, tmp_path: Path) -> None:
+    environment: dict[str, Any] = clean_environment(tmp_path) | {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}
+    del environment["PREFECT_SERVER_API_AUTH_STRING"]
+    environment |= {} if password is None else {"PREFECT_SERVER_API_AUTH_STRING": password}
+    with running_server(environment) as address:
+        require_found_open(address)

@@ -14,35 +14,34 @@ import pandas as pd
 import pytest
 from distributed import Client
 
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.orchestration import runners
 from mnist_pipeline.orchestration.runners import started_runner
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
 from tests.builders import make_split, small_settings
-from tests.engine import END_SECONDS, START_SECONDS, clean_environment, descendants, running_server, wait_until
+from tests.engine import END_SECONDS, START_SECONDS, descendants, wait_until
 from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
 
-ROWS = 6000
+ROWS = 3000
 RUN_DATE = "2026-01-31"
 # One image at a time, so that a run takes long enough for a worker to be killed in it.
 SLOW = ["--batch-rows", "1"]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     data = tmp_path_factory.mktemp("data")
     make_split(data, ROWS)
-    variables = clean_environment(tmp_path_factory.mktemp("prefect")) | {
+    return prefect_server | {
         "MNIST_PIPELINE_DATASET": "toy",
         "MNIST_PIPELINE_DATA_DIR": str(data),
-        "MNIST_PIPELINE_SHARD_ROWS": "100",
+        "MNIST_PIPELINE_SHARD_ROWS": "50",
         "MNIST_PIPELINE_MAX_TASKS": "12",
         "MNIST_PIPELINE_REPORT": "false",
     }
-    with running_server(variables) as address:
-        yield variables | {"PREFECT_API_URL": address}
 
 
 @pytest.fixture(scope="module")
@@ -119,44 +118,55 @@ def dask_cluster(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Da
         yield cluster, running.enter_context(client)
 
 
-def test_processes_publish_the_same_files_even_more_of_them_than_cores(
-    environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+@pytest.mark.slow  # in `make test` a Parquet file is evaluated in processes: tests/test_flows.py
+@pytest.mark.parametrize("workers", ["2", pytest.param("5", id="more than cores")])
+def test_processes_publish_the_same_files(
+    workers: str, environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    done = command(tmp_path, environment, "--runner", "processes", "--workers", "5", *SLOW)
+    done = command(tmp_path, environment, "--runner", "processes", "--workers", workers, *SLOW)
     assert done.returncode == 0, done.stderr
     assert tables_of(tmp_path) == expected
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_cluster_publishes_the_same_files_and_outlives_a_worker_killed_in_the_middle(
+@pytest.fixture(scope="module")
+def cluster(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[DaskCluster, Client]]:
+    """A cluster of two workers."""
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), environment) as (cluster, client):
+        for _ in range(2):
+            cluster.worker()
+        client.wait_for_workers(2, timeout=START_SECONDS)
+        yield cluster, client
+
+
+def test_a_cluster_publishes_the_same_files(
+    cluster: tuple[DaskCluster, Client], environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    done = command(tmp_path, environment, "--runner", "dask", "--cluster", cluster[0].address, *SLOW)
+    assert done.returncode == 0, done.stderr
+    assert tables_of(tmp_path) == expected
+    used = cluster[1].run(lambda: "mnist_pipeline.pipeline.evaluation" in sys.modules)
+    assert list(used.values()) == [True, True]  # a task of ours ran on each worker
+
+
+@pytest.mark.slow
+def test_a_cluster_outlives_a_worker_killed_in_the_middle(
     environment: dict[str, str], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    def used() -> list[bool]:
-        """For each worker, whether a task of ours ran there."""
-        return list(client.run(lambda: "mnist_pipeline.pipeline.evaluation" in sys.modules).values())
-
     with dask_cluster(tmp_path, environment) as (cluster, client):
         victim, _ = cluster.worker(), cluster.worker()
         client.wait_for_workers(2, timeout=START_SECONDS)
-        on_cluster = ["--runner", "dask", "--cluster", cluster.address, *SLOW]
-        whole = tmp_path / "whole"
-        whole.mkdir()
-        done = command(whole, environment, *on_cluster)
-        assert done.returncode == 0, done.stderr
-        assert tables_of(whole) == expected
-        assert used() == [True, True]
-
-        disturbed = tmp_path / "disturbed"
-        disturbed.mkdir()
-        process = start(disturbed, environment, *on_cluster)
-        wait_until(lambda: bool(prediction_files_of(disturbed)), what="first prediction file")
+        process = start(tmp_path, environment, "--runner", "dask", "--cluster", cluster.address, *SLOW)
+        wait_until(lambda: bool(prediction_files_of(tmp_path)), what="first prediction file")
         victim.send_signal(signal.SIGKILL)
-        assert 0 < len(prediction_files_of(disturbed)) < len(expected)  # in the middle
+        assert 0 < len(prediction_files_of(tmp_path)) < len(expected)  # in the middle
         _, errors = process.communicate(timeout=START_SECONDS)
         assert process.returncode == 0, errors
         assert len(client.scheduler_info()["workers"]) == 1
-    assert tables_of(disturbed) == expected
-    (run,) = runs_of(disturbed)
+    assert tables_of(tmp_path) == expected
+    (run,) = runs_of(tmp_path)
     assert run.problems() == []
     assert pd.read_parquet(run.folder / "predictions")["image_id"].tolist() == list(range(ROWS))
 
@@ -187,14 +197,12 @@ def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_ta
     assert finished.items() & published.items()
 
 
-def test_a_cluster_that_does_not_answer_is_named_and_nothing_is_published(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = command(tmp_path, environment, "--runner", "dask", "--cluster", "tcp://127.0.0.1:1")
-    assert done.returncode == 4, done.stderr
-    assert "error: cluster tcp://127.0.0.1:1: expected a Dask scheduler that answers within 10 s" in done.stderr
-    assert runs_of(tmp_path) == []
-    assert prediction_files_of(tmp_path) == []
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "CONNECT_SECONDS", 1)
+    changes: dict[str, Any] = {"runner": "dask", "cluster": "tcp://127.0.0.1:1"}
+    expected = "cluster tcp://127.0.0.1:1: expected a Dask scheduler that answers within 1 s"
+    with pytest.raises(EngineError, match=expected), started_runner(small_settings(tmp_path, **changes)):
+        pass
 
 
 def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Set-up and diagnosis against a real server and a real worker, each of its own on loopback."""
+"""Set-up and diagnosis against a real server and a real worker."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoo
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
@@ -30,7 +30,7 @@ from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.store.base import Location
 from tests.builders import images_name, make_split, small_settings
-from tests.engine import clean_environment, free_port, running_server, running_worker, wait_until
+from tests.engine import free_port, running_worker, wait_until
 from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
@@ -38,17 +38,6 @@ pytestmark = pytest.mark.engine
 PROJECT = Path(__file__).parents[1]
 NIGHTLY, DEADLINE = "mnist-evaluation/nightly", "mnist-deadline/deadline"
 DEPLOYMENTS = {NIGHTLY, DEADLINE, "mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"}
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return clean_environment(tmp_path_factory.mktemp("prefect"))
-
-
-@pytest.fixture(scope="module")
-def server(environment: dict[str, str]) -> Iterator[str]:
-    with running_server(environment) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +50,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def person(environment: dict[str, str], server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def person(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process, and those it starts, as those of a person whose PREFECT_API_URL is the server's address."""
-    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
-    with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: Path(environment["PREFECT_HOME"])}):
+    home = prefect_server["PREFECT_HOME"]
+    monkeypatch.setenv("PREFECT_HOME", home)
+    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"], PREFECT_HOME: Path(home)}):
         yield
 
 
@@ -102,7 +92,18 @@ def _scheduled(client: SyncPrefectClient) -> list[FlowRun]:
     return [run for run in runs if run.state_name == "Scheduled" and run.auto_scheduled]
 
 
+def _take_down(client: SyncPrefectClient) -> None:
+    """Leave nothing that an earlier test has set up on the server."""
+    for deployment in client.request("POST", "/deployments/filter", json={}).json():
+        client.delete_deployment(deployment["id"])
+    for automation in client.read_automations():
+        client.delete_automation(automation.id)
+    for pool in client.read_work_pools():
+        client.delete_work_pool(pool.name)
+
+
 def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Path) -> None:
+    _take_down(client)
     first = set_up(project)
     assert _states(first) == {"created"}
     assert {change.what.removeprefix("deployment ") for change in first} >= DEPLOYMENTS
@@ -177,6 +178,7 @@ def test_a_pool_of_another_type_is_refused(
         set_up(_with_pool(project, tmp_path / "project", "taken"))
 
 
+@pytest.mark.slow
 def test_a_pool_of_another_name_is_somebodys_own_and_is_looked_after_by_the_doctor(
     client: SyncPrefectClient, project: Path, tmp_path: Path, settings: Settings
 ) -> None:
@@ -262,55 +264,67 @@ def _set_off(client: SyncPrefectClient) -> list[str | None]:
     ]
 
 
-def test_the_doctor_is_content_with_a_worker_and_names_the_next_command_for_whatever_is_taken_away(
+def test_the_doctor_is_content_with_a_worker(
     client: SyncPrefectClient,
-    environment: dict[str, str],
-    server: str,
+    prefect_server: dict[str, str],
     project: Path,
     look: Callable[[], dict[str, Finding]],
     settings: Settings,
 ) -> None:
+    _take_down(client)
     set_up(project)
-    with running_worker(environment | {"PREFECT_API_URL": server}, POOL):
+    assert look()["worker of mnist"].advice == "`prefect worker start --pool mnist`"
+    with running_worker(prefect_server, POOL):
         wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
         findings = look()
-        assert findings["worker of mnist"].found == "polling: test"
-        assert findings["late runs"].found == "none"
-        assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
-        assert "will be fetched" in findings["cache of mnist/test"].found
-        assert not on_disk(settings.outputs).exists()
+    assert findings["worker of mnist"].found == "polling: test"
+    assert findings["late runs"].found == "none"
+    assert "02:30 UTC" in findings[f"schedule of {NIGHTLY}"].found
+    assert "will be fetched" in findings["cache of mnist/test"].found
+    assert not on_disk(settings.outputs).exists()
+
+
+@pytest.mark.slow  # Prefect misses it after three heartbeats
+def test_the_doctor_misses_a_worker_that_has_ended(
+    prefect_server: dict[str, str], project: Path, look: Callable[[], dict[str, Finding]]
+) -> None:
+    set_up(project)
+    with running_worker(prefect_server, POOL):
+        wait_until(lambda: look()["worker of mnist"].healthy, what="a worker", seconds=60)
     wait_until(lambda: not look()["worker of mnist"].healthy, what="a worker missed", seconds=60)
     assert look()["worker of mnist"].advice == "`prefect worker start --pool mnist`"
-    late = client.create_flow_run_from_deployment(
-        client.read_deployment_by_name(NIGHTLY).id,
-        state=Scheduled(scheduled_time=datetime(2026, 1, 31, 2, 30, tzinfo=UTC)),
-    )
-    wait_until(lambda: not look()["late runs"].healthy, what="a late run", seconds=60)
-    assert "(2026-01-31 02:30 UTC)" in look()["late runs"].found
-    client.delete_flow_run(late.id)
 
-    nightly = client.read_deployment_by_name(NIGHTLY)
-    client.delete_deployment_schedule(nightly.id, nightly.schedules[0].id)
-    assert look()[f"schedule of {NIGHTLY}"].advice == "`mnist-pipeline setup`"
-    assert "schedules" in look()[f"deployment {NIGHTLY}"].found
+
+def test_the_doctor_names_the_next_command_for_whatever_is_taken_away(
+    client: SyncPrefectClient, project: Path, look: Callable[[], dict[str, Finding]]
+) -> None:
     set_up(project)
-
+    nightly = client.read_deployment_by_name(NIGHTLY)
+    scheduled = datetime(2026, 1, 31, 2, 30, tzinfo=UTC)
+    late = client.create_flow_run_from_deployment(nightly.id, state=Scheduled(scheduled_time=scheduled, name="Late"))
+    client.delete_deployment_schedule(nightly.id, nightly.schedules[0].id)
     limit = nightly.global_concurrency_limit
     assert limit is not None
     client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=1))
-    leaked = look()[f"concurrency slots of {NIGHTLY}"]
-    assert not leaked.healthy
-    assert leaked.advice == f"`prefect gcl update '{limit.name}' --active-slots 0`"
-    client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
-
     client.update_work_pool(POOL, WorkPoolUpdate(is_paused=True))
-    assert look()["work pool mnist"].advice == "`prefect work-pool resume mnist`"
+    findings = look()
+    assert "(2026-01-31 02:30 UTC)" in findings["late runs"].found
+    assert findings[f"schedule of {NIGHTLY}"].advice == "`mnist-pipeline setup`"
+    assert "schedules" in findings[f"deployment {NIGHTLY}"].found
+    leaked = findings[f"concurrency slots of {NIGHTLY}"]
+    assert (leaked.healthy, leaked.advice) == (False, f"`prefect gcl update '{limit.name}' --active-slots 0`")
+    assert findings["work pool mnist"].advice == "`prefect work-pool resume mnist`"
+
+    client.delete_flow_run(late.id)
+    client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
     client.delete_work_pool(POOL)
-    assert look()["work pool mnist"].advice == "`mnist-pipeline setup`"
-    assert look()["worker of mnist"].advice == "`mnist-pipeline setup`, then `prefect worker start --pool mnist`"
+    findings = look()
+    assert findings["work pool mnist"].advice == "`mnist-pipeline setup`"
+    assert findings["worker of mnist"].advice == "`mnist-pipeline setup`, then `prefect worker start --pool mnist`"
     set_up(project)
-    assert look()["work pool mnist"].healthy
-    assert look()[f"deployment {NIGHTLY}"].healthy
+    findings = look()
+    for what in ("work pool mnist", f"deployment {NIGHTLY}", f"concurrency slots of {NIGHTLY}", "late runs"):
+        assert findings[what].healthy, what
 
 
 def test_a_schedule_service_that_plans_nothing_is_found_out(
@@ -327,7 +341,7 @@ def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one
     project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unreachable = f"http://127.0.0.1:{free_port()}/api"
-    with temporary_settings({PREFECT_API_URL: unreachable}):
+    with temporary_settings({PREFECT_API_URL: unreachable, PREFECT_CLIENT_MAX_RETRIES: 0}):
         with pytest.raises(EngineError, match=f"{unreachable}: expected an answer, .*`prefect server start`"):
             set_up(project)
         assert look()["server"] == Finding(

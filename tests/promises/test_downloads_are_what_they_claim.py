@@ -632,7 +632,7 @@ MEMBER = "toy/toy.pkl.gz"
 IMAGES_MEMBER, LABELS_MEMBER = (f"package/data/{name}" for name in CONTENT)
 ROOT = Path("/mnist-pipeline-was-here")
 ELSEWHERE = ["../{}", f"{'../' * 20}{ROOT}/{{}}", f"{ROOT}/{{}}", "package/../../{}", "{}/../../x", "C:\\{}", "..\\{}"]
-BOMB = bytes(64 << 20)
+BOMB = bytes(16 << 20)
 DAMAGES = 30
 
 

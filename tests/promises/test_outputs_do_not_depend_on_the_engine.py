@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ from tests.published import hashes
 pytestmark = pytest.mark.engine
 
 RUN_DATE = "2026-01-31"
-ROWS = 16_000  # in 80 shards and one image at a time: long enough to be disturbed
-SIZES = {"shard_rows": 200, "batch_rows": 1}
+ROWS = 8_000  # in 80 shards and one image at a time: long enough to be disturbed
+SIZES = {"shard_rows": 100, "batch_rows": 1}
 END_SECONDS = 120
 # When a run is ended, each of its two threads may not have written its last checkpoint record yet.
 UNRECORDED = 2
@@ -73,15 +74,14 @@ def tables_of(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in hashes(runs).items() if name.endswith(".parquet")}
 
 
-def variables(home: Path, data: Path) -> dict[str, str]:
-    """Of a person whose nights are of `data`."""
-    home.mkdir(exist_ok=True)
-    return clean_environment(home) | {
+def variables(data: Path) -> dict[str, str]:
+    """Of the pipeline, for a person whose nights are of `data`."""
+    return {
         "MNIST_PIPELINE_DATASET": "toy",
         "MNIST_PIPELINE_DATA_DIR": str(data),
         "MNIST_PIPELINE_RUN_DATE": RUN_DATE,
-        "MNIST_PIPELINE_SHARD_ROWS": "200",
-        "MNIST_PIPELINE_BATCH_ROWS": "1",
+        "MNIST_PIPELINE_SHARD_ROWS": str(SIZES["shard_rows"]),
+        "MNIST_PIPELINE_BATCH_ROWS": str(SIZES["batch_rows"]),
         "MNIST_PIPELINE_MAX_TASKS": "4",
         "MNIST_PIPELINE_WORKERS": "2",
         "MNIST_PIPELINE_REPORT": "false",
@@ -89,16 +89,14 @@ def variables(home: Path, data: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def on_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    environment = variables(tmp_path_factory.mktemp("prefect"), data)
-    with running_server(environment) as address:
-        yield environment | {"PREFECT_API_URL": address}
+def on_server(data: Path, prefect_server: dict[str, str]) -> dict[str, str]:
+    return variables(data) | prefect_server
 
 
 @pytest.fixture(scope="module")
 def without_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Prefect starts temporary servers, all in one home."""
-    return variables(tmp_path_factory.mktemp("temporary"), data)
+    return clean_environment(tmp_path_factory.mktemp("temporary")) | variables(data)
 
 
 class Command:
@@ -180,12 +178,15 @@ def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = Fals
 @pytest.mark.parametrize(
     ("engine", "stop", "again"),
     [
-        *(stopped("direct", stop, again) for stop in (signal.SIGINT, signal.SIGTERM) for again in (False, True)),
+        stopped("direct", signal.SIGINT, False),
+        stopped("direct", signal.SIGTERM, False, slow=True),
+        stopped("direct", signal.SIGINT, True, slow=True),
+        stopped("direct", signal.SIGTERM, True),
         stopped("server", signal.SIGINT, False, slow=True),
         stopped("server", signal.SIGTERM, False),
         stopped("server", signal.SIGINT, True, slow=True),
         stopped("server", signal.SIGTERM, True, slow=True),
-        stopped("temporary server", signal.SIGINT, False),
+        stopped("temporary server", signal.SIGINT, False, slow=True),
         stopped("temporary server", signal.SIGTERM, False, slow=True),
         stopped("temporary server", signal.SIGINT, True, slow=True),
         stopped("temporary server", signal.SIGTERM, True, slow=True),
@@ -195,13 +196,14 @@ def test_a_stopped_command_leaves_no_process_and_nothing_visible_and_the_same_co
     engine: str,
     stop: signal.Signals,
     again: bool,
-    request: pytest.FixtureRequest,
+    on_server: dict[str, str],
+    without_server: dict[str, str],
     expected: dict[str, str],
     commands: list[Command],
     tmp_path: Path,
     tried: Tried,
 ) -> None:
-    environment = request.getfixturevalue("on_server" if engine == "server" else "without_server")
+    environment = on_server if engine == "server" else without_server
     words = ["--direct"] if engine == "direct" else []
     command = Command(tmp_path, environment, *words)
     commands.append(command)
@@ -261,6 +263,7 @@ def test_ctrl_c_on_a_run_whose_server_is_gone_is_still_ctrl_c(
 # The server's database is locked
 
 
+@pytest.mark.slow
 def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_well_once_it_is_free(
     on_server: dict[str, str], expected: dict[str, str], commands: list[Command], tmp_path: Path, tried: Tried
 ) -> None:
@@ -282,10 +285,11 @@ def test_a_run_is_published_while_the_database_of_the_server_is_locked_and_ends_
 
 # The command, with a task that fails once when it has done its work.
 FAILS_ONCE = """
-from mnist_pipeline.pipeline import evaluation
+from mnist_pipeline.pipeline import evaluation, planning
 from mnist_pipeline.cli import app
 
-whole, failed = evaluation.{step}, []
+module = planning if "{step}" == "make_plan" else evaluation
+whole, failed = module.{step}, []
 
 def fails_once(*given, **named):
     done = whole(*given, **named)
@@ -294,19 +298,20 @@ def fails_once(*given, **named):
         raise OSError("planted")
     return done
 
-evaluation.{step} = fails_once
+module.{step} = fails_once
 app()
 """
 
 
-@pytest.mark.parametrize("retried", ["FLOWS", "TASKS"])
 @pytest.mark.parametrize(
-    "step",
+    ("retried", "step"),
     [
-        "predict_shards",
-        pytest.param("make_plan", marks=pytest.mark.slow),
-        pytest.param("build_shards", marks=pytest.mark.slow),
-        pytest.param("publish", marks=pytest.mark.slow),
+        ("FLOWS", "predict_shards"),
+        *(
+            pytest.param(retried, step, marks=pytest.mark.slow)
+            for retried, step in product(("FLOWS", "TASKS"), ("make_plan", "build_shards", "predict_shards", "publish"))
+            if (retried, step) != ("FLOWS", "predict_shards")
+        ),
     ],
 )
 def test_a_flow_is_retried_if_the_environment_says_so_and_a_task_is_not_and_both_come_to_the_same_bytes(

@@ -1,7 +1,8 @@
 """Secrets stay secret: what is planted in addresses, variables and config files is found nowhere else afterwards.
 
 Every byte of every file that a night leaves behind is searched, and everything that it prints. What an object store or
-a source may receive and may answer is tested by tests/test_object_store.py and tests/datasets/test_packages.py.
+a source may receive and may answer is tested by tests/test_object_store.py and tests/datasets/test_packages.py; what
+Prefect keeps, by test_secrets_stay_out_of_prefect.py.
 """
 
 import base64
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.engine import START_SECONDS, clean_environment, running_server
+from tests.engine import START_SECONDS, clean_environment
 from tests.mirror import FILES, OTHER, PACKED, Answer, Site
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
@@ -336,51 +337,6 @@ def test_published_files_name_neither_machine_nor_user_nor_folder(nights: Nights
     tried(searched(outputs), "published files searched for the machine's names")
 
 
-# A fetch is asked for again at once.
-FLOW = """
-import sys
-from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.cli import app
-
-tasks.open_images.retry_delay_seconds = [0, 0]
-app(sys.argv[1:])
-"""
-
-
-@pytest.mark.engine
-def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(machine: Machine, site: Site, tried: Tried) -> None:
-    config = machine.config("good", data_sets(site))
-    attempts = [
-        (0, ["--debug", "run", "--run-date", RUN_DATE, "--config", config]),
-        (4, ["--debug", "run", "--run-date", RUN_DATE, "--config", config, "--dataset", "moved"]),
-    ]
-    # The server needs none of them but its password; what it is sent is what it may keep.
-    of_server = {name: value for name, value in machine.environment.items() if CANARY not in value}
-    of_server["PREFECT_SERVER_API_AUTH_STRING"] = SECRETS["PREFECT_API_AUTH_STRING"]
-    said = ""
-    with running_server(of_server) as server:
-        for code, words in attempts:
-            done = machine.python(FLOW, *words, PREFECT_API_URL=server, PREFECT_LOGGING_LEVEL="DEBUG")
-            assert done.returncode == code, done.stderr
-            said += done.stdout + done.stderr
-    gone = machine.python(FLOW, "--debug", "run", "--config", config, PREFECT_API_URL=server)
-    assert gone.returncode == 4, gone.stderr
-    said += gone.stdout + gone.stderr
-    assert found_in(said.encode(), FORMS) == [], said
-    assert leaks(machine.left, FORMS) == {}
-    kept = b"".join(path.read_bytes() for path in (machine.left / "prefect").glob("prefect.db*"))
-    # What is there is seen: names, parameters, logs, states, artifacts.
-    for row in (
-        f"evaluate toy/test {RUN_DATE}",
-        config,
-        "did not serve",
-        "expected a source for",
-        "## toy/test, night",
-    ):
-        assert row.encode() in kept, row
-    tried(len(attempts), "flow runs with secrets planted")
-
-
 MUTANTS = (
     Mutant(
         "mnist_pipeline/datasets/catalogue.py",
@@ -399,12 +355,6 @@ MUTANTS = (
         "    if is_remote(path):",
         "    if not path.name:",
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
-    ),
-    Mutant(
-        "mnist_pipeline/datasets/sources/connections.py",
-        'raise SourceFailure(f"no connection ({type(error).__name__})", retryable=retryable) from error',
-        'raise SourceFailure(f"no connection ({error})", retryable=retryable) from error',
-        "test_no_secret_is_found_in_what_prefect_keeps_of_its_runs",
     ),
     Mutant(
         "mnist_pipeline/pipeline/evaluation.py",

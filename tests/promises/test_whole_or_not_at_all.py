@@ -15,6 +15,7 @@ from tests.promises.faults import CUT, CUT_AND_KILLED, KILL, Call, CannotTrace, 
 from tests.promises.mutants import Mutant
 
 PUBLISHING = ("publish", "repair", "judge", "promote", "pin")
+SHORT = ("publish", "promote", "pin")  # tests/promises/test_store_faults.py tries all between two operations
 BEGINNING = ("download", "unpack")
 NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
 # What a full disk and one that can only be read refuse; a failing one refuses anything.
@@ -68,7 +69,10 @@ def changes_what_is_seen(call: Call) -> bool:
     return done and (call.name in NAMES or (call.name == "write" and call.shown.count("PAR1") == 0))
 
 
-@pytest.mark.parametrize("attempt", PUBLISHING)
+@pytest.mark.parametrize(
+    "attempt",
+    [name if name in SHORT else pytest.param(name, marks=pytest.mark.torture) for name in PUBLISHING],
+)
 def test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_the_next_ends_it(
     attempt: str, torturer: Torturer, tried: Tried
 ) -> None:
@@ -95,6 +99,7 @@ def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_en
     tried(met, "system calls refused during publishing")
 
 
+@pytest.mark.torture
 def test_a_repair_that_is_refused_a_name_or_a_sync_leaves_the_run_or_its_replacement(
     torturer: Torturer, tried: Tried
 ) -> None:
