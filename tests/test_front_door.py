@@ -197,11 +197,12 @@ def test_a_server_with_a_password_accepts_clients_with_it_and_no_others(
 class Broken(BaseHTTPRequestHandler):
     """Says that it is healthy, and nothing else."""
 
-    status = 500
+    status, origins = 500, ""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path.endswith("/health") else self.status)
-        self.send_header("Access-Control-Allow-Origin", "*")
+        if self.origins:
+            self.send_header("Access-Control-Allow-Origin", self.origins)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -212,7 +213,7 @@ class Broken(BaseHTTPRequestHandler):
 class Open(Broken):
     """Lets everybody in, as a server without a password that accepts all origins."""
 
-    status = 200
+    status, origins = 200, "*"
 
 
 @contextmanager

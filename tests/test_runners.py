@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from distributed import Client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration import runners
@@ -197,12 +198,19 @@ def test_a_worker_process_that_is_killed_ends_the_run_unseen_and_the_next_one_ta
     assert finished.items() & published.items()
 
 
-def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_named(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runners, "CONNECT_SECONDS", 1)
     changes: dict[str, Any] = {"runner": "dask", "cluster": "tcp://127.0.0.1:1"}
     expected = "cluster tcp://127.0.0.1:1: expected a Dask scheduler that answers within 1 s"
-    with pytest.raises(EngineError, match=expected), started_runner(small_settings(tmp_path, **changes)):
+    with (
+        temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),  # else one is started for this
+        pytest.raises(EngineError, match=expected) as caught,
+        started_runner(small_settings(tmp_path, **changes)),
+    ):
         pass
+    assert caught.value.exit_code == 4
 
 
 def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

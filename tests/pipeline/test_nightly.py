@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mnist_pipeline.runs.staging import staging_directory
 from tests.builders import make_split
@@ -51,6 +52,16 @@ def night(project: Path, prefect_server: dict[str, str]) -> Deployed:
 def worker(night: Deployed) -> Iterator[subprocess.Popen[bytes]]:
     with running_worker(night.environment, "mnist") as worker:
         yield worker
+
+
+@pytest.mark.slow  # each command is a process; called in the test: tests/test_setup.py
+def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Deployed) -> None:
+    again = night.command("setup")
+    assert again.returncode == 0, again.stderr
+    states = [line.split()[0] for line in again.stdout.splitlines() if "  " in line]
+    deployed = yaml.safe_load((night.project / "prefect.yaml").read_text())["deployments"]
+    assert states == ["unchanged"] * (1 + len(deployed) + 2)  # a pool, the deployments, two automations
+    wait_until(lambda: night.command("doctor", "--outputs", str(night.outputs)).returncode == 0, what="doctor")
 
 
 def test_a_schedule_fires_and_its_run_publishes_the_night_it_was_scheduled_for(night: Deployed) -> None:

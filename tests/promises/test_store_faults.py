@@ -159,9 +159,9 @@ def operations(name: str, has_rename: bool, dies: bool, every: bool) -> Iterator
     counting = FaultyStore(begun(name, has_rename).restarted())
     ATTEMPTS[name].act(Outputs(counting))
     for number, (operation, _) in enumerate(counting.calls, 1):
-        if every or operation in CHANGES or (not dies and number % UNCHANGING_TRIED == 0):
+        last = number == len(counting.calls)
+        if every or last or operation in CHANGES or (not dies and number % UNCHANGING_TRIED == 0):
             yield number
-    yield len(counting.calls)
 
 
 def interrupted(name: str, has_rename: bool, dies: bool, every: bool) -> Iterator[MemoryStore]:

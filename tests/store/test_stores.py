@@ -272,8 +272,8 @@ def test_addresses_and_paths_open_their_store(tmp_path: Path) -> None:
 
 
 def test_only_a_store_on_disk_has_folders_of_this_machine(store: Store) -> None:
-    folder = store.local_folder(".staging/work")
+    folder = store.local_folder(".staging/scratch")
     assert (folder is not None) == isinstance(store, LocalStore)
     if folder is not None:
         (folder / "one").write_bytes(b"1")
-        assert store.read(".staging/work/one") == b"1"
+        assert store.read(".staging/scratch/one") == b"1"
