@@ -49,7 +49,8 @@ def random_network(seed: int = 0) -> Network:
 def small_settings(tmp_path: Path, rows: int = 25, **changes: Any) -> Settings:
     """Settings for the data set "toy" of `rows` images in shards of 10, all of it under `tmp_path`.
 
-    The data set is made unless its images exist already. `changes` are settings that win over these.
+    The data set is made unless its images exist already. No report is written: its plots cost more than the run.
+    `changes` are settings that win over these.
     """
     data_dir = tmp_path / "data"
     if not (data_dir / images_name()).exists():
@@ -63,5 +64,6 @@ def small_settings(tmp_path: Path, rows: int = 25, **changes: Any) -> Settings:
         "shard_rows": 10,
         "batch_rows": 4,
         "workers": 2,
+        "report": False,
     }
     return load_settings(**(given | changes))

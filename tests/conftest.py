@@ -1,7 +1,10 @@
 """What every test shares."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ SHARE_SERVER = (
     "tests/promises/test_outputs_do_not_depend_on_the_engine.py",
     "tests/promises/test_secrets_stay_out_of_prefect.py",
     "tests/test_front_door.py",
+    "tests/test_temporary_server.py",
 )
 TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 
@@ -27,8 +31,8 @@ prepare_environment()  # before anything imports Prefect: no telemetry from test
 os.environ.update(AUTH)
 
 # Two cores, and tests run side by side: how long one example takes says nothing.
-# A red test must be somebody's change and never luck: the same examples each time. `make search` draws others.
-settings.register_profile("everyday", deadline=None, derandomize=True)
+# A red test must be somebody's change and never luck: the same examples each time. `make search` draws more.
+settings.register_profile("everyday", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("everyday")
 
@@ -39,9 +43,25 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
     What a test finds there may come from any other one: it looks for its own runs.
     """
+    from prefect.logging.handlers import APILogHandler  # here: the environment is prepared first
+
     environment = clean_environment(tmp_path_factory.mktemp("prefect"))
     with running_server(environment) as address:
         yield environment | {"PREFECT_API_URL": address}
+        APILogHandler().flush()  # or the lines of the last flow are offered for a minute to a server that is gone
+
+
+@pytest.fixture
+def used_home(prefect_server: dict[str, str], tmp_path: Path) -> Path:
+    """A PREFECT_HOME as another server of this version has left it, so that the next one need not make its tables."""
+    home = tmp_path / "used"
+    home.mkdir()
+    with (
+        closing(sqlite3.connect(Path(prefect_server["PREFECT_HOME"]) / "prefect.db")) as used,
+        closing(sqlite3.connect(home / "prefect.db")) as copy,
+    ):
+        used.backup(copy)
+    return home
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 
 ROOT = Path(__file__).parents[1]
@@ -268,6 +270,25 @@ def night_environment(project: Path, environment: Mapping[str, str]) -> dict[str
         "MNIST_PIPELINE_SHARD_ROWS": "10",
         "MNIST_PIPELINE_MAX_TASKS": "4",
     }
+
+
+@contextmanager
+def in_this_process(environment: Mapping[str, str]) -> Iterator[None]:
+    """Variables in force here, for flows that a test calls itself; Prefect's own threads have them too.
+
+    They have no heartbeat, so that none waits for it at its end.
+    """
+    from prefect.context import refresh_global_settings_context  # here: tests/conftest.py imports this module first
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            if name.startswith(("PREFECT_", "MNIST_")):
+                patched.setenv(name, value)
+        refresh_global_settings_context()
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+    refresh_global_settings_context()
 
 
 def healthy(address: str) -> bool:

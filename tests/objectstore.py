@@ -85,6 +85,7 @@ def always(rule: Callable[[str, str], bool], fault: Fault) -> Rule:
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and content in one packet: of two, the second waits 40 ms for the first one's receipt
 
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

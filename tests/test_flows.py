@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.states import Failed, Scheduled
 
 from mnist_pipeline.datasets.sources import fetching
@@ -26,6 +26,7 @@ from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import is_retryable
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings, project_folder
+from tests import engine
 from tests.builders import make_split, random_images, random_labels
 from tests.engine import START_SECONDS, free_port, request_of, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
@@ -56,19 +57,13 @@ def environment(prefect_server: dict[str, str], data: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def in_this_process(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Flows called from the test itself run as those of that person, in an empty folder.
+def in_this_process(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """Flows called from the test itself run as that person's, in an empty folder. Yields the server's address.
 
-    They have no heartbeat, so that none waits for it at its end. Yields the server's address.
+    Does not use `monkeypatch`: what a test changes with it must be undone before this is.
     """
-    for name, value in environment.items():
-        if name.startswith("MNIST_PIPELINE_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    server = environment["PREFECT_API_URL"]
-    ours = {PREFECT_API_URL: server, PREFECT_HOME: Path(environment["PREFECT_HOME"])}
-    with temporary_settings({**ours, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield server
+    with chdir(tmp_path), engine.in_this_process(environment):
+        yield environment["PREFECT_API_URL"]
 
 
 def _ask(address: str, path: str, question: object = None) -> Any:
@@ -260,15 +255,14 @@ def test_a_retryable_fetch_ends_after_three_tries_and_another_after_one(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_the_flow_evaluates_images_in_parquet_in_processes_like_the_same_as_idx_files(
-    environment: dict[str, str], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_nightly(load_settings(run_date=RUN_DATE))
     images, labels = random_images(95), random_labels(95)
     write(tmp_path / "mine.parquet", column(as_numbers(images, "float32")), labels, row_group_size=20)
-    variables = {name: value for name, value in environment.items() if name != "MNIST_PIPELINE_DATA_DIR"}
-    words = ["--run-date", RUN_DATE, "--dataset", "mine", "--images", "mine.parquet", "--runner", "processes"]
-    done = _command(tmp_path, variables, "run", *words)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.delenv("MNIST_PIPELINE_DATA_DIR")
+    given = {"run_date": RUN_DATE, "dataset": "mine", "images": Path("mine.parquet")}
+    _flow("evaluate")(**given, runner="processes", workers=1)
     mine, toy = (
         [pq.read_table(path).drop_columns("run_id") for path in sorted(tmp_path.glob(f"outputs/runs/*-{name}-*/*/*"))]
         for name in ("mine", "toy")

@@ -235,7 +235,7 @@ def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
 
 
 def test_the_same_night_again_changes_no_run_and_no_verdict(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     first = run_nightly(settings)
     kept = [snapshot(settings.outputs / name) for name in ("runs", "verdicts", "shards", "weights")]
     again = run_nightly(settings)
@@ -294,7 +294,7 @@ def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fail
 
 
 def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, report=False, gates={"toy": Gates(min_images=20)})
+    settings = small_settings(tmp_path, gates={"toy": Gates(min_images=20)})
     with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; publish them"):
         require_run_dates(settings, 1)
     good = run_nightly(settings)
@@ -323,7 +323,7 @@ def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path)
 @pytest.mark.parametrize(("inconclusive", "good"), [("warn", True), ("fail", False)])
 def test_an_inconclusive_night_is_as_good_as_its_gates_say(inconclusive: Any, good: bool, tmp_path: Path) -> None:
     gates = Gates(min_accuracy=0.1, inconclusive=inconclusive)
-    settings = small_settings(tmp_path, report=False, gates={"toy": gates})
+    settings = small_settings(tmp_path, gates={"toy": gates})
     assert run_nightly(settings).verdict.outcome == "inconclusive"
     with nullcontext() if good else pytest.raises(VerdictError, match="inconclusive: min_accuracy"):
         require_run_dates(settings, 1)

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def night(toy: Settings, *words: str) -> list[str]:
 
 
 def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: Address, tmp_path: Path) -> None:
-    there = run_nightly(toy)
+    there = run_nightly(toy.model_copy(update={"report": True}))
     here = run_nightly(toy.model_copy(update={"outputs": tmp_path / "outputs"}))
     assert there.published.new
     assert there.published.run_id == here.published.run_id
@@ -248,15 +247,12 @@ def test_the_doctor_warns_of_a_store_that_replaces_what_it_was_asked_to_keep(
     assert objects(bucket) == {}
 
 
-@pytest.mark.parametrize("words", [("runs",), ("--debug", "verify")])
-def test_an_address_with_a_password_is_refused_and_not_repeated(
-    words: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     address = f"s3://{KEY_ID}:hunter2@nights/a"
     collapsed = ["--outputs", str(Path(address))]
     for given, variables in (["--outputs", address], {}), (collapsed, {}), ([], {"MNIST_PIPELINE_OUTPUTS": address}):
         done = subprocess.run(
-            [sys.executable, "-m", "mnist_pipeline", *words, *given],
+            [sys.executable, "-m", "mnist_pipeline", "--debug", "runs", *given],
             env={**os.environ, **variables},
             capture_output=True,
             text=True,

@@ -26,9 +26,9 @@ with get_client(sync_client=True) as client:
 
 
 @pytest.mark.engine
-def test_the_temporary_server_accepts_no_other_client_and_is_asked_through_no_proxy(tmp_path: Path) -> None:
+def test_the_temporary_server_accepts_no_other_client_and_is_asked_through_no_proxy(used_home: Path) -> None:
     unreachable = f"http://127.0.0.1:{free_port()}"
-    environment = clean_environment(tmp_path) | {
+    environment = clean_environment(used_home) | {
         "HTTP_PROXY": unreachable,
         "http_proxy": unreachable,
         "NO_PROXY": ".example",

@@ -672,6 +672,7 @@ for step in range(1, 50):
 """
 
 
+@pytest.mark.torture  # between two operations: tests/promises/test_store_faults.py
 def test_a_judge_killed_at_any_step_is_finished_by_the_next_with_the_same_tables(tmp_path: Path) -> None:
     driver = subprocess.run(
         [sys.executable, "-c", KILLED_AT_EVERY_STEP, tmp_path],

@@ -28,7 +28,7 @@ def calls_beside(earlier: int, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     for days in range(earlier):
         run_nightly(settings.model_copy(update={"run_date": FIRST + timedelta(days)}))
     store.calls.clear()
-    run_id = run_nightly(settings.model_copy(update={"run_date": LAST})).published.run_id
+    run_id = run_nightly(settings.model_copy(update={"run_date": LAST, "report": True})).published.run_id
     assert not (folder / "outputs").exists()
     return Counter((operation, name.replace(run_id, "RUN_ID")) for operation, name in store.calls)
 

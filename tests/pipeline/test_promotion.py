@@ -46,7 +46,7 @@ def toy(tmp_path: Path) -> Settings:
     make_split(tmp_path / "data", ROWS)
     labels = predict(GOOD, flatten(normalise(random_images(ROWS)))).argmax(axis=1).astype(np.uint8)
     (tmp_path / "data" / labels_name()).write_bytes(idx.encode(labels))
-    return small_settings(tmp_path, ROWS, shard_rows=1000, batch_rows=100, report=False, gates={"toy": GATES})
+    return small_settings(tmp_path, ROWS, shard_rows=1000, batch_rows=100, gates={"toy": GATES})
 
 
 def file_of(folder: Location, network: Network) -> Path:

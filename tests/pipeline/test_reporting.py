@@ -21,7 +21,7 @@ from mnist_pipeline.report.page import Page
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.run import Run
-from mnist_pipeline.settings import Settings
+from mnist_pipeline.settings import load_settings
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import make_split, random_images, random_network, small_settings
@@ -242,5 +242,5 @@ def test_the_newest_verdict_is_the_one_shown(tmp_path: Path, pages: list[Page]) 
 
 
 def test_settings_say_by_default_that_a_report_is_wanted(tmp_path: Path) -> None:
-    settings: Settings = small_settings(tmp_path)
+    settings = load_settings(outputs=tmp_path)
     assert settings.report

@@ -42,7 +42,7 @@ Damage = tuple[str, bytes]
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A night that is published and judged. Tests put back what they damage."""
-    settings = small_settings(tmp_path_factory.mktemp("damage"), report=False)
+    settings = small_settings(tmp_path_factory.mktemp("damage"))
     run_nightly(settings)
     return settings
 
@@ -50,7 +50,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture
 def own(tmp_path: Path) -> Settings:
     """The same, for one test alone."""
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     run_nightly(settings)
     return settings
 

@@ -228,7 +228,7 @@ def test_a_pruned_run_cannot_become_the_baseline(tmp_path: Path) -> None:
 
 
 def test_a_pruned_night_that_is_run_again_is_whole_again(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     first = run_nightly(settings).published
     whole = hashes(tmp_path / "outputs" / "runs")
     run_nightly(settings.model_copy(update={"run_date": settings.run_date + DAY}))
@@ -274,7 +274,7 @@ def test_other_digits_for_a_pruned_night_are_a_conflict(deleted: bool, labels: s
 
 def night_with_old_shards(tmp_path: Path) -> Settings:
     """A night whose shards are 40 days old."""
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     run_nightly(settings)
     age(tmp_path / "outputs" / "shards", 40)
     return settings
@@ -325,7 +325,7 @@ def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> No
 def test_a_night_holds_its_shards_from_their_building_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     predict = evaluation.predict_shards
     left_alone = []
 
@@ -421,7 +421,7 @@ def test_the_newest_run_with_nothing_judged_is_kept_until_a_later_one_has_passed
 
 
 def test_reports_are_written_anew_around_pruned_runs(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, report=False)
+    settings = small_settings(tmp_path)
     for days in range(2):
         run_nightly(settings.model_copy(update={"run_date": settings.run_date + days * DAY}))
     prune(settings.outputs, datetime.now(UTC), grace=timedelta())

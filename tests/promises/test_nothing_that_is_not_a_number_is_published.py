@@ -60,7 +60,7 @@ BOUND = 1e-6  # of float32 sums of ten probabilities
 def toy(tmp_path: Path) -> Settings:
     """Settings under which a night has been published already."""
     (tmp_path / "good.safetensors").write_bytes(encode_weights(NETWORK))
-    found = small_settings(tmp_path, ROWS, weights=tmp_path / "good.safetensors", report=False)
+    found = small_settings(tmp_path, ROWS, weights=tmp_path / "good.safetensors")
     run_nightly(found.model_copy(update={"run_date": date(2026, 1, 30)}))
     return found
 

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The files of the run without any engine, and undisturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_nightly(small_settings(folder, data_dir=data, report=False, **SIZES))
+    run_nightly(small_settings(folder, data_dir=data, **SIZES))
     return tables_of(folder)
 
 
@@ -181,7 +180,7 @@ def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = Fals
         stopped("direct", signal.SIGINT, False),
         stopped("direct", signal.SIGTERM, False, slow=True),
         stopped("direct", signal.SIGINT, True, slow=True),
-        stopped("direct", signal.SIGTERM, True),
+        stopped("direct", signal.SIGTERM, True, slow=True),
         stopped("server", signal.SIGINT, False, slow=True),
         stopped("server", signal.SIGTERM, False),
         stopped("server", signal.SIGINT, True, slow=True),
@@ -303,17 +302,9 @@ app()
 """
 
 
-@pytest.mark.parametrize(
-    ("retried", "step"),
-    [
-        ("FLOWS", "predict_shards"),
-        *(
-            pytest.param(retried, step, marks=pytest.mark.slow)
-            for retried, step in product(("FLOWS", "TASKS"), ("make_plan", "build_shards", "predict_shards", "publish"))
-            if (retried, step) != ("FLOWS", "predict_shards")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("retried", ["FLOWS", "TASKS"])
+@pytest.mark.parametrize("step", ["make_plan", "build_shards", "predict_shards", "publish"])
 def test_a_flow_is_retried_if_the_environment_says_so_and_a_task_is_not_and_both_come_to_the_same_bytes(
     retried: str,
     step: str,
@@ -379,7 +370,7 @@ def test_planted_results_are_never_unpickled_though_the_environment_asks_for_res
     monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
 ) -> None:
-    run_nightly(small_settings(tmp_path, report=False))
+    run_nightly(small_settings(tmp_path))
     expected = tables_of(tmp_path)
     monkeypatch.chdir(tmp_path)
     storage, sentinel = tmp_path / "storage", tmp_path / "unpickled"

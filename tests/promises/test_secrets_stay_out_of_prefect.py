@@ -1,6 +1,7 @@
 """Secrets stay out of Prefect: its database holds none of what is planted where a flow run may meet it."""
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,16 @@ from tests.engine import free_port
 from tests.mirror import Site
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.promises.test_secrets_stay_secret import FORMS, RUN_DATE, Machine, data_sets, found_in, leaks
+from tests.promises.test_secrets_stay_secret import COMMANDS, FORMS, RUN_DATE, Machine, data_sets, found_in, leaks
 from tests.promises.test_secrets_stay_secret import machine as machine
 from tests.promises.test_secrets_stay_secret import site as site
 
 # A fetch is asked for again at once.
-FLOW = """
-import sys
+FLOWS = f"""
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.cli import app
 
 tasks.open_images.retry_delay_seconds = [0, 0]
-app(sys.argv[1:])
+{COMMANDS}
 """
 
 
@@ -29,21 +28,15 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(
     machine: Machine, site: Site, prefect_server: dict[str, str], tried: Tried
 ) -> None:
     config = machine.config("good", data_sets(site))
-    attempts = [
-        (0, ["--debug", "run", "--run-date", RUN_DATE, "--config", config]),
-        (4, ["--debug", "run", "--run-date", RUN_DATE, "--config", config, "--dataset", "moved"]),
-    ]
+    run = ["--debug", "run", "--run-date", RUN_DATE, "--config", config]
     # What the server is sent is what it may keep; its password is the only secret that it needs.
     client = {name: prefect_server[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
-    said = ""
-    for code, words in attempts:
-        done = machine.python(FLOW, *words, PREFECT_LOGGING_LEVEL="DEBUG", **client)
-        assert done.returncode == code, done.stderr
-        said += done.stdout + done.stderr
-    unused = f"http://127.0.0.1:{free_port()}/api"
-    gone = machine.python(FLOW, "--debug", "run", "--config", config, PREFECT_API_URL=unused)
-    assert gone.returncode == 4, gone.stderr
-    said += gone.stdout + gone.stderr
+    here = json.dumps([({}, run), ({}, [*run, "--dataset", "moved"])])
+    done = machine.python(FLOWS, here, PREFECT_LOGGING_LEVEL="DEBUG", **client)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 4], done.stderr
+    gone = machine.python(FLOWS, json.dumps([({}, run)]), PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api")
+    assert json.loads(gone.stdout.splitlines()[-1]) == [4], gone.stderr
+    said = done.stdout + done.stderr + gone.stdout + gone.stderr
     assert found_in(said.encode(), FORMS) == [], said
     assert leaks(machine.left, FORMS) == {}
     kept = b"".join(path.read_bytes() for path in Path(prefect_server["PREFECT_HOME"]).glob("prefect.db*"))
@@ -59,7 +52,7 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(
         "## toy/test, night",
     ):
         assert row.encode() in kept, row
-    tried(len(attempts), "flow runs with secrets planted")
+    tried(2, "flow runs with secrets planted")
 
 
 MUTANTS = (

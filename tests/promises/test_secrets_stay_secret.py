@@ -182,10 +182,13 @@ def data_set(name: str, url: str) -> str:
 
 
 # Commands one after another, each with variables of its own; the last line says how they ended.
+# A source is asked again at once.
 COMMANDS = """
 import json, os, sys
 from mnist_pipeline.cli import app
+from mnist_pipeline.datasets.sources import fetching
 
+fetching.PAUSES_SECONDS = tuple(0 for _ in fetching.PAUSES_SECONDS)
 ends = []
 for variables, words in json.loads(sys.argv[1]):
     before = dict(os.environ)

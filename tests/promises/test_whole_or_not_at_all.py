@@ -15,7 +15,7 @@ from tests.promises.faults import CUT, CUT_AND_KILLED, KILL, Call, CannotTrace, 
 from tests.promises.mutants import Mutant
 
 PUBLISHING = ("publish", "repair", "judge", "promote", "pin")
-SHORT = ("publish", "promote", "pin")  # tests/promises/test_store_faults.py tries all between two operations
+SHORT = ("publish",)  # tests/promises/test_store_faults.py tries all between two operations
 BEGINNING = ("download", "unpack")
 NAMES = {"mkdir", "rename", "link", "unlink", "unlinkat", "rmdir"}
 # What a full disk and one that can only be read refuse; a failing one refuses anything.
@@ -82,11 +82,14 @@ def test_killed_at_any_step_that_could_be_seen_it_leaves_only_what_is_whole_and_
     tried(len(faults), f"kills during {attempt}")
 
 
+@pytest.mark.parametrize(
+    "attempts", [pytest.param(SHORT, id="short"), pytest.param(PUBLISHING, id="all", marks=pytest.mark.torture)]
+)
 def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_ends_it(
-    torturer: Torturer, tried: Tried
+    attempts: tuple[str, ...], torturer: Torturer, tried: Tried
 ) -> None:
     drawn = random.Random(SEED)
-    every = [fault for attempt in PUBLISHING for happens in HAPPENS[1:] for fault in at(torturer, attempt, happens)]
+    every = [fault for attempt in attempts for happens in HAPPENS[1:] for fault in at(torturer, attempt, happens)]
     # What an attempt that is refused holds, the next one in its process needs: the locks of its staging directory and
     # of the views.
     held = [
@@ -95,7 +98,7 @@ def test_refused_here_and_there_it_says_so_or_warns_or_ends_well_and_the_next_en
         if (fault.attempt, fault.happens) == ("publish", "EIO")
         and (fault.call == "unlink" or (fault.call, fault.number) == ("getdents64", 1))
     ]
-    met = survives(torturer, held + drawn.sample(every, 13))
+    met = survives(torturer, held + drawn.sample(every, 4 * len(attempts)))
     tried(met, "system calls refused during publishing")
 
 
@@ -109,6 +112,7 @@ def test_a_repair_that_is_refused_a_name_or_a_sync_leaves_the_run_or_its_replace
     tried(len(faults), "names and syncs refused during repair")
 
 
+@pytest.mark.torture
 def test_killed_or_refused_before_there_is_anything_to_publish_the_next_night_is_as_if_undisturbed(
     torturer: Torturer, tried: Tried
 ) -> None:
@@ -122,6 +126,7 @@ def test_cut_short_in_the_middle_of_a_file_it_leaves_only_what_is_whole(torturer
     tried(survives(torturer, faults), "writes cut short")
 
 
+@pytest.mark.torture
 def test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_verdict(torturer: Torturer) -> None:
     of_reference = f"{EARLIER}-toy"
     reads = at(

@@ -201,8 +201,7 @@ def disturbed(
 REPLACED = pytest.mark.parametrize(
     ("make", "change"),
     [
-        # In `make test` tests/promises/test_store_faults.py tries this one.
-        pytest.param(damaged_run, as_staged, id="damaged", marks=pytest.mark.torture),
+        pytest.param(damaged_run, as_staged, id="damaged"),  # in `make test`: tests/promises/test_store_faults.py
         pytest.param(pruned_run, with_other_last_bits, id="pruned"),
     ],
 )
@@ -219,6 +218,7 @@ def test_a_step_that_fails_loses_no_run_and_the_next_command_completes_it(
     assert steps > 8
 
 
+@pytest.mark.torture
 @REPLACED
 def test_a_process_that_ends_at_any_step_loses_no_run_and_the_next_command_completes_it(
     make: Any, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
