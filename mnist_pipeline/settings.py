@@ -122,23 +122,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
-    dataset: DatasetName = Field(description="data set to evaluate")
+    dataset: DatasetName = Field(description="data set, as named in the config")
     split: SplitName = Field(description="split of the data set")
-    run_date: RunDate = Field(default_factory=_today, description="UTC calendar date of the run")
-    weights: AnyLocation | None = Field(default=None, description="weights file; the current ones if left out")
+    run_date: RunDate = Field(default_factory=_today, description="UTC date of the run, YYYY-MM-DD; today if left out")
+    weights: AnyLocation | None = Field(
+        default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
+    )
     images: Folder | None = Field(
-        default=None, description="Parquet file, or folder of them, with the images, in place of IDX files"
+        default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
-    cache: Folder = Field(default_factory=_user_cache, description="folder of the verified source files")
-    outputs: AnyLocation = Field(description="folder of shards, runs and history; s3://BUCKET/PREFIX for a store")
+    cache: Folder = Field(
+        default_factory=_user_cache, description="folder of the verified source files; the user's if left out"
+    )
+    outputs: AnyLocation = Field(description="folder of shards, runs and history, or s3://BUCKET/PREFIX")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
-    workers: Workers = Field(default_factory=_cores, description="threads or processes that work at once")
+    workers: Workers = Field(default_factory=_cores, description="threads or processes at work; one a core if left out")
     runner: Runner = Field(description="kind of worker: threads, processes or dask")
-    cluster: ClusterAddress | None = Field(default=None, description="address of the Dask scheduler; for runner dask")
+    cluster: ClusterAddress | None = Field(default=None, description="Dask scheduler, tcp://HOST:PORT; for runner dask")
     max_tasks: int = Field(ge=1, le=1000, description="maximum number of tasks per step of one run")
-    report: bool = Field(description="whether to write a report after each run")
+    report: bool = Field(description="write the report of the run")
     datasets: dict[DatasetName, Dataset] = Field(description="the known data sets")
     gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
         description="the gates of each data set"
@@ -201,6 +205,14 @@ def project_folder(name: str) -> Path:
     return inside if inside.is_dir() else beside
 
 
+def project_defaults() -> dict[str, Any]:
+    """What `config/*.toml` says, by setting; nothing if one cannot be read, which `load_settings` reports."""
+    try:
+        return {name: value for table in _project_tables() for name, value in table.items()}
+    except SettingsError:
+        return {}
+
+
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Read all layers into one `Settings`.
 
@@ -213,8 +225,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """
     if config is not None and is_remote(config):
         raise SettingsError("config: expected a file on disk, got an address; give its path")
-    files = sorted(project_folder("config").glob("*.toml")) + ([config] if config else [])
-    tables = [_read_toml(path) for path in files]
+    tables = [*_project_tables(), *([_read_toml(config)] if config else [])]
     given = {name: value for name, value in flags.items() if value is not None}
     _refuse_unknown_variables(os.environ)
 
@@ -244,6 +255,10 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
         )
     return settings
+
+
+def _project_tables() -> list[dict[str, Any]]:
+    return [_read_toml(path) for path in sorted(project_folder("config").glob("*.toml"))]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from mnist_pipeline.cli import app
+from mnist_pipeline.cli.options import OF_A_RUN
 from mnist_pipeline.core.network import SHAPES
+from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights, weights_sha256
 from tests.builders import images_name, make_split, random_network
-from tests.published import flip_bit, hashes
+from tests.published import flip_bit, hashes, identity, publish_run
 
 RUN_DATE = "2026-01-31"
 
@@ -32,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    variables = {"DATASET": "toy", "DATA_DIR": "../data", "CACHE": "../cache", "SHARD_ROWS": "10"}
+    variables = {"DATASET": "toy", "DATA_DIR": "../data", "CACHE": "../cache", "SHARD_ROWS": "10", "REPORT": "false"}
     for name, value in variables.items():
         monkeypatch.setenv(f"MNIST_PIPELINE_{name}", value)
     return work
@@ -186,7 +188,7 @@ REFUSALS = [
 def test_bad_input_is_one_message_an_exit_code_and_nothing_lost(
     home: Path, words: list[str], exit_code: int, message: str
 ) -> None:
-    run()
+    publish_run(home / "outputs", identity("2026-01-30"))
     before = {path: path.read_bytes() for path in home.rglob("outputs/**/*") if path.is_file()}
     rng = np.random.default_rng(0)
     tensors: dict[str, Any] = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
@@ -320,7 +322,7 @@ def file_of(home: Path, seed: int) -> str:
 
 
 def test_a_first_night_passes_and_says_that_it_was_compared_with_nothing(home: Path) -> None:
-    result = run(*gates(home, "min_images = 35"))
+    result = run("--report", *gates(home, "min_images = 35"))
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     start = lines.index("verdict: pass (1 of 1 gates passed)")
@@ -379,7 +381,7 @@ def test_a_report_that_fails_costs_no_night(
 ) -> None:
     (home / "outputs").mkdir()
     (home / "outputs" / "reports").write_text("in the way")
-    result = run()
+    result = run("--report")
     assert result.exit_code == 0, result.output
     assert "report: " not in result.stdout
     assert "could not be written" in caplog.text
@@ -570,7 +572,7 @@ def test_report_writes_that_of_the_run_named(home: Path) -> None:
 
 def test_reindex_rebuilds_the_same_bytes_whatever_has_become_of_them(home: Path) -> None:
     for day in ("2026-01-30", RUN_DATE):
-        command("run", "--direct", "--run-date", day)
+        command("run", "--direct", "--report", "--run-date", day)
     outputs = home / "outputs"
     before = hashes(outputs)
     views = [outputs / name for name in ("history.parquet", "runs.parquet", "latest.json")]
@@ -627,6 +629,39 @@ def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatc
         assert result.exit_code == 0
         assert f"Usage: root {name}" in result.stdout.replace("mnist-pipeline", "root") or name in result.stdout
         assert "…" not in result.stdout
+
+
+def test_options_of_settings_are_explained_by_the_model_and_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = command("run", "--help").stdout.splitlines()
+    for name, field in Settings.model_fields.items():
+        shown = [line for line in lines if f"--{name.replace('_', '-')} " in line]
+        if name in OF_A_RUN:
+            assert field.description is not None
+            assert field.description[1:] in shown[0]
+        else:
+            assert shown == []
+    assert [line for line in lines if "--batch-rows" in line and "<int>" in line and "(1000)." in line]
+    assert [line for line in lines if "--outputs" in line and "<str>" in line and "(outputs)." in line]
+    assert [line for line in lines if "--no-report" in line and "<bool>" in line and "(yes)." in line]
+
+
+def test_help_is_shown_even_though_the_config_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("dataset = ")
+    code = f"""if True:
+        from pathlib import Path
+        from mnist_pipeline import settings
+        settings.project_folder = lambda name: Path({str(tmp_path)!r})
+        from mnist_pipeline.cli import app
+        app()
+    """
+    shown, ended = (
+        subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True)
+        for words in (["--help"], ["--direct"])
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert ended.returncode == 2
+    assert "broken.toml: not valid TOML" in ended.stderr
 
 
 def test_the_commands_are_these() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 import yaml
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow, load_flow_from_entrypoint
+
+from mnist_pipeline.cli.options import OF_A_RUN
+from mnist_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -30,6 +34,13 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes(name: str) -> Non
     assert flow.name == FLOWS.get(name, "mnist-evaluation")
     assert "mnist" in DEPLOYMENTS[name]["tags"]  # the automations and the doctor go by it
     assert DEPLOYMENTS[name]["work_pool"]["name"] == "mnist"
+
+
+def test_the_flow_and_the_command_take_the_same_settings() -> None:
+    (parameters, options) = (signature(flow_of("nightly").fn).parameters, set(OF_A_RUN))
+    assert set(parameters) == options | {"config"}
+    # What the config says more of than a flag could.
+    assert set(Settings.model_fields) - options == {"datasets", "gates", "max_tasks"}
 
 
 def test_there_are_a_nightly_its_deadline_an_adhoc_a_backfill_and_a_training_deployment() -> None:

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,16 +128,6 @@ def opened(settings: "Settings") -> "Outputs":
     from mnist_pipeline.runs.outputs import Outputs
 
     return Outputs.at(settings.outputs)
-
-
-def load(config: Path | None, **given: Any) -> "Settings":
-    """Load the settings of this call from all layers, and complete pending repairs in its outputs folder."""
-    from mnist_pipeline.settings import load_settings
-    from mnist_pipeline.views import complete_repairs
-
-    settings = load_settings(config, **given)
-    complete_repairs(opened(settings))
-    return settings
 
 
 def print_lines(make: Callable[[int], RenderableType]) -> None:

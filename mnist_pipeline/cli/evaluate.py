@@ -5,48 +5,18 @@ from typing import Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, opened, out, progress_for
+from mnist_pipeline.cli.console import app, opened, out, progress_for
 from mnist_pipeline.cli.engine import run_flow, start_backfill
-from mnist_pipeline.cli.options import (
-    BatchRows,
-    Cache,
-    Cluster,
-    Config,
-    DataDir,
-    Dataset,
-    Direct,
-    Images,
-    Outputs,
-    Report,
-    RunDate,
-    Runner,
-    ShardRows,
-    Split,
-    Weights,
-    Workers,
-)
+from mnist_pipeline.cli.options import OF_A_RUN, Direct, Given, takes
 from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
 from mnist_pipeline.errors import SettingsError, StoreError
 
 
 @app.command()
+@takes(*OF_A_RUN)
 def run(
     ctx: typer.Context,
-    dataset: Dataset = None,
-    split: Split = None,
-    weights: Weights = None,
-    run_date: RunDate = None,
-    batch_rows: BatchRows = None,
-    shard_rows: ShardRows = None,
-    workers: Workers = None,
-    runner: Runner = None,
-    cluster: Cluster = None,
-    images: Images = None,
-    data_dir: DataDir = None,
-    cache: Cache = None,
-    outputs: Outputs = None,
-    report: Report = None,
-    config: Config = None,
+    given: Given,
     direct: Direct = False,
 ) -> None:
     """Evaluate a network on a data set and publish the run."""
@@ -54,23 +24,8 @@ def run(
     from mnist_pipeline.runs.layout import report as report_name
     from mnist_pipeline.store.base import exists
 
-    given = {
-        "dataset": dataset,
-        "split": split,
-        "weights": weights,
-        "run_date": run_date,
-        "batch_rows": batch_rows,
-        "shard_rows": shard_rows,
-        "workers": workers,
-        "runner": runner,
-        "cluster": cluster,
-        "images": images,
-        "data_dir": data_dir,
-        "cache": cache,
-        "outputs": outputs,
-        "report": report,
-    }
-    settings = load(config, **given)
+    settings = given.load()
+    runner, cluster = given.flags["runner"], given.flags["cluster"]
     if direct and (runner not in (None, "threads") or cluster):
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
     settings.require_source()  # before any engine starts, so that a mistake fails at once
@@ -81,7 +36,7 @@ def run(
             judged = run_nightly(settings, progress)
     else:
         # The run date is resolved here, once, so that environment and config file count too.
-        judged = run_flow("evaluate", ctx.obj, config=config, **given | {"run_date": settings.run_date})
+        judged = run_flow("evaluate", ctx.obj, config=given.config, **given.flags | {"run_date": settings.run_date})
     published = judged.published
     out.print()
     if published.new:
@@ -99,14 +54,12 @@ def run(
 
 
 @app.command()
+@takes("dataset", "split", "outputs")
 def backfill(
     ctx: typer.Context,
+    given: Given,
     first: Annotated[str, typer.Option("--from", help="First date, YYYY-MM-DD.")],
     last: Annotated[str, typer.Option("--to", help="Last date, YYYY-MM-DD.")],
-    dataset: Dataset = None,
-    split: Split = None,
-    outputs: Outputs = None,
-    config: Config = None,
     direct: Direct = False,
 ) -> None:
     """Evaluate the dates of a range that have no published run; published runs stay unchanged.
@@ -115,8 +68,7 @@ def backfill(
     """
     from mnist_pipeline.runs.lookup import missing_run_dates
 
-    given = {"dataset": dataset, "split": split, "outputs": outputs}
-    start, settings = (load(config, run_date=run_date, **given) for run_date in (first, last))
+    start, settings = (given.load(run_date=run_date) for run_date in (first, last))
     if start.run_date > settings.run_date:
         raise SettingsError(f"--from {first}: expected a date up to --to {last}, got a later one; swap the two")
     run_dates = missing_run_dates(opened(settings), settings.dataset, settings.split, start.run_date, settings.run_date)
@@ -131,6 +83,6 @@ def backfill(
                 filled.append(run_nightly(settings.model_copy(update={"run_date": run_date}), progress))
             out.print(f"published run {filled[-1].published.run_id}: {filled[-1].verdict.outcome}", soft_wrap=True)
         else:
-            name = start_backfill(settings, run_date, outputs)
+            name = start_backfill(settings, run_date, given.flags["outputs"])
             out.print(f"started: {name}", soft_wrap=True)
     require_accepted(filled)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, opened, out
-from mnist_pipeline.cli.options import Config, Outputs, Project
+from mnist_pipeline.cli.console import app, opened, out
+from mnist_pipeline.cli.options import Given, Project, takes
 from mnist_pipeline.errors import EngineError, RunNotFoundError
 
 
@@ -47,9 +47,13 @@ def credentials() -> None:
 
 
 @app.command()
-def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = None) -> None:
+@takes("outputs")
+def doctor(
+    given: Given,
+    project: Project = Path(),
+) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
-    settings = load(config, outputs=outputs)
+    settings = given.load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
@@ -65,7 +69,9 @@ def doctor(project: Project = Path(), outputs: Outputs = None, config: Config = 
 
 
 @app.command()
+@takes("outputs")
 def prune(
+    given: Given,
     keep_days: Annotated[
         int, typer.Option(min=1, max=36_500, help="Keep the runs of the last N days.", metavar="N")
     ] = 90,
@@ -84,8 +90,6 @@ def prune(
     apply: Annotated[
         bool, typer.Option("--apply/--dry-run", help="Apply the changes; otherwise only list them.")
     ] = False,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Delete predictions and reports of old runs, and orphaned files; without --apply only list them.
 
@@ -101,7 +105,7 @@ def prune(
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import list_runs
 
-    settings = load(config, outputs=outputs)
+    settings = given.load()
     if not list_runs(opened(settings)):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     now = datetime.now(UTC)

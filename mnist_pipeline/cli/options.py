@@ -1,46 +1,91 @@
-"""The options that several commands share. Omitted options come from config and environment."""
+"""The options of the commands. Those of settings take name, type, help and default from the model and `config/`.
 
+What a value may be is not checked here: the model checks all layers alike.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-Dataset = Annotated[str | None, typer.Option(help="Data set, as named in the config (mnist).", show_default=False)]
-Split = Annotated[str | None, typer.Option(help="Split of the data set (test).", show_default=False)]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Weights: .safetensors, .npz or the book's .pkl (the current ones).", show_default=False),
-]
-RunDate = Annotated[str | None, typer.Option(help="UTC date of the run, YYYY-MM-DD (today).", show_default=False)]
-BatchRows = Annotated[int | None, typer.Option(help="Images per forward pass (as in the config).", show_default=False)]
-ShardRows = Annotated[int | None, typer.Option(help="Images per Parquet file (as in the config).", show_default=False)]
-Workers = Annotated[
-    int | None, typer.Option(help="Threads or processes that work at once (one a core).", show_default=False)
-]
-Runner = Annotated[
-    str | None, typer.Option(help="Kind of worker: threads, processes or dask (threads).", show_default=False)
-]
-Cluster = Annotated[
-    str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; for --runner dask.", show_default=False)
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(help="Parquet file, or folder of them, with the images; needs --dataset NAME.", show_default=False),
-]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder with IDX files, asked before any other source.", show_default=False)
-]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder of the verified source files (the user's cache).", show_default=False)
-]
-Outputs = Annotated[
-    str | None,
-    typer.Option(help="Folder of shards, runs and history, or s3://BUCKET/PREFIX (outputs, here).", show_default=False),
-]
-Report = Annotated[
-    bool | None, typer.Option("--report/--no-report", help="Write the report of the run (yes).", show_default=False)
-]
+from mnist_pipeline.cli.console import opened
+from mnist_pipeline.settings import Settings, load_settings, project_defaults
+
+# Every setting is an option of `run`, except those for which a config file is the place.
+OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates"))
+
+DEFAULTS = project_defaults()
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
 Project = Annotated[Path, typer.Option(help="Folder with prefect.yaml (this one).", show_default=False)]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same steps in this process, without Prefect.")]
 WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest.")]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command line says of the settings: a value for each option, None if it is left out, and --config."""
+
+    flags: dict[str, Any]
+    config: Path | None
+
+    def load(self, **more: Any) -> Settings:
+        """The settings of this call, `more` in place of options; pending repairs of its outputs are completed."""
+        from mnist_pipeline.views import complete_repairs
+
+        settings = load_settings(self.config, **self.flags | more)
+        complete_repairs(opened(settings))
+        return settings
+
+
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings, and --config. Its parameter `given` gets their values."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def called(**values: Any) -> None:
+            config, flags = values.pop("config"), {name: values.pop(name) for name in names}
+            command(given=Given(flags, config), **values)
+
+        own = [each for each in inspect.signature(command).parameters.values() if each.name != "given"]
+        options = {name: _option(name) for name in names} | {"config": Config}
+        parameters = [each.replace(kind=KEYWORD) for each in own] + [
+            inspect.Parameter(name, KEYWORD, default=None, annotation=option) for name, option in options.items()
+        ]
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+        called.__annotations__ = {each.name: each.annotation for each in parameters}
+        return called
+
+    return decorate
+
+
+@functools.cache
+def _option(name: str) -> Any:
+    field = Settings.model_fields[name]
+    kind, default = _kind(field.annotation), DEFAULTS.get(name)
+    shown = "" if default is None else f" ({'yes' if default is True else default})"
+    description = field.description or name
+    return Annotated[
+        kind | None,
+        typer.Option(
+            *([f"--{name}/--no-{name}"] if kind is bool else []),
+            help=f"{description[0].upper()}{description[1:]}{shown}.",
+            show_default=False,
+        ),
+    ]
+
+
+def _kind(annotation: Any) -> type:
+    """The type that typer parses: bool, int or Path; str for all that the model reads from text."""
+    kinds = _types_in(annotation) - {type(None)}
+    return next((kind for kind in (bool, int, Path) if kinds == {kind}), str)
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return set().union(*map(_types_in, inner)) if inner else {annotation}

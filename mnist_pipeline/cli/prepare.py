@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, out, progress_for
+from mnist_pipeline.cli.console import app, out, progress_for
 from mnist_pipeline.cli.engine import run_flow
-from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Direct, Images, Outputs, Split, Weights
+from mnist_pipeline.cli.options import Direct, Given, takes
 
 
 @app.command()
+@takes("dataset", "data_dir", "cache", "outputs")
 def train(
     ctx: typer.Context,
-    dataset: Dataset = None,
+    given: Given,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
     target: Annotated[
@@ -22,10 +23,6 @@ def train(
             "--out", help="The .safetensors file to write (in outputs/weights, named by content).", show_default=False
         ),
     ] = None,
-    data_dir: DataDir = None,
-    cache: Cache = None,
-    outputs: Outputs = None,
-    config: Config = None,
     direct: Direct = False,
 ) -> None:
     """Train the network on the train split and write weights and model card."""
@@ -33,15 +30,14 @@ def train(
     from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
 
-    given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
-    settings = load(config, **given)
+    settings = given.load()
     training.check_target(target)
     if direct:
         with progress_for(ctx.obj) as progress:
             trained = training.train(settings, Recipe(**chosen), target, progress)
     else:
-        trained = run_flow("train", ctx.obj, config=config, target=target, **chosen, **given)
+        trained = run_flow("train", ctx.obj, config=given.config, target=target, **chosen, **given.flags)
     out.print()
     line = terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)
     out.print(f"on the test split: {line}", soft_wrap=True)
@@ -53,18 +49,16 @@ def train(
 
 
 @app.command()
+@takes("dataset", "data_dir", "cache")
 def fetch(
     ctx: typer.Context,
-    dataset: Dataset = None,
+    given: Given,
     split: Annotated[str | None, typer.Option(help="Split of the data set (all).", show_default=False)] = None,
-    data_dir: DataDir = None,
-    cache: Cache = None,
-    config: Config = None,
 ) -> None:
     """Fetch the source files of a data set to the cache, and verify those already in it."""
     from mnist_pipeline.pipeline import inputs
 
-    settings = load(config, dataset=dataset, data_dir=data_dir, cache=cache)
+    settings = given.load()
     for each in [split] if split else settings.described_dataset().splits:
         with progress_for(ctx.obj) as progress:
             source_images = inputs.fetch(settings.model_copy(update={"split": each}), progress)
@@ -73,11 +67,10 @@ def fetch(
 
 
 @app.command()
+@takes("dataset", "split", "weights", "images", "data_dir", "cache")
 def images(
     ctx: typer.Context,
-    dataset: Dataset = None,
-    split: Split = None,
-    weights: Weights = None,
+    given: Given,
     start: Annotated[int, typer.Option(min=0, help="First image to check.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=400, help="Maximum number of images shown.")] = 10,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
@@ -85,17 +78,12 @@ def images(
     columns: Annotated[
         int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
     ] = None,
-    images: Images = None,
-    data_dir: DataDir = None,
-    cache: Cache = None,
-    config: Config = None,
 ) -> None:
     """Show a grid of digits with label and prediction."""
     from mnist_pipeline.pipeline import examples
     from mnist_pipeline.report import grid, terminal
 
-    given = {"weights": weights, "images": images, "data_dir": data_dir, "cache": cache}
-    settings = load(config, dataset=dataset, split=split, **given)
+    settings = given.load()
     with progress_for(ctx.obj) as progress:
         shown = examples.pick(settings, start, count, wrong, progress)
     if not shown:

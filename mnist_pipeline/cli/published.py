@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, opened, out, print_lines
-from mnist_pipeline.cli.options import Config, Dataset, Outputs, Split, WhichRun
+from mnist_pipeline.cli.console import app, opened, out, print_lines
+from mnist_pipeline.cli.options import Given, WhichRun, takes
 from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 @app.command("runs")
-def list_published(outputs: Outputs = None, config: Config = None) -> None:
+@takes("outputs")
+def list_published(given: Given) -> None:
     """List the published runs."""
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.verdicts.records import newest_verdict
 
-    settings = load(config, outputs=outputs)
+    settings = given.load()
     rows = []
     for item in list_runs(opened(settings)):
         try:
@@ -52,12 +53,10 @@ def list_published(outputs: Outputs = None, config: Config = None) -> None:
 
 
 @app.command()
+@takes("dataset", "split", "outputs")
 def show(
+    given: Given,
     which: WhichRun = "latest",
-    dataset: Dataset = None,
-    split: Split = None,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Show the per-digit table of a published run, and the newest verdict on it."""
     from dataclasses import fields
@@ -67,7 +66,7 @@ def show(
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import find_run
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
     manifest = found.manifest()
@@ -94,23 +93,22 @@ def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
 
 
 @app.command()
+@takes("dataset", "split", "outputs")
 def verify(
+    given: Given,
     which: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Publish damaged runs again, with the archived weights.")
     ] = False,
-    dataset: Dataset = None,
-    split: Split = None,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Check every byte of published runs against their manifests; without RUN also verdicts, shards and weights."""
     from mnist_pipeline.runs.layout import REPAIRS
     from mnist_pipeline.runs.lookup import find_run, list_runs
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
+    dataset, split = given.flags["dataset"], given.flags["split"]
     if which is None:
         chosen = [
             item

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, load, opened, out, progress_for
-from mnist_pipeline.cli.options import Cache, Config, DataDir, Dataset, Images, Outputs, Split, WhichRun
+from mnist_pipeline.cli.console import app, opened, out, progress_for
+from mnist_pipeline.cli.options import Given, WhichRun, takes
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
 if TYPE_CHECKING:
@@ -32,20 +32,18 @@ def require_accepted(judged: "Sequence[Judged]") -> None:
 
 
 @app.command()
+@takes("dataset", "split", "outputs")
 def compare(
+    given: Given,
     before: Annotated[str, typer.Argument(metavar="A", help="The run before: run_id, date or latest.")],
     now: Annotated[str, typer.Argument(metavar="B", help="The run now: run_id, date or latest.")],
-    dataset: Dataset = None,
-    split: Split = None,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Compare two published runs: images lost and gained, with their statistical significance."""
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import find_run
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
     old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
     found = judging.compare(old, new, "given")
     out.print(f"from {old.name.run_id}", soft_wrap=True)
@@ -58,15 +56,17 @@ def compare(
 
 
 @baseline.command("set")
+@takes("dataset", "split", "outputs")
 def set_pinned(
-    which: WhichRun, dataset: Dataset = None, split: Split = None, outputs: Outputs = None, config: Config = None
+    given: Given,
+    which: WhichRun,
 ) -> None:
     """Pin a run: from now on runs of its data set and split are compared with it too."""
     from mnist_pipeline.runs.lookup import find_run
     from mnist_pipeline.tables import PREDICTIONS
     from mnist_pipeline.verdicts.baselines import set_baseline
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     found.paths(PREDICTIONS)  # raises PrunedError if they were pruned
     name = found.name
@@ -75,21 +75,23 @@ def set_pinned(
 
 
 @baseline.command("clear")
-def clear_pinned(dataset: Dataset = None, split: Split = None, outputs: Outputs = None, config: Config = None) -> None:
+@takes("dataset", "split", "outputs")
+def clear_pinned(given: Given) -> None:
     """Remove the baseline."""
     from mnist_pipeline.verdicts.baselines import set_baseline
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
     set_baseline(opened(settings), settings.dataset, settings.split, None)
     out.print(f"baseline of {settings.dataset}/{settings.split}: none")
 
 
 @baseline.command("show")
-def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
+@takes("outputs")
+def show_pinned(given: Given) -> None:
     """Show the pinned runs."""
     from mnist_pipeline.verdicts.baselines import read_baselines
 
-    pinned = read_baselines(opened(load(config, outputs=outputs)))
+    pinned = read_baselines(opened(given.load()))
     for name, run_id in pinned.items():
         out.print(f"{name}: {run_id}", soft_wrap=True)
     if not pinned:
@@ -97,24 +99,18 @@ def show_pinned(outputs: Outputs = None, config: Config = None) -> None:
 
 
 @app.command()
+@takes("dataset", "split", "images", "data_dir", "cache", "outputs")
 def promote(
     ctx: typer.Context,
+    given: Given,
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
     force: Annotated[bool, typer.Option("--force", help="Promote whatever the verdict; the record says so.")] = False,
-    dataset: Dataset = None,
-    split: Split = None,
-    images: Images = None,
-    data_dir: DataDir = None,
-    cache: Cache = None,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Make weights the current ones, for all later runs, if they lose nothing against the present ones."""
     from mnist_pipeline.pipeline import promotion
     from mnist_pipeline.report import terminal
 
-    given = {"images": images, "data_dir": data_dir, "cache": cache, "outputs": outputs}
-    settings = load(config, dataset=dataset, split=split, weights=weights, **given)
+    settings = given.load(weights=weights)
     assert settings.weights is not None, "given"
     with progress_for(ctx.obj) as progress:
         promoted = promotion.promote(settings, settings.weights, force, progress)
@@ -135,31 +131,30 @@ def promote(
 
 
 @app.command()
+@takes("dataset", "split", "outputs")
 def report(
+    given: Given,
     which: WhichRun = "latest",
-    dataset: Dataset = None,
-    split: Split = None,
-    outputs: Outputs = None,
-    config: Config = None,
 ) -> None:
     """Write the report of a published run: one HTML file."""
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import find_run
 
-    settings = load(config, dataset=dataset, split=split, outputs=outputs)
+    settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     out.print(f"report: {terminal.path_line(write_report(opened(settings), found))}", soft_wrap=True)
 
 
 @app.command()
-def reindex(outputs: Outputs = None, config: Config = None) -> None:
+@takes("outputs")
+def reindex(given: Given) -> None:
     """Rebuild history.parquet, runs.parquet, latest.json and all reports from the published runs."""
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.views import update_views
 
-    settings = load(config, outputs=outputs)
+    settings = given.load()
     if not list_runs(opened(settings)):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the path")
     update_views(opened(settings), afresh=True)
