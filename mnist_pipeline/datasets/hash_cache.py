@@ -1,6 +1,8 @@
 """Caches the hashes of files by size and times, like git's index, so that unchanged files are not hashed again.
 
-A cached hash only identifies a file: `SourceFile.confirm` hashes its bytes before they are used.
+It saves 0.9 s of processor a gigabyte (SHA-256) on each run whose shards exist: nothing for MNIST, a quarter of a run
+over 600,000 images. Accepted for that: a file that a disk alters without changing its size and times is noticed only
+when its bytes are used. A cached hash identifies a file and no more: `SourceFile.confirm` hashes the bytes first.
 """
 
 import os

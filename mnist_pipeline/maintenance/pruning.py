@@ -1,8 +1,10 @@
 """Decides which runs have their predictions pruned, and does it: housekeeping for outputs that grow by a run a night.
 
 A run to prune is marked first, and says so to any reader. Its predictions and its report are deleted by a later prune,
-when those who had begun to read have had time to finish. Manifest, summary and verdicts stay. The rule itself is in
-`core/retention.py`; what is collected besides is found by `orphans.py`.
+when those who had begun to read have had time to finish; until then the next prune that keeps it takes the mark back,
+so that a period typed too short costs nothing. Manifest, summary and verdicts stay. Accepted: a reader that takes more
+than the grace period loses its files. The rule itself is in `core/retention.py`; what is collected besides is found by
+`orphans.py`.
 """
 
 from collections import defaultdict

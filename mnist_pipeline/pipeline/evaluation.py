@@ -250,7 +250,10 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
 def over_groups(
     plan: Plan, what: str, groups: Sequence[ShardGroup], function: Callable[[ShardGroup], T], progress: Progress
 ) -> list[T]:
-    """Apply `function` to every group of shards in threads; results in group order. Stops at the first failure."""
+    """Apply `function` to every group of shards in threads; results in group order. Stops at the first failure.
+
+    The flow's is in `orchestration/runners.py`: its futures are Prefect's, and report to the server.
+    """
     total, done = plan.source_images.rows, 0
     with ThreadPoolExecutor(plan.workers, thread_name_prefix=what) as pool:
         futures = {pool.submit(function, group): group for group in groups}
