@@ -6,6 +6,7 @@ The data dictionary in the docs is generated from the column descriptions.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -52,7 +53,7 @@ class Table:
     metadata: Mapping[str, str]
     layout: Mapping[str, Any]
 
-    @property
+    @cached_property  # a run asks for it a hundred times
     def schema(self) -> pa.Schema:
         """The Arrow schema, with column descriptions and the metadata with which pandas restores nullable dtypes."""
         fields = [

@@ -216,8 +216,18 @@ class Reader(HTMLParser):
         return [value for _, found, value in self.attributes if found == name]
 
 
+_RENDERED: dict[int, tuple[Page, str]] = {}
+
+
+def rendered(page: Page) -> str:
+    """As `render_page`, once for each page: the plots take their time."""
+    if id(page) not in _RENDERED:
+        _RENDERED[id(page)] = page, render_page(page)  # with the page, so that no other one gets its id
+    return _RENDERED[id(page)][1]
+
+
 def read(page: Page) -> Reader:
-    return Reader(render_page(page))
+    return Reader(rendered(page))
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +249,7 @@ def test_the_verdict_comes_first_and_the_sections_in_order(full: Reader) -> None
 
 @pytest.mark.parametrize("name", ODD)
 def test_every_page_is_well_formed_and_says_nothing_senseless(name: str) -> None:
-    page = render_page(ODD[name])
+    page = rendered(ODD[name])
     reader = Reader(page)
     assert reader.open == []
     assert page.startswith("<!doctype html>")
@@ -250,7 +260,7 @@ def test_every_page_is_well_formed_and_says_nothing_senseless(name: str) -> None
 
 @pytest.mark.parametrize("page", [PAGE, UNLABELLED])
 def test_a_page_loads_nothing_and_runs_nothing(page: Page) -> None:
-    text = render_page(page)
+    text = rendered(page)
     reader = Reader(text)
     assert not {"script", "link", "iframe", "object", "base"} & set(reader.opened)
     assert all(value.startswith("data:image/png;base64,") for value in reader.values("src"))
@@ -269,7 +279,7 @@ def test_ids_are_unique_and_every_link_leads_somewhere(full: Reader) -> None:
 
 
 def test_the_same_night_is_the_same_text() -> None:
-    assert render_page(PAGE) == render_page(PAGE)
+    assert render_page(PAGE) == rendered(PAGE)
 
 
 def test_a_page_with_full_galleries_and_a_year_of_nights_is_small() -> None:
@@ -328,7 +338,7 @@ def test_the_verdict_is_a_word_and_a_shape(outcome: Outcome | None, word: str, s
 
 
 def test_gates_that_did_not_pass_are_in_sight_the_worst_first_and_the_others_are_folded(full: Reader) -> None:
-    page = render_page(PAGE)
+    page = rendered(PAGE)
     assert (
         page.index("min_accuracy")
         < page.index("min_digit_accuracy")
@@ -420,7 +430,7 @@ def test_digits_are_compared_with_the_first_reference_that_can_be() -> None:
 
 
 def test_every_count_is_in_the_matrix_and_errors_are_coloured_by_their_share() -> None:
-    page = render_page(PAGE)
+    page = rendered(PAGE)
     matrix = page[page.index('<table class="confusion') :]
     cells = re.findall(r'<td class="(right|wrong|zero)"(?: style="--heat:([\d.]+)")?>(\d+)</td>', matrix)
     assert [int(count) for _, _, count in cells] == TALLY.confusion.ravel().tolist()
@@ -467,7 +477,7 @@ def test_galleries_show_the_very_images_with_their_captions(full: Reader) -> Non
     assert "#1002 label 8\n4 (93 %) before\n6 (81 %) now\nstill wrong" in flips
     assert "77 images are predicted wrongly; the 2 most confident shown." in mistakes
     assert "#2003\n4 → 6 (99.98 %)" in mistakes
-    assert render_page(PAGE).count("image-rendering: pixelated") == 1
+    assert rendered(PAGE).count("image-rendering: pixelated") == 1
 
 
 def test_provenance_is_shown_in_order(full: Reader) -> None:
@@ -599,7 +609,7 @@ def measured(page: Page, width: int, folder: Path) -> dict[str, Any]:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser found: none of {', '.join(BROWSERS)} is installed")
-    (folder / "frame.html").write_text(FRAME.format(width=width, page=html.escape(render_page(page))))
+    (folder / "frame.html").write_text(FRAME.format(width=width, page=html.escape(rendered(page))))
     command = [browser, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (found,) = re.findall(r"<pre>(.*?)</pre>", result.stdout, flags=re.DOTALL)
