@@ -70,6 +70,36 @@ def request_of(address: str, path: str, question: object = None) -> urllib.reque
     )
 
 
+def ask(address: str, path: str, question: object = None) -> Any:
+    """What a server answers. A question may reach it twice, when SQLite is busy: let it say the same twice."""
+    request = request_of(address, path, question)
+    answers: list[Any] = []
+
+    def answered() -> bool:
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+                answers.append(json.load(answer))
+        except urllib.error.HTTPError as error:
+            if error.code != 503:  # "database is locked"; Prefect's own client tries again too
+                raise
+        return bool(answers)
+
+    wait_until(answered, what=path)
+    return answers[0]
+
+
+def python_m(folder: Path, environment: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -197,27 +227,13 @@ class Deployed:
         self.outputs = project / "outputs"
 
     def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self._run("prefect", "--no-prompt", *words)
+        return python_m(self.project, self.environment, "prefect", "--no-prompt", *words)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self._run("mnist_pipeline", *words)
+        return python_m(self.project, self.environment, "mnist_pipeline", *words)
 
     def ask(self, path: str, question: object = None) -> Any:
-        """What the server answers. A question may reach it twice, when SQLite is busy: let it say the same twice."""
-        request = request_of(self.environment["PREFECT_API_URL"], path, question)
-        answers: list[Any] = []
-
-        def answered() -> bool:
-            try:
-                with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
-                    answers.append(json.load(answer))
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # "database is locked"; Prefect's own client tries again too
-                    raise
-            return bool(answers)
-
-        wait_until(answered, what=path)
-        return answers[0]
+        return ask(self.environment["PREFECT_API_URL"], path, question)
 
     def start(self, deployment: str, state: object = None, **parameters: Any) -> str:
         """Id of a new run of the deployment of that name."""
@@ -240,16 +256,6 @@ class Deployed:
     def prediction_files(self, run_date: str) -> list[Path]:
         """Prediction files that a run of that date has finished and not yet published."""
         return sorted((self.outputs / ".staging").glob(f"{run_date}-toy-test-*/run/predictions/*.parquet"))
-
-    def _run(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *words],
-            cwd=self.project,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-        )
 
 
 def copy_project(folder: Path) -> Path:

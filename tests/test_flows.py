@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import chdir
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings, project_folder
 from tests import engine
 from tests.builders import make_split, random_images, random_labels
-from tests.engine import START_SECONDS, free_port, request_of, wait_until
+from tests.engine import ask, free_port, python_m, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 from tests.parquet_files import as_numbers, column, write
 
@@ -66,30 +65,14 @@ def in_this_process(environment: dict[str, str], tmp_path: Path) -> Iterator[str
         yield environment["PREFECT_API_URL"]
 
 
-def _ask(address: str, path: str, question: object = None) -> Any:
-    with urllib.request.urlopen(request_of(address, path, question), timeout=100) as answer:
-        return json.load(answer)
-
-
 def _task_run_names(address: str, flow_run_id: object) -> list[str]:
     of_the_run = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
-    return sorted(found["name"] for found in _ask(address, "task_runs/filter", of_the_run))
+    return sorted(found["name"] for found in ask(address, "task_runs/filter", of_the_run))
 
 
 def _flow(name: str) -> Any:
     loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
     return loaded
-
-
-def _command(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mnist_pipeline", *words],
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-    )
 
 
 def _tables(outputs: Path) -> dict[str, bytes]:
@@ -123,14 +106,16 @@ def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
     assert (first.type, first.name) == ("FAILED", "Rejected")
     assert "min_accuracy (" in first.message
     run_id = str(first.state_details.flow_run_id)
-    (found,) = _ask(in_this_process, "flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+    (found,) = ask(in_this_process, "flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
     assert (found["state"]["name"], found["name"]) == ("Rejected", "evaluate toy/test 2026-01-30")
     artifacts = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": ["toy-test-summary"]}}}
-    (summary,) = _ask(in_this_process, "artifacts/filter", artifacts)
+    (summary,) = ask(in_this_process, "artifacts/filter", artifacts)
     assert "night of 2026-01-30: fail" in summary["data"]
     assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
 
-    done = _command(tmp_path, environment, "run", "--run-date", "2026-01-30", "--config", "strict.toml")
+    done = python_m(
+        tmp_path, environment, "mnist_pipeline", "run", "--run-date", "2026-01-30", "--config", "strict.toml"
+    )
     assert done.returncode == 7, done.stderr
     assert "verdict: fail" in done.stdout
     assert "min_accuracy: accuracy" in done.stdout
@@ -144,7 +129,7 @@ def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
 def test_an_expected_error_in_the_flow_is_one_message_without_traceback_and_publishes_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = _command(tmp_path, environment, "run", "--weights", "nowhere.npz")
+    done = python_m(tmp_path, environment, "mnist_pipeline", "run", "--weights", "nowhere.npz")
     assert done.returncode == 3
     assert "error: " in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -198,7 +183,7 @@ def test_an_installed_wheel_publishes_what_the_checkout_publishes(
         "NO_PROXY": "",
     }
     words = ["--direct"] if engine == "direct" else []
-    done = _command(work, variables | proxies, "run", "--run-date", RUN_DATE, *words)
+    done = python_m(work, variables | proxies, "mnist_pipeline", "run", "--run-date", RUN_DATE, *words)
     assert done.returncode == 0, done.stderr
     assert ("Starting temporary server" in done.stderr) == (engine != "direct")
     assert "published run" in done.stdout
@@ -245,7 +230,7 @@ def test_a_retryable_fetch_ends_after_three_tries_and_another_after_one(
 
     def tries(state: State[Any]) -> list[int]:
         of_the_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
-        found = _ask(in_this_process, "task_runs/filter", of_the_run)
+        found = ask(in_this_process, "task_runs/filter", of_the_run)
         return [run["run_count"] for run in found if run["state_type"] == "FAILED"]
 
     for state, count in ((ended, 3), (refused, 1)):
@@ -279,7 +264,7 @@ def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(in
     assert state.is_completed()
     with pytest.raises(RunNotFoundError, match="got none of 2026-01-29, 2026-01-30;"):
         _flow("deadline")(run_date=RUN_DATE, nights=3)
-    found = _ask(in_this_process, f"flow_runs/{state.state_details.flow_run_id}")
+    found = ask(in_this_process, f"flow_runs/{state.state_details.flow_run_id}")
     assert found["name"] == f"deadline toy/test {RUN_DATE}"
 
 
@@ -300,7 +285,7 @@ def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(
 
     state: Any = work(return_state=True)
     of_the_run = {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}
-    found = _ask(in_this_process, "artifacts/filter", {"artifacts": of_the_run})
+    found = ask(in_this_process, "artifacts/filter", {"artifacts": of_the_run})
     assert {(bar["description"], float(bar["data"])) for bar in found} == {
         ("training", 100.0),
         ("of unknown size", 0.0),
@@ -329,7 +314,7 @@ def test_only_a_source_that_may_yet_answer_is_worth_another_try(error: Exception
 
 
 def test_a_server_that_does_not_answer_is_one_message(environment: dict[str, str], tmp_path: Path) -> None:
-    done = _command(tmp_path, environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "run")
+    done = python_m(tmp_path, environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "mnist_pipeline", "run")
     assert done.returncode == 4
     assert "error: Prefect server http://127.0.0.1:9/api: expected an answer" in done.stderr
     assert "Traceback" not in done.stderr

@@ -222,8 +222,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/runs/quarantine.py",
-        "        if next(iter(store.list(folder)), None) is None or (why := damage()) is None:\n            return\n",
-        '        if next(iter(store.list(folder)), None) is None:\n            return\n        why = "again"\n',
+        "        if is_empty(store, folder) or (why := damage()) is None:\n            return\n",
+        '        if is_empty(store, folder):\n            return\n        why = "again"\n',
         "test_eight_that_meet_a_damaged_run_put_one_in_its_place",
     ),
 )
