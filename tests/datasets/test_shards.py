@@ -1,7 +1,6 @@
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,12 +219,12 @@ def test_what_is_written_is_read(
 
 
 @pytest.fixture(scope="module")
-def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CheckpointFolder, Shard]]:
+def in_row_groups(tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckpointFolder, Shard]:
     """One shard of 23 rows in row groups of 7, so that batches fall within, across and at the edges of groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SHARD_ROW_GROUP", 7)
         folder = tmp_path_factory.mktemp("row-groups")
-        yield written_set(folder / "outputs", make_source_split(folder), ROWS), plan_shards(ROWS, ROWS)[0]
+        return written_set(folder / "outputs", make_source_split(folder), ROWS), plan_shards(ROWS, ROWS)[0]
 
 
 @given(st.integers(1, ROWS + 5))
