@@ -112,13 +112,12 @@ def test_a_repair_that_is_refused_a_name_or_a_sync_leaves_the_run_or_its_replace
     tried(len(faults), "names and syncs refused during repair")
 
 
-@pytest.mark.torture
 def test_killed_or_refused_before_there_is_anything_to_publish_the_next_night_is_as_if_undisturbed(
     torturer: Torturer, tried: Tried
 ) -> None:
     drawn = random.Random(SEED)
     every = [fault for attempt in BEGINNING for happens in HAPPENS for fault in at(torturer, attempt, happens)]
-    tried(survives(torturer, drawn.sample(every, 8)), "faults in download, sharding and inference")
+    tried(survives(torturer, drawn.sample(every, 3)), "faults in download, sharding and inference")
 
 
 def test_cut_short_in_the_middle_of_a_file_it_leaves_only_what_is_whole(torturer: Torturer, tried: Tried) -> None:
