@@ -646,6 +646,21 @@ def test_options_of_settings_are_explained_by_the_model_and_the_config(monkeypat
     assert [line for line in lines if "--no-report" in line and "<bool>" in line and "(yes)." in line]
 
 
+def test_help_does_not_repeat_an_address_which_may_hold_a_password(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('outputs = "s3://user:hunter2@nights/a"\ndataset = "mine"\nreport = false\n')
+    code = f"""if True:
+        from pathlib import Path
+        from mnist_pipeline import settings
+        settings.project_folder = lambda name: Path({str(tmp_path)!r})
+        from mnist_pipeline.cli import app
+        app(["run", "--help"])
+    """
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "hunter2" not in shown
+    assert "(mine)" in shown
+    assert "(no)" in shown
+
+
 def test_help_is_shown_even_though_the_config_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("dataset = ")
     code = f"""if True:

@@ -14,6 +14,7 @@ import typer
 
 from mnist_pipeline.cli.console import opened
 from mnist_pipeline.settings import Settings, load_settings, project_defaults
+from mnist_pipeline.store.base import is_remote
 
 # Every setting is an option of `run`, except those for which a config file is the place.
 OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates"))
@@ -68,12 +69,14 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def _option(name: str) -> Any:
     field = Settings.model_fields[name]
     kind, default = _kind(field.annotation), DEFAULTS.get(name)
-    shown = "" if default is None else f" ({'yes' if default is True else default})"
-    description = field.description or name
+    if isinstance(default, bool):
+        default = "yes" if default else "no"
+    shown = "" if default is None or is_remote(default) else f" ({default})"  # an address may hold a password
+    flag, description = name.replace("_", "-"), field.description or name
     return Annotated[
         kind | None,
         typer.Option(
-            *([f"--{name}/--no-{name}"] if kind is bool else []),
+            *([f"--{flag}/--no-{flag}"] if kind is bool else []),
             help=f"{description[0].upper()}{description[1:]}{shown}.",
             show_default=False,
         ),
