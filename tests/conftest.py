@@ -1,10 +1,7 @@
 """What every test shares."""
 
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,19 +46,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     with running_server(environment) as address:
         yield environment | {"PREFECT_API_URL": address}
         APILogHandler().flush()  # or the lines of the last flow are offered for a minute to a server that is gone
-
-
-@pytest.fixture
-def used_home(prefect_server: dict[str, str], tmp_path: Path) -> Path:
-    """A PREFECT_HOME as another server of this version has left it, so that the next one need not make its tables."""
-    home = tmp_path / "used"
-    home.mkdir()
-    with (
-        closing(sqlite3.connect(Path(prefect_server["PREFECT_HOME"]) / "prefect.db")) as used,
-        closing(sqlite3.connect(home / "prefect.db")) as copy,
-    ):
-        used.backup(copy)
-    return home
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -312,7 +312,7 @@ def gates(home: Path, *lines: str) -> tuple[str, str]:
 
 def night(home: Path, run_date: str, *words: str) -> str:
     """The run_id of a night without a report."""
-    result = command("run", "--direct", "--no-report", "--run-date", run_date, *words)
+    result = command("run", "--direct", "--run-date", run_date, *words)
     return next(line for line in result.stdout.splitlines() if line.startswith("published run ")).split()[-1]
 
 
@@ -366,7 +366,8 @@ def test_a_run_whose_verdict_is_damaged_is_shown_all_the_same(home: Path) -> Non
     assert "weights sha256 " in shown.stdout
 
 
-def test_run_writes_a_report_unless_asked_not_to(home: Path) -> None:
+def test_run_writes_a_report_unless_asked_not_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MNIST_PIPELINE_REPORT")
     result = run("--no-report")
     assert "report: " not in result.stdout
     assert not (home / "outputs" / "reports").exists()
@@ -469,10 +470,10 @@ def test_a_baseline_is_set_shown_used_and_cleared(home: Path) -> None:
     night(home, "2026-01-30")
     assert command("baseline", "set", "2026-01-29").stdout == f"baseline of toy/test: {pinned}\n"
     assert command("baseline", "show").stdout == f"toy/test: {pinned}\n"
-    assert f"  baseline: {pinned}" in run("--no-report").stdout
+    assert f"  baseline: {pinned}" in run().stdout
     assert command("baseline", "clear").stdout == "baseline of toy/test: none\n"
     assert "no baseline is set" in command("baseline", "show").stdout
-    assert "  baseline: " not in run("--no-report").stdout
+    assert "  baseline: " not in run().stdout
 
 
 def test_a_run_that_is_not_there_cannot_be_pinned(home: Path) -> None:
@@ -504,7 +505,7 @@ def test_promote_says_what_is_current_now_and_the_next_run_uses_it(home: Path) -
     assert f"promoted: {sha256}" in result.stdout
     assert "record: outputs/promotions/000001.json" in result.stdout
     assert published(home) == []
-    run("--no-report")
+    run()
     assert f"weights sha256 {sha256}" in command("show").stdout
     again = command("promote", "0.safetensors", *flag)
     assert again.exit_code == 0
@@ -646,37 +647,33 @@ def test_options_of_settings_are_explained_by_the_model_and_the_config(monkeypat
     assert [line for line in lines if "--no-report" in line and "<bool>" in line and "(yes)." in line]
 
 
-def test_help_does_not_repeat_an_address_which_may_hold_a_password(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('outputs = "s3://user:hunter2@nights/a"\ndataset = "mine"\nreport = false\n')
+def with_config(folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, where the project's config is this text and no more."""
+    (folder / "mine.toml").write_text(text)
     code = f"""if True:
         from pathlib import Path
         from mnist_pipeline import settings
-        settings.project_folder = lambda name: Path({str(tmp_path)!r})
-        from mnist_pipeline.cli import app
-        app(["run", "--help"])
-    """
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "hunter2" not in shown
-    assert "(mine)" in shown
-    assert "(no)" in shown
-
-
-def test_help_is_shown_even_though_the_config_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "broken.toml").write_text("dataset = ")
-    code = f"""if True:
-        from pathlib import Path
-        from mnist_pipeline import settings
-        settings.project_folder = lambda name: Path({str(tmp_path)!r})
+        settings.project_folder = lambda name: Path({str(folder)!r})
         from mnist_pipeline.cli import app
         app()
     """
-    shown, ended = (
-        subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True)
-        for words in (["--help"], ["--direct"])
-    )
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
+def test_help_does_not_repeat_an_address_which_may_hold_a_password(tmp_path: Path) -> None:
+    text = 'outputs = "s3://user:hunter2@nights/a"\ndataset = "mine"\nreport = false\n'
+    shown = with_config(tmp_path, text, "run", "--help")
+    assert shown.returncode == 0
+    assert "hunter2" not in shown.stdout
+    assert "(mine)" in shown.stdout
+    assert "(no)" in shown.stdout
+
+
+def test_help_is_shown_even_though_the_config_cannot_be_read(tmp_path: Path) -> None:
+    shown, ended = (with_config(tmp_path, "dataset = ", "run", word) for word in ("--help", "--direct"))
     assert (shown.returncode, shown.stderr) == (0, "")
     assert ended.returncode == 2
-    assert "broken.toml: not valid TOML" in ended.stderr
+    assert "mine.toml: not valid TOML" in ended.stderr
 
 
 def test_the_commands_are_these() -> None:

@@ -24,7 +24,7 @@ from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
-from tests.engine import END_SECONDS, START_SECONDS, descendants, in_this_process, wait_until
+from tests.engine import END_SECONDS, START_SECONDS, descendants, in_this_process, python_m, wait_until
 from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
@@ -69,9 +69,7 @@ def start(folder: Path, environment: dict[str, str], *words: str) -> subprocess.
 
 
 def command(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    process = start(folder, environment, *words)
-    output, errors = process.communicate(timeout=START_SECONDS)
-    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+    return python_m(folder, environment, "mnist_pipeline", "run", "--run-date", RUN_DATE, *words)
 
 
 def runs_of(folder: Path) -> list[Run]:

@@ -1,7 +1,9 @@
 """The server that a run starts for itself where none is configured."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,19 @@ with get_client(sync_client=True) as client:
     print(client.api_url.port, flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture
+def used_home(prefect_server: dict[str, str], tmp_path: Path) -> Path:
+    """A PREFECT_HOME as another server of this version has left it, so that the next one need not make its tables."""
+    home = tmp_path / "used"
+    home.mkdir()
+    with (
+        closing(sqlite3.connect(Path(prefect_server["PREFECT_HOME"]) / "prefect.db")) as used,
+        closing(sqlite3.connect(home / "prefect.db")) as copy,
+    ):
+        used.backup(copy)
+    return home
 
 
 @pytest.mark.engine

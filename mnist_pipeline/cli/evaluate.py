@@ -14,11 +14,7 @@ from mnist_pipeline.errors import SettingsError, StoreError
 
 @app.command()
 @takes(*OF_A_RUN)
-def run(
-    ctx: typer.Context,
-    given: Given,
-    direct: Direct = False,
-) -> None:
+def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
     """Evaluate a network on a data set and publish the run."""
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.layout import report as report_name

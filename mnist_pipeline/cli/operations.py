@@ -48,10 +48,7 @@ def credentials() -> None:
 
 @app.command()
 @takes("outputs")
-def doctor(
-    given: Given,
-    project: Project = Path(),
-) -> None:
+def doctor(given: Given, project: Project = Path()) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
     settings = given.load()
     from mnist_pipeline.orchestration.environment import prepare_environment

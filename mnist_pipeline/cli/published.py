@@ -54,10 +54,7 @@ def list_published(given: Given) -> None:
 
 @app.command()
 @takes("dataset", "split", "outputs")
-def show(
-    given: Given,
-    which: WhichRun = "latest",
-) -> None:
+def show(given: Given, which: WhichRun = "latest") -> None:
     """Show the per-digit table of a published run, and the newest verdict on it."""
     from dataclasses import fields
 

@@ -57,10 +57,7 @@ def compare(
 
 @baseline.command("set")
 @takes("dataset", "split", "outputs")
-def set_pinned(
-    given: Given,
-    which: WhichRun,
-) -> None:
+def set_pinned(given: Given, which: WhichRun) -> None:
     """Pin a run: from now on runs of its data set and split are compared with it too."""
     from mnist_pipeline.runs.lookup import find_run
     from mnist_pipeline.tables import PREDICTIONS
@@ -132,10 +129,7 @@ def promote(
 
 @app.command()
 @takes("dataset", "split", "outputs")
-def report(
-    given: Given,
-    which: WhichRun = "latest",
-) -> None:
+def report(given: Given, which: WhichRun = "latest") -> None:
     """Write the report of a published run: one HTML file."""
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal

@@ -34,7 +34,7 @@ def night(tmp_path: Path, run_date: str = "2026-01-31", seed: int = 0, rows: int
     """A run of the weights of that seed, judged; its report if the settings say so."""
     weights = tmp_path / f"{seed}.safetensors"
     weights.write_bytes(encode_weights(random_network(seed)))
-    settings = small_settings(tmp_path, rows, **({"run_date": run_date, "weights": weights, "report": False} | changes))
+    settings = small_settings(tmp_path, rows, **({"run_date": run_date, "weights": weights} | changes))
     return run_by_id(opened(settings.outputs), run_nightly(settings).published.run_id)
 
 

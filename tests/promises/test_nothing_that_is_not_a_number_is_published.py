@@ -317,7 +317,7 @@ def publish_and_add_up(drawn: Drawn, folder: Path) -> None:
         (folder / "data" / labels_name()).write_bytes(idx.encode(np.full(drawn["rows"], label, np.uint8)))
     (folder / "w.safetensors").write_bytes(encode_weights(drawn["network"]))
     gates = {"toy": Gates(max_loss=0.5, max_digit_loss=0.5, min_accuracy=0.0, max_nll=1e3, max_brier=2.0)}
-    how = {"weights": folder / "w.safetensors", "gates": gates, "report": False}
+    how = {"weights": folder / "w.safetensors", "gates": gates}
     for night in ("2026-01-30", "2026-01-31"):  # the second is compared with the first
         run = published(small_settings(folder, drawn["rows"], run_date=night, **how))
         numbers_add_up(run)
