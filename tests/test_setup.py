@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoo
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.actions import ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
@@ -30,7 +30,7 @@ from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.store.base import Location
 from tests.builders import images_name, make_split, small_settings
-from tests.engine import free_port, running_worker, wait_until
+from tests.engine import free_port, in_this_process, running_worker, wait_until
 from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
@@ -50,11 +50,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def person(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def person(prefect_server: dict[str, str]) -> Iterator[None]:
     """This process, and those it starts, as those of a person whose PREFECT_API_URL is the server's address."""
-    home = prefect_server["PREFECT_HOME"]
-    monkeypatch.setenv("PREFECT_HOME", home)
-    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"], PREFECT_HOME: Path(home)}):
+    with in_this_process(prefect_server):
         yield
 
 
