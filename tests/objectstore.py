@@ -1,7 +1,5 @@
-"""A real S3 protocol server on loopback (moto's), behind a proxy that can lose, refuse and delay."""
+"""A real S3 protocol server on loopback, whose store is moto's, and which can lose, refuse and delay."""
 
-import http.client
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +11,8 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.test import Client
 
 from mnist_pipeline.store.base import Address, parse_location
 from mnist_pipeline.store.objects import _open_bucket
@@ -36,9 +35,9 @@ ANSWERS = {
 
 @dataclass
 class Proxy:
-    """Hands requests on to the server, and does what `rule` says of each by method and decoded BUCKET/KEY."""
+    """Hands requests on to moto, and does what `rule` says of each by method and decoded BUCKET/KEY."""
 
-    server: tuple[str, int]
+    server: Client
     rule: Rule | None = None
     seen: list[tuple[str, str]] = field(default_factory=list)
     alone: threading.Lock = field(default_factory=threading.Lock)
@@ -102,15 +101,12 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault != "lose the request":
                 # One at a time: moto's server is not made for requests that race each other.
                 with proxy.alone:
-                    connection = http.client.HTTPConnection(*proxy.server, timeout=60)
-                    connection.request(self.command, self.path, body, headers)
-                    reply = connection.getresponse()
-                    content = reply.read()
-                    connection.close()
+                    reply = proxy.server.open(self.path, method=self.command, data=body, headers=headers)
+                    content = reply.get_data()
             if fault is not None:
                 self.close_connection = True
                 return
-            self._answer(reply.status, dict(reply.getheaders()), content)
+            self._answer(reply.status_code, dict(reply.headers), content)
 
         def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
             self.send_response_only(status)
@@ -142,10 +138,7 @@ class ObjectStore:
     def bucket(self) -> Address:
         """A new bucket; what is kept in it begins below a prefix, as it would in a shared one."""
         name = f"nights-{os.getpid()}-{next(_NUMBERS)}"
-        connection = http.client.HTTPConnection(*self.proxy.server, timeout=60)
-        connection.request("PUT", f"/{name}", headers={"Host": "s3.amazonaws.com"})
-        assert connection.getresponse().status == 200
-        connection.close()
+        assert self.proxy.server.put(f"/{name}", headers={"Host": "s3.amazonaws.com"}).status_code == 200
         place = parse_location(f"s3://{name}/some/prefix")
         assert isinstance(place, Address)
         return place
@@ -178,11 +171,8 @@ def objects(place: Address) -> dict[str, str]:
 
 @contextmanager
 def running_store() -> Iterator[ObjectStore]:
-    """Server and proxy, on free ports of loopback, with the variables that lead to them."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    proxy = Proxy(server.get_host_and_port())
+    """A server on a free port of loopback, with the variables that lead to it."""
+    proxy = Proxy(Client(create_backend_app("s3"), use_cookies=False))
     front = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
     front.daemon_threads = True
     threading.Thread(target=front.serve_forever, daemon=True).start()
@@ -198,4 +188,3 @@ def running_store() -> Iterator[ObjectStore]:
     finally:
         front.shutdown()
         front.server_close()
-        server.stop()

@@ -103,7 +103,12 @@ def prefetch(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function` of each item, in order, a few of them computed in threads before they are asked for.
 
     A request to a bucket is mostly waiting, a disk can do several reads at once, and hashing releases the interpreter.
+    A single item needs no thread: a night has one new run to add to the views.
     """
+    items = list(items)
+    if len(items) == 1:
+        yield function(items[0])
+        return
     pool = ThreadPoolExecutor(PREFETCHED)
     begun: deque[Future[R]] = deque()
     try:
