@@ -8,20 +8,25 @@ import logging
 import re
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
 
+from mnist_pipeline.orchestration.deployments import server_in_force, set_up
+from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.staging import staging_directory
+from mnist_pipeline.settings import load_settings
 from tests.builders import make_split, small_settings
 from tests.engine import (
     SLOW,
     Deployed,
     copy_project,
+    in_this_process,
     kill_with_runs,
     night_environment,
     running_worker,
@@ -32,6 +37,7 @@ from tests.published import on_disk, opened
 pytestmark = pytest.mark.engine
 
 DATE = "2026-01-31"
+EVERY = timedelta(minutes=1)  # of a schedule that is to fire at once, or at the latest then
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +50,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def night(project: Path, prefect_server: dict[str, str]) -> Deployed:
     night = Deployed(project, night_environment(project, prefect_server))
-    done = night.command("setup")
-    assert done.returncode == 0, done.stdout + done.stderr
+    with in_this_process(night.environment):
+        set_up(project)
     return night
 
 
@@ -55,7 +61,7 @@ def worker(night: Deployed) -> Iterator[subprocess.Popen[bytes]]:
         yield worker
 
 
-@pytest.mark.slow  # each command is a process; called in the test: tests/test_setup.py
+@pytest.mark.slow  # each command is a process; called in the test: below, and in tests/test_setup.py
 def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Deployed) -> None:
     again = night.command("setup")
     assert again.returncode == 0, again.stderr
@@ -70,7 +76,8 @@ def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows
 ) -> None:
     (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["backfill"]}}})
     schedules = f"deployments/{deployment['id']}/schedules"
-    often = {"interval": 30, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"}
+    first = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=10)  # the server plans every 5 seconds
+    often = {"interval": EVERY.total_seconds(), "anchor_date": first.isoformat(), "timezone": "UTC"}
     (schedule,) = night.ask(schedules, [{"schedule": often, "active": True}])
 
     def fired(*but: str) -> list[dict[str, Any]]:
@@ -78,11 +85,12 @@ def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows
         return [run for run in found if run["auto_scheduled"] and run["state_type"] not in but]
 
     wait_until(lambda: bool(fired("SCHEDULED")), what="a run of the schedule", seconds=90)
-    night.prefect("deployment", "schedule", "delete", "mnist-evaluation/backfill", schedule["id"], "--assume-yes")
+    with in_this_process(night.environment), server_in_force() as client:
+        client.delete_deployment_schedule(UUID(deployment["id"]), UUID(schedule["id"]))
     wait_until(lambda: {run["state_type"] for run in fired("SCHEDULED")} == {"COMPLETED"}, what="its end", seconds=60)
     run = fired("SCHEDULED")[0]
     scheduled = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
-    assert scheduled.second % 30 == 0
+    assert (scheduled - first) % EVERY == timedelta()
     assert run["name"] == f"evaluate toy/test {scheduled.date()}"
     assert {"mnist", "backfill"} <= set(run["tags"])
 
@@ -111,6 +119,27 @@ def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows
         return [line["message"] for line in night.ask("logs/filter", question) if "mnist_pipeline" in line["name"]]
 
     wait_until(lambda: any("published" in line for line in own_lines()), what="lines of our loggers")
+
+
+def test_the_doctor_is_content_with_what_set_up_made_and_a_worker(
+    night: Deployed, prefect_server: dict[str, str], tmp_path: Path
+) -> None:
+    settings = load_settings(None, outputs=tmp_path / "outputs", cache=tmp_path / "cache")
+
+    def look() -> dict[str, Finding]:
+        return {finding.what: finding for finding in diagnose(settings, night.project)}
+
+    with in_this_process(prefect_server):
+        with server_in_force() as client:
+            for run in client.read_flow_runs():  # that another test has left
+                client.delete_flow_run(run.id)
+        wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
+        findings = look()
+    assert findings["worker of mnist"].found == "polling: test"
+    assert findings["late runs"].found == "none"
+    assert "02:30 UTC" in findings["schedule of mnist-evaluation/nightly"].found
+    assert "will be fetched" in findings["cache of mnist/test"].found
+    assert not on_disk(settings.outputs).exists()
 
 
 @pytest.mark.slow
