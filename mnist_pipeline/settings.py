@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -117,6 +118,9 @@ def _user_cache() -> Path:
     return Path(platformdirs.user_cache_dir("mnist-pipeline"))
 
 
+_LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())  # config files, the last one wins
+
+
 class Settings(BaseSettings):
     """The settings of a run. Build it with `load_settings`."""
 
@@ -147,6 +151,19 @@ class Settings(BaseSettings):
     gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
         description="the gates of each data set"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the config files in force; the first that has a key wins."""
+        files = [InitSettingsSource(settings_cls, table) for table in reversed(_LAYERS.get())]
+        return (init_settings, env_settings, *files)
 
     def gates_of_dataset(self) -> Gates:
         """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
@@ -229,27 +246,16 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     _refuse_unknown_variables(os.environ)
 
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            layers = [InitSettingsSource(settings_cls, table) for table in reversed(tables)]
-            return (init_settings, env_settings, *layers)
-
+    layers = _LAYERS.set(tables)
     try:
-        layered = Layered(**given)
-        settings = Settings.model_construct(layered.model_fields_set, **dict(layered))
+        settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None  # pydantic repeats the input, passwords included
     except UnreadableVariable as error:  # only datasets and gates are structured
         name = "GATES" if '"gates"' in str(error) else "DATASETS"
         raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
+    finally:
+        _LAYERS.reset(layers)
     if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
         raise SettingsError(
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"

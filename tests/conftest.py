@@ -1,10 +1,12 @@
 """What every test shares."""
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -26,6 +28,9 @@ TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 
 prepare_environment()  # before anything imports Prefect: no telemetry from tests either
 os.environ.update(AUTH)
+
+# The command is built once, and not for each test that calls it.
+vars(typer.testing)["_get_command"] = functools.cache(vars(typer.testing)["_get_command"])
 
 # Two cores, and tests run side by side: how long one example takes says nothing.
 # A red test must be somebody's change and never luck: the same examples each time. `make search` draws more.
