@@ -55,14 +55,18 @@ def environment(prefect_server: dict[str, str], data: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def in_this_process(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """Flows called from the test itself run as that person's, in an empty folder. Yields the server's address.
-
-    Does not use `monkeypatch`: what a test changes with it must be undone before this is.
-    """
-    with chdir(tmp_path), engine.in_this_process(environment):
+@pytest.fixture(scope="module")
+def person(environment: dict[str, str]) -> Iterator[str]:
+    """This process as that of the person with `environment`. Yields the server's address."""
+    with engine.in_this_process(environment):
         yield environment["PREFECT_API_URL"]
+
+
+@pytest.fixture
+def in_this_process(person: str, tmp_path: Path) -> Iterator[str]:
+    """Flows called from the test itself run as that person's, in an empty folder. Yields the server's address."""
+    with chdir(tmp_path):
+        yield person
 
 
 def _task_run_names(address: str, flow_run_id: object) -> list[str]:

@@ -49,14 +49,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def person(prefect_server: dict[str, str]) -> Iterator[None]:
     """This process, and those it starts, as those of a person whose PREFECT_API_URL is the server's address."""
     with in_this_process(prefect_server):
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client() -> Iterator[SyncPrefectClient]:
     with deployments.server_in_force() as client:
         yield client

@@ -193,7 +193,7 @@ ends = []
 for variables, words in json.loads(sys.argv[1]):
     before = dict(os.environ)
     os.environ.update(variables)
-    print("command:", *words[:2], file=sys.stderr, flush=True)
+    print("command:", *words[:3], file=sys.stderr, flush=True)
     try:
         app(words)
     except SystemExit as end:
@@ -208,7 +208,7 @@ Attempt = tuple[int, dict[str, str], list[str]]  # the exit code expected, varia
 def whole_nights(config: str) -> list[Attempt]:
     """Everything that the command can do with a night, and does without refusing."""
     with_config: list[list[str]] = [
-        ["run", "--direct", "--run-date", RUN_DATE],
+        ["--debug", "run", "--direct", "--run-date", RUN_DATE],
         ["run", "--direct", "--run-date", RUN_DATE],
         ["backfill", "--direct", "--from", "2026-01-30", "--to", RUN_DATE],
         ["fetch"],
@@ -225,8 +225,8 @@ def whole_nights(config: str) -> list[Attempt]:
 
 
 def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
-    """What can be wrong with whatever holds a secret."""
-    run = ["run", "--direct", "--run-date", "2026-01-29"]
+    """What can be wrong with whatever holds a secret; a traceback says more than a message."""
+    run = ["--debug", "run", "--direct", "--run-date", "2026-01-29"]
     source = f'[[datasets.toy.sources]]\nkind = "web"\nurl = "{address("http", site.place)}"\n'
     texts = {
         "TOML": f'[datasets.toy]\npassword = {secret("bare")}"\n',
@@ -256,9 +256,9 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
         (2, {}, [*run, "--config", address("https", "mirror.test/a.toml")]),
         (2, {"MNIST_PIPELINE_DATASETS": f'{{"toy": "{address("http", site.place)}"'}, run),
         (2, {"MNIST_PIPELINE_GATES": f'{{"toy": "{address("http", site.place)}"}}'}, run),
-        (2, {}, ["run", "--config", config]),  # PREFECT_API_URL has a password
-        (2, {}, ["doctor", "--config", config]),
-        (2, {}, ["setup", "--project", str(Path(__file__).parents[2])]),
+        (2, {}, ["--debug", "run", "--config", config]),  # PREFECT_API_URL has a password
+        (2, {}, ["--debug", "doctor", "--config", config]),
+        (2, {}, ["--debug", "setup", "--project", str(Path(__file__).parents[2])]),
     ]
     return attempts
 
@@ -279,29 +279,21 @@ class Nights:
     said: str
 
 
-def spend(machine: Machine, site: Site, *flags: str, most_whole: int | None = None) -> Nights:
+@pytest.fixture(scope="module")
+def nights(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    machine = machine_in(tmp_path_factory.mktemp("machine"))
     config = machine.config("good", data_sets(site))
-    attempts = [*whole_nights(config)[:most_whole], *refused_nights(machine, site, config)]
-    words = [(variables, [*flags, *words]) for _, variables, words in attempts]
+    attempts = [*whole_nights(config), *refused_nights(machine, site, config)]
+    words = [(variables, words) for _, variables, words in attempts]
     done = machine.python(COMMANDS, json.dumps(words), PREFECT_API_URL=address("http", f"{NOBODY}/api"))
     return Nights(machine, attempts, json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr)
 
 
-@pytest.fixture(scope="module")
-def nights(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    return spend(machine_in(tmp_path_factory.mktemp("machine")), site)
-
-
-def require_secrecy(nights: Nights, tried: Tried) -> None:
+def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights, site: Site, tried: Tried) -> None:
     assert nights.ends == [code for code, _, _ in nights.attempts], nights.said
     assert found_in(nights.said.encode(), FORMS) == [], nights.said
     assert leaks(nights.machine.left, FORMS) == {}
-    tried(len(nights.attempts), "commands with secrets planted wherever one may be")
-    tried(searched(nights.machine.left), "files searched")
-
-
-def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights, site: Site, tried: Tried) -> None:
-    require_secrecy(nights, tried)
+    assert "Traceback" in nights.said
     assert any(QUERY in path for path in site.asked)  # they were used
     assert f"fetching {FILES[0].name}, {FILES[1].name} of toy from http://{site.place}/\n" in nights.said
     for message in (
@@ -310,12 +302,8 @@ def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights
         "PREFECT_API_URL: expected an address without user name, password and query, got one with them; put ",
     ):
         assert message in nights.said
-
-
-def test_no_secret_is_found_in_tracebacks_and_debug_lines(machine: Machine, site: Site, tried: Tried) -> None:
-    nights = spend(machine, site, "--debug", most_whole=1)
-    require_secrecy(nights, tried)
-    assert "Traceback" in nights.said
+    tried(len(nights.attempts), "commands with secrets planted wherever one may be")
+    tried(searched(nights.machine.left), "files searched")
 
 
 def test_a_store_that_does_not_answer_is_named_without_the_secrets_of_its_endpoint(machine: Machine) -> None:
