@@ -34,7 +34,7 @@ vars(typer.testing)["_get_command"] = functools.cache(vars(typer.testing)["_get_
 
 # Two cores, and tests run side by side: how long one example takes says nothing.
 # A red test must be somebody's change and never luck: the same examples each time. `make search` draws more.
-settings.register_profile("everyday", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("everyday", deadline=None, derandomize=True, max_examples=30)
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("everyday")
 
