@@ -23,12 +23,6 @@ RUN_DATE = "2026-01-31"
 COLUMNS = [f"proba_{digit}" for digit in range(10)]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty cache, filled by whatever source answers first."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def settings(cache: Path, outputs: Path, **changes: Any) -> Settings:
     return load_settings(dataset="mnist", run_date=RUN_DATE, cache=cache, outputs=outputs, **changes)
 
@@ -38,31 +32,33 @@ def predictions(published: Published) -> tuple[np.ndarray, np.ndarray]:
     return table["prediction"].to_numpy(), np.stack([table[name].to_numpy() for name in COLUMNS], axis=1)
 
 
-def test_the_shipped_weights_reach_98_2_percent_and_the_digits_sum_to_it(cache: Path, tmp_path: Path) -> None:
-    published = evaluation.evaluate(settings(cache, tmp_path))
+def test_the_shipped_weights_reach_98_2_percent_and_the_digits_sum_to_it(mnist_cache: Path, tmp_path: Path) -> None:
+    published = evaluation.evaluate(settings(mnist_cache, tmp_path))
     assert (published.totals.images, published.totals.labelled) == (10_000, 10_000)
     assert published.totals.correct >= 9_820
     assert sum(score.correct for score in published.scores) == published.totals.correct
     assert sum(score.images for score in published.scores) == 10_000
 
 
-def test_the_shipped_weights_keep_every_gate_of_the_config_night_after_night(cache: Path, tmp_path: Path) -> None:
+def test_the_shipped_weights_keep_every_gate_of_the_config_night_after_night(mnist_cache: Path, tmp_path: Path) -> None:
     first, second = (
-        run_nightly(settings(cache, tmp_path, report=False).model_copy(update={"run_date": date(2026, 1, day)}))
+        run_nightly(settings(mnist_cache, tmp_path, report=False).model_copy(update={"run_date": date(2026, 1, day)}))
         for day in (30, 31)
     )
     assert [night.verdict.outcome for night in (first, second)] == ["pass", "pass"]
     gates = {result.gate for result in second.verdict.results}
-    given = {name for name, bound in asdict(settings(cache, tmp_path).gates["mnist"]).items() if bound}
+    given = {name for name, bound in asdict(settings(mnist_cache, tmp_path).gates["mnist"]).items() if bound}
     assert gates == given - {"alpha", "inconclusive"} | {"max_flips_unchanged"}
     (reference,) = second.verdict.references
     assert (reference.run_id, reference.changed) == (first.published.run_id, 0)
 
 
-def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(cache: Path, tmp_path: Path) -> None:
+def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(mnist_cache: Path, tmp_path: Path) -> None:
     plans = [(1, 10_000, 1), (7, 3_333, 2), (100, 10_000, 1), (10_000, 10_000, 1), (2048, 1_024, 2)]
     runs = [
-        evaluation.evaluate(settings(cache, tmp_path, batch_rows=batch_rows, shard_rows=shard_rows, workers=workers))
+        evaluation.evaluate(
+            settings(mnist_cache, tmp_path, batch_rows=batch_rows, shard_rows=shard_rows, workers=workers)
+        )
         for batch_rows, shard_rows, workers in plans
     ]
     assert len({published.run_id for published in runs}) == len(plans)
@@ -73,16 +69,18 @@ def test_every_batch_size_shard_plan_and_worker_count_gives_the_same_digits(cach
         assert np.abs(other_probabilities - probabilities).max() <= 2e-6
 
 
-def test_the_60k_train_split_is_evaluated_too(cache: Path, tmp_path: Path) -> None:
-    published = evaluation.evaluate(settings(cache, tmp_path, split="train"))
+def test_the_60k_train_split_is_evaluated_too(mnist_cache: Path, tmp_path: Path) -> None:
+    published = evaluation.evaluate(settings(mnist_cache, tmp_path, split="train"))
     assert published.totals.labelled == 60_000
     assert published.totals.accuracy is not None
     assert published.totals.accuracy > 0.99
     assert len(list(on_disk(published.folder / "predictions").iterdir())) == 6
 
 
-def test_the_books_interface_has_its_shapes_dtypes_and_accuracy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MNIST_PIPELINE_CACHE", str(cache))
+def test_the_books_interface_has_its_shapes_dtypes_and_accuracy(
+    mnist_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_CACHE", str(mnist_cache))
     (x_train, t_train), (x_test, t_test) = mnist_pipeline.load_mnist()
     assert (x_train.shape, t_train.shape, x_test.shape, t_test.shape) == (
         (60_000, 784),

@@ -83,9 +83,9 @@ def all_gates() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> RealNights:
-    cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("nights")
-    source_images = inputs.fetch(load_settings(dataset="mnist", split="test", cache=cache))
+def nights(mnist_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RealNights:
+    folder = tmp_path_factory.mktemp("nights")
+    source_images = inputs.fetch(load_settings(dataset="mnist", split="test", cache=mnist_cache))
     rows = RowRange(0, source_images.rows)
     labels = read_labels(source_images, rows)
     assert labels is not None

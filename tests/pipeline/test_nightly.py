@@ -199,14 +199,14 @@ def test_a_run_that_its_gates_reject_is_reported_everywhere(night: Deployed, tmp
 
 @pytest.mark.slow
 def test_backfill_starts_the_missing_nights_and_leaves_the_published_ones(night: Deployed) -> None:
-    words = ["backfill", "--from", "2026-01-30", "--to", "2026-02-01"]
+    words = ["backfill", "--from", "2026-01-20", "--to", "2026-01-22"]
     outputs = ["--outputs", str(night.outputs)]
-    night.command("run", "--direct", "--run-date", "2026-01-31", *outputs)
+    night.command("run", "--direct", "--run-date", "2026-01-21", *outputs)
     before = {name: (night.outputs / "runs" / name).stat().st_mtime_ns for name in night.runs()}
     done = night.command(*words, *outputs)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[2] for line in done.stdout.splitlines()] == ["2026-01-30", "2026-02-01"]
-    filled = ["2026-01-30", "2026-01-31", "2026-02-01"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["2026-01-20", "2026-01-22"]
+    filled = ["2026-01-20", "2026-01-21", "2026-01-22"]
     wait_until(lambda: sorted({name[:10] for name in night.runs()} & set(filled)) == filled, what="back-filled runs")
     assert len([name for name in night.runs() if name[:10] in filled]) == 3
     for name, changed in before.items():
