@@ -48,7 +48,7 @@ def encode_groups(table: Table, groups: Iterable[pa.Table], metadata: Mapping[st
     with pq.ParquetWriter(sink, schema, write_page_checksum=True, **table.layout) as writer:
         for group in groups:
             assert group.schema.equals(table.schema, check_metadata=True), f"{table.name}: not the declared schema"
-            writer.write_table(group.cast(schema))
+            writer.write_table(group.replace_schema_metadata(schema.metadata))
     return bytes(sink.getvalue())
 
 
