@@ -37,7 +37,7 @@ ANSWERS = {
 class Proxy:
     """Hands requests on to moto, and does what `rule` says of each by method and decoded BUCKET/KEY."""
 
-    server: Client
+    moto: Client
     rule: Rule | None = None
     seen: list[tuple[str, str]] = field(default_factory=list)
     alone: threading.Lock = field(default_factory=threading.Lock)
@@ -101,7 +101,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault != "lose the request":
                 # One at a time: moto's server is not made for requests that race each other.
                 with proxy.alone:
-                    reply = proxy.server.open(self.path, method=self.command, data=body, headers=headers)
+                    reply = proxy.moto.open(self.path, method=self.command, data=body, headers=headers)
                     content = reply.get_data()
             if fault is not None:
                 self.close_connection = True
@@ -138,7 +138,7 @@ class ObjectStore:
     def bucket(self) -> Address:
         """A new bucket; what is kept in it begins below a prefix, as it would in a shared one."""
         name = f"nights-{os.getpid()}-{next(_NUMBERS)}"
-        assert self.proxy.server.put(f"/{name}", headers={"Host": "s3.amazonaws.com"}).status_code == 200
+        assert self.proxy.moto.put(f"/{name}", headers={"Host": "s3.amazonaws.com"}).status_code == 200
         place = parse_location(f"s3://{name}/some/prefix")
         assert isinstance(place, Address)
         return place

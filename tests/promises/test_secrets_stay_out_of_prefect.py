@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine import free_port
 from tests.mirror import Site
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
@@ -33,7 +34,9 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(
     here = json.dumps([({}, run), ({}, [*run, "--dataset", "moved"])])
     done = machine.python(FLOWS, here, PREFECT_LOGGING_LEVEL="DEBUG", **client)
     assert json.loads(done.stdout.splitlines()[-1]) == [0, 4], done.stderr
-    said = done.stdout + done.stderr
+    gone = machine.python(FLOWS, json.dumps([({}, run)]), PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api")
+    assert json.loads(gone.stdout.splitlines()[-1]) == [4], gone.stderr
+    said = done.stdout + done.stderr + gone.stdout + gone.stderr
     assert found_in(said.encode(), FORMS) == [], said
     assert leaks(machine.left, FORMS) == {}
     kept = b"".join(path.read_bytes() for path in Path(prefect_server["PREFECT_HOME"]).glob("prefect.db*"))
