@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
             return "shared server" if file in SHARE_SERVER else file
 
     return ByServer(config, log)
+
+
+def pytest_collection() -> None:
+    """Each process compiles its share of the test files first, and then finds the others compiled.
+
+    In a fresh clone rewriting their assertions takes as long as all the rest of collecting them.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        files = sorted(Path(__file__).parent.rglob("test_*.py"), key=lambda file: file.stat().st_size)
+        for file in files[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+            importlib.import_module(".".join(file.relative_to(Path(__file__).parent.parent).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

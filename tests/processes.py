@@ -1,13 +1,21 @@
 """Python processes beside the one of the test, and some that do something at the same moment."""
 
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from textwrap import dedent
+from typing import TypeVar
+from unittest import mock
+
+R = TypeVar("R")
 
 PROJECT = Path(__file__).parents[1]
 
@@ -36,78 +44,42 @@ def says(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-# Imports once what the code imports, which takes longest, and forks a process for each list of arguments.
-_MASTER = """
-import ast, json, os, sys, traceback
-code, children = sys.argv[1], json.loads(sys.argv[2])
-for node in ast.walk(ast.parse(code)):
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        exec(compile(ast.Module([node], []), "imports", "exec"))
-pids = []
-for stdin, stdout, arguments in children:
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(stdin, 0)
-        os.dup2(stdout, 1)
-        for each in children:
-            os.close(each[0])
-            os.close(each[1])
-        sys.argv[1:] = arguments
-        status = 1
-        try:
-            exec(code, {"__name__": "__main__"})
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    pids.append(pid)
-for stdin, stdout, _ in children:
-    os.close(stdin)
-    os.close(stdout)
-sys.exit(any([os.waitpid(pid, 0)[1] for pid in pids]))
-"""
+# What most of the processes import, once for all of them.
+PRELOADED = ("pandas", "mnist_pipeline.pipeline.evaluation", "tests.promises.conftest", "tests.published")
+_others: Barrier
 
 
-def run_at_once(code: str, arguments: Sequence[Sequence[object]], timeout_seconds: float = 120) -> list[str]:
-    """What each process printed; all of them ended well.
+@cache
+def _forking() -> BaseContext:
+    """Processes that are forked from one that has no threads, and imports this checkout whichever is installed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    with mock.patch.dict(os.environ, PYTHONPATH=str(PROJECT)):
+        forkserver.ensure_running()
+    return context
+
+
+def _begin(others: Barrier, environment: dict[str, str]) -> None:
+    global _others
+    _others = others
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def start_together() -> None:
+    """Wait in `work` for the other processes of `run_at_once`."""
+    _others.wait(60)
+
+
+def run_at_once(work: Callable[..., R], arguments: Sequence[Sequence[object]], timeout_seconds: float = 120) -> list[R]:
+    """What each process returned.
 
     Args:
-        code: prints `ready`, waits for a line, and then does what all are to do at once.
-        arguments: those of each process, in `sys.argv`.
+        work: calls `start_together` once, and then does what all are to do at once.
+        arguments: those of each process.
         timeout_seconds: that all may take.
     """
-    inputs, outputs = [os.pipe() for _ in arguments], [os.pipe() for _ in arguments]
-    children = [
-        (stdin[0], stdout[1], list(map(str, given)))
-        for stdin, stdout, given in zip(inputs, outputs, arguments, strict=True)
-    ]
-    with ExitStack() as stack:
-        master = subprocess.Popen(
-            [sys.executable, "-c", _MASTER, code, json.dumps(children)],
-            cwd=PROJECT,
-            pass_fds=[handle for child in children for handle in child[:2]],
-            start_new_session=True,
-        )
-        stack.callback(master.wait)
-        stack.callback(_end, master)
-        for stdin, stdout, _ in children:
-            os.close(stdin)
-            os.close(stdout)
-        starters = [stack.enter_context(os.fdopen(stdin[1], "w")) for stdin in inputs]
-        hear = [stack.enter_context(os.fdopen(stdout[0])) for stdout in outputs]
-        for each in hear:
-            assert each.readline() == "ready\n"
-        for each in starters:
-            each.write("go\n")
-            each.flush()
-        status = master.wait(timeout_seconds)
-        said = [each.read() for each in hear]
-    assert status == 0
-    return said
-
-
-def _end(master: "subprocess.Popen[bytes]") -> None:
-    if master.poll() is None:
-        os.killpg(master.pid, 9)  # the session is its own
+    context = _forking()
+    together = context.Barrier(len(arguments))  # each holds its process: no process gets the work of two
+    with context.Pool(len(arguments), _begin, (together, dict(os.environ))) as pool:
+        return pool.starmap_async(work, arguments, chunksize=1).get(timeout_seconds)

@@ -27,6 +27,7 @@ from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts import records
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
 from mnist_pipeline.views import update_views
+from tests.processes import start_together
 
 MADE_WITH = {"numpy": "0"}
 # Those of a run of `identity()`.
@@ -130,6 +131,15 @@ def publish_run(outputs: Location | Outputs, who: Identity, *, views: bool = Tru
     if views:
         update_views(opened(outputs))
     return lookup.find_run(opened(outputs), who.run_id, who.dataset, who.split)
+
+
+def publish_with_others(outputs: Location, run_date: str, published_at: datetime) -> bool:
+    """Publish a run at the same moment as other processes of `run_at_once` do theirs; whether it was new."""
+    with staged(outputs, identity(run_date), published_at=published_at) as (staging, manifest):
+        start_together()
+        new = publishing.commit(opened(outputs), staging, manifest)
+    update_views(opened(outputs))
+    return new
 
 
 def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:

@@ -161,7 +161,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package as its wheel installs it."""
     project, site = Path(__file__).parents[1], tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--target", str(site), str(project)], check=True, capture_output=True)
+    how = ["--no-build-isolation", "--no-compile"]  # hatchling is one of the tools for development
+    subprocess.run([*pip, *how, "--target", str(site), str(project)], check=True, capture_output=True)
     return site
 
 

@@ -5,7 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import duckdb
@@ -48,7 +50,7 @@ from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always,
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
 from tests.processes import run_at_once
-from tests.published import identity, on_disk, opened, publish_run, staged
+from tests.published import at, identity, on_disk, opened, publish_run, publish_with_others, staged
 
 RUN_DATE = "2026-01-31"
 VIEWS = {"history.parquet", "runs.parquet", "latest.json"}
@@ -371,26 +373,10 @@ def test_no_key_gets_into_what_is_stored(toy: Settings, bucket: Address) -> None
 
 # At the same time
 
-PUBLISH = """if True:
-    import sys
-    from datetime import UTC, datetime
-    from mnist_pipeline.store.base import Address
-    from mnist_pipeline.runs.publishing import commit
-    from mnist_pipeline.views import update_views
-    from tests.published import identity, opened, staged
-    outputs, run_date = opened(Address(sys.argv[1])), sys.argv[2]
-    when = datetime(2026, 2, 1, 0, 0, int(sys.argv[3]), tzinfo=UTC)
-    with staged(outputs, identity(run_date), published_at=when) as (staging, manifest):
-        print("ready", flush=True)
-        sys.stdin.readline()
-        print(commit(outputs, staging, manifest))
-    update_views(outputs)
-"""
-
 
 def test_of_many_committers_of_one_night_one_publishes_and_all_succeed(server: ObjectStore, bucket: Address) -> None:
-    said = run_at_once(PUBLISH, [(bucket, RUN_DATE, number) for number in range(6)])
-    assert sorted(said) == ["False\n"] * 5 + ["True\n"]
+    said = run_at_once(publish_with_others, [(bucket, RUN_DATE, at(day)) for day in range(1, 7)])
+    assert sorted(said) == [False] * 5 + [True]
     (run,) = list_runs(opened(bucket))
     assert run.problems() == []
     assert [key for key in objects(bucket) if key.startswith(".staging")] == []
@@ -398,27 +384,23 @@ def test_of_many_committers_of_one_night_one_publishes_and_all_succeed(server: O
 
 def test_publishers_of_several_nights_lose_no_row_of_the_history(server: ObjectStore, bucket: Address) -> None:
     nights = [f"2026-01-{day:02d}" for day in range(20, 26)]
-    said = run_at_once(PUBLISH, [(bucket, night, 0) for night in nights])
-    assert said == ["True\n"] * 6
+    said = run_at_once(publish_with_others, [(bucket, night, at(1)) for night in nights])
+    assert said == [True] * 6
     stored = tables.decode(tables.HISTORY, read(bucket / "history.parquet"), "history")
     assert stored.num_rows == 60
     assert nights[-1].encode() in read(bucket / "latest.json")
 
 
-PIN = """if True:
-    import sys
-    from mnist_pipeline.verdicts.baselines import set_baseline
-    from mnist_pipeline.store.base import Address
-    from tests.published import opened
-    print("ready", flush=True)
-    sys.stdin.readline()
-    set_baseline(opened(Address(sys.argv[1])), sys.argv[2], "test", "some run")
-    print("done")
-"""
-
-
 def test_baselines_that_are_set_at_the_same_time_are_all_kept(server: ObjectStore, bucket: Address) -> None:
-    run_at_once(PIN, [(bucket, f"data{number}") for number in range(6)])
+    together = Barrier(6)
+
+    def pin(number: int) -> None:
+        outputs = opened(bucket)
+        together.wait(60)
+        set_baseline(outputs, f"data{number}", "test", "some run")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(pin, range(6)))
     assert read_baselines(opened(bucket)) == {f"data{number}/test": "some run" for number in range(6)}
     set_baseline(opened(bucket), "data3", "test", None)
     assert "data3/test" not in read_baselines(opened(bucket))

@@ -11,6 +11,7 @@ import pytest
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import OutputsError
+from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.runs.layout import RUNS, VERDICTS
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Totals
@@ -21,7 +22,7 @@ from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.views import current_views, update_views
 from tests.builders import small_settings
-from tests.processes import run_at_once
+from tests.processes import run_at_once, start_together
 from tests.published import (
     flip_bit,
     give_up,
@@ -261,24 +262,20 @@ def test_a_view_that_cannot_be_written_is_an_outputs_error_and_leaves_no_rubbish
     assert left_over(tmp_path) == []
 
 
+def evaluate_with_others(folder: Path, run_date: str) -> tuple[str, bool]:
+    settings = small_settings(folder, run_date=run_date)
+    start_together()
+    published = evaluation.evaluate(settings)
+    return published.run_id, published.new
+
+
 def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from mnist_pipeline.pipeline import evaluation
-        from tests.builders import small_settings
-        settings = small_settings(Path(sys.argv[1]), run_date=sys.argv[2])
-        print("ready", flush=True)
-        sys.stdin.readline()
-        published = evaluation.evaluate(settings)
-        print(published.run_id, published.new)
-    """
     dates = ["2026-01-28", "2026-01-29", "2026-01-30", "2026-01-31"]
-    said = [line.split() for line in run_at_once(code, [(tmp_path, run_date) for run_date in dates * 2])]
+    said = run_at_once(evaluate_with_others, [(tmp_path, run_date) for run_date in dates * 2])
     published = [run.name.run_id for run in list_runs(opened(settings.outputs))]
     assert len(published) == 4
-    assert sorted(said) == sorted([run_id, new] for run_id in published for new in ("True", "False"))
+    assert sorted(said) == sorted((run_id, new) for run_id in published for new in (True, False))
     assert [run.problems() for run in list_runs(opened(settings.outputs))] == [[]] * 4
     assert stored(settings.outputs) == expected(settings.outputs)
     assert len(stored(settings.outputs)) == 40

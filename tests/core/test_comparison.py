@@ -9,8 +9,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest, fisher_exact
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm, unpaired
 from mnist_pipeline.core.intervals import newcombe, tango
@@ -43,6 +41,8 @@ def samples(draw: st.DrawFn, least: int = 0, most: int = 600) -> Unpaired:
 @given(pairs_of())
 @example(paired(lost=14, gained=1061, images=1100))  # ours 1.45e-292, statsmodels' 0
 def test_statsmodels_and_scipy_get_the_same_paired_p(line: Paired) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar  # here: every process of the tests imports this file
+
     table = [[line.both_right, line.lost], [line.gained, 0]]
     assert line.p == pytest.approx(float(mcnemar(table, exact=True).pvalue), rel=1e-9, abs=UNDERFLOW)
     if changed := line.lost + line.gained:
@@ -266,6 +266,8 @@ def test_several_p_values_are_corrected_as_holm_has_it(p_values: list[float]) ->
 
 
 def test_statsmodels_corrects_several_p_values_the_same_way() -> None:
+    from statsmodels.stats.multitest import multipletests
+
     p_values = [0.03, 0.2, 0.001, 0.03, 0.0, 1.0, 0.004]  # one call: it takes 60 ms
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-12)
 

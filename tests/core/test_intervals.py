@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, binomtest, norm
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from mnist_pipeline.core.intervals import Interval, clopper_pearson, newcombe, normal_quantile, tango, wilson
 
@@ -21,6 +20,8 @@ GRID = [
 
 @pytest.mark.parametrize(("successes", "trials", "confidence"), GRID)
 def test_scipy_and_statsmodels_get_the_same_interval(successes: int, trials: int, confidence: float) -> None:
+    from statsmodels.stats.proportion import proportion_confint  # here: every process of the tests imports this file
+
     interval = wilson(successes, trials, confidence)
     assert interval is not None
     scipys = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -84,6 +85,8 @@ def ends(interval: Interval | None) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("successes", "trials", "confidence"), [*GRID, (9880, 10_000, 0.998), (9352, 10_000, 0.9999)])
 def test_scipy_and_statsmodels_get_the_same_exact_interval(successes: int, trials: int, confidence: float) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     interval = ends(clopper_pearson(successes, trials, confidence))
     scipys = binomtest(successes, trials).proportion_ci(confidence, method="exact")
     assert interval == pytest.approx((scipys.low, scipys.high), rel=1e-9, abs=1e-12)
@@ -267,6 +270,8 @@ def test_the_paired_interval_holds_the_truth_as_often_as_promised(
 def test_statsmodels_gets_the_same_unpaired_interval(
     before: tuple[int, int], now: tuple[int, int], confidence: float
 ) -> None:
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
     statsmodels = confint_proportions_2indep(*now, *before, method="newcomb", compare="diff", alpha=1 - confidence)
     assert ends(newcombe(before, now, confidence)) == pytest.approx(statsmodels, abs=1e-12)
 

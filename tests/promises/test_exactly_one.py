@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import time
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,39 +21,14 @@ from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.staging import StagingDirectory
-from tests.processes import run_at_once
+from mnist_pipeline.views import update_views
+from tests.processes import run_at_once, start_together
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
 from tests.published import hashes, identity, left_over, on_disk, opened, publish_run, staged
 
 PUBLISHERS = 8
 TONIGHT = "2026-01-31"
-
-PUBLISH = """
-import sys
-from datetime import UTC, date, datetime
-from pathlib import Path
-from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.runs.publishing import commit
-from mnist_pipeline.views import update_views
-from tests.promises.test_exactly_one import slow_views, unsafe_commit, unsafe_views
-from tests.published import identity, staged
-outputs, run_date, seed, how = Outputs.at(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-publish = unsafe_commit if how == "unsafe" else commit
-index = {"safe": update_views, "slow": slow_views, "unsafe": unsafe_views}[how]
-# The older the night, the later it is published.
-published_at = datetime(2026, 2, 1, tzinfo=UTC) + (date(2026, 2, 1) - date.fromisoformat(run_date))
-with staged(outputs, identity(run_date), seed=seed, published_at=published_at) as (staging, manifest):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    try:
-        new = publish(outputs, staging, manifest)
-    except Exception as error:
-        print(type(error).__name__, error)
-    else:
-        index(outputs)
-        print("new" if new else "old")
-"""
 
 
 def unsafe_commit(outputs: Outputs, staging: StagingDirectory, manifest: Manifest) -> bool:
@@ -87,10 +62,25 @@ def slow_views(outputs: Outputs) -> None:
         views.update_views(outputs)
 
 
+def publish(outputs: Path, run_date: str, seed: int, how: str) -> str:
+    """Publish a run at the same moment as others do. Returns what is said of it."""
+    update = {"safe": update_views, "slow": slow_views, "unsafe": unsafe_views}[how]
+    # The older the night, the later it is published.
+    published_at = datetime(2026, 2, 1, tzinfo=UTC) + (date(2026, 2, 1) - date.fromisoformat(run_date))
+    with staged(outputs, identity(run_date), seed=seed, published_at=published_at) as (staging, manifest):
+        start_together()
+        try:
+            new = (unsafe_commit if how == "unsafe" else commit)(opened(outputs), staging, manifest)
+        except Exception as error:
+            return f"{type(error).__name__} {error}"
+        update(opened(outputs))
+        return "new" if new else "old"
+
+
 def race(outputs: Path, nights: list[tuple[str, int]], how: str = "safe") -> list[str]:
     """What each publisher said of its night, all let loose at the same moment."""
     outputs.mkdir(exist_ok=True)
-    return [said.strip() for said in run_at_once(PUBLISH, [(outputs, day, seed, how) for day, seed in nights])]
+    return run_at_once(publish, [(outputs, day, seed, how) for day, seed in nights])
 
 
 def guilt(outputs: Path, said: list[str], nights: set[str]) -> list[str]:

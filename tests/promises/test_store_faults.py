@@ -194,16 +194,17 @@ def test_at_whatever_operation_it_ends_all_is_whole_and_the_next_attempt_complet
     name: str, dies: bool, has_rename: bool, every: bool, tried: Tried
 ) -> None:
     attempt, count = ATTEMPTS[name], 0
+    earlier = {run.name.run_id for run in list_runs(Outputs(begun(name, has_rename)))}
     undisturbed = begun(name, has_rename).restarted()
     attempt.act(Outputs(undisturbed))
+    look(Outputs(undisturbed), earlier, may_be_damaged=False)
     expected = published(undisturbed)
-    earlier = {run.name.run_id for run in list_runs(Outputs(begun(name, has_rename)))}
     for store in interrupted(name, has_rename, dies, every):
         outputs, count = Outputs(store), count + 1
         look(outputs, earlier, attempt.damaged)
         attempt.act(outputs)
-        look(outputs, earlier, may_be_damaged=False)
         assert published(store) == expected, f"end {count}"
+        assert [problem for _, problem in check_verdicts(outputs) if problem] == []
         views, anew = current_views(outputs), current_views(outputs, afresh=True)
         assert views.runs.equals(anew.runs), f"end {count}"
         assert views.history.equals(anew.history), f"end {count}"

@@ -11,7 +11,7 @@ from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs.layout import PROMOTIONS
 from mnist_pipeline.verdicts import promotions
 from mnist_pipeline.verdicts.promotions import Promotion, current_promotion, record_promotion
-from tests.processes import run_at_once
+from tests.processes import run_at_once, start_together
 from tests.published import flip_bit, identity, on_disk, opened, snapshot
 
 
@@ -136,17 +136,13 @@ def test_threads_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def record_ten(outputs: Path) -> list[str]:
+    start_together()
+    return [record_promotion(opened(outputs), promotion(number)).name for number in range(10)]
+
+
 def test_processes_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from tests.verdicts.test_promotions import opened, promotion, record_promotion
-        print("ready", flush=True)
-        sys.stdin.readline()
-        for number in range(10):
-            print(record_promotion(opened(Path(sys.argv[1])), promotion(number)).name)
-    """
-    said = [lines.split() for lines in run_at_once(code, [(tmp_path,)] * 3)]
+    said = run_at_once(record_ten, [(tmp_path,)] * 3)
     expected = [f"{number:06d}.json" for number in range(1, 31)]
     assert sorted(name for names in said for name in names) == recorded(tmp_path) == expected
     assert [names == sorted(names) for names in said] == [True] * 3

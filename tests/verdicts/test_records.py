@@ -28,7 +28,7 @@ from mnist_pipeline.verdicts.records import (
     staged_verdict,
     verdict_id,
 )
-from tests.processes import run_at_once
+from tests.processes import run_at_once, start_together
 from tests.published import (
     flip_bit,
     flip_rows,
@@ -391,23 +391,15 @@ def test_threads_that_judge_the_same_at_once_agree_on_one_verdict(tmp_path: Path
     assert left(tmp_path) == []
 
 
+def judge_with_others(outputs: Path, day: int) -> tuple[int, int]:
+    rows = [flip_rows(RUN_ID, NAME, 0, day)]
+    start_together()
+    verdict = publish_verdict(outputs, RUN_ID, NAME, flips=rows, judged_at=at(day))
+    return verdict.document.judged_at.day, verdict.read(tables.FLIPS).num_rows
+
+
 def test_processes_that_judge_the_same_at_once_agree_on_one_verdict(tmp_path: Path) -> None:
-    code = """if True:
-        import sys
-        from datetime import UTC, datetime
-        from pathlib import Path
-        from mnist_pipeline import tables
-        from tests.published import flip_rows, publish_verdict
-        run_id, name, day = sys.argv[2], sys.argv[3], int(sys.argv[4])
-        rows = [flip_rows(run_id, name, 0, day)]
-        print("ready", flush=True)
-        sys.stdin.readline()
-        judged_at = datetime(2026, 2, day, tzinfo=UTC)
-        verdict = publish_verdict(Path(sys.argv[1]), run_id, name, flips=rows, judged_at=judged_at)
-        print(verdict.document.judged_at.day, verdict.read(tables.FLIPS).num_rows)
-    """
-    (only,) = set(run_at_once(code, [(tmp_path, RUN_ID, NAME, day) for day in range(1, 5)]))
-    day, rows = only.split()
+    ((day, rows),) = set(run_at_once(judge_with_others, [(tmp_path, day) for day in range(1, 5)]))
     assert day == rows
     assert left(tmp_path) == []
     assert list((tmp_path / VERDICTS / RUN_ID).iterdir()) == [folder_of(tmp_path)]
