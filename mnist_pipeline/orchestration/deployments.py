@@ -8,10 +8,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,7 +163,8 @@ def read_entries(project: Path) -> list[Entry]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         values = _fill_in(document, os.environ | {"PWD": str(path.parent)})
-        return [_entry(path.parent, values.get("pull"), entry) for entry in values["deployments"]]
+        load = cache(_load)  # several deployments run the same flow
+        return [_entry(path.parent, values.get("pull"), entry, load) for entry in values["deployments"]]
     except OSError as error:
         raise SettingsError(
             f"{path}: cannot be read ({error.strerror}); go to the folder of the project, or copy its prefect.yaml here"
@@ -179,15 +181,25 @@ def find_deployment(client: SyncPrefectClient, full_name: str) -> DeploymentResp
         return None
 
 
-def _entry(project: Path, pull: object, values: dict[str, Any]) -> Entry:
+def _load(entrypoint: str) -> tuple[Flow[..., Any], dict[str, Any]]:
+    """A flow and the schema of its parameters."""
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint)
+    return flow, parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
+
+
+def _entry(
+    project: Path,
+    pull: object,
+    values: dict[str, Any],
+    load: Callable[[str], tuple[Flow[..., Any], dict[str, Any]]],
+) -> Entry:
     entrypoint, name = values["entrypoint"], values["name"]
     try:
-        flow: Flow[..., Any] = load_flow_from_entrypoint(str(project / entrypoint))
+        flow, schema = load(str(project / entrypoint))
     except Exception as error:  # whatever a module may raise while it is imported
         raise SettingsError(
             f"{project / 'prefect.yaml'}: deployment {name}: cannot load {entrypoint} ({error!r}); correct it"
         ) from error
-    schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
     return Entry(f"{flow.name}/{name}", name, {"pull": pull, **values}, schema, flow.description)
 
 
