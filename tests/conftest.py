@@ -29,6 +29,9 @@ SHARE_SERVER = (
 )
 TRIED = "tried"  # what a test of a promise notes: tests/promises/conftest.py
 
+gc.set_threshold(
+    20_000
+)  # objects: importing makes a million, and hardly any garbage; a quarter of collecting the tests
 prepare_environment()  # before anything imports Prefect: no telemetry from tests either
 os.environ.update(AUTH)
 

@@ -724,7 +724,7 @@ def share_of(verdicts: Sequence[Any], holds: Callable[[Any], bool]) -> float:
 
 
 def test_fewer_than_one_night_in_a_hundred_fails_when_nothing_has_changed() -> None:
-    verdicts = unchanged_nights(500)
+    verdicts = unchanged_nights(300)
     assert share_of(verdicts, lambda results: outcome_of(results) == "fail") < 0.01
     broken = Counter(result.gate for results in verdicts for result in results if result.outcome == "fail")
     assert set(broken) <= {"no_certain_loss", "max_loss", "max_digit_loss"}
