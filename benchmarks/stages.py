@@ -227,9 +227,7 @@ def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
                 Calibration.count(images.labels, predictions, confidence, probabilities)
             with timed("encode and write"):
                 versions = computing.versions()
-                write_predictions(
-                    checkpoints, shard, plan.run_id, plan.identity.run_date, images, probabilities, versions
-                )
+                write_predictions(checkpoints, shard, plan.identity, images, probabilities, versions)
     spent["activation"] = spent.pop("forward") - spent["matmul"]
     spent["encode and write"] -= spent["choose and count"]  # `write_predictions` repeats both
     order = ("read and verify", "decode", "matmul", "activation", "choose and count", "encode and write")

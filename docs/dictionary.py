@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mnist_pipeline.tables import RUN_ID, SCHEMA_VERSION, TABLES, Column, Table
+from mnist_pipeline.tables import KEY, SCHEMA_VERSION, TABLES, Column, Table
 
 PAGE = Path(__file__).with_name("data-dictionary.md")
 PATHS = {
@@ -50,7 +50,7 @@ def _section(table: Table) -> list[str]:
 
 
 def _arrow_name(column: Column) -> str:
-    names = {"float": "float32", "double": "float64", str(RUN_ID): "dictionary of string"}
+    names = {"float": "float32", "double": "float64", str(KEY): "dictionary of string"}
     return names.get(str(column.type), str(column.type))
 
 

@@ -1,9 +1,12 @@
 """Loads published runs and verdicts as pandas frames. Checks files against their manifest before it parses them."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -13,9 +16,10 @@ from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
-from mnist_pipeline.errors import RunNotFoundError, SettingsError
+from mnist_pipeline.datasets.shards import read_selected
+from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
-from mnist_pipeline.runs.lookup import find_run
+from mnist_pipeline.runs.lookup import find_run, list_runs
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import load_settings
@@ -74,13 +78,14 @@ def run_files(
     table: Literal["predictions", "summary", "confusion", "reliability"] = "predictions",
     outputs: Path | str | None = None,
 ) -> list[str]:
-    """List the Parquet files of a table of one published run, for your own reader: paths, or addresses in a store.
+    """List the Parquet files of a table of one or all published runs, for your own reader: paths, or addresses.
 
     In an object store this list defines which files belong to a run, not the listing of a folder. It does not read the
     files: use a reader that verifies page checksums, or `load_run`.
 
     Args:
-        run: "latest", a run_date, or a run_id.
+        run: "latest", a run_date, a run_id, or "all": all runs of the data set and split, oldest first, but for tables
+            that were pruned.
         dataset: data set meant by "latest" or a date.
         split: split meant by "latest" or a date.
         table: which table.
@@ -94,8 +99,61 @@ def run_files(
     """
     if table not in RUN_TABLES:
         raise SettingsError(f"table {table!r}: expected one of {', '.join(RUN_TABLES)}; correct its name")
-    found = find_run(_outputs(outputs), run, dataset, split)
-    return [str(path) for path in found.paths(RUN_TABLES[table])]
+    folder = _outputs(outputs)
+    if run != "all":
+        return [str(path) for path in find_run(folder, run, dataset, split).paths(RUN_TABLES[table])]
+    files = []
+    for each in list_runs(folder):
+        if each.name.is_of(dataset, split):
+            with suppress(PrunedError):
+                files += [str(path) for path in each.paths(RUN_TABLES[table])]
+    return files
+
+
+def load_images(
+    run: str | date = "latest",
+    image_ids: Iterable[int] = (),
+    dataset: str = "mnist",
+    split: str = "test",
+    outputs: Path | str | None = None,
+) -> NDArray[np.float32]:
+    """Load images of a published run from its shards, as the network saw them.
+
+    For example the mistakes: `load_images("latest", load_run("latest").query("not correct")["image_id"])`.
+
+    Args:
+        run: "latest", a run_date, or a run_id.
+        image_ids: which images, `[N]`, in the order wanted; an id may occur more than once.
+        dataset: data set meant by "latest" or a date.
+        split: split meant by "latest" or a date.
+        outputs: the outputs folder; the configured one if left out.
+
+    Returns:
+        `[N, 28, 28]` float32 in 0..1, one for each id.
+
+    Raises:
+        SettingsError: an id is not one of the run's images.
+        RunNotFoundError: no such run.
+        AmbiguousRunError: the date has several runs; they are listed.
+        DamagedError: a shard is missing or altered; running the date again builds it.
+    """
+    folder = _outputs(outputs)
+    manifest = find_run(folder, run, dataset, split).manifest()
+    ids, images = [int(image_id) for image_id in image_ids], manifest.identity.images
+    if strange := [image_id for image_id in ids if not 0 <= image_id < images]:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise SettingsError(
+            f"image_ids of run {manifest.run_id}: expected 0 to {images - 1}, got "
+            f"{', '.join(map(str, strange[:3]))}{more}; take them from its predictions"
+        )
+    try:
+        found = read_selected(folder.shards_of(manifest), manifest.identity, set(ids))
+    except DamagedError as error:
+        raise DamagedError(f"{error}; run --run-date {manifest.identity.run_date} again to build it") from error
+    pixels = np.empty((len(ids), SIDE, SIDE), np.float32)
+    for position, image_id in enumerate(ids):
+        pixels[position] = found[image_id].reshape(SIDE, SIDE)
+    return pixels
 
 
 def _read(outputs: Outputs, run: Run, table: str) -> pa.Table:

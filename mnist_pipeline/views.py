@@ -28,7 +28,7 @@ from mnist_pipeline.runs.replacement import complete_replacements
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.tables.columns import column_of
-from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -164,15 +164,15 @@ def _merged(
 ) -> pa.Table:
     """The rows of the kept runs, in order: those of runs that were read now, and the stored ones of all others."""
     merged = pa.concat_tables([stored, *fresh])
-    # Through plain strings, so that the dictionary names the runs of these rows and no others.
-    names = merged["run_id"].cast(pa.string())
+    # Through plain strings, so that a dictionary names what is in these rows and nothing else.
+    for name in table.repeating:
+        merged = merged.set_column(merged.schema.get_field_index(name), name, merged[name].cast(pa.string()))
     indices = defaultdict[str, list[int]](list)
-    for index, run_id in enumerate(names.to_pylist()):
+    for index, run_id in enumerate(merged["run_id"].to_pylist()):
         if index >= stored.num_rows or run_id not in found:
             indices[run_id].append(index)
     chosen = [index for run_id in kept for index in indices[run_id]]
-    position = merged.schema.get_field_index("run_id")
-    rows = merged.set_column(position, "run_id", names).take(column_of(chosen, pa.int64()))
+    rows = merged.take(column_of(chosen, pa.int64()))
     return rows.combine_chunks().cast(table.schema)
 
 
@@ -187,17 +187,17 @@ def _read(outputs: Outputs, run_id: str) -> tuple[dict[str, Any], pa.Table] | No
     except DamagedError as error:  # one run must not keep all others out of the views
         logger.warning("left out of history, runs and latest: %s", error)
         return None
-    return _run_row(outputs, run, manifest), _history_rows(run, manifest)
+    verdict = newest_verdict(outputs, manifest.content)
+    return _run_row(run, manifest, verdict), _history_rows(run, manifest, verdict)
 
 
-def _run_row(outputs: Outputs, run: Run, manifest: Manifest) -> dict[str, Any]:
+def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
-    verdict = newest_verdict(outputs, manifest.content)
     return {
         **identity.model_dump(),
         **totals.model_dump(),
-        **manifest.model_dump(include={"run_id", "engine", "evaluated_at", "published_at"}),
+        **manifest.model_dump(include={"run_id", "shard_set", "engine", "evaluated_at", "published_at"}),
         "run_date": datetime.combine(identity.run_date, time.min),
         "accuracy_low": interval and interval.low,
         "accuracy_high": interval and interval.high,
@@ -217,15 +217,24 @@ def _pruned_at(run: Run) -> datetime | None:
     return None if pruned is None else pruned.pruned_at
 
 
-def _history_rows(run: Run, manifest: Manifest) -> pa.Table:
+def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> pa.Table:
     try:
         summary = run.read(tables.SUMMARY)
     except DamagedError as error:
         logger.warning("left out of the history: %s", error)
         return tables.HISTORY.empty
-    published_at = tables.HISTORY.schema.field("published_at").type
-    column = tables.constant(manifest.published_at, published_at, summary.num_rows)
-    return summary.append_column("published_at", column).cast(tables.HISTORY.schema)
+    of_run = {
+        "weights_sha256": manifest.identity.weights_sha256,
+        "outcome": verdict and verdict.outcome,
+        "published_at": manifest.published_at,
+    }
+    return tables.build(
+        tables.HISTORY,
+        {
+            **{name: summary[name].combine_chunks() for name in summary.column_names},
+            **tables.constants(tables.HISTORY, of_run, summary.num_rows),
+        },
+    )
 
 
 def _latest(runs: pa.Table) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
-from mnist_pipeline.datasets.shards import ShardLabels
+from mnist_pipeline.datasets.shards import ShardLabels, shard_set_name
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.runs import layout, lookup, predictions, publishing, summary
 from mnist_pipeline.runs.manifest import Identity, Manifest, Pruned, Totals
@@ -91,9 +91,7 @@ def stage_run(
         probabilities = random.dirichlet(np.ones(10), shard.range.rows).T.astype(np.float32)
         images = ShardLabels(ids + first_id, labels)
         checkpoints.append(
-            predictions.write_predictions(
-                staging.checkpoints, shard, who.run_id, who.run_date, images, probabilities, MADE_WITH
-            )
+            predictions.write_predictions(staging.checkpoints, shard, who, images, probabilities, MADE_WITH)
         )
     tally, calibration = predictions.counted_of(checkpoints)
     files = [checkpoint.file for checkpoint in checkpoints]
@@ -112,6 +110,7 @@ def stage_run(
         published_at=published_at,
         timings_seconds={"publish": 0.25},
         files=tuple(files),
+        shard_set=shard_set_name(who, who.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
     )
@@ -145,12 +144,17 @@ def publish_with_others(outputs: Location, run_date: str, published_at: datetime
 def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
     """Rows of the table of flips of a verdict, by image from `first` on; every third image was lost."""
     ids = np.arange(first, first + rows, dtype=np.int64)
+    constants = {
+        "run_id": run_id,
+        "run_date": date(2026, 1, 31),
+        "dataset": "toy",
+        "split": "test",
+        "verdict_id": name,
+        "against": "baseline",
+        "reference_run_id": f"reference-{first}",
+    }
     columns = {
-        "run_id": tables.constant(run_id, tables.RUN_ID, rows),
-        "run_date": tables.constant(date(2026, 1, 31), tables.RUN_DATE, rows),
-        "verdict_id": tables.constant(name, tables.RUN_ID, rows),
-        "against": tables.constant("baseline", pa.string(), rows),
-        "reference_run_id": tables.constant(f"reference-{first}", tables.RUN_ID, rows),
+        **tables.constants(tables.FLIPS, constants, rows),
         "image_id": ids,
         "label": (ids % 10).astype(np.int8),
         "before": ((ids + ids % 3) % 10).astype(np.int8),
@@ -164,8 +168,10 @@ def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
 
 def gate_rows(run_id: str, name: str, outcome: Outcome) -> pa.Table:
     """The gates of a verdict: one, which came out so; none of them if nothing was judged."""
-    given = {"run_id": run_id, "run_date": datetime(2026, 1, 31), "verdict_id": name, "gate": "min_images"}
-    row = given | {"outcome": outcome, "bound": 1.0, "confidence": 0.998, "reason": "for a test"}
+    given = {"run_id": run_id, "run_date": datetime(2026, 1, 31), "dataset": "toy", "split": "test", "verdict_id": name}
+    row = (
+        given | {"gate": "min_images"} | {"outcome": outcome, "bound": 1.0, "confidence": 0.998, "reason": "for a test"}
+    )
     rows = [] if outcome == "none" else [{column.name: row.get(column.name) for column in tables.GATES.columns}]
     return pa.Table.from_pylist(rows, tables.GATES.schema)
 

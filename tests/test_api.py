@@ -1,15 +1,28 @@
 import json
-from datetime import date
+import shutil
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline.api import load_history, load_run
-from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError
-from tests.published import flip_bit, identity, publish_run
+from mnist_pipeline.api import load_history, load_images, load_run, run_files
+from mnist_pipeline.core.gates import Gates
+from mnist_pipeline.core.images import normalise
+from mnist_pipeline.core.retention import Retention
+from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.pipeline.judging import judge_run
+from mnist_pipeline.pipeline.nightly import run_nightly
+from tests.builders import random_images, small_settings
+from tests.published import flip_bit, identity, on_disk, opened, publish_run
+
+LATER = datetime(2026, 3, 1, tzinfo=UTC)
 
 OLD, NEW = identity("2026-01-30"), identity("2026-01-31")
 
@@ -104,3 +117,71 @@ def test_the_package_is_the_door_to_both(outputs: Path) -> None:
 def test_latest_json_names_the_run_that_latest_loads(outputs: Path) -> None:
     pointer = json.loads((outputs / "latest.json").read_text())["toy/test"]
     assert load_run("latest", "toy", "test", outputs=outputs).attrs["run_id"] == pointer["run_id"]
+
+
+# All nights at once
+
+
+@pytest.fixture
+def below_a_key(tmp_path: Path) -> Path:
+    """An outputs folder in one that readers may take for a column, with a table of verdicts too."""
+    outputs = tmp_path / "label=5" / "outputs"
+    for seed, who in enumerate((OLD, NEW)):
+        publish_run(outputs, who, seed=seed)
+        judge_run(opened(outputs), who.run_id, Gates(min_images=1, max_loss=0.9))
+    return outputs
+
+
+def test_run_files_of_all_are_those_of_each_run_oldest_first(outputs: Path) -> None:
+    of_each = [run_files(who.run_id, table="summary", outputs=outputs) for who in (OLD, NEW)]
+    assert run_files("all", "toy", "test", "summary", outputs) == [file for files in of_each for file in files]
+    assert run_files("all", "mnist", "test", outputs=outputs) == []
+    carry_out(opened(outputs), plan_prune(opened(outputs), Retention(0, 1), timedelta(), LATER), LATER)
+    assert run_files("all", "toy", outputs=outputs) == run_files(NEW.run_id, outputs=outputs)
+    assert len(run_files("all", "toy", table="confusion", outputs=outputs)) == 2
+
+
+def test_all_nights_are_read_at_once_whatever_the_folders_above_are_called(below_a_key: Path) -> None:
+    rows = [row for who in (OLD, NEW) for row in load_run(who.run_id, outputs=below_a_key).to_dict("records")]
+    expected = [(row["run_id"], row["image_id"], row["label"]) for row in rows]
+    assert {label for *_, label in expected} == set(range(10))
+    files, pattern = run_files("all", "toy", outputs=below_a_key), f"{below_a_key}/runs/*/predictions/*.parquet"
+    columns = ["run_id", "image_id", "label"]
+    of_pandas = pd.read_parquet(files, partitioning=None)  # type: ignore[call-overload]
+    assert of_pandas[columns].to_numpy().tolist() == [list(row) for row in expected]
+    assert pl.scan_parquet(files, hive_partitioning=False).select(columns).collect().rows() == expected
+    assert sorted(pl.scan_parquet(pattern, hive_partitioning=False).select(columns).collect().rows()) == expected
+    query = f"SELECT run_id, image_id, label FROM read_parquet('{pattern}', hive_partitioning = false) ORDER BY ALL"
+    assert duckdb.connect().execute(query).fetchall() == expected
+
+
+def test_tables_are_joined_by_their_keys_in_polars(below_a_key: Path) -> None:
+    runs = pl.read_parquet(below_a_key / "runs.parquet", hive_partitioning=False)
+    keys = ["run_id", "run_date", "dataset", "split"]
+    for pattern in ("runs/*/*.parquet", "runs/*/predictions/*.parquet", "verdicts/*/*/*.parquet", "history.parquet"):
+        for path in below_a_key.glob(pattern):
+            table = pl.read_parquet(path, hive_partitioning=False)
+            assert table.join(runs, on=keys).height == table.height, path
+    gates = pl.concat([pl.read_parquet(p, hive_partitioning=False) for p in below_a_key.glob("verdicts/*/*/gates.*")])
+    assert gates.join(runs, on=[*keys, "verdict_id"]).height == gates.height > 0
+
+
+# Pixels
+
+
+def test_a_prediction_leads_to_its_pixels(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, run_date="2026-01-31")
+    run_nightly(settings)
+    outputs, every = on_disk(settings.outputs), normalise(random_images(25))
+    wrong = load_run("latest", "toy", outputs=outputs).query("not correct")["image_id"]
+    pixels = load_images("latest", wrong, "toy", outputs=outputs)
+    np.testing.assert_array_equal(pixels, every[wrong], strict=True)
+    assert pixels.shape == (len(wrong), 28, 28)
+    twice = load_images("2026-01-31", [24, 0, 24], "toy", outputs=outputs)
+    np.testing.assert_array_equal(twice, every[[24, 0, 24]], strict=True)
+    assert load_images("latest", [], "toy", outputs=outputs).shape == (0, 28, 28)
+    with pytest.raises(SettingsError, match="expected 0 to 24, got -1, 25; take them from its predictions"):
+        load_images("latest", [-1, 0, 25], "toy", outputs=outputs)
+    shutil.rmtree(outputs / "shards")
+    with pytest.raises(DamagedError, match="expected a shard, got no file; run --run-date 2026-01-31 again"):
+        load_images("latest", [0], "toy", outputs=outputs)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from mnist_pipeline import tables
 from mnist_pipeline.cli import app
-from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION
+from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, as_bytes
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
@@ -60,7 +60,7 @@ def published(settings: Settings) -> Run:
 
 
 def predictions(run: Run) -> pa.Table:
-    return run.read(tables.PREDICTIONS).drop_columns(["run_id"])
+    return run.read(tables.PREDICTIONS).drop_columns(["run_id", "dataset"])
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,8 @@ def test_the_same_night_again_publishes_nothing_new_and_another_night_reuses_the
 def test_the_pictures_of_a_run_are_found_by_its_identity(numbers: str, tmp_path: Path) -> None:
     run = published(of_parquet(tmp_path, write(tmp_path / "a.parquet", column(as_numbers(IMAGES, numbers)), LABELS)))
     who = run.manifest().identity
-    pictures = shards.read_pictures(opened(tmp_path / "outputs").shard_set(who, who.shard_rows), who, range(ROWS))
-    np.testing.assert_array_equal(np.stack([pictures[row] for row in range(ROWS)]), IMAGES)
+    pictures = shards.read_selected(opened(tmp_path / "outputs").shard_set(who, who.shard_rows), who, range(ROWS))
+    np.testing.assert_array_equal(as_bytes(np.stack([pictures[row] for row in range(ROWS)])), IMAGES)
 
 
 # Sharing out the building

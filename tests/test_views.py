@@ -20,6 +20,7 @@ from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.opening import open_store
+from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import current_views, update_views
 from tests.builders import small_settings
 from tests.processes import run_at_once, start_together
@@ -55,12 +56,18 @@ def stored_runs(outputs: Location) -> list[dict[str, Any]]:
 
 
 def expected(outputs: Location) -> list[dict[str, Any]]:
-    """The history as it follows from the runs, the slow way: each run's summary and when it was published."""
-    return [
-        {**row, "published_at": run.manifest().published_at}
-        for run in list_runs(opened(outputs))
-        for row in run.read(tables.SUMMARY).to_pylist()
-    ]
+    """The history as it follows from the runs, the slow way: each run's summary and what holds for all of it."""
+    rows = []
+    for run in list_runs(opened(outputs)):
+        manifest = run.manifest()
+        verdict = newest_verdict(opened(outputs), manifest.content)
+        of_run = {
+            "weights_sha256": manifest.identity.weights_sha256,
+            "outcome": verdict and verdict.outcome,
+            "published_at": manifest.published_at,
+        }
+        rows += [{**row, **of_run} for row in run.read(tables.SUMMARY).to_pylist()]
+    return rows
 
 
 def latest(outputs: Location) -> dict[str, dict[str, str]]:

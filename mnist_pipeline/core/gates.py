@@ -17,6 +17,7 @@ MIN_ALPHA = 1e-9
 # Gates whose values are shown as percentages or points; other values are shown as they are.
 SHARES = ("min_accuracy", "min_digit_accuracy")
 LOSSES = ("max_loss", "max_digit_loss")
+DIFFERENCES = (*LOSSES, "no_certain_loss")  # their values are accuracy now less accuracy before: a loss is below 0
 WORST_FIRST: tuple[GateOutcome, ...] = ("fail", "inconclusive", "pass")
 
 
@@ -114,9 +115,9 @@ class GateResult:
         against: the reference it compares with; None if it concerns the run alone.
         digit: 0..9; None for all digits together.
         outcome: pass, fail or inconclusive.
-        bound: the bound of the gate.
+        bound: the bound of the gate as it was chosen; one of a loss counts the loss upwards.
         value, low, high: estimate, and interval at the gates' confidence; all None if unknown, low and high None if the
-            value is exact.
+            value is exact. Of a loss they are differences, accuracy now less accuracy before: a loss is below 0.
         p: p-value of the test that fails the gate, Holm-corrected; None without a test.
         detectable: the smallest loss that would have failed the gate, of one digit alone, in the unit of `bound`;
             counted from the bound, or from the reference if there is one; None if no loss would.
@@ -137,17 +138,45 @@ class GateResult:
 
     @property
     def brief(self) -> str:
-        """For example `max_digit_loss of digit 3 (3.07 points, bound 2.00)`."""
+        """What was found, the end of its interval that decided, and the bound.
+
+        For example `max_digit_loss of digit 3 (0.43 points lost, interval up to 0.81, bound 0.50)`.
+        """
         which = self.gate if self.digit is None else f"{self.gate} of digit {self.digit}"
         if self.value is None:
             return f"{which} (unknown)"
-        if self.gate in SHARES:
-            return f"{which} ({100 * self.value:.2f} %, bound {100 * self.bound:.2f} %)"
-        if self.gate in LOSSES:
-            return f"{which} ({100 * self.value:.2f} points, bound {100 * self.bound:.2f})"
-        if self.gate == "no_certain_loss":
-            return f"{which} ({100 * self.value:.2f} points lost)"
-        return f"{which} ({self.value:.6g}, bound {self.bound:.6g})"
+        unit = " %" if self.gate in SHARES else ""
+        found = [f"{self._shown(self.value)}{unit}"]
+        if self.gate in DIFFERENCES:
+            found = [f"{abs(100 * self.value):.2f} points {'gained' if self.value > 0 else 'lost'}"]
+        if (end := self._deciding_end) is not None:
+            side = "up" if (end > self.value) != (self.gate in DIFFERENCES) else "down"
+            found.append(f"interval {side} to {self._shown(end)}{unit}")
+        if self.gate != "no_certain_loss":
+            bound = -self.bound if self.gate in LOSSES else self.bound
+            found.append(f"bound {self._shown(bound)}{unit}")
+        return f"{which} ({', '.join(found)})"
+
+    @property
+    def _deciding_end(self) -> float | None:
+        """The end of the interval that explains the outcome.
+
+        Of a loss, the largest that is not excluded. Of anything else that failed, the end that is nearest to the bound
+        and still breaks it; of what is inconclusive, the end on the other side of the bound.
+        """
+        if self.value is None or self.gate in LOSSES:
+            return self.low
+        if self.gate == "no_certain_loss" and self.outcome != "fail":
+            return None  # too few images to say anything
+        at_least = self.gate in (*SHARES, *DIFFERENCES)
+        best, worst = (self.high, self.low) if at_least else (self.low, self.high)
+        kept = self.value >= self.bound if at_least else self.value <= self.bound
+        return worst if kept else best
+
+    def _shown(self, value: float) -> str:
+        if self.gate in DIFFERENCES:
+            return f"{-100 * value:.2f}"
+        return f"{100 * value:.2f}" if self.gate in SHARES else f"{value:.6g}"
 
 
 def outcome_of(results: Iterable[GateResult]) -> Outcome:

@@ -161,7 +161,7 @@ def _loss(gates: Gates, alone: float, gate: str, reference: Reference, line: Com
     outcome: GateOutcome = "pass" if interval.low >= -margin else "fail" if p <= gates.alpha else "inconclusive"
     return GateResult(
         gate, reference.against, line.digit, outcome,
-        bound=margin, value=-difference, low=-interval.high, high=-interval.low, p=p,
+        bound=margin, value=difference, low=interval.low, high=interval.high, p=p,
         detectable=line.detectable(alone),
         reason=f"{_change(gates, reference, line.digit, difference, interval)}, "
         f"{'no' if outcome == 'pass' else 'a'} loss beyond the {100 * margin:.2f} allowed "
@@ -203,7 +203,7 @@ def _certain_loss(gates: Gates, alone: float, reference: Reference, line: Compar
     found = {"fail": "a loss is certain", "pass": "no loss is certain", "inconclusive": "too few images to be certain"}
     return GateResult(
         "no_certain_loss", reference.against, line.digit, outcome,
-        bound=0.0, value=-difference, low=-interval.high, high=-interval.low, p=p, detectable=detectable,
+        bound=0.0, value=difference, low=interval.low, high=interval.high, p=p, detectable=detectable,
         reason=f"{_change(gates, reference, line.digit, difference, interval)}, {found[outcome]}",
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.images import PIXELS, as_bytes
+from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
 from mnist_pipeline.errors import DamagedError
@@ -67,14 +67,17 @@ class ShardFile:
     parquet: pq.ParquetFile
 
 
-def shard_set_name(images: ShardedImages, shard_rows: int) -> str:
-    """The name of the shards of a split cut by `shard_rows`: after everything that their bytes depend on."""
+def shard_set_name(images: ShardedImages, shard_rows: int, schema_version: str | None = None) -> str:
+    """The name of the shards of a split cut by `shard_rows`: after everything that their bytes depend on.
+
+    `schema_version` is that of this package if it is None.
+    """
     key = canonical_sha256(
         {
             "images_sha256": images.images_sha256,
             "labels_sha256": images.labels_sha256,
             "transform_version": images.transform_version,
-            "schema_version": tables.SCHEMA_VERSION,
+            "schema_version": schema_version or tables.SCHEMA_VERSION,
             "shard_rows": shard_rows,
         }
     )
@@ -163,15 +166,15 @@ def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float3
             yield _as_matrix(batch["pixels"])
 
 
-def read_pictures(
+def read_selected(
     checkpoints: CheckpointFolder, run: ShardedRun, image_ids: Collection[int]
-) -> dict[int, NDArray[np.uint8]]:
-    """Read single images of a split by image_id, `[28, 28]` uint8 in 0..255, from the shards that hold them.
+) -> dict[int, NDArray[np.float32]]:
+    """Read single images of a split by image_id, `[784]` float32 in 0..1, from the shards that hold them.
 
     Raises:
         DamagedError: a shard is missing or damaged.
     """
-    found: dict[int, NDArray[np.uint8]] = {}
+    found: dict[int, NDArray[np.float32]] = {}
     for shard in plan_shards(run.images, run.shard_rows):
         wanted = sorted(image_id for image_id in image_ids if shard.range.start <= image_id < shard.range.stop)
         if not wanted:
@@ -181,7 +184,7 @@ def read_pictures(
         start = shard.range.start
         for batch in read_batches(file, tables.SHARD_ROW_GROUP):
             inside = [image_id for image_id in wanted if start <= image_id < start + len(batch)]
-            found |= {image_id: as_bytes(batch[image_id - start])[0] for image_id in inside}
+            found |= {image_id: batch[image_id - start].copy() for image_id in inside}  # a view keeps the batch
             start += len(batch)
     return found
 

@@ -17,7 +17,6 @@ from typing import Literal
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.retention import Aged, Retention, kept
-from mnist_pipeline.datasets.shards import shard_set_name
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.maintenance.orphans import (
     MAX_WRITE_TIME,
@@ -113,7 +112,7 @@ def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: da
     )
     decisions = [_decide(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
     used = {
-        _shards_of(read.manifest)
+        outputs.shards_of(read.manifest).folder.removesuffix("/images")
         for decision, read in zip(decisions, runs.values(), strict=True)
         if read and decision.action not in ("delete", "gone")
     }
@@ -193,10 +192,6 @@ def _delete(outputs: Outputs, run: Run) -> None:
 
 def _record_of(run: Run) -> str:
     return f"{layout.run_folder(run.name.run_id)}/{layout.PRUNED}"
-
-
-def _shards_of(manifest: Manifest) -> str:
-    return layout.shard_set(shard_set_name(manifest.identity, manifest.identity.shard_rows))
 
 
 def _read_runs(outputs: Outputs) -> dict[Run, _Read | None]:

@@ -161,7 +161,7 @@ def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> 
         if checkpoint is None:
             images, probabilities = _classify(plan, shard, network, workspace)
             checkpoint = predictions.write_predictions(
-                staging.checkpoints, shard, plan.run_id, plan.identity.run_date, images, probabilities, made_with
+                staging.checkpoints, shard, plan.identity, images, probabilities, made_with
             )
         else:
             logger.info("%s was finished by an earlier attempt", shard)
@@ -216,6 +216,7 @@ def publish(
         published_at=datetime.now(UTC),
         timings_seconds={**timings.seconds, "publish": round(time.perf_counter() - begun, 4)},
         files=tuple(files),
+        shard_set=shards.shard_set_name(plan.identity, plan.identity.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
     )

@@ -25,7 +25,6 @@ from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
-from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from mnist_pipeline.verdicts.baselines import read_baselines
 from mnist_pipeline.verdicts.records import (
@@ -147,7 +146,7 @@ def judge_run(
         again = f"run --run-date {manifest.identity.run_date} again to quarantine and republish it"
         raise DamagedError(f"run {run_id}: expected it as it was published, got {'; '.join(problems)}; {again}")
     with staged_verdict(outputs, run_id, name) as staged:
-        constants = {"run_id": run_id, "run_date": manifest.identity.run_date, "verdict_id": name}
+        constants = {**manifest.identity.key_columns, "verdict_id": name}
         references = _compare_all(outputs, run, chosen, constants, staged)
         results = judge(gates, *manifest.counted(), references)
         staged.add(tables.COMPARISON, _comparison_rows(references, constants))
@@ -413,13 +412,10 @@ def _gate_rows(results: Sequence[GateResult], gates: Gates, constants: Mapping[s
 
 
 def _table(table: tables.Table, rows: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]) -> pa.Table:
-    columns = {}
-    for column in table.columns:
-        if column.name in constants:
-            columns[column.name] = tables.constant(constants[column.name], column.type, len(rows))
-        else:
-            columns[column.name] = column_of([row[column.name] for row in rows], column.type)
-    return tables.build(table, columns)
+    varying = {
+        column.name: [row[column.name] for row in rows] for column in table.columns if column.name not in constants
+    }
+    return tables.build(table, {**tables.constants(table, constants, len(rows)), **varying})
 
 
 def _comparison(row: Mapping[str, Any]) -> Comparison:

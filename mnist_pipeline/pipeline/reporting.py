@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Reference
-from mnist_pipeline.datasets.shards import read_pictures
+from mnist_pipeline.core.images import as_bytes
+from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.runs import layout
@@ -75,7 +76,8 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     notes = list(verdict.notes) if verdict else []
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}
-        pictures = read_pictures(outputs.shard_set(identity, identity.shard_rows), identity, wanted)
+        found = read_selected(outputs.shards_of(manifest), identity, wanted)
+        pictures = {image_id: as_bytes(pixels)[0] for image_id, pixels in found.items()}
     except DamagedError as error:
         logger.warning("the report of %s is without pictures: %s", run.name.run_id, error)
         notes.append("without pictures: the shards that this run was made from are gone or damaged")

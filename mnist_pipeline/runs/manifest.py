@@ -48,6 +48,14 @@ class Identity(_Values):
     def run_id(self) -> str:
         return f"{self.run_date}-{self.dataset}-{self.split}-{self.fingerprint[:FINGERPRINT_DIGITS]}"
 
+    @property
+    def key_columns(self) -> dict[str, Any]:
+        """The columns that every table of the run begins with: run_id, run_date, dataset, split.
+
+        Not `keys`: `dict()` would take the model for a mapping, as Prefect does.
+        """
+        return {"run_id": self.run_id, **self.model_dump(include={"run_date", "dataset", "split"})}
+
 
 class RunName(_Values):
     """What a run_id says by itself."""
@@ -56,6 +64,11 @@ class RunName(_Values):
     run_date: date
     dataset: str
     split: str
+
+    @property
+    def key_columns(self) -> dict[str, Any]:
+        """As `Identity.key_columns`."""
+        return self.model_dump()
 
     @property
     def split_of(self) -> str:
@@ -139,6 +152,7 @@ class Manifest(ChecksummedDocument):
     published_at: datetime
     timings_seconds: Mapping[str, float]
     files: tuple[FileRecord, ...]
+    shard_set: str | None = None  # the folder of its images below shards/; schema version 1 did not name it
     # Everything that was counted, so that a run can be judged and shown again without a look at its images.
     tally: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None

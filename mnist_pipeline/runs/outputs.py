@@ -12,6 +12,7 @@ from mnist_pipeline.core.network import Network
 from mnist_pipeline.datasets.shards import ShardedImages, shard_set_name
 from mnist_pipeline.errors import DamagedError, WeightsError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.store.base import Location, Store
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.opening import open_store
@@ -57,6 +58,12 @@ class Outputs:
     def shard_set(self, images: ShardedImages, shard_rows: int) -> CheckpointFolder:
         """The shards of a split cut by `shard_rows`, whether they exist yet or not."""
         return self.shards_in(shard_set_name(images, shard_rows))
+
+    def shards_of(self, manifest: Manifest) -> CheckpointFolder:
+        """The shards that a published run was made from, whether they still exist or not."""
+        identity = manifest.identity
+        name = manifest.shard_set or shard_set_name(identity, identity.shard_rows, identity.schema_version)
+        return self.shards_in(name)
 
     def shards_in(self, name: str) -> CheckpointFolder:
         """The shards of the shard set of that name."""

@@ -1,7 +1,6 @@
 """One shard's predictions as one Parquet file of a run, with the tally that was counted on the way."""
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,14 @@ from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import Shard
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.shards import ShardLabels
+from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 
 
 def write_predictions(
     checkpoints: CheckpointFolder,
     shard: Shard,
-    run_id: str,
-    run_date: date,
+    identity: Identity,
     images: ShardLabels,
     probabilities: NDArray[np.float32],
     made_with: dict[str, str],
@@ -32,8 +31,7 @@ def write_predictions(
     Args:
         checkpoints: where the parts of the run gather.
         shard: the shard the probabilities are of.
-        run_id: the run's name, written into every row.
-        run_date: the run's logical date, written into every row.
+        identity: of the run; its keys are written into every row.
         images: ids and labels of the shard's n images.
         probabilities: `[10, n]` float32, finite.
         made_with: versions of what computed; a part made by others is not taken over.
@@ -45,8 +43,7 @@ def write_predictions(
     predictions, confidence = choose(probabilities)
     labels = images.labels
     columns: dict[str, Any] = {
-        "run_id": tables.constant(run_id, tables.RUN_ID, rows),
-        "run_date": tables.constant(run_date, tables.RUN_DATE, rows),
+        **tables.constants(tables.PREDICTIONS, identity.key_columns, rows),
         "image_id": images.image_ids,
         "label": pa.nulls(rows, pa.int8()) if labels is None else labels,
         "prediction": predictions,

@@ -106,7 +106,7 @@ class Run:
         files = self._files_of(table)
         read = functools.partial(_read_written if self.verified else read_checked, self.outputs.store, self._files)
         for file, data in zip(files, prefetch(read, files), strict=True):
-            yield tables.decode(table, data, str(self.files / file.path), columns)
+            yield tables.decode(table, data, str(self.files / file.path), columns, self.name.key_columns)
 
     def decode(self, file: FileRecord, columns: list[str]) -> pa.Table:
         """Columns of one of its files of predictions, its bytes checked first.
@@ -115,7 +115,7 @@ class Run:
             DamagedError: it is missing or altered.
         """
         data = read_checked(self.outputs.store, self._files, file)
-        return tables.decode(tables.PREDICTIONS, data, file.path, columns)
+        return tables.decode(tables.PREDICTIONS, data, file.path, columns, self.name.key_columns)
 
     @property
     def predictions(self) -> str:

@@ -12,6 +12,7 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.tables.schemas import SCHEMA_VERSION, Table
 
+FIRST_VERSION = "1"  # wrote no keys into some tables: read, and never written
 WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` buffers
 
 
@@ -33,6 +34,12 @@ def constant(value: object, type: pa.DataType, rows: int) -> pa.Array:  # noqa: 
     return pa.repeat(column_of([value], type)[0], rows)
 
 
+def constants(table: Table, values: Mapping[str, object], rows: int) -> dict[str, pa.Array]:
+    """The columns of the table among `values`, each with the same value in every row."""
+    types = {column.name: column.type for column in table.columns}
+    return {name: constant(value, types[name], rows) for name, value in values.items() if name in types}
+
+
 def encode(table: Table, data: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
     """Write a whole Parquet file in memory, so that no half-written one can ever carry a final name."""
     return encode_groups(table, [data], metadata)
@@ -45,7 +52,7 @@ def encode_groups(table: Table, groups: Iterable[pa.Table], metadata: Mapping[st
     """
     sink = pa.BufferOutputStream()
     schema = table.schema.with_metadata({**table.schema.metadata, **(metadata or {})})
-    with pq.ParquetWriter(sink, schema, write_page_checksum=True, **table.layout) as writer:
+    with _writer(table, sink, schema) as writer:
         for group in groups:
             assert group.schema.equals(table.schema, check_metadata=True), f"{table.name}: not the declared schema"
             writer.write_table(group.replace_schema_metadata(schema.metadata))
@@ -61,7 +68,7 @@ class Writer:
 
     def __init__(self, table: Table, path: Path) -> None:
         self.table, self.rows = table, 0
-        self._file = pq.ParquetWriter(path, table.schema, write_page_checksum=True, **table.layout)
+        self._file = _writer(table, path, table.schema)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
 
@@ -87,11 +94,27 @@ class Writer:
             self._waiting, self._waiting_rows = [], 0
 
 
-def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def decode(
+    table: Table,
+    data: bytes,
+    name: str,
+    columns: Sequence[str] | None = None,
+    keys: Mapping[str, object] | None = None,
+) -> pa.Table:
     """Decode a Parquet file in memory and verify its page checksums.
 
+    Args:
+        table: what it has to be.
+        data: the file.
+        name: of the file, for messages.
+        columns: which columns; all if None.
+        keys: of the rows, by column: what schema version 1 did not write. A table without them is refused without.
+
+    Returns:
+        The columns as this version has them, in their order. A column that may be null and is not there is all nulls.
+
     Raises:
-        DamagedError: the bytes are not Parquet, a checksum fails, or the schema or its version differs.
+        DamagedError: the bytes are not Parquet, a checksum fails, or they are another table or of another version.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -100,13 +123,40 @@ def decode(table: Table, data: bytes, name: str, columns: Sequence[str] | None =
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"{name}: expected a {table.name} table, got a damaged file ({error})") from error
     version = (found.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
-    if not found.equals(table.schema) or version != SCHEMA_VERSION:
+    if version == SCHEMA_VERSION and found.equals(table.schema):
+        return content
+    missing = [field for field in table.schema if found.get_field_index(field.name) < 0]
+    known = {*(keys or {}), *(field.name for field in table.schema if field.nullable)}
+    if not (
+        version in (SCHEMA_VERSION, FIRST_VERSION)
+        and all(field.name in known for field in missing)
+        and all(_is_read(field, table) for field in found)
+    ):
         raise DamagedError(
             f"{name}: expected the columns of {table.name}, schema version {SCHEMA_VERSION}, "
             f"got {found.names}, version {version}; "
             "was it written by another version of this package?"
         )
-    return content
+    wanted = pa.schema([field for field in table.schema if columns is None or field.name in columns])
+    filled = dict.fromkeys((field.name for field in missing), None) | dict(keys or {})
+    return pa.table(
+        [
+            constant(filled[field.name], field.type, content.num_rows) if field in missing
+            else content[field.name]
+            for field in wanted
+        ],
+        schema=wanted.with_metadata(table.schema.metadata),
+    )  # fmt: skip
+
+
+def _is_read(found: pa.Field, table: Table) -> bool:
+    """Whether a column of a file is one of the table, or one that a later version may have added."""
+    index = table.schema.get_field_index(found.name)
+    return bool(found.nullable) if index < 0 else bool(found.equals(table.schema.field(index)))
+
+
+def _writer(table: Table, sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(sink, schema, write_page_checksum=True, **table.layout)
 
 
 def _array(values: Any, type: pa.DataType) -> pa.Array:  # noqa: A002  Arrow's word

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from mnist_pipeline.core.images import DIGITS, PIXELS
 
-# Increase it when a column is added, dropped, or changes its type or meaning.
-SCHEMA_VERSION = "1"
+# Increase it when a column without nulls is added, or any column is dropped or changes its type or meaning. Tables, and
+# columns that may be null, can be added without: `decode` fills in nulls, and passes over what it does not know.
+SCHEMA_VERSION = "2"
 
 PIXEL_BYTES = 4 * PIXELS
 # Rows per row group of a shard. Writing holds one row group in memory, reading its compressed bytes.
@@ -22,7 +23,8 @@ SHARD_ROW_GROUP = 2048
 
 # pandas reads a date column as Python objects, a timestamp at midnight as datetime64.
 RUN_DATE = pa.timestamp("us")
-RUN_ID = pa.dictionary(pa.int32(), pa.string())
+# Of the ids by which tables are joined, in every table.
+KEY = pa.dictionary(pa.int32(), pa.string())
 DIRECTION = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -51,7 +53,12 @@ class Table:
     row: str
     columns: tuple[Column, ...]
     metadata: Mapping[str, str]
-    layout: Mapping[str, Any]
+    layout: Mapping[str, Any]  # of the Parquet file, for `pyarrow.parquet.ParquetWriter`
+
+    @property
+    def repeating(self) -> list[str]:
+        """The columns whose values repeat: in memory they are dictionary-encoded."""
+        return [column.name for column in self.columns if pa.types.is_dictionary(column.type)]
 
     @cached_property  # a run asks for it a hundred times
     def schema(self) -> pa.Schema:
@@ -84,13 +91,12 @@ class Table:
 
 
 _RUN_COLUMNS = (
-    Column("run_id", RUN_ID, "the run this row was published by"),
+    Column("run_id", KEY, "the run this row was published by"),
     Column("run_date", RUN_DATE, "UTC calendar date the run stands for, at midnight"),
-)
-_SET_COLUMNS = (
     Column("dataset", pa.string(), "name of the data set"),
     Column("split", pa.string(), "split of the data set"),
 )
+# The checksum of a page says nothing of its header: each column with a dictionary adds the header of one more.
 _SMALL: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": ["run_id"]}
 _FLOATS = ("confidence", *(f"proba_{digit}" for digit in range(DIGITS)))
 
@@ -136,8 +142,8 @@ PREDICTIONS = Table(
     # Snappy takes half the time of zstd and a tenth more space. Floats of random images have no useful statistics.
     layout={
         "compression": "snappy",
-        "use_dictionary": ["run_id"],
-        "write_statistics": ["run_id", "run_date", "image_id", "label", "prediction", "correct"],
+        "use_dictionary": ["run_id", "dataset", "split"],
+        "write_statistics": ["run_id", "run_date", "dataset", "split", "image_id", "label", "prediction", "correct"],
         "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT") | {"image_id": "DELTA_BINARY_PACKED"},
     },
 )
@@ -146,7 +152,6 @@ SUMMARY = Table(
     row="one digit of the run, ten rows",
     columns=(
         *_RUN_COLUMNS,
-        *_SET_COLUMNS,
         Column("digit", pa.int8(), "the digit this row is about, 0-9"),
         Column("images", pa.int64(), "images labelled with this digit"),
         Column("predicted", pa.int64(), "images predicted as this digit, labelled or not"),
@@ -167,6 +172,7 @@ CONFUSION = Table(
     name="confusion",
     row="one pair of label and prediction; a null label where images have none",
     columns=(
+        *_RUN_COLUMNS,
         Column("label", pa.int8(), "the true digit, 0-9; null for images without a label", nullable=True),
         Column("prediction", pa.int8(), "the digit guessed, 0-9"),
         Column("count", pa.int64(), "images with this label and this prediction"),
@@ -194,11 +200,11 @@ RELIABILITY = Table(
 )
 _VERDICT_COLUMNS = (
     *_RUN_COLUMNS,
-    Column("verdict_id", RUN_ID, "the verdict this row belongs to"),
+    Column("verdict_id", KEY, "the verdict this row belongs to"),
 )
 _AGAINST_COLUMNS = (
-    Column("against", pa.string(), "what the run is compared with: last passed, or baseline"),
-    Column("reference_run_id", RUN_ID, "the run that is"),
+    Column("against", pa.string(), "what the run is compared with: last passed, earlier or baseline"),
+    Column("reference_run_id", KEY, "the run that is"),
 )
 COMPARISON = Table(
     name="comparison",
@@ -239,7 +245,10 @@ FLIPS = Table(
         Column("direction", DIRECTION, "lost, gained or still wrong; null without label", nullable=True),
     ),
     metadata={},
-    layout={**_SMALL, "use_dictionary": ["run_id", "verdict_id", "against", "reference_run_id", "direction"]},
+    layout={
+        **_SMALL,
+        "use_dictionary": ["run_id", "dataset", "split", "verdict_id", "against", "reference_run_id", "direction"],
+    },
 )
 GATES = Table(
     name="gates",
@@ -250,8 +259,13 @@ GATES = Table(
         Column("against", pa.string(), "the reference it is about; null if about the run alone", nullable=True),
         Column("digit", pa.int8(), "the true digit, 0-9; null for all together", nullable=True),
         Column("outcome", pa.string(), "pass, fail or inconclusive"),
-        Column("bound", pa.float64(), "what had to be kept; a loss counts upwards"),
-        Column("value", pa.float64(), "what was found; null where it cannot be known", nullable=True),
+        Column("bound", pa.float64(), "as in config/gates.toml: a loss of 0.01 is kept by a value above -0.01"),
+        Column(
+            "value",
+            pa.float64(),
+            "what was found, a loss below 0 as in comparison; null where it cannot be known",
+            nullable=True,
+        ),
         Column("low", pa.float64(), "lower end of its interval; null where it is certain or unknown", nullable=True),
         Column("high", pa.float64(), "upper end of its interval", nullable=True),
         Column("confidence", pa.float64(), "of these intervals: 1 - 2 alpha"),
@@ -267,6 +281,8 @@ HISTORY = Table(
     row="one digit of one run, over all published runs",
     columns=(
         *SUMMARY.columns,
+        Column("weights_sha256", pa.string(), "sha256 of the weights"),
+        Column("outcome", pa.string(), "of the run's newest verdict; null if it was never judged", nullable=True),
         Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
     ),
     metadata={},
@@ -277,7 +293,6 @@ RUNS = Table(
     row="one published run",
     columns=(
         *_RUN_COLUMNS,
-        *_SET_COLUMNS,
         Column("images", pa.int64(), "images in all"),
         Column("labelled", pa.int64(), "images with a label"),
         Column("correct", pa.int64(), "labelled images predicted right"),
@@ -293,7 +308,7 @@ RUNS = Table(
         Column(
             "ece_noise", pa.float64(), "what ece would be by chance alone, were all confidences right", nullable=True
         ),
-        Column("verdict_id", pa.string(), "newest verdict of the run; null if it was never judged", nullable=True),
+        Column("verdict_id", KEY, "newest verdict of the run; null if it was never judged", nullable=True),
         Column(
             "outcome",
             pa.string(),
@@ -303,6 +318,12 @@ RUNS = Table(
         Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),
         Column("labels_sha256", pa.string(), "sha256 of the labels' IDX file; null without labels", nullable=True),
         Column("weights_sha256", pa.string(), "sha256 of the weights"),
+        Column(
+            "shard_set",
+            pa.string(),
+            "folder of its images below shards/; null if published under schema version 1",
+            nullable=True,
+        ),
         Column("batch_rows", pa.int64(), "images per forward pass"),
         Column("shard_rows", pa.int64(), "images per Parquet file"),
         Column("engine", pa.string(), "what ran the stages: direct or prefect"),

@@ -53,11 +53,10 @@ class AlignedChunk:
         changed = np.flatnonzero(before != now)
         chosen, rows = column_of(changed, pa.int64()), len(changed)
         old, new = self.before.take(chosen), self.now.take(chosen)
-        types = {field.name: field.type for field in tables.FLIPS.schema}
         return tables.build(
             tables.FLIPS,
             {
-                **{name: tables.constant(value, types[name], rows) for name, value in constants.items()},
+                **tables.constants(tables.FLIPS, constants, rows),
                 "image_id": new["image_id"].combine_chunks(),
                 "label": new["label"].combine_chunks(),
                 "before": old["prediction"].combine_chunks(),

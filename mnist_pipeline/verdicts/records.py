@@ -16,10 +16,10 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.core.gates import DIFFERENCES, Outcome
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.manifest import RunContent
+from mnist_pipeline.runs.manifest import RunContent, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.quarantine import move_to_quarantine
 from mnist_pipeline.runs.run import table_of
@@ -32,6 +32,7 @@ from mnist_pipeline.store.local import translated
 logger = logging.getLogger(__name__)
 
 VERDICT_ID_DIGITS = 12
+_MIRRORED = {"value": "value", "low": "high", "high": "low"}
 
 
 class ReferenceRecord(BaseModel):
@@ -98,7 +99,10 @@ class PublishedVerdict:
         for file in self.document.files:
             if table_of(file) == table.name:
                 data = read_checked(self.outputs.store, self._files, file)
-                return tables.decode(table, data, str(self.files / file.path))
+                name = RunName.parse(self.document.run_id)
+                found = tables.decode(table, data, str(self.files / file.path), keys=name.key_columns if name else None)
+                of_first = table is tables.GATES and self.document.schema_version == tables.FIRST_VERSION
+                return _as_differences(found) if of_first else found
         raise DamagedError(f"{self.folder}: expected a {table.name} table, got none in its document")
 
     def check(self) -> None:
@@ -247,6 +251,17 @@ def commit_verdict(outputs: Outputs, staged: StagedVerdict, document: VerdictDoc
     published = find_verdict(outputs, document.run_id, document.verdict_id)
     assert published is not None, "published a moment ago"
     return published
+
+
+def _as_differences(gates: pa.Table) -> pa.Table:
+    """The gates of schema version 1, which counted a loss upwards, as those of this one."""
+    rows = [
+        {**row, **{name: row[other] and -row[other] for name, other in _MIRRORED.items()}}
+        if row["gate"] in DIFFERENCES
+        else row
+        for row in gates.to_pylist()
+    ]
+    return tables.build(tables.GATES, {name: [row[name] for row in rows] for name in gates.column_names})
 
 
 def _damage(outputs: Outputs, run_id: str, name: str) -> str | None:

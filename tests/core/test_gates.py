@@ -403,8 +403,8 @@ def test_a_loss_fails_if_it_is_certain_and_may_be_too_large(lost: int, gained: i
     result = only(judged(replace(OFF, max_loss=0.005), GOOD, reference_of(lines)))
     interval = lines[0].interval(0.998)
     assert interval is not None
-    assert (result.outcome, result.value) == (outcome, (lost - gained) / 10_000)
-    assert (result.low, result.high) == (-interval.high, -interval.low)
+    assert (result.outcome, result.value) == (outcome, (gained - lost) / 10_000)
+    assert (result.low, result.high) == (interval.low, interval.high)
     assert (result.p, result.detectable) == (lines[0].p_worse, lines[0].detectable(0.001))
     assert (result.against, result.bound) == ("baseline", 0.005)
 
@@ -429,7 +429,7 @@ def test_different_images_are_compared_by_proportions() -> None:
     results = judged(replace(OFF, max_loss=0.005, max_digit_loss=0.02), now, reference_of(lines))
     assert [result.outcome for result in results] == ["fail"] + ["inconclusive"] * 10
     assert results[0].p == lines[0].p_worse
-    assert results[0].value == pytest.approx(0.02)
+    assert results[0].value == pytest.approx(-0.02)
 
 
 @given(
@@ -457,7 +457,7 @@ def test_a_loss_is_judged_by_its_interval_and_its_test(
     assert (result.outcome == "fail") == (interval.low < -margin and line.p_worse <= alpha)
     assert result.value is not None
     if result.outcome == "fail":
-        assert result.value > 0
+        assert result.value < 0
 
 
 def test_a_digit_without_images_cannot_be_compared() -> None:
@@ -602,7 +602,7 @@ def test_a_loss_that_is_certain_fails_of_all_and_of_each_digit() -> None:
     failed = [result for result in results if result.outcome == "fail"]
     assert [result.digit for result in failed] == [None, 3]
     assert [len(results), {result.outcome for result in results}] == [11, {"fail", "pass"}]
-    assert failed[1].brief == "no_certain_loss of digit 3 (20.00 points lost)"
+    assert failed[1].brief == "no_certain_loss of digit 3 (20.00 points lost, interval down to 16.38)"
     assert failed[1].reason.startswith("accuracy of digit 3 changed by -20.00 points against the baseline run, 99.8 %")
     assert failed[1].reason.endswith(", a loss is certain")
 
@@ -776,3 +776,44 @@ def test_another_network_that_is_as_good_almost_never_fails_over_the_same_images
         found[outcome_of(judge(ALL_ON, tally, SURE, [reference_of(lines, same_images=True)]))] += 1
     assert found["fail"] / nights < 0.01
     assert found["pass"] / nights > 0.8
+
+
+# In a few words
+
+
+def result_of(gate: str, outcome: GateOutcome, bound: float, value: float | None, *ends: float | None) -> GateResult:
+    low, high = ends or (None, None)
+    return GateResult(gate, None, None, outcome, bound, value, low, high, None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("result", "brief"),
+    [
+        (
+            result_of("max_loss", "fail", 0.005, -0.0043, -0.0081, -0.0005),
+            "0.43 points lost, interval up to 0.81, bound 0.50",
+        ),
+        (
+            result_of("max_loss", "inconclusive", 0.005, 0.001, -0.009, 0.011),
+            "0.10 points gained, interval up to 0.90, bound 0.50",
+        ),
+        (result_of("no_certain_loss", "fail", 0, -0.02, -0.03, -0.01), "2.00 points lost, interval down to 1.00"),
+        (result_of("no_certain_loss", "inconclusive", 0, -0.02, -0.3, 0.1), "2.00 points lost"),
+        (result_of("min_accuracy", "fail", 0.98, 0.95, 0.94, 0.96), "95.00 %, interval up to 96.00 %, bound 98.00 %"),
+        (
+            result_of("min_accuracy", "inconclusive", 0.98, 0.985, 0.97, 0.99),
+            "98.50 %, interval down to 97.00 %, bound 98.00 %",
+        ),
+        (
+            result_of("min_accuracy", "inconclusive", 0.98, 0.975, 0.96, 0.99),
+            "97.50 %, interval up to 99.00 %, bound 98.00 %",
+        ),
+        (result_of("max_nll", "fail", 0.06, 0.08, 0.07, 0.09), "0.08, interval down to 0.07, bound 0.06"),
+        (result_of("max_nll", "inconclusive", 0.06, 0.055, 0.05, 0.065), "0.055, interval up to 0.065, bound 0.06"),
+        (result_of("max_brier", "inconclusive", 0.06, 0.065, 0.05, 0.08), "0.065, interval down to 0.05, bound 0.06"),
+        (result_of("min_images", "fail", 13, 12), "12, bound 13"),
+        (result_of("max_loss", "inconclusive", 0.005, None), "unknown"),
+    ],
+)
+def test_what_decided_is_said_with_the_end_of_the_interval_that_explains_it(result: GateResult, brief: str) -> None:
+    assert result.brief == f"{result.gate} ({brief})"

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core import idx, images
-from mnist_pipeline.core.images import PIXELS
+from mnist_pipeline.core.images import PIXELS, as_bytes
 from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.shards import (
     ShardFile,
     open_shard,
     read_batches,
-    read_pictures,
+    read_selected,
     read_shard_labels,
     write_shard,
 )
@@ -307,7 +307,7 @@ def test_a_flipped_bit_is_damage_and_one_in_a_page_is_caught_where_nothing_is_ha
     path.write_bytes(content)
     assert open_shard(checkpoints, shard) is None
     with pytest.raises(DamagedError, match=rf"shard 2 of 3 \({re.escape(str(path))}\): .*CRC checksum.*run again"):
-        read_pictures(checkpoints, run_of(source_split), [12])
+        read_selected(checkpoints, run_of(source_split), [12])
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1, -9])
@@ -386,25 +386,26 @@ def test_the_shards_of_a_run_are_those_it_was_made_from(labelled: bool, tmp_path
 def test_pictures_have_the_pixels_of_the_idx_file(
     source_split: IdxSplit, written: CheckpointFolder, ids: set[int]
 ) -> None:
-    pictures = read_pictures(written, run_of(source_split), ids)
+    pictures = read_selected(written, run_of(source_split), ids)
     assert pictures.keys() == ids
     for image_id, picture in pictures.items():
-        np.testing.assert_array_equal(picture, IMAGES[image_id], strict=True)
+        np.testing.assert_array_equal(as_bytes(picture)[0], IMAGES[image_id], strict=True)
 
 
 def test_every_value_that_a_pixel_can_have_comes_back(tmp_path: Path) -> None:
     every = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28))
     source_split = make_source_split(tmp_path, every, LABELS[:1])
     checkpoints = written_set(tmp_path / "outputs", source_split)
-    np.testing.assert_array_equal(read_pictures(checkpoints, run_of(source_split), [0])[0], every[0], strict=True)
+    found = read_selected(checkpoints, run_of(source_split), [0])
+    np.testing.assert_array_equal(as_bytes(found[0]), every, strict=True)
 
 
 def test_pictures_are_found_in_any_row_group(
     in_row_groups: tuple[CheckpointFolder, Shard], source_split: IdxSplit
 ) -> None:
-    pictures = read_pictures(in_row_groups[0], run_of(source_split, ROWS), range(ROWS))
+    pictures = read_selected(in_row_groups[0], run_of(source_split, ROWS), range(ROWS))
     assert list(pictures) == list(range(ROWS))
-    np.testing.assert_array_equal(np.stack(list(pictures.values())), IMAGES, strict=True)
+    np.testing.assert_array_equal(as_bytes(np.stack(list(pictures.values()))), IMAGES, strict=True)
 
 
 def test_only_the_shards_that_hold_a_picture_are_read(
@@ -413,13 +414,13 @@ def test_only_the_shards_that_hold_a_picture_are_read(
     counting = FaultyStore(written.store)
     checkpoints = replace(written, store=counting)
     for ids, expected in (([], []), ([9], [0]), ([10, 19], [1]), ([22, 0], [0, 2]), ([ROWS, -1], [])):
-        found = read_pictures(checkpoints, run_of(source_split), ids)
+        found = read_selected(checkpoints, run_of(source_split), ids)
         assert found.keys() == {image_id for image_id in ids if 0 <= image_id < ROWS}
         files = [f"{written.folder}/{PLAN[index].file_name}" for index in expected]
         assert counting.calls == [("read", name) for name in files]
         counting.calls.clear()
     copy, _ = damaged(written, PLAN[1], tmp_path)  # the other shards are gone
-    np.testing.assert_array_equal(read_pictures(copy, run_of(source_split), [12])[12], IMAGES[12])
+    np.testing.assert_array_equal(as_bytes(read_selected(copy, run_of(source_split), [12])[12])[0], IMAGES[12])
 
 
 def test_a_picture_in_a_missing_shard_is_refused(
@@ -428,4 +429,4 @@ def test_a_picture_in_a_missing_shard_is_refused(
     checkpoints, path = damaged(written, PLAN[1], tmp_path)
     path.unlink()
     with pytest.raises(DamagedError, match=rf"^{re.escape(str(path))}: expected a shard, got no file$"):
-        read_pictures(checkpoints, run_of(source_split), [12])
+        read_selected(checkpoints, run_of(source_split), [12])

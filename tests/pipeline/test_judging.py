@@ -622,7 +622,10 @@ def test_the_views_tell_of_the_verdict(tmp_path: Path) -> None:
         (Gates(), "none: nothing was judged"),
         (Gates(min_images=13), "fail: min_images (12, bound 13)"),
         (Gates(min_images=13, min_accuracy=0.1), "fail: min_images (12, bound 13)"),
-        (Gates(digit_accuracy={3: 0.9}), "inconclusive: min_digit_accuracy of digit 3 (0.00 %, bound 90.00 %)"),
+        (
+            Gates(digit_accuracy={3: 0.9}),
+            "inconclusive: min_digit_accuracy of digit 3 (0.00 %, interval up to 99.90 %, bound 90.00 %)",
+        ),
     ],
 )
 def test_a_night_in_one_line_names_what_decided(gates: Gates, line: str, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def age(path: Path, days: int) -> None:
 def test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays(tmp_path: Path) -> None:
     old, *_, new = publish(tmp_path, *DATES)
     publish_verdict(tmp_path, old, outcome="fail")
+    update_views(opened(tmp_path))
     before, history = hashes(tmp_path), pd.read_parquet(tmp_path / "history.parquet")
     prune(tmp_path)
     marked = hashes(tmp_path)

@@ -51,7 +51,7 @@ def write(
     ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
     images = ShardLabels(ids, (ids % 10).astype(np.int8) if labelled else None)
     values = probabilities(shard.range.rows) if values is None else values
-    return predictions.write_predictions(checkpoints, shard, WHO.run_id, WHO.run_date, images, values, MADE_WITH)
+    return predictions.write_predictions(checkpoints, shard, WHO, images, values, MADE_WITH)
 
 
 def read(checkpoints: CheckpointFolder, shard: Shard) -> pd.DataFrame:

@@ -21,6 +21,8 @@ from tests.published import flip_bit, identity, publish_run
 CONSTANTS = {
     "run_id": "now",
     "run_date": date(2026, 1, 31),
+    "dataset": "toy",
+    "split": "test",
     "verdict_id": "0" * 12,
     "against": "baseline",
     "reference_run_id": "before",
@@ -211,9 +213,9 @@ def test_parts_are_decoded_when_they_are_wanted(tmp_path: Path, monkeypatch: pyt
     read: list[tuple[str, str]] = []
     decode = tables.decode
 
-    def noted(table: tables.Table, data: bytes, name: str, columns: list[str]) -> pa.Table:
+    def noted(table: tables.Table, data: bytes, name: str, *how: Any) -> pa.Table:
         read.append((Path(name).parent.parent.name[:10], name[-9]))
-        return decode(table, data, name, columns)
+        return decode(table, data, name, *how)
 
     monkeypatch.setattr(tables, "decode", noted)
     old, new = "2026-01-30", "2026-01-31"
