@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from textwrap import dedent
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 R = TypeVar("R")
@@ -50,7 +51,7 @@ _others: Barrier
 
 
 @cache
-def _forking() -> BaseContext:
+def _forking() -> ForkServerContext:
     """Processes that are forked from one that has no threads, and imports this checkout whichever is installed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
@@ -59,11 +60,14 @@ def _forking() -> BaseContext:
     return context
 
 
-def _begin(others: Barrier, environment: dict[str, str]) -> None:
+def _act(
+    others: Barrier, environment: dict[str, str], answer: Connection, work: Callable[..., object], arguments: Any
+) -> None:
     global _others
     _others = others
     os.environ.clear()
     os.environ.update(environment)
+    answer.send(work(*arguments))
 
 
 def start_together() -> None:
@@ -72,14 +76,30 @@ def start_together() -> None:
 
 
 def run_at_once(work: Callable[..., R], arguments: Sequence[Sequence[object]], timeout_seconds: float = 120) -> list[R]:
-    """What each process returned.
+    """What each process returned; its traceback is on stderr if it raised, or if it died there is none.
 
     Args:
         work: calls `start_together` once, and then does what all are to do at once.
         arguments: those of each process.
-        timeout_seconds: that all may take.
+        timeout_seconds: that each may take for its answer once the one before has given its own.
+
+    Raises:
+        EOFError: a process raised or died.
     """
-    context = _forking()
-    together = context.Barrier(len(arguments))  # each holds its process: no process gets the work of two
-    with context.Pool(len(arguments), _begin, (together, dict(os.environ))) as pool:
-        return pool.starmap_async(work, arguments, chunksize=1).get(timeout_seconds)
+    context, answers = _forking(), list[Connection]()
+    together = context.Barrier(len(arguments))
+    with ExitStack() as stack:
+        for each in arguments:
+            answer, end = context.Pipe(duplex=False)
+            process = context.Process(target=_act, args=(together, dict(os.environ), end, work, each), daemon=True)
+            process.start()
+            stack.callback(process.join)
+            stack.callback(process.kill)
+            end.close()  # or nobody would notice that the process has
+            answers.append(stack.enter_context(answer))
+        return [_answer(answer, timeout_seconds) for answer in answers]
+
+
+def _answer(answer: Connection, timeout_seconds: float) -> Any:
+    assert answer.poll(timeout_seconds), f"no answer within {timeout_seconds} seconds"
+    return answer.recv()
