@@ -22,6 +22,7 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import complete_replacements
@@ -129,6 +130,8 @@ def _versions(outputs: Outputs, only: str | None = None) -> dict[str, str]:
     published = sorted(run_id for run_id, names in found.items() if any(layout.MANIFEST in name for name in names))
     for entry in outputs.store.find(f"{layout.VERDICTS}/{which}/*", (layout.VERDICT,)):
         found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
+    for entry in outputs.store.list(layout.decisions(only) if only else layout.DECISIONS):
+        found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
     # A run_id begins with its date: their order is that of (run_date, run_id).
     return {run_id: _digest(found[run_id]) for run_id in published if RUN_ID.fullmatch(run_id)}
 
@@ -203,6 +206,7 @@ def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> 
         "accuracy_high": interval and interval.high,
         "verdict_id": verdict and verdict.document.verdict_id,
         "outcome": verdict and verdict.outcome,
+        "standing": standing_of(run.outputs, manifest.content),
         "seconds": sum(manifest.timings_seconds.values()),
         "pruned_at": _pruned_at(run),
     }
@@ -238,10 +242,16 @@ def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None
 
 
 def _latest(runs: pa.Table) -> dict[str, dict[str, str]]:
-    """The newest run of each data set and split, by (run_date, published_at), as `lookup.find_run` has it."""
+    """The newest run of each data set and split that is not withdrawn, as `lookup.find_run` has it."""
     newest: dict[str, tuple[Any, ...]] = {}
-    columns = (runs["dataset"], runs["split"], runs["run_date"], runs["published_at"].cast(pa.int64()), runs["run_id"])
-    for dataset, split, *order in zip(*(column.to_pylist() for column in columns), strict=True):
+    columns = (
+        *(runs[name] for name in ("dataset", "split", "standing", "run_date")),
+        runs["published_at"].cast(pa.int64()),
+        runs["run_id"],
+    )
+    for dataset, split, standing, *order in zip(*(column.to_pylist() for column in columns), strict=True):
+        if standing in ("withdrawn", "damaged"):
+            continue
         name = f"{dataset}/{split}"
         newest[name] = max(newest.get(name, tuple(order)), tuple(order))
     return {

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -493,6 +494,47 @@ def test_baselines_that_are_no_longer_ours_are_an_error_that_says_what_to_do(hom
         assert "delete it and set them again" in result.stderr
 
 
+# accept, withdraw
+
+
+def test_a_failed_night_that_was_accepted_is_what_the_next_is_compared_with(home: Path) -> None:
+    flag = gates(home, "max_loss = 1", "min_images = 1_000")
+    assert command("run", "--direct", "--run-date", "2026-01-30", *flag).exit_code == 7
+    run_id = published(home)[0].name
+    done = command("accept", "2026-01-30", "--reason", "half a [bold]night[/bold] on purpose")
+    assert done.exit_code == 0, done.output
+    said = f"{datetime.now(UTC):%Y-%m-%d}: half a [bold]night[/bold] on purpose"
+    assert done.stdout.splitlines() == [f"run {run_id}: accepted {said}"]
+    assert f"accepted {said}" in command("show").stdout.splitlines()
+    assert "fail, accepted" in command("runs").stdout
+    next_night = command("run", "--direct", "--run-date", "2026-01-31", *flag)
+    assert f"  last passed: {run_id}" in next_night.stdout.splitlines()
+
+
+def test_a_withdrawn_night_is_shown_by_its_run_id_only(home: Path) -> None:
+    for run_date in ("2026-01-30", "2026-01-31"):
+        command("run", "--direct", "--run-date", run_date)
+    first, second = (path.name for path in published(home))
+    assert command("withdraw", "latest", "--reason", "wrong camera").exit_code == 0
+    assert f"run {first}" in command("show").stdout
+    assert "withdrawn" in command("show", second).stdout
+    gone = command("show", "2026-01-31")
+    assert gone.exit_code == 5
+    assert f"withdrawn, and found by run_id only: {second}" in gone.stderr
+    verified = command("verify")
+    assert verified.exit_code == 0
+    assert "decisions: 1 verified, 0 damaged" in verified.stdout
+
+
+@pytest.mark.parametrize("word", ["accept", "withdraw"])
+def test_a_decision_needs_a_run_and_a_reason(word: str, home: Path) -> None:
+    run()
+    for words in ((), ("latest",), ("latest", "--reason", ""), ("--reason", "why")):
+        assert command(word, *words).exit_code == 2, words
+    assert command(word, "2026-01-01", "--reason", "why").exit_code == 5
+    assert not (home / "outputs" / "decisions").exists()
+
+
 # promote
 
 
@@ -525,6 +567,8 @@ def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home:
     forced = command("promote", "0.safetensors", "--force", *flag)
     assert forced.exit_code == 0, forced.output
     assert json.loads((home / "outputs" / "promotions" / "000001.json").read_text())["forced"] is True
+    assert f"run {published(home)[0].name}: accepted " in forced.stdout
+    assert ": promoted by force (fail)" in forced.stdout
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, VerdictError
 from mnist_pipeline.pipeline import evaluation, inputs
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.nightly import require_run_dates, run_nightly
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import load_settings, project_folder
@@ -308,6 +309,21 @@ def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path)
     run_nightly(settings.model_copy(update={"batch_rows": 6}))  # another run of the night, published last
     require_run_dates(settings, 1)
     assert {good.verdict.outcome, bad.verdict.outcome} == {"pass", "fail"}
+
+
+def test_a_night_that_was_accepted_is_good_and_one_that_was_withdrawn_is_missing(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, gates={"toy": Gates(min_images=30)})
+    outputs, night = opened(settings.outputs), run_nightly(settings)
+    with pytest.raises(VerdictError, match="fail: min_images"):
+        require_run_dates(settings, 1)
+    run = run_by_id(outputs, night.published.run_id)
+    decide(outputs, run, "accepted", "half a night on purpose")
+    (state,) = require_run_dates(settings, 1)
+    assert state.line.startswith(night.verdict.line)
+    assert state.line.endswith(": half a night on purpose")
+    decide(outputs, run, "withdrawn", "wrong camera")
+    with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; publish them"):
+        require_run_dates(settings, 1)
 
 
 def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.pipeline.evaluation import Published, evaluate
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.runs.layout import promotion
+from mnist_pipeline.runs.layout import PROMOTIONS
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.publishing import commit
@@ -493,7 +493,7 @@ def test_promoted_weights_are_kept_in_the_store_and_serve_the_nights_from_then_o
             str(bucket),
         ],
     )
-    assert exists(opened(bucket).store, promotion(1)), done.output
+    assert exists(opened(bucket).store, f"{PROMOTIONS}/000001.json"), done.output
     assert evaluate(toy).identity.weights_sha256 == archived.stem
     (name,) = opened(bucket).store.children("weights")
     there = bucket / "weights" / name  # as `mnist-pipeline train` leaves them

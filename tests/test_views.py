@@ -352,7 +352,7 @@ def test_a_run_without_labels_has_null_figures(tmp_path: Path) -> None:
     unknown = {name for name, value in row.items() if value is None}
     assert unknown == {
         *("accuracy", "accuracy_low", "accuracy_high", "top2_accuracy", "nll", "nll_error", "brier", "brier_error"),
-        *("ece", "ece_noise", "verdict_id", "outcome", "labels_sha256", "pruned_at"),
+        *("ece", "ece_noise", "verdict_id", "outcome", "standing", "labels_sha256", "pruned_at"),
     }
 
 

@@ -10,8 +10,9 @@ from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from mnist_pipeline.maintenance.verification import Checked
     from mnist_pipeline.runs.manifest import Manifest, Pruned
     from mnist_pipeline.runs.outputs import Outputs as OpenedOutputs
     from mnist_pipeline.runs.run import Run
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def list_published(given: Given) -> None:
     """List the published runs."""
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.decisions import standing_of
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.verdicts.records import newest_verdict
 
@@ -35,12 +37,14 @@ def list_published(given: Given) -> None:
             rows.append(terminal.RunLine(item.name.run_id, "damaged", "-", "-", "-", "-"))
             continue
         verdict = newest_verdict(opened(settings), manifest.content)
+        standing = standing_of(opened(settings), manifest.content)
+        outcome = verdict.outcome if verdict else "not judged"
         rows.append(
             terminal.RunLine(
                 run_id=item.name.run_id,
                 images=f"{manifest.totals.images:,}",
                 accuracy=terminal.percent(manifest.totals.accuracy),
-                verdict=verdict.outcome if verdict else "not judged",
+                verdict=f"{outcome}, {standing}" if standing else outcome,
                 weights=manifest.identity.weights_sha256[:8],
                 published_at=f"{manifest.published_at:%Y-%m-%d %H:%M}",
             )
@@ -71,6 +75,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     _show_verdict(settings, manifest)
+    _show_decision(settings, manifest)
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
 
@@ -87,6 +92,16 @@ def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
         out.print("verdict: not judged yet: running its date again judges it")
     else:
         print_verdict(verdict)
+
+
+def _show_decision(settings: "Settings", manifest: "Manifest") -> None:
+    from mnist_pipeline.runs.decisions import newest_decision
+
+    try:
+        if decision := newest_decision(opened(settings), manifest.content):
+            out.print(decision.line, style="bold", soft_wrap=True)
+    except DamagedError as error:
+        out.print(f"decision: damaged: {error}", style="red", soft_wrap=True)
 
 
 @app.command()
@@ -168,11 +183,12 @@ def _unfinished(
 
 
 def _check_beside(outputs: "OpenedOutputs") -> int:
-    """Check verdicts, shards and weights; return the number of damaged ones."""
-    from mnist_pipeline.maintenance.verification import check_shards, check_verdicts, check_weights
+    """Check verdicts, decisions, shards and weights; return the number of damaged ones."""
+    from mnist_pipeline.maintenance import verification
 
     damaged = 0
-    for what, check in (("verdicts", check_verdicts), ("shards", check_shards), ("weights", check_weights)):
+    for what in ("verdicts", "decisions", "shards", "weights"):
+        check: Callable[[OpenedOutputs], Iterator[Checked]] = getattr(verification, f"check_{what}")
         checked = list(check(outputs))
         problems = [(location, problem) for location, problem in checked if problem]
         damaged += len(problems)

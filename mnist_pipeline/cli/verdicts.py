@@ -1,4 +1,4 @@
-"""The commands for verdicts and views: compare, baseline, promote, report, reindex."""
+"""The commands for verdicts and views: compare, baseline, accept, withdraw, promote, report, reindex."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from mnist_pipeline.pipeline.judging import Judged, Verdict
 
@@ -95,6 +96,33 @@ def show_pinned(given: Given) -> None:
         out.print("no baseline is set: pin one with `mnist-pipeline baseline set RUN`")
 
 
+Reason = Annotated[str, typer.Option("--reason", help="Why, in a few words; kept with the decision.")]
+
+
+@app.command()
+@takes("dataset", "split", "outputs")
+def accept(given: Given, which: WhichRun, reason: Reason) -> None:
+    """Let a run stand as passed whatever its verdict: later runs are compared with it."""
+    _decide(given, which, "accepted", reason)
+
+
+@app.command()
+@takes("dataset", "split", "outputs")
+def withdraw(given: Given, which: WhichRun, reason: Reason) -> None:
+    """Let a run count for nothing: it is neither latest, nor a reference, nor the run of its date. Its files stay."""
+    _decide(given, which, "withdrawn", reason)
+
+
+def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn']", reason: str) -> None:
+    from mnist_pipeline.pipeline.decisions import decide
+    from mnist_pipeline.runs.lookup import find_run
+
+    settings = given.load()
+    found = find_run(opened(settings), which, settings.dataset, settings.split)
+    decision = decide(opened(settings), found, standing, reason)
+    out.print(f"run {found.name.run_id}: {decision.line}", soft_wrap=True)
+
+
 @app.command()
 @takes("dataset", "split", "images", "data_dir", "cache", "outputs")
 def promote(
@@ -115,6 +143,8 @@ def promote(
     out.print()
     out.print(terminal.accuracy_line(totals.correct, totals.labelled), soft_wrap=True)
     print_verdict(promoted.judged.verdict)
+    if promoted.accepted:
+        out.print(f"run {promoted.accepted.run_id}: {promoted.accepted.line}", soft_wrap=True)
     if promoted.record:
         out.print(f"promoted: {promoted.weights_sha256}", style="bold", soft_wrap=True)
         out.print(f"before: {promoted.previous_sha256}; record: {terminal.path_line(promoted.record)}", soft_wrap=True)

@@ -28,6 +28,7 @@ from mnist_pipeline.maintenance.orphans import (
     unused_shards,
 )
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Manifest, Pruned
 from mnist_pipeline.runs.outputs import Outputs
@@ -222,12 +223,16 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
         if read is None:
             needed[run.name.run_id] = "damaged"
             continue
+        standing = standing_of(inventory.outputs, read.manifest.content)
+        if standing in ("withdrawn", "damaged"):
+            continue
         if "pass" not in found[split]:  # before it nothing is looked for
             verdict = newest_verdict(inventory.outputs, read.manifest.content)
-            if verdict and verdict.outcome in REFERENCES.keys() - found[split]:
-                needed[run.name.run_id] = REFERENCES[verdict.outcome]
+            outcome = "pass" if standing == "accepted" else verdict and verdict.outcome
+            if outcome and outcome in REFERENCES.keys() - found[split]:
+                needed[run.name.run_id] = REFERENCES[outcome]
                 if read.pruned is None and _has_predictions(inventory, run, read.manifest):
-                    found[split].add(verdict.outcome)  # else judging goes by an older one
+                    found[split].add(outcome)  # else judging goes by an older one
         if split not in latest:
             latest.add(split)
             needed[run.name.run_id] = "the latest"

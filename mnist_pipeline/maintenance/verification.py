@@ -1,4 +1,4 @@
-"""Checks everything below the outputs folder that carries a checksum, beside the runs: verdicts, shards, weights.
+"""Checks what else carries a checksum below the outputs folder than runs: verdicts, decisions, shards, weights.
 
 Changes nothing.
 """
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.decisions import newest_decision
+from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.records import read_whole
@@ -24,6 +26,17 @@ def check_verdicts(outputs: Outputs) -> Iterator[Checked]:
                 yield location, None
             except DamagedError as error:
                 yield location, f"{error}; the next night that comes to the same verdict gives it again"
+
+
+def check_decisions(outputs: Outputs) -> Iterator[Checked]:
+    """The last decision on each run that has one; those before it are history."""
+    for run_id in outputs.store.children(layout.DECISIONS):
+        location = outputs.path(layout.decisions(run_id))
+        try:
+            newest_decision(outputs, RunContent(run_id, None))
+            yield location, None
+        except DamagedError as error:
+            yield location, str(error)
 
 
 def check_shards(outputs: Outputs) -> Iterator[Checked]:

@@ -18,6 +18,7 @@ from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, out
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
+from mnist_pipeline.runs.decisions import newest_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
 from mnist_pipeline.runs.outputs import Outputs
@@ -42,6 +43,7 @@ from mnist_pipeline.views import current_views, stored_runs, update_views
 
 logger = logging.getLogger(__name__)
 
+GATES_NAMED = 3  # in a line
 LAST_PASSED, EARLIER, BASELINE = "last passed", "earlier", "baseline"  # earlier: nothing was judged there
 
 
@@ -72,10 +74,11 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """The verdict in one line, with the gates that did not pass."""
+        """The verdict in one line, with the first gates that did not pass."""
         gates = [result.brief for result in self.results if result.outcome == self.outcome != "pass"]
-        why = ["nothing was judged"] if self.outcome == "none" else gates
-        return f"run {self.run_id}: {self.outcome}" + (f": {', '.join(why)}" if why else "")
+        why = ["nothing was judged"] if self.outcome == "none" else gates[:GATES_NAMED]
+        more = f" and {len(gates) - GATES_NAMED} more" if len(gates) > GATES_NAMED else ""
+        return f"run {self.run_id}: {self.outcome}" + (f": {', '.join(why)}{more}" if why else "")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def judge_run(
             run_id=run_id,
             run_sha256=str(manifest.content.sha256),
             outcome=outcome_of(results),
-            notes=tuple(_notes(manifest, references, results, gates_chosen)),
+            notes=(*_accepted(outputs, chosen), *_notes(manifest, references, results, gates_chosen)),
             references=tuple(_record(reference, chosen[reference.against].content) for reference in references),
             gates=asked,
             versions=versions(),
@@ -264,7 +267,7 @@ def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bo
 
 def _earlier_runs(outputs: Outputs, run: Run, manifest: Manifest) -> list[dict[str, Any]]:
     """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
-    columns = ["run_id", "run_date", "published_at", "outcome"]
+    columns = ["run_id", "run_date", "published_at", "outcome", "standing"]
     runs = stored_runs(outputs, run.name.run_id) if run.verified else current_views(outputs).runs
     rows = runs.select(columns)
     rows = rows.set_column(2, "published_at", rows["published_at"].cast(pa.timestamp("us"))).to_pylist()
@@ -282,13 +285,15 @@ def _newest_fit(
 ) -> tuple[str, _Chosen] | None:
     """The first of some runs whose newest verdict has one of these outcomes, with its kind of reference.
 
+    An accepted run stands as passed, and a withdrawn one is no reference.
     Prefers a usable run to a newer one that cannot be compared with: otherwise every later run would be inconclusive
     until somebody repaired that one.
     """
     unfit = None
     for row in earlier:
-        if row["outcome"] in outcomes:
-            against = LAST_PASSED if row["outcome"] == "pass" else EARLIER
+        outcome = "pass" if row["standing"] == "accepted" else row["outcome"]
+        if outcome in outcomes and row["standing"] in (None, "accepted"):
+            against = LAST_PASSED if outcome == "pass" else EARLIER
             chosen = _look_at(outputs, row["run_id"])
             if chosen.problem is None:
                 return against, chosen
@@ -341,6 +346,13 @@ def _look_at(outputs: Outputs, run_id: str) -> _Chosen:
     except DamagedError as error:  # written by an earlier version
         return _Chosen(manifest.content, str(error))
     return _Chosen(manifest.content)
+
+
+def _accepted(outputs: Outputs, chosen: Mapping[str, _Chosen]) -> Iterator[str]:
+    for against, reference in chosen.items():
+        decision = None if reference.problem else newest_decision(outputs, reference.content)
+        if decision and decision.standing == "accepted":
+            yield f"the {against} run {decision.run_id} was {decision.line}"
 
 
 def _notes(

@@ -14,6 +14,7 @@ from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
+from mnist_pipeline.runs.decisions import newest_decision, not_withdrawn
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
@@ -50,7 +51,7 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
     outputs, dataset, split, last = Outputs.at(settings.outputs), settings.dataset, settings.split, settings.run_date
     complete_repairs(outputs)
     first = last - timedelta(days=nights - 1)
-    found = [run for run in lookup.list_runs(outputs) if run.name.is_of(dataset, split)]
+    found = [run for run in not_withdrawn(outputs, lookup.list_runs(outputs)) if run.name.is_of(dataset, split)]
     due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
     states = [state_of(settings, list(of_date)) for _, of_date in due]
     failed = [state.line for state in states if not state.good]
@@ -66,11 +67,13 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
 def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
     """The status of a date, decided by its run that was published last.
 
-    A missing verdict is not good: the run was never judged.
+    A missing verdict is not good: the run was never judged. An accepted run is good whatever its verdict.
     """
+    outputs = Outputs.at(settings.outputs)
     try:
         manifest = max((run.manifest() for run in of_date), key=lambda each: each.published_at)
-        verdict = current_verdict(Outputs.at(settings.outputs), manifest)
+        verdict = current_verdict(outputs, manifest)
+        decision = newest_decision(outputs, manifest.content)
     except DamagedError as error:
         return DateStatus(str(error), good=False)
     if verdict is None:
@@ -79,4 +82,6 @@ def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
             f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
         )
         return DateStatus(line, good=False)
+    if decision and decision.standing == "accepted":
+        return DateStatus(f"{verdict.line}; {decision.line}", good=True)
     return DateStatus(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 from mnist_pipeline import tables
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, SettingsError
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.evaluation import evaluate
-from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_run
+from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_published, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.decisions import Decision
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
@@ -27,12 +30,16 @@ CURRENT = "current weights"
 
 @dataclass(frozen=True)
 class Promoted:
-    """The result for a candidate. `record` is None if it was not promoted, or was current already."""
+    """The result for a candidate.
+
+    `record` is None if it was not promoted, or was current already; `accepted` is not None if it was promoted by force.
+    """
 
     weights_sha256: str
     previous_sha256: str
     judged: Judged
     record: Location | None
+    accepted: Decision | None
 
 
 def promote(settings: Settings, weights: Location, force: bool = False, progress: Progress = silent) -> Promoted:
@@ -41,7 +48,8 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     Args:
         settings: data set and split to evaluate on; its `weights` are ignored.
         weights: the candidate's file.
-        force: promote it whatever the verdict; the record says so.
+        force: promote it whatever the verdict; the record says so. Its run is then published among the nightly runs
+            too, and accepted: later nights are compared with it, and not for ever with weights that are gone.
         progress: callback for downloads, shards and predictions.
 
     Raises:
@@ -73,11 +81,19 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     verdict = judge_run(candidates, now.run_id, gates, {CURRENT: before.run_id})
     shas = weights_sha256(candidate), before.identity.weights_sha256
     passed = compared and verdict.outcome == "pass"
-    record = None
+    record = accepted = None
     if (lost or shas[0] != shas[1]) and (passed or force):
-        outputs.archive_weights(candidate)
+        archived = outputs.archive_weights(candidate)
         record = record_promotion(outputs, _promotion(*shas, verdict, forced=not passed))
-    return Promoted(*shas, Judged(now, verdict, accepted=passed), record)
+        if not passed:
+            accepted = _accept_forced(settings.model_copy(update={"weights": archived}), verdict, progress)
+    return Promoted(*shas, Judged(now, verdict, accepted=passed), record, accepted)
+
+
+def _accept_forced(settings: Settings, verdict: Verdict, progress: Progress) -> Decision:
+    published = judge_published(settings, evaluate(settings, progress)).published
+    outputs = Outputs.at(settings.outputs)
+    return decide(outputs, run_by_id(outputs, published.run_id), "accepted", f"promoted by force ({verdict.outcome})")
 
 
 def _promotion(weights: str, previous: str, verdict: Verdict, forced: bool) -> Promotion:

@@ -1,8 +1,8 @@
 """Every name below the outputs folder, spelled once.
 
-Facts: `runs/`, `weights/`, `promotions/`, `baselines.json`. Verdicts: `verdicts/`. Caches: `shards/`. Views, derived
-and replaceable: `history.parquet`, `runs.parquet`, `latest.json`, `reports/`. Hidden from readers: `.staging/`,
-`.repairs/`, `quarantine/`, and in a bucket `data/`, where the files stay that a manifest or verdict lists.
+Facts: `runs/`, `weights/`, `promotions/`, `decisions/`, `baselines.json`. Verdicts: `verdicts/`. Caches: `shards/`.
+Views, derived and replaceable: `history.parquet`, `runs.parquet`, `latest.json`, `reports/`. Hidden from readers:
+`.staging/`, `.repairs/`, `quarantine/`, and in a bucket `data/`, where the files stay that a manifest or verdict lists.
 """
 
 import re
@@ -14,6 +14,7 @@ VERDICTS = "verdicts"
 SHARDS = "shards"
 WEIGHTS = "weights"
 PROMOTIONS = "promotions"
+DECISIONS = "decisions"
 CANDIDATES = "candidates"  # an outputs folder of its own, for runs of weights that may be promoted
 REPORTS = "reports"
 REPAIRS = ".repairs"
@@ -73,9 +74,9 @@ def weights(sha256: str) -> str:
     return f"{WEIGHTS}/{sha256}.safetensors"
 
 
-def promotion(number: int) -> str:
-    """The record of the n-th promotion, from 1."""
-    return f"{PROMOTIONS}/{number:06d}.json"
+def decisions(run_id: str) -> str:
+    """The folder of the numbered decisions on a run."""
+    return f"{DECISIONS}/{run_id}"
 
 
 def shard_set(name: str) -> str:

@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta
 
 from mnist_pipeline.errors import AmbiguousRunError, RunNotFoundError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.decisions import not_withdrawn
 from mnist_pipeline.runs.manifest import RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
@@ -56,8 +57,8 @@ def _pending(outputs: Outputs, names: Sequence[RunName]) -> str:
 
 
 def missing_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> list[date]:
-    """The dates from `first` to `last`, both included, for which no run of the data set and split is published."""
-    there = {run.name.run_date for run in list_runs(outputs) if run.name.is_of(dataset, split)}
+    """The dates from `first` to `last`, both included, without a published run of that split that is not withdrawn."""
+    there = {run.name.run_date for run in not_withdrawn(outputs, list_runs(outputs)) if run.name.is_of(dataset, split)}
     run_dates = (first + timedelta(days=days) for days in range((last - first).days + 1))
     return [run_date for run_date in run_dates if run_date not in there]
 
@@ -81,7 +82,8 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
 
     Args:
         outputs: the outputs folder.
-        which: a run_id, a run_date, or "latest": the newest by (run_date, published_at).
+        which: a run_id, a run_date, or "latest": the newest by (run_date, published_at). Withdrawn runs are found by
+            their run_id only.
         dataset: data set meant by a date or "latest".
         split: split meant by a date or "latest".
 
@@ -95,7 +97,10 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
     runs = list_runs(outputs)
     if exact := [run for run in runs if run.name.run_id == which]:
         return exact[0]
-    ours = [run for run in runs if run.name.is_of(dataset, split)]
+    every = [run for run in runs if run.name.is_of(dataset, split)]
+    ours = not_withdrawn(outputs, every)
+    meant = [run for run in every if str(which) in ("latest", str(run.name.run_date))]
+    withdrawn = [run.name.run_id for run in meant if run not in ours]
     if which == "latest":
         newest = [run for run in ours if run.name.run_date == ours[-1].name.run_date]
         if newest:
@@ -110,7 +115,7 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
         if dated:
             return dated[0]
     known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
-    meant = [
+    unfinished = [
         name
         for name in pending_repairs(outputs)
         if str(which) == name.run_id or (name.is_of(dataset, split) and str(which) in ("latest", str(name.run_date)))
@@ -118,8 +123,9 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
     raise RunNotFoundError(
         f"run {str(which)!r}: expected a published run of {dataset}/{split} in {outputs}, got none; "
         f"what is there: {', '.join(known) or 'nothing yet'}; "
+        + (f"withdrawn, and found by run_id only: {', '.join(withdrawn[-3:])}; " if withdrawn else "")
         + (
-            _pending(outputs, meant)
+            _pending(outputs, unfinished)
             or f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_run_date_flag(which)}`"
         )
     )

@@ -315,6 +315,12 @@ RUNS = Table(
             "of that verdict: pass, fail, inconclusive, or none: nothing was judged",
             nullable=True,
         ),
+        Column(
+            "standing",
+            pa.string(),
+            "what a person decided of the run: accepted or withdrawn, damaged if that cannot be read; null if nothing",
+            nullable=True,
+        ),
         Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),
         Column("labels_sha256", pa.string(), "sha256 of the labels' IDX file; null without labels", nullable=True),
         Column("weights_sha256", pa.string(), "sha256 of the weights"),

@@ -3,19 +3,16 @@
 A promotion is a numbered document that is created once and never changed; the weights lie in the archive.
 """
 
-import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import ChecksummedDocument
 from mnist_pipeline.store.files import read_expected
-
-_NAME = re.compile(r"(\d{6})\.json")
 
 
 class Promotion(ChecksummedDocument):
@@ -40,9 +37,9 @@ def current_promotion(outputs: Outputs) -> Promotion | None:
         DamagedError: it is altered.
         StoreError: it cannot be read.
     """
-    if not (numbers := list(_numbers(outputs))):
+    name = numbered.newest(outputs.store, layout.PROMOTIONS)
+    if name is None:
         return None
-    name = layout.promotion(max(numbers))
     return Promotion.from_bytes(read_expected(outputs.store, name, "a promotion"), str(outputs.path(name)))
 
 
@@ -52,13 +49,4 @@ def record_promotion(outputs: Outputs, promotion: Promotion) -> Location:
     Raises:
         StoreError: the outputs folder cannot be written.
     """
-    while True:
-        name = layout.promotion(max(_numbers(outputs), default=0) + 1)
-        if outputs.store.create(name, promotion.to_bytes()):
-            return outputs.path(name)
-
-
-def _numbers(outputs: Outputs) -> Iterator[int]:
-    for child in outputs.store.children(layout.PROMOTIONS):
-        if match := _NAME.fullmatch(child):
-            yield int(match[1])
+    return outputs.path(numbered.append(outputs.store, layout.PROMOTIONS, promotion.to_bytes()))

@@ -20,6 +20,7 @@ from mnist_pipeline.core.comparison import Unpaired, holm
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline import judging
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.judging import BASELINE, EARLIER, LAST_PASSED, Verdict, judge_run, read_verdict
 from mnist_pipeline.runs import publishing
 from mnist_pipeline.runs.lookup import run_by_id
@@ -587,6 +588,38 @@ def test_a_digit_without_images_is_not_judged_by_what_cannot_be_known(tmp_path: 
     assert rows.loc[5:, ["difference", "low", "high"]].isna().all(axis=None)
 
 
+# Decisions
+
+
+def test_an_accepted_run_stands_as_passed_for_those_after_it(tmp_path: Path) -> None:
+    passed = judged(tmp_path, "2026-01-28")
+    failed = judged(tmp_path, "2026-01-29", BROKEN, **OTHER_WEIGHTS)
+    run_id = publish(tmp_path)
+    before = judge_run(opened(tmp_path), run_id, KEPT)
+    assert compared_with(before) == {LAST_PASSED: passed}
+    decide(opened(tmp_path), run_by_id(opened(tmp_path), failed), "accepted", "the old weights are not coming back")
+    after = judge_run(opened(tmp_path), run_id, KEPT)  # its reference is another: so is the verdict
+    assert compared_with(after) == {LAST_PASSED: failed}
+    assert after.verdict_id != before.verdict_id
+    (note,) = after.notes
+    assert note.startswith(f"the last passed run {failed} was accepted 2")
+    assert note.endswith(": the old weights are not coming back")
+
+
+def test_a_run_that_was_never_judged_can_be_accepted(tmp_path: Path) -> None:
+    first = publish(tmp_path, "2026-01-30")
+    decide(opened(tmp_path), run_by_id(opened(tmp_path), first), "accepted", "looked at by hand")
+    assert compared_with(judge_run(opened(tmp_path), publish(tmp_path), KEPT)) == {LAST_PASSED: first}
+
+
+@pytest.mark.parametrize("gates_chosen", [True, False])
+def test_a_withdrawn_run_is_no_reference(gates_chosen: bool, tmp_path: Path) -> None:
+    first, second = judged(tmp_path, "2026-01-29"), judged(tmp_path, "2026-01-30")
+    decide(opened(tmp_path), run_by_id(opened(tmp_path), second), "withdrawn", "wrong camera")
+    verdict = judge_run(opened(tmp_path), publish(tmp_path), KEPT, gates_chosen=gates_chosen)
+    assert compared_with(verdict) == {LAST_PASSED: first}
+
+
 # What is kept and shown
 
 
@@ -622,6 +655,13 @@ def test_the_views_tell_of_the_verdict(tmp_path: Path) -> None:
         (Gates(), "none: nothing was judged"),
         (Gates(min_images=13), "fail: min_images (12, bound 13)"),
         (Gates(min_images=13, min_accuracy=0.1), "fail: min_images (12, bound 13)"),
+        (
+            Gates(min_images=13, min_digit_images=4),
+            (
+                "fail: min_images (12, bound 13), min_digit_images of digit 0 (2, bound 4), "
+                "min_digit_images of digit 1 (2, bound 4) and 8 more"
+            ),
+        ),
         (
             Gates(digit_accuracy={3: 0.9}),
             "inconclusive: min_digit_accuracy of digit 3 (0.00 %, interval up to 99.90 %, bound 90.00 %)",

@@ -136,6 +136,22 @@ def test_force_promotes_whatever_the_verdict_and_the_record_says_so(toy: Setting
     assert records(toy) == ["000001.json", "000002.json"]
 
 
+def test_after_a_forced_promotion_nights_are_compared_with_the_new_weights(toy: Settings) -> None:
+    offer(toy, GOOD)
+    first = run_nightly(toy.model_copy(update={"run_date": "2026-01-30"}))
+    second = run_nightly(toy.model_copy(update={"run_date": "2026-01-31"}))
+    assert (second.verdict.outcome, second.verdict.references[0].run_id) == ("pass", first.published.run_id)
+    forced = offer(toy.model_copy(update={"run_date": "2026-02-01"}), BAD, force=True)
+    assert forced.accepted is not None
+    assert forced.accepted.reason == "promoted by force (fail)"
+    own = run_by_id(opened(toy.outputs), forced.accepted.run_id)
+    assert own.manifest().identity.weights_sha256 == weights_sha256(BAD)
+    for run_date in ("2026-02-02", "2026-02-03"):
+        night = run_nightly(toy.model_copy(update={"run_date": run_date}))
+        assert (night.verdict.outcome, night.accepted) == ("pass", True)
+    assert offer(toy, equal(1), force=True).accepted is None  # it is better, and needs no force
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_the_current_weights_again_are_nothing_to_do(force: bool, toy: Settings) -> None:
     offer(toy, GOOD)

@@ -15,6 +15,7 @@ from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import PrunedError, RunConflictError
 from mnist_pipeline.maintenance.pruning import Action, carry_out, plan_prune
 from mnist_pipeline.pipeline import evaluation
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs import layout
@@ -410,6 +411,20 @@ def test_an_older_run_that_judging_would_go_back_to_is_kept(tmp_path: Path) -> N
     (tmp_path / "runs" / run_ids[1] / "predictions" / "part-00001.parquet").unlink()
     kept = reasons(tmp_path)
     assert (kept[run_ids[0]], kept[run_ids[1]]) == ("the last that passed", "the last that passed")
+
+
+def test_an_accepted_run_is_kept_as_the_last_that_passed_and_a_withdrawn_one_is_not(tmp_path: Path) -> None:
+    first, second, third, last = publish(tmp_path, *DATES)
+    outputs = opened(tmp_path)
+    for run_id in (first, third):
+        judge_run(outputs, run_id, Gates(min_images=1))
+    decide(outputs, run_by_id(outputs, second), "accepted", "no better one is coming")
+    assert (second in reasons(tmp_path), reasons(tmp_path)[third]) == (False, "the last that passed")
+    for run_id in (third, last):
+        decide(outputs, run_by_id(outputs, run_id), "withdrawn", "wrong camera")
+    kept = reasons(tmp_path)
+    assert (first in kept, third in kept, kept[second]) == (False, False, "the latest")
+    assert kept[last] == "one of the last 1"
 
 
 def test_the_newest_run_with_nothing_judged_is_kept_until_a_later_one_has_passed(tmp_path: Path) -> None:

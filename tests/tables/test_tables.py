@@ -284,6 +284,7 @@ PANDAS_DTYPES = {
         "ece_noise": "float64",
         "verdict_id": "category",
         "outcome": TEXT,
+        "standing": TEXT,
         "images_sha256": TEXT,
         "labels_sha256": TEXT,
         "weights_sha256": TEXT,

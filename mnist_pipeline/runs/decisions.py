@@ -1,0 +1,96 @@
+"""What a person has decided of a published run: to accept it whatever its verdict, or to withdraw it.
+
+A decision is a numbered document below the run's id that is created once and never changed; the last one holds, for the
+run as it was then: published anew with other content, the run is undecided. Neither moves nor changes the run.
+"""
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.manifest import RunContent
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store import numbered
+from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.documents import ChecksummedDocument
+from mnist_pipeline.store.files import read_expected
+
+logger = logging.getLogger(__name__)
+
+Standing = Literal["accepted", "withdrawn", "damaged"]  # damaged: the decision cannot be known
+
+
+class Decision(ChecksummedDocument):
+    """A run was accepted or withdrawn."""
+
+    kind: ClassVar[str] = "a decision"
+    checksum_field: ClassVar[str] = "decision_sha256"
+
+    run_id: str
+    run_sha256: str | None  # over the hashes of its files
+    standing: Literal["accepted", "withdrawn"]
+    reason: str
+    decided_at: datetime
+
+    @property
+    def line(self) -> str:
+        """For example `accepted 2026-11-26: new camera`."""
+        return f"{self.standing} {self.decided_at:%Y-%m-%d}: {self.reason}"
+
+
+def record_decision(outputs: Outputs, decision: Decision) -> Location:
+    """Add a decision after all others on that run.
+
+    Raises:
+        StoreError: the outputs folder cannot be written.
+    """
+    return outputs.path(numbered.append(outputs.store, layout.decisions(decision.run_id), decision.to_bytes()))
+
+
+def newest_decision(outputs: Outputs, run: RunContent) -> Decision | None:
+    """The last decision on a run, as it is now, or None.
+
+    Raises:
+        DamagedError: it is altered.
+        StoreError: it cannot be read.
+    """
+    name = numbered.newest(outputs.store, layout.decisions(run.run_id))
+    if name is None:
+        return None
+    path = outputs.path(name)
+    try:
+        decision = Decision.from_bytes(read_expected(outputs.store, name, "a decision"), str(path))
+    except DamagedError as error:
+        raise DamagedError(
+            f"{error}; decide again with `mnist-pipeline accept` or `mnist-pipeline withdraw`"
+        ) from error
+    return decision if (decision.run_id, decision.run_sha256) == (run.run_id, run.sha256) else None
+
+
+def standing_of(outputs: Outputs, run: RunContent) -> Standing | None:
+    """What was decided of a run last, or None; a damaged decision is logged."""
+    try:
+        decision = newest_decision(outputs, run)
+    except DamagedError as error:
+        logger.warning("neither a reference nor the run of its date: %s", error)
+        return "damaged"
+    return None if decision is None else decision.standing
+
+
+def not_withdrawn(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
+    """The runs that were not withdrawn, as far as that can be known.
+
+    Raises:
+        DamagedError: a run with a decision is damaged.
+    """
+    decided = set(outputs.store.children(layout.DECISIONS))
+    return [
+        run
+        for run in runs
+        if run.name.run_id not in decided
+        or standing_of(outputs, run.manifest().content) not in ("withdrawn", "damaged")
+    ]
