@@ -1,10 +1,11 @@
 """Exactly one: however many publish the same night at once, there is one commit, and nothing of the others is left."""
 
+import functools
 import json
-import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.promises.mutants import Mutant
 from tests.published import hashes, identity, left_over, on_disk, opened, publish_run, staged
 
 PUBLISHERS = 8
+PAUSE_SECONDS = 0.03
 TONIGHT = "2026-01-31"
 
 
@@ -49,13 +51,13 @@ def unsafe_views(outputs: Outputs) -> None:
     (folder / layout.LATEST).write_text(json.dumps(views._latest(found.runs)))
 
 
-def slow_views(outputs: Outputs) -> None:
+def slow_views(outputs: Outputs, seconds: float) -> None:
     """As `update_views`, with a pause between what is read and what is written, as a long history makes one."""
     current_views = views.current_views
 
     def slowly(*how: Any) -> views.Views:
         found = current_views(*how)
-        time.sleep(random.Random(os.getpid()).uniform(0, 0.2))
+        time.sleep(seconds)
         return found
 
     with mock.patch.object(views, "current_views", slowly):
@@ -63,17 +65,29 @@ def slow_views(outputs: Outputs) -> None:
 
 
 def publish(outputs: Path, run_date: str, seed: int, how: str) -> str:
-    """Publish a run at the same moment as others do. Returns what is said of it."""
-    update = {"safe": update_views, "slow": slow_views, "unsafe": unsafe_views}[how]
+    """Publish a run at the same moment as others do. Returns what is said of it.
+
+    Slowly, the older the night the later it begins, and the sooner it has written the views: whoever read first writes
+    last, without the rows of all others if nothing keeps it from that.
+    """
+    age = (date.fromisoformat(TONIGHT) - date.fromisoformat(run_date)).days
+    pause = 2 * PAUSE_SECONDS * (PUBLISHERS - age)
+    updates: dict[str, Callable[[Outputs], None]] = {
+        "safe": update_views,
+        "slow": functools.partial(slow_views, seconds=pause),
+        "unsafe": unsafe_views,
+    }
     # The older the night, the later it is published.
     published_at = datetime(2026, 2, 1, tzinfo=UTC) + (date(2026, 2, 1) - date.fromisoformat(run_date))
     with staged(outputs, identity(run_date), seed=seed, published_at=published_at) as (staging, manifest):
         start_together()
+        if how == "slow":
+            time.sleep(PAUSE_SECONDS * age)
         try:
             new = (unsafe_commit if how == "unsafe" else commit)(opened(outputs), staging, manifest)
         except Exception as error:
             return f"{type(error).__name__} {error}"
-        update(opened(outputs))
+        updates[how](opened(outputs))
         return "new" if new else "old"
 
 
