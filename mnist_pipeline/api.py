@@ -107,6 +107,11 @@ def run_files(
         if each.name.is_of(dataset, split):
             with suppress(PrunedError):
                 files += [str(path) for path in each.paths(RUN_TABLES[table])]
+    if not files:
+        raise RunNotFoundError(
+            f"{folder}: expected published runs of {dataset}/{split} with {table}, got none; name the folder of the "
+            "nights with `outputs`, or another data set"
+        )
     return files
 
 
@@ -173,8 +178,17 @@ def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
 
     Args:
         outputs: the outputs folder; the configured one if left out.
+
+    Raises:
+        RunNotFoundError: no run is published there.
     """
-    frame: pd.DataFrame = current_views(_outputs(outputs)).history.to_pandas()
+    folder = _outputs(outputs)
+    if not list_runs(folder):
+        raise RunNotFoundError(
+            f"{folder}: expected published runs, got none; name the folder of the nights with `outputs`, or publish "
+            "a night with `mnist-pipeline run`"
+        )
+    frame: pd.DataFrame = current_views(folder).history.to_pandas()
     return frame
 
 

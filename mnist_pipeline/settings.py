@@ -92,12 +92,17 @@ Rows = Annotated[int, Field(ge=1, le=100_000)]
 Workers = Annotated[int, Field(ge=1, le=256)]
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
-# Prefect's server validates parameters by the pattern in their schema; it ignores the format.
+# Every date of the calendar and no other text. Prefect's server validates parameters by the pattern in their schema and
+# ignores the format: what it accepts becomes a run, which then fails.
+CALENDAR_DATE = (
+    r"^(\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
+    r"|(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)$"
+)
 RunDate = Annotated[
     date,
     BeforeValidator(_calendar_date),
     AfterValidator(_has_begun),
-    Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"}),
+    Field(json_schema_extra={"pattern": CALENDAR_DATE}),
 ]
 
 

@@ -83,8 +83,9 @@ def test_history_is_right_even_where_the_file_is_damaged_or_behind(outputs: Path
     assert len(load_history(outputs)) == 30
 
 
-def test_without_runs_there_is_an_empty_history_and_no_run(tmp_path: Path) -> None:
-    assert len(load_history(tmp_path)) == 0
+def test_without_runs_there_is_no_history_and_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFoundError, match=f"{tmp_path}: expected published runs, got none; name the folder"):
+        load_history(tmp_path)
     with pytest.raises(RunNotFoundError, match="run 'latest': expected a published run of mnist/test"):
         load_run(outputs=tmp_path)
 
@@ -135,7 +136,8 @@ def below_a_key(tmp_path: Path) -> Path:
 def test_run_files_of_all_are_those_of_each_run_oldest_first(outputs: Path) -> None:
     of_each = [run_files(who.run_id, table="summary", outputs=outputs) for who in (OLD, NEW)]
     assert run_files("all", "toy", "test", "summary", outputs) == [file for files in of_each for file in files]
-    assert run_files("all", "mnist", "test", outputs=outputs) == []
+    with pytest.raises(RunNotFoundError, match="expected published runs of mnist/test with summary, got none"):
+        run_files("all", "mnist", "test", "summary", outputs=outputs)
     carry_out(opened(outputs), plan_prune(opened(outputs), Retention(0, 1), timedelta(), LATER), LATER)
     assert run_files("all", "toy", outputs=outputs) == run_files(NEW.run_id, outputs=outputs)
     assert len(run_files("all", "toy", table="confusion", outputs=outputs)) == 2

@@ -466,7 +466,11 @@ def test_compare_with_a_damaged_run_is_an_error(home: Path) -> None:
 def test_a_baseline_is_set_shown_used_and_cleared(home: Path) -> None:
     nothing = command("baseline", "show")
     assert nothing.exit_code == 0
-    assert "no baseline is set: pin one with `mnist-pipeline baseline set RUN`" in nothing.stdout
+    assert nothing.stdout == (
+        f"no baseline is set in {home / 'outputs'}: pin one with `mnist-pipeline baseline set RUN`\n"
+    )
+    assert command("baseline", "clear").exit_code == 5
+    assert not (home / "outputs").exists()
     pinned = night(home, "2026-01-29")
     night(home, "2026-01-30")
     assert command("baseline", "set", "2026-01-29").stdout == f"baseline of toy/test: {pinned}\n"
@@ -540,13 +544,15 @@ def test_a_decision_needs_a_run_and_a_reason(word: str, home: Path) -> None:
 
 def test_promote_says_what_is_current_now_and_the_next_run_uses_it(home: Path) -> None:
     flag = gates(home, "max_loss = 1")
+    run()
+    before = published(home)
     result = command("promote", file_of(home, 0), *flag)
     assert result.exit_code == 0, result.output
     sha256 = weights_sha256(random_network(0))
     assert "verdict: pass" in result.stdout
     assert f"promoted: {sha256}" in result.stdout
     assert "record: outputs/promotions/000001.json" in result.stdout
-    assert published(home) == []
+    assert published(home) == before
     run()
     assert f"weights sha256 {sha256}" in command("show").stdout
     again = command("promote", "0.safetensors", *flag)
@@ -557,6 +563,7 @@ def test_promote_says_what_is_current_now_and_the_next_run_uses_it(home: Path) -
 
 def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home: Path) -> None:
     flag = gates(home, "max_loss = 1", "min_accuracy = 0.999")
+    run()
     result = command("promote", file_of(home, 0), *flag)
     assert result.exit_code == 7, result.output
     assert "verdict: fail" in result.stdout
@@ -567,7 +574,7 @@ def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home:
     forced = command("promote", "0.safetensors", "--force", *flag)
     assert forced.exit_code == 0, forced.output
     assert json.loads((home / "outputs" / "promotions" / "000001.json").read_text())["forced"] is True
-    assert f"run {published(home)[0].name}: accepted " in forced.stdout
+    assert f"run {published(home)[-1].name}: accepted " in forced.stdout
     assert ": promoted by force (fail)" in forced.stdout
 
 
@@ -584,13 +591,22 @@ def test_promote_of_what_cannot_be_judged_is_refused(
 ) -> None:
     gates(home, "max_loss = 1")
     file_of(home, 0)
+    run()
     result = command("promote", *words)
     assert result.exit_code == exit_code
     assert message in result.stderr
+    assert not (home / "outputs" / "candidates").exists()
+
+
+def test_promote_where_no_night_was_published_is_refused_and_makes_no_folder(home: Path) -> None:
+    result = command("promote", file_of(home, 0), "--force", *gates(home, "max_loss = 1"))
+    assert result.exit_code == 5
+    assert f"{home / 'outputs'}: expected the folder of the nights, got nothing there; name it with" in result.stderr
     assert not (home / "outputs").exists()
 
 
 def test_promoted_weights_that_are_gone_are_an_error_of_the_next_run(home: Path) -> None:
+    run()
     command("promote", file_of(home, 0), *gates(home, "max_loss = 1"))
     (home / "outputs" / "weights" / f"{weights_sha256(random_network(0))}.safetensors").unlink()
     for words in (("run", "--direct"), ("images",)):

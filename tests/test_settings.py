@@ -14,7 +14,7 @@ from mnist_pipeline import settings as module
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.settings import Settings, load_settings, project_folder
+from mnist_pipeline.settings import CALENDAR_DATE, Settings, load_settings, project_folder
 from tests.builders import make_split
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -360,6 +360,19 @@ def test_folders_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     settings = load_settings(outputs="here", cache="~/there")
     assert (settings.outputs, settings.cache) == (tmp_path / "here", tmp_path / "home" / "there")
+
+
+def test_the_pattern_of_a_run_date_is_the_calendar() -> None:
+    def exists(text: str) -> bool:
+        try:
+            return len(text) == 10 and date.fromisoformat(text).isoformat() == text
+        except ValueError:
+            return False
+
+    years = (1, 1900, 1904, 1996, 2000, 2024, 2026, 2100, 2400, 9999)
+    texts = [f"{year:04d}-{month:02d}-{day:02d}" for year in years for month in range(14) for day in range(34)]
+    texts += ["", "yesterday", "2026-1-31", "20260131", "2026-01-31 ", " 2026-01-31", "2026-01-31T00:00", "2026-W05-6"]
+    assert [text for text in texts if exists(text) != bool(re.search(CALENDAR_DATE, text))] == []
 
 
 def test_the_run_date_is_todays_date_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import PipelineError
+from mnist_pipeline.errors import PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
     from mnist_pipeline.runs.outputs import Outputs
@@ -128,6 +128,23 @@ def opened(settings: "Settings") -> "Outputs":
     from mnist_pipeline.runs.outputs import Outputs
 
     return Outputs.at(settings.outputs)
+
+
+def opened_existing(settings: "Settings") -> "Outputs":
+    """The outputs folder of the settings, for commands that change what nights have published and begin nothing new.
+
+    Raises:
+        RunNotFoundError: there is nothing in it, or it does not exist.
+    """
+    from mnist_pipeline.store.base import is_empty
+
+    outputs = opened(settings)
+    if is_empty(outputs.store, ""):
+        raise RunNotFoundError(
+            f"{outputs}: expected the folder of the nights, got nothing there; name it with --outputs, or publish a "
+            "night first with `mnist-pipeline run`"
+        )
+    return outputs
 
 
 def print_lines(make: Callable[[int], RenderableType]) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened, out, progress_for
+from mnist_pipeline.cli.console import app, opened, opened_existing, out, progress_for
 from mnist_pipeline.cli.options import Given, WhichRun, takes
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
@@ -79,7 +79,7 @@ def clear_pinned(given: Given) -> None:
     from mnist_pipeline.verdicts.baselines import set_baseline
 
     settings = given.load()
-    set_baseline(opened(settings), settings.dataset, settings.split, None)
+    set_baseline(opened_existing(settings), settings.dataset, settings.split, None)
     out.print(f"baseline of {settings.dataset}/{settings.split}: none")
 
 
@@ -89,11 +89,12 @@ def show_pinned(given: Given) -> None:
     """Show the pinned runs."""
     from mnist_pipeline.verdicts.baselines import read_baselines
 
-    pinned = read_baselines(opened(given.load()))
+    outputs = opened(given.load())
+    pinned = read_baselines(outputs)
     for name, run_id in pinned.items():
         out.print(f"{name}: {run_id}", soft_wrap=True)
     if not pinned:
-        out.print("no baseline is set: pin one with `mnist-pipeline baseline set RUN`")
+        out.print(f"no baseline is set in {outputs}: pin one with `mnist-pipeline baseline set RUN`", soft_wrap=True)
 
 
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a few words; kept with the decision.")]
@@ -137,6 +138,7 @@ def promote(
 
     settings = given.load(weights=weights)
     assert settings.weights is not None, "given"
+    opened_existing(settings)  # a promotion in another folder than that of the nights would change nothing
     with progress_for(ctx.obj) as progress:
         promoted = promotion.promote(settings, settings.weights, force, progress)
     totals = promoted.judged.published.totals
