@@ -319,7 +319,7 @@ def test_images_of_parquet_are_drawn(home: Path) -> None:
 
 def test_weights_can_be_promoted_by_images_of_parquet(home: Path) -> None:
     (home / "random.safetensors").write_bytes(encode_weights(NETWORK))
-    run()
+    run(*MINE, "--images", "mine.parquet")
     result = command("promote", "random.safetensors", "--force", *MINE, "--images", "mine.parquet")
     assert result.exit_code == 0, result.output
     assert "promoted: " in result.stdout
