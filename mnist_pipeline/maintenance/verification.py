@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import newest_decision
-from mnist_pipeline.runs.manifest import RunContent
+from mnist_pipeline.runs.decisions import last_decision
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.records import read_whole
@@ -33,7 +32,7 @@ def check_decisions(outputs: Outputs) -> Iterator[Checked]:
     for run_id in outputs.store.children(layout.DECISIONS):
         location = outputs.path(layout.decisions(run_id))
         try:
-            newest_decision(outputs, RunContent(run_id, None))
+            last_decision(outputs, run_id)
             yield location, None
         except DamagedError as error:
             yield location, str(error)

@@ -18,7 +18,7 @@ from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, out
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
-from mnist_pipeline.runs.decisions import newest_decision
+from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
 from mnist_pipeline.runs.outputs import Outputs
@@ -350,7 +350,7 @@ def _look_at(outputs: Outputs, run_id: str) -> _Chosen:
 
 def _accepted(outputs: Outputs, chosen: Mapping[str, _Chosen]) -> Iterator[str]:
     for against, reference in chosen.items():
-        decision = None if reference.problem else newest_decision(outputs, reference.content)
+        decision = None if reference.problem else known_decision(outputs, reference.content)
         if decision and decision.standing == "accepted":
             yield f"the {against} run {decision.run_id} was {decision.line}"
 

@@ -16,7 +16,7 @@ from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import newest_decision
+from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
@@ -74,7 +74,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     verdict = read_verdict(published) if published else None
     flipped = _flipped(verdict)
     mistakes, flips = _mistakes(run), _flips(published, flipped)
-    decision = newest_decision(outputs, manifest.content)
+    decision = known_decision(outputs, manifest.content)
     notes = [*([decision.line] if decision else []), *(verdict.notes if verdict else [])]
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}

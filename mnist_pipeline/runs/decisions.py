@@ -5,7 +5,7 @@ run as it was then: published anew with other content, the run is undecided. Nei
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -58,39 +58,68 @@ def newest_decision(outputs: Outputs, run: RunContent) -> Decision | None:
         DamagedError: it is altered.
         StoreError: it cannot be read.
     """
-    name = numbered.newest(outputs.store, layout.decisions(run.run_id))
+    decision = last_decision(outputs, run.run_id)
+    return decision if decision and decision.run_sha256 == run.sha256 else None
+
+
+def last_decision(outputs: Outputs, run_id: str) -> Decision | None:
+    """The last decision on a run, whatever its content was then, or None.
+
+    Raises:
+        DamagedError: it is altered.
+        StoreError: it cannot be read.
+    """
+    name = numbered.newest(outputs.store, layout.decisions(run_id))
     if name is None:
         return None
     path = outputs.path(name)
     try:
         decision = Decision.from_bytes(read_expected(outputs.store, name, "a decision"), str(path))
+        if decision.run_id != run_id:
+            raise DamagedError(f"{path}: expected a decision on {run_id}, got one on {decision.run_id}")
     except DamagedError as error:
-        raise DamagedError(
-            f"{error}; decide again with `mnist-pipeline accept` or `mnist-pipeline withdraw`"
-        ) from error
-    return decision if (decision.run_id, decision.run_sha256) == (run.run_id, run.sha256) else None
+        raise DamagedError(f"{error}; decide again with `mnist-pipeline accept` or `withdraw`") from error
+    return decision
+
+
+def known_decision(outputs: Outputs, run: RunContent) -> Decision | None:
+    """As `newest_decision`, for those who only mention it: one that is damaged is logged and left out."""
+    try:
+        return newest_decision(outputs, run)
+    except DamagedError as error:
+        logger.warning("left out: %s", error)
+        return None
 
 
 def standing_of(outputs: Outputs, run: RunContent) -> Standing | None:
     """What was decided of a run last, or None; a damaged decision is logged."""
-    try:
-        decision = newest_decision(outputs, run)
-    except DamagedError as error:
-        logger.warning("neither a reference nor the run of its date: %s", error)
-        return "damaged"
-    return None if decision is None else decision.standing
+    return _standing(lambda: newest_decision(outputs, run))
 
 
 def not_withdrawn(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
     """The runs that were not withdrawn, as far as that can be known.
 
-    Raises:
-        DamagedError: a run with a decision is damaged.
+    Of a damaged run the last decision holds: nobody can say any more whether it is the run that was decided on.
     """
     decided = set(outputs.store.children(layout.DECISIONS))
-    return [
-        run
-        for run in runs
-        if run.name.run_id not in decided
-        or standing_of(outputs, run.manifest().content) not in ("withdrawn", "damaged")
-    ]
+
+    def counts(run: Run) -> bool:
+        def decision() -> Decision | None:
+            try:
+                content = run.manifest().content
+            except DamagedError:
+                return last_decision(outputs, run.name.run_id)
+            return newest_decision(outputs, content)
+
+        return _standing(decision) not in ("withdrawn", "damaged")
+
+    return [run for run in runs if run.name.run_id not in decided or counts(run)]
+
+
+def _standing(look: Callable[[], Decision | None]) -> Standing | None:
+    try:
+        decision = look()
+    except DamagedError as error:
+        logger.warning("neither a reference nor the run of its date: %s", error)
+        return "damaged"
+    return None if decision is None else decision.standing

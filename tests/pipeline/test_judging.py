@@ -26,7 +26,7 @@ from mnist_pipeline.runs import publishing
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.verdicts.records import commit_verdict, find_verdict, newest_verdict, staged_verdict
-from mnist_pipeline.views import current_views
+from mnist_pipeline.views import current_views, update_views
 from tests.published import (
     flip_bit,
     give_up,
@@ -610,6 +610,17 @@ def test_a_run_that_was_never_judged_can_be_accepted(tmp_path: Path) -> None:
     first = publish(tmp_path, "2026-01-30")
     decide(opened(tmp_path), run_by_id(opened(tmp_path), first), "accepted", "looked at by hand")
     assert compared_with(judge_run(opened(tmp_path), publish(tmp_path), KEPT)) == {LAST_PASSED: first}
+
+
+def test_a_damaged_decision_on_the_baseline_prevents_no_verdict(tmp_path: Path) -> None:
+    first = judged(tmp_path, "2026-01-30")
+    set_baseline(opened(tmp_path), "toy", "test", first)
+    decide(opened(tmp_path), run_by_id(opened(tmp_path), first), "accepted", "looked at by hand")
+    (path,) = (tmp_path / "decisions" / first).iterdir()
+    flip_bit(path, 30)
+    update_views(opened(tmp_path), afresh=True)
+    verdict = judge_run(opened(tmp_path), publish(tmp_path), KEPT)
+    assert compared_with(verdict) == {BASELINE: first}  # not the last that passed: that cannot be known
 
 
 @pytest.mark.parametrize("gates_chosen", [True, False])

@@ -177,7 +177,7 @@ def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = Fals
 @pytest.mark.parametrize(
     ("engine", "stop", "again"),
     [
-        stopped("direct", signal.SIGINT, False),
+        stopped("direct", signal.SIGINT, False, slow=True),
         stopped("direct", signal.SIGTERM, False, slow=True),
         stopped("direct", signal.SIGINT, True, slow=True),
         stopped("direct", signal.SIGTERM, True, slow=True),

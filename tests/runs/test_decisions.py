@@ -124,6 +124,22 @@ def test_runs_without_decisions_are_not_read(outputs: Path) -> None:
     assert [each.name.run_id for each in found] == [OLD.run_id, AGAIN.run_id]
 
 
+def test_a_damaged_run_stays_withdrawn_and_keeps_no_other_from_being_found(outputs: Path) -> None:
+    decide(opened(outputs), run(outputs, AGAIN.run_id), "withdrawn", "wrong camera")
+    decide(opened(outputs), run(outputs, OLD.run_id), "accepted", "as good as before")
+    for who in (AGAIN, OLD):
+        (on_disk(run(outputs, who.run_id).folder) / "manifest.json").write_bytes(b"damaged")
+    assert latest(outputs) == NEW.run_id
+    assert find_run(opened(outputs), "2026-01-30", "toy", "test").name.run_id == OLD.run_id
+
+
+def test_a_decision_under_the_name_of_another_run_is_damaged(outputs: Path) -> None:
+    decide(opened(outputs), run(outputs, OLD.run_id), "withdrawn", "wrong camera")
+    (outputs / "decisions" / OLD.run_id).rename(outputs / "decisions" / NEW.run_id)
+    with pytest.raises(DamagedError, match=f"expected a decision on {NEW.run_id}, got one on {OLD.run_id}; decide"):
+        newest_decision(opened(outputs), run(outputs, NEW.run_id).manifest().content)
+
+
 @pytest.mark.parametrize("reason", ["", "  ", "a\nb", "x" * 201])
 def test_a_reason_is_one_line(reason: str, outputs: Path) -> None:
     with pytest.raises(SettingsError, match=r"reason '.*': expected one line of 1 to 200 characters, got \d+; say"):
