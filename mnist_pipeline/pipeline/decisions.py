@@ -1,13 +1,16 @@
-"""Records what a person decides of a published run, and brings the views up to date with it."""
+"""Records what a person decides of a published run, and brings the views and its report up to date with it."""
 
 from datetime import UTC, datetime
 from typing import Literal
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.pipeline.reporting import try_report
+from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.decisions import Decision, record_decision
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.base import exists
 from mnist_pipeline.views import update_views
 
 MAX_REASON = 200  # characters
@@ -37,4 +40,6 @@ def decide(outputs: Outputs, run: Run, standing: Literal["accepted", "withdrawn"
     )
     record_decision(outputs, decision)
     update_views(outputs, run.name.run_id)
+    if exists(outputs.store, layout.report(run.name.run_id)):
+        try_report(outputs, run.name.run_id)
     return decision

@@ -75,7 +75,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     flipped = _flipped(verdict)
     mistakes, flips = _mistakes(run), _flips(published, flipped)
     decision = known_decision(outputs, manifest.content)
-    notes = [*([decision.line] if decision else []), *(verdict.notes if verdict else [])]
+    notes = list(verdict.notes) if verdict else []
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}
         found = read_selected(outputs.shards_of(manifest), identity, wanted)
@@ -85,6 +85,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         notes.append("without pictures: the shards that this run was made from are gone or damaged")
         mistakes, flips = [], []
     return Page(
+        decision=decision.line if decision else None,
         run_id=run.name.run_id,
         run_date=run.name.run_date,
         dataset=run.name.dataset,

@@ -80,6 +80,7 @@ class Page:
             images.
         mistakes: example images, out of `mistakes_total`, with a wrong prediction, the most confident first.
         provenance: name -> value, in the order shown.
+        decision: what a person decided of the run, in a line; None if nothing.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class Page:
     mistakes: tuple[ExampleImage, ...]
     mistakes_total: int
     provenance: Mapping[str, str]
+    decision: str | None = None
 
 
 @dataclass(frozen=True)

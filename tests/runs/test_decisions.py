@@ -9,6 +9,7 @@ import pytest
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.maintenance.verification import check_decisions
 from mnist_pipeline.pipeline.decisions import decide
+from mnist_pipeline.pipeline.reporting import write_report
 from mnist_pipeline.runs.decisions import newest_decision, not_withdrawn, standing_of
 from mnist_pipeline.runs.lookup import find_run, list_runs, missing_run_dates, run_by_id
 from mnist_pipeline.runs.outputs import Outputs
@@ -115,6 +116,16 @@ def test_a_damaged_decision_makes_the_run_neither_and_is_named(outputs: Path, ca
     decide(opened(outputs), run(outputs, AGAIN.run_id), "accepted", "as good as before")
     assert latest(outputs) == AGAIN.run_id
     assert [problem for _, problem in check_decisions(opened(outputs))] == [None]
+
+
+def test_a_report_that_is_there_shows_the_decision_and_none_is_written_otherwise(outputs: Path) -> None:
+    report = outputs / "reports" / f"{NEW.run_id}.html"
+    decide(opened(outputs), run(outputs, NEW.run_id), "accepted", "as good as before")
+    assert not report.exists()
+    write_report(opened(outputs), run(outputs, NEW.run_id))
+    assert ": as good as before." in report.read_text()
+    decide(opened(outputs), run(outputs, NEW.run_id), "withdrawn", "<b>wrong</b> camera")
+    assert ": &lt;b&gt;wrong&lt;/b&gt; camera." in report.read_text()
 
 
 def test_runs_without_decisions_are_not_read(outputs: Path) -> None:
