@@ -19,6 +19,7 @@ from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
+from mnist_pipeline.runs.decisions import not_withdrawn
 from mnist_pipeline.runs.lookup import find_run, list_runs
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
@@ -84,8 +85,8 @@ def run_files(
     files: use a reader that verifies page checksums, or `load_run`.
 
     Args:
-        run: "latest", a run_date, a run_id, or "all": all runs of the data set and split, oldest first, but for tables
-            that were pruned.
+        run: "latest", a run_date, a run_id, or "all": all runs of the data set and split that are not withdrawn, oldest
+            first, but for tables that were pruned.
         dataset: data set meant by "latest" or a date.
         split: split meant by "latest" or a date.
         table: which table.
@@ -103,7 +104,7 @@ def run_files(
     if run != "all":
         return [str(path) for path in find_run(folder, run, dataset, split).paths(RUN_TABLES[table])]
     files = []
-    for each in list_runs(folder):
+    for each in not_withdrawn(folder, list_runs(folder)):
         if each.name.is_of(dataset, split):
             with suppress(PrunedError):
                 files += [str(path) for path in each.paths(RUN_TABLES[table])]

@@ -17,6 +17,7 @@ from mnist_pipeline.core.images import normalise
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
 from tests.builders import random_images, small_settings
@@ -138,6 +139,10 @@ def test_run_files_of_all_are_those_of_each_run_oldest_first(outputs: Path) -> N
     assert run_files("all", "toy", "test", "summary", outputs) == [file for files in of_each for file in files]
     with pytest.raises(RunNotFoundError, match="expected published runs of mnist/test with summary, got none"):
         run_files("all", "mnist", "test", "summary", outputs=outputs)
+    third = publish_run(outputs, identity("2026-02-01"))
+    assert len(run_files("all", "toy", table="summary", outputs=outputs)) == 3
+    decide(opened(outputs), third, "withdrawn", "wrong camera")
+    assert len(run_files("all", "toy", table="summary", outputs=outputs)) == 2
     carry_out(opened(outputs), plan_prune(opened(outputs), Retention(0, 1), timedelta(), LATER), LATER)
     assert run_files("all", "toy", outputs=outputs) == run_files(NEW.run_id, outputs=outputs)
     assert len(run_files("all", "toy", table="confusion", outputs=outputs)) == 2

@@ -331,6 +331,11 @@ def test_a_night_that_was_never_judged_or_is_damaged_is_not_good(tmp_path: Path)
     published = evaluation.evaluate(settings)
     with pytest.raises(VerdictError, match="expected a verdict, got none; judge it: `mnist-pipeline run --dataset toy"):
         require_run_dates(settings, 1)
+    run = run_by_id(opened(settings.outputs), published.run_id)
+    decide(opened(settings.outputs), run, "accepted", "looked at by hand")
+    assert [state.line.split("; ")[0] for state in require_run_dates(settings, 1)] == [
+        f"run {run.name.run_id}: not judged"
+    ]
     flip_bit(settings.outputs / "runs" / published.run_id / "manifest.json")
     with pytest.raises(VerdictError, match=r"manifest\.json"):
         require_run_dates(settings, 1)

@@ -76,12 +76,13 @@ def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
         decision = newest_decision(outputs, manifest.content)
     except DamagedError as error:
         return DateStatus(str(error), good=False)
+    if decision and decision.standing == "accepted":
+        judged = verdict.line if verdict else f"run {manifest.run_id}: not judged"
+        return DateStatus(f"{judged}; {decision.line}", good=True)
     if verdict is None:
         line = (
             f"run {manifest.run_id}: expected a verdict, got none; judge it: `mnist-pipeline run --dataset "
             f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
         )
         return DateStatus(line, good=False)
-    if decision and decision.standing == "accepted":
-        return DateStatus(f"{verdict.line}; {decision.line}", good=True)
     return DateStatus(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))
