@@ -236,6 +236,18 @@ def test_what_a_broken_server_says_is_not_known_to_be_good() -> None:
     assert (password.healthy, password.found.startswith("not known: ")) == (False, True)
 
 
+@pytest.mark.parametrize("handler", [Broken, Open])
+def test_an_address_without_api_is_recognised(handler: type[Broken]) -> None:
+    """Of a server that shows pages, and of one that does not."""
+    with answering(handler) as address:
+        for given in (address.removesuffix("/api"), address.removesuffix("api")):
+            with (
+                temporary_settings({PREFECT_API_URL: given, PREFECT_CLIENT_MAX_RETRIES: 0}),
+                pytest.raises(EngineError, match=f"its address ends with /api: set PREFECT_API_URL={address}$"),
+            ):
+                require_server()
+
+
 def require_found_open(address: str) -> None:
     with temporary_settings({PREFECT_API_URL: address}):
         findings = {finding.what: finding for finding in diagnosis._open_door()}

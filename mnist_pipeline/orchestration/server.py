@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from httpx import HTTPError, HTTPStatusError
 from prefect.client.base import ServerType
@@ -52,14 +53,16 @@ def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
         UnauthorizedError: the server requires a password, or a different one.
         EngineError: the server does not answer.
     """
-    address = PREFECT_API_URL.value()
+    address = PREFECT_API_URL.value() or ""
+    if "api" not in urlsplit(address).path.split("/"):  # a server answers there too: with its pages
+        otherwise = f"its address ends with /api: set PREFECT_API_URL={address.rstrip('/')}/api"
     if problem := client.api_healthcheck():  # needs no password
         raise EngineError(f"Prefect server {address}: expected an answer, got {problem}; {otherwise}")
     if client.server_type is ServerType.CLOUD:  # it uses API keys, and reports problems with them itself
         return
     try:
         client.api_version()
-    except HTTPError as error:
+    except (HTTPError, ValueError) as error:  # a page is no version
         status = error.response.status_code if isinstance(error, HTTPStatusError) else None
         if status in UNAUTHORIZED_STATUSES:
             got = "another one" if PREFECT_API_AUTH_STRING.value() else "none"
