@@ -55,7 +55,9 @@ def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
     """
     address = PREFECT_API_URL.value() or ""
     if "api" not in urlsplit(address).path.split("/"):  # a server answers there too: with its pages
-        otherwise = f"its address ends with /api: set PREFECT_API_URL={address.rstrip('/')}/api"
+        otherwise = (
+            f"set PREFECT_API_URL={address.rstrip('/')}/api, its address ends so; if it is not there, {otherwise}"
+        )
     if problem := client.api_healthcheck():  # needs no password
         raise EngineError(f"Prefect server {address}: expected an answer, got {problem}; {otherwise}")
     if client.server_type is ServerType.CLOUD:  # it uses API keys, and reports problems with them itself
