@@ -19,8 +19,7 @@ from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
-from mnist_pipeline.runs.decisions import not_withdrawn
-from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.lookup import find_run, list_runs, runs_of
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import load_settings
@@ -104,10 +103,9 @@ def run_files(
     if run != "all":
         return [str(path) for path in find_run(folder, run, dataset, split).paths(RUN_TABLES[table])]
     files = []
-    for each in not_withdrawn(folder, list_runs(folder)):
-        if each.name.is_of(dataset, split):
-            with suppress(PrunedError):
-                files += [str(path) for path in each.paths(RUN_TABLES[table])]
+    for each in runs_of(folder, dataset, split):
+        with suppress(PrunedError):
+            files += [str(path) for path in each.paths(RUN_TABLES[table])]
     if not files:
         raise RunNotFoundError(
             f"{folder}: expected published runs of {dataset}/{split} with {table}, got none; name the folder of the "
@@ -184,12 +182,13 @@ def load_history(outputs: Path | str | None = None) -> "pd.DataFrame":
         RunNotFoundError: no run is published there.
     """
     folder = _outputs(outputs)
-    if not list_runs(folder):
+    history = current_views(folder).history
+    if not history.num_rows and not list_runs(folder):
         raise RunNotFoundError(
             f"{folder}: expected published runs, got none; name the folder of the nights with `outputs`, or publish "
             "a night with `mnist-pipeline run`"
         )
-    frame: pd.DataFrame = current_views(folder).history.to_pandas()
+    frame: pd.DataFrame = history.to_pandas()
     return frame
 
 

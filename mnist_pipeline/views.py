@@ -22,7 +22,7 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import standing_of
+from mnist_pipeline.runs.decisions import DISREGARDED, standing_of
 from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import complete_replacements
@@ -250,7 +250,7 @@ def _latest(runs: pa.Table) -> dict[str, dict[str, str]]:
         runs["run_id"],
     )
     for dataset, split, standing, *order in zip(*(column.to_pylist() for column in columns), strict=True):
-        if standing in ("withdrawn", "damaged"):
+        if standing in DISREGARDED:
             continue
         name = f"{dataset}/{split}"
         newest[name] = max(newest.get(name, tuple(order)), tuple(order))

@@ -10,9 +10,8 @@ from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from mnist_pipeline.maintenance.verification import Checked
     from mnist_pipeline.runs.manifest import Manifest, Pruned
     from mnist_pipeline.runs.outputs import Outputs as OpenedOutputs
     from mnist_pipeline.runs.run import Run
@@ -184,11 +183,10 @@ def _unfinished(
 
 def _check_beside(outputs: "OpenedOutputs") -> int:
     """Check verdicts, decisions, shards and weights; return the number of damaged ones."""
-    from mnist_pipeline.maintenance import verification
+    from mnist_pipeline.maintenance.verification import CHECKS
 
     damaged = 0
-    for what in ("verdicts", "decisions", "shards", "weights"):
-        check: Callable[[OpenedOutputs], Iterator[Checked]] = getattr(verification, f"check_{what}")
+    for what, check in CHECKS.items():
         checked = list(check(outputs))
         problems = [(location, problem) for location, problem in checked if problem]
         damaged += len(problems)

@@ -28,10 +28,10 @@ from mnist_pipeline.maintenance.orphans import (
     unused_shards,
 )
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import standing_of
+from mnist_pipeline.runs.decisions import DISREGARDED, standing_of
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Manifest, Pruned
-from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.outputs import Outputs, shard_set_of
 from mnist_pipeline.runs.run import Run, files_of_table
 from mnist_pipeline.runs.staging import undisturbed
 from mnist_pipeline.store.base import Entry
@@ -113,7 +113,7 @@ def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: da
     )
     decisions = [_decide(run, read, inventory, reasons, grace, now) for run, read in runs.items()]
     used = {
-        outputs.shards_of(read.manifest).folder.removesuffix("/images")
+        layout.shard_set(shard_set_of(read.manifest))
         for decision, read in zip(decisions, runs.values(), strict=True)
         if read and decision.action not in ("delete", "gone")
     }
@@ -224,7 +224,7 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
             needed[run.name.run_id] = "damaged"
             continue
         standing = standing_of(inventory.outputs, read.manifest.content)
-        if standing in ("withdrawn", "damaged"):
+        if standing in DISREGARDED:
             continue
         if "pass" not in found[split]:  # before it nothing is looked for
             verdict = newest_verdict(inventory.outputs, read.manifest.content)

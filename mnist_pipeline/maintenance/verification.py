@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import last_decision
+from mnist_pipeline.runs.decisions import newest_decision
+from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.records import read_whole
@@ -32,7 +33,7 @@ def check_decisions(outputs: Outputs) -> Iterator[Checked]:
     for run_id in outputs.store.children(layout.DECISIONS):
         location = outputs.path(layout.decisions(run_id))
         try:
-            last_decision(outputs, run_id)
+            newest_decision(outputs, RunContent(run_id, None))
             yield location, None
         except DamagedError as error:
             yield location, str(error)
@@ -59,3 +60,11 @@ def check_weights(outputs: Outputs) -> Iterator[Checked]:
             except DamagedError as error:
                 problem = str(error)
             yield path, problem
+
+
+CHECKS = {
+    "verdicts": check_verdicts,
+    "decisions": check_decisions,
+    "shards": check_shards,
+    "weights": check_weights,
+}

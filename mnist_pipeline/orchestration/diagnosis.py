@@ -45,8 +45,7 @@ from mnist_pipeline.orchestration.deployments import (
 )
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.pipeline.nightly import state_of
-from mnist_pipeline.runs.decisions import not_withdrawn
-from mnist_pipeline.runs.lookup import list_runs, missing_run_dates
+from mnist_pipeline.runs.lookup import list_runs, missing_run_dates, runs_of
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
@@ -395,8 +394,7 @@ def _newest_verdict(settings: Settings) -> Iterator[Finding]:
     """Whether the gates accept the newest run."""
     dataset, split = settings.dataset, settings.split
     what = f"newest night of {dataset}/{split}"
-    outputs = Outputs.at(settings.outputs)
-    found = [run for run in not_withdrawn(outputs, list_runs(outputs)) if run.name.is_of(dataset, split)]
+    found = runs_of(Outputs.at(settings.outputs), dataset, split)
     if not found:
         yield Finding(what, True, "none yet")
         return

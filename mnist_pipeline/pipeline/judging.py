@@ -18,7 +18,7 @@ from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, out
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
-from mnist_pipeline.runs.decisions import known_decision
+from mnist_pipeline.runs.decisions import DISREGARDED, known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
 from mnist_pipeline.runs.outputs import Outputs
@@ -292,7 +292,7 @@ def _newest_fit(
     unfit = None
     for row in earlier:
         outcome = "pass" if row["standing"] == "accepted" else row["outcome"]
-        if outcome in outcomes and row["standing"] in (None, "accepted"):
+        if outcome in outcomes and row["standing"] not in DISREGARDED:
             against = LAST_PASSED if outcome == "pass" else EARLIER
             chosen = _look_at(outputs, row["run_id"])
             if chosen.problem is None:

@@ -14,7 +14,7 @@ from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
-from mnist_pipeline.runs.decisions import newest_decision, not_withdrawn
+from mnist_pipeline.runs.decisions import newest_decision
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
@@ -51,7 +51,7 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
     outputs, dataset, split, last = Outputs.at(settings.outputs), settings.dataset, settings.split, settings.run_date
     complete_repairs(outputs)
     first = last - timedelta(days=nights - 1)
-    found = [run for run in not_withdrawn(outputs, lookup.list_runs(outputs)) if run.name.is_of(dataset, split)]
+    found = lookup.runs_of(outputs, dataset, split)
     due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
     states = [state_of(settings, list(of_date)) for _, of_date in due]
     failed = [state.line for state in states if not state.good]

@@ -5,7 +5,7 @@ run as it was then: published anew with other content, the run is undecided. Nei
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -22,6 +22,7 @@ from mnist_pipeline.store.files import read_expected
 logger = logging.getLogger(__name__)
 
 Standing = Literal["accepted", "withdrawn", "damaged"]  # damaged: the decision cannot be known
+DISREGARDED: tuple[Standing, ...] = ("withdrawn", "damaged")  # neither a reference, nor latest, nor the run of its date
 
 
 class Decision(ChecksummedDocument):
@@ -52,34 +53,23 @@ def record_decision(outputs: Outputs, decision: Decision) -> Location:
 
 
 def newest_decision(outputs: Outputs, run: RunContent) -> Decision | None:
-    """The last decision on a run, as it is now, or None.
+    """The last decision on a run, as it is now, or None; whatever it was on if its content cannot be known now.
 
     Raises:
         DamagedError: it is altered.
         StoreError: it cannot be read.
     """
-    decision = last_decision(outputs, run.run_id)
-    return decision if decision and decision.run_sha256 == run.sha256 else None
-
-
-def last_decision(outputs: Outputs, run_id: str) -> Decision | None:
-    """The last decision on a run, whatever its content was then, or None.
-
-    Raises:
-        DamagedError: it is altered.
-        StoreError: it cannot be read.
-    """
-    name = numbered.newest(outputs.store, layout.decisions(run_id))
+    name = numbered.newest(outputs.store, layout.decisions(run.run_id))
     if name is None:
         return None
     path = outputs.path(name)
     try:
         decision = Decision.from_bytes(read_expected(outputs.store, name, "a decision"), str(path))
-        if decision.run_id != run_id:
-            raise DamagedError(f"{path}: expected a decision on {run_id}, got one on {decision.run_id}")
+        if decision.run_id != run.run_id:
+            raise DamagedError(f"{path}: expected a decision on {run.run_id}, got one on {decision.run_id}")
     except DamagedError as error:
         raise DamagedError(f"{error}; decide again with `mnist-pipeline accept` or `withdraw`") from error
-    return decision
+    return decision if run.sha256 in (None, decision.run_sha256) else None
 
 
 def known_decision(outputs: Outputs, run: RunContent) -> Decision | None:
@@ -93,33 +83,24 @@ def known_decision(outputs: Outputs, run: RunContent) -> Decision | None:
 
 def standing_of(outputs: Outputs, run: RunContent) -> Standing | None:
     """What was decided of a run last, or None; a damaged decision is logged."""
-    return _standing(lambda: newest_decision(outputs, run))
-
-
-def not_withdrawn(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
-    """The runs that were not withdrawn, as far as that can be known.
-
-    Of a damaged run the last decision holds: nobody can say any more whether it is the run that was decided on.
-    """
-    decided = set(outputs.store.children(layout.DECISIONS))
-
-    def counts(run: Run) -> bool:
-        def decision() -> Decision | None:
-            try:
-                content = run.manifest().content
-            except DamagedError:
-                return last_decision(outputs, run.name.run_id)
-            return newest_decision(outputs, content)
-
-        return _standing(decision) not in ("withdrawn", "damaged")
-
-    return [run for run in runs if run.name.run_id not in decided or counts(run)]
-
-
-def _standing(look: Callable[[], Decision | None]) -> Standing | None:
     try:
-        decision = look()
+        decision = newest_decision(outputs, run)
     except DamagedError as error:
         logger.warning("neither a reference nor the run of its date: %s", error)
         return "damaged"
     return None if decision is None else decision.standing
+
+
+def not_withdrawn(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
+    """The runs that were not withdrawn, as far as that can be known."""
+    decided = set(outputs.store.children(layout.DECISIONS))
+    return [
+        run for run in runs if run.name.run_id not in decided or standing_of(outputs, _content(run)) not in DISREGARDED
+    ]
+
+
+def _content(run: Run) -> RunContent:
+    try:
+        return run.manifest().content
+    except DamagedError:
+        return RunContent(run.name.run_id, None)

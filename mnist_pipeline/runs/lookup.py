@@ -24,6 +24,11 @@ def list_runs(outputs: Outputs) -> list[Run]:
     return sorted(runs, key=lambda run: (run.name.run_date, run.name.run_id))
 
 
+def runs_of(outputs: Outputs, dataset: str, split: str) -> list[Run]:
+    """The published runs of a split that are not withdrawn, by run_date, then run_id."""
+    return not_withdrawn(outputs, [run for run in list_runs(outputs) if run.name.is_of(dataset, split)])
+
+
 def run_by_id(outputs: Outputs, run_id: str) -> Run:
     """The run of exactly that run_id.
 
@@ -58,7 +63,7 @@ def _pending(outputs: Outputs, names: Sequence[RunName]) -> str:
 
 def missing_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> list[date]:
     """The dates from `first` to `last`, both included, without a published run of that split that is not withdrawn."""
-    there = {run.name.run_date for run in not_withdrawn(outputs, list_runs(outputs)) if run.name.is_of(dataset, split)}
+    there = {run.name.run_date for run in runs_of(outputs, dataset, split)}
     run_dates = (first + timedelta(days=days) for days in range((last - first).days + 1))
     return [run_date for run_date in run_dates if run_date not in there]
 
@@ -99,8 +104,6 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
         return exact[0]
     every = [run for run in runs if run.name.is_of(dataset, split)]
     ours = not_withdrawn(outputs, every)
-    meant = [run for run in every if str(which) in ("latest", str(run.name.run_date))]
-    withdrawn = [run.name.run_id for run in meant if run not in ours]
     if which == "latest":
         newest = [run for run in ours if run.name.run_date == ours[-1].name.run_date]
         if newest:
@@ -115,6 +118,9 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
         if dated:
             return dated[0]
     known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
+    counted = {run.name.run_id for run in ours}
+    meant = [run.name.run_id for run in every if str(which) in ("latest", str(run.name.run_date))]
+    withdrawn = [run_id for run_id in meant if run_id not in counted]
     unfinished = [
         name
         for name in pending_repairs(outputs)

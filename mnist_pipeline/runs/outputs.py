@@ -61,9 +61,7 @@ class Outputs:
 
     def shards_of(self, manifest: Manifest) -> CheckpointFolder:
         """The shards that a published run was made from, whether they still exist or not."""
-        identity = manifest.identity
-        name = manifest.shard_set or shard_set_name(identity, identity.shard_rows, identity.schema_version)
-        return self.shards_in(name)
+        return self.shards_in(shard_set_of(manifest))
 
     def shards_in(self, name: str) -> CheckpointFolder:
         """The shards of the shard set of that name."""
@@ -105,6 +103,12 @@ class Outputs:
             StoreError: it cannot be written.
         """
         return self.path(archive_weights(network, self.store, layout.WEIGHTS))
+
+
+def shard_set_of(manifest: Manifest) -> str:
+    """The name of the shards that a published run was made from; schema version 1 did not keep it."""
+    identity = manifest.identity
+    return manifest.shard_set or shard_set_name(identity, identity.shard_rows, identity.schema_version)
 
 
 def shard_lock(folder: str) -> str:

@@ -12,6 +12,8 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.runs.manifest import Identity
 
+CELL = ("label", "prediction", "count")
+
 
 def tables_of(identity: Identity, tally: Tally, calibration: Calibration) -> Iterator[tuple[tables.Table, pa.Table]]:
     """Each small table of a run with its rows, in the order in which the manifest lists them."""
@@ -21,13 +23,11 @@ def tables_of(identity: Identity, tally: Tally, calibration: Calibration) -> Ite
 
 
 def _summary(identity: Identity, tally: Tally) -> pa.Table:
-    rows = [asdict(score) for score in tally.scores()]
-    return _table(tables.SUMMARY, identity, {name: [row[name] for row in rows] for name in rows[0]})
+    return _table(tables.SUMMARY, identity, [asdict(score) for score in tally.scores()])
 
 
 def _reliability(identity: Identity, calibration: Calibration) -> pa.Table:
-    rows = [asdict(item) for item in calibration.bins()]
-    return _table(tables.RELIABILITY, identity, {name: [row[name] for row in rows] for name in rows[0]})
+    return _table(tables.RELIABILITY, identity, [asdict(item) for item in calibration.bins()])
 
 
 def _confusion(identity: Identity, tally: Tally) -> pa.Table:
@@ -35,10 +35,9 @@ def _confusion(identity: Identity, tally: Tally) -> pa.Table:
     cells = [(label, digit, int(tally.confusion[label, digit])) for label in range(DIGITS) for digit in range(DIGITS)]
     if tally.unlabelled.any():
         cells += [(None, digit, int(tally.unlabelled[digit])) for digit in range(DIGITS)]
-    columns = zip(("label", "prediction", "count"), zip(*cells, strict=True), strict=True)
-    return _table(tables.CONFUSION, identity, dict(columns))
+    return _table(tables.CONFUSION, identity, [dict(zip(CELL, cell, strict=True)) for cell in cells])
 
 
-def _table(table: tables.Table, identity: Identity, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    rows = len(next(iter(columns.values())))
-    return tables.build(table, {**tables.constants(table, identity.key_columns, rows), **columns})
+def _table(table: tables.Table, identity: Identity, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return tables.build(table, {**tables.constants(table, identity.key_columns, len(rows)), **columns})
