@@ -4,7 +4,7 @@ Reads only the published runs, so it works even if Prefect never created the run
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import flow
 from pydantic import Field
@@ -35,5 +35,10 @@ def deadline(
         outputs: folder of the published runs.
         config: TOML file laid over the project's own configuration.
     """
-    given = {"dataset": dataset, "split": split, "run_date": run_date or logical_date(), "outputs": outputs}
+    given: dict[str, Any] = {
+        "dataset": dataset,
+        "split": split,
+        "run_date": run_date or logical_date(),
+        "outputs": outputs,
+    }
     tasks.require_run_dates(load_settings(config, **given), nights)

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.flow_runs import ending, flow_run_name, logical_date
+from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
 from mnist_pipeline.pipeline.evaluation import Timings, reserve
 from mnist_pipeline.pipeline.judging import Judged
@@ -70,6 +70,7 @@ def evaluate(
     """
     settings = load_settings(
         config,
+        configured_parameters(),
         dataset=dataset,
         split=split,
         run_date=run_date or logical_date(),

@@ -1,7 +1,7 @@
 """The flow mnist-training: fetch -> fit -> score. Defines the order of the steps; does no arithmetic."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import flow
 from pydantic import Field
@@ -38,7 +38,7 @@ def train(
         outputs: folder of the weights if no target is given.
         config: TOML file laid over the project's own configuration.
     """
-    given = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    given: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
     settings = {split: load_settings(config, split=split, **given) for split in (TRAIN, TEST)}
     source_images, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
     fitted = tasks.fit_weights(source_images, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)

@@ -19,10 +19,11 @@ from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
-from mnist_pipeline.runs.lookup import find_run, list_runs, runs_of
+from mnist_pipeline.runs.lookup import list_runs, runs_of, runs_of_dates
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import load_settings
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import complete_repairs, current_views
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
@@ -46,9 +47,10 @@ def load_run(
     """Load a table of one published run or of its newest verdict; docs/data-dictionary.md describes the columns.
 
     Args:
-        run: "latest", a run_date, or a run_id.
-        dataset: data set meant by "latest" or a date.
-        split: split meant by "latest" or a date.
+        run: a run_id; a run_date: the newest run of it that counts; "latest": that of the newest date;
+            "latest-passed": the newest that counts and passed. Others are found by their run_id only.
+        dataset: data set meant by a name or a date.
+        split: split meant by a name or a date.
         table: which table; comparison, flips and gates are those of the newest verdict.
         outputs: the outputs folder; the configured one if left out.
 
@@ -58,7 +60,6 @@ def load_run(
     Raises:
         SettingsError: no such table.
         RunNotFoundError: no such run, or no verdict on it.
-        AmbiguousRunError: the date has several runs; they are listed.
         DamagedError: a file is missing or altered.
     """
     if table not in RUN_TABLES | VERDICT_TABLES:
@@ -84,17 +85,16 @@ def run_files(
     files: use a reader that verifies page checksums, or `load_run`.
 
     Args:
-        run: "latest", a run_date, a run_id, or "all": all runs of the data set and split that are not withdrawn, oldest
-            first, but for tables that were pruned.
-        dataset: data set meant by "latest" or a date.
-        split: split meant by "latest" or a date.
+        run: as for `load_run`, or "all": the run of each date of the data set and split that has one, oldest first,
+            but for tables that were pruned.
+        dataset: data set meant by a name or a date.
+        split: split meant by a name or a date.
         table: which table.
         outputs: the outputs folder; the configured one if left out.
 
     Raises:
         SettingsError: no such table.
         RunNotFoundError: no such run.
-        AmbiguousRunError: the date has several runs; they are listed.
         DamagedError: the manifest is missing or altered.
     """
     if table not in RUN_TABLES:
@@ -103,7 +103,7 @@ def run_files(
     if run != "all":
         return [str(path) for path in find_run(folder, run, dataset, split).paths(RUN_TABLES[table])]
     files = []
-    for each in runs_of(folder, dataset, split):
+    for each in runs_of_dates(folder, runs_of(folder, dataset, split)):
         with suppress(PrunedError):
             files += [str(path) for path in each.paths(RUN_TABLES[table])]
     if not files:
@@ -126,10 +126,10 @@ def load_images(
     For example the mistakes: `load_images("latest", load_run("latest").query("not correct")["image_id"])`.
 
     Args:
-        run: "latest", a run_date, or a run_id.
+        run: as for `load_run`.
         image_ids: which images, `[N]`, in the order wanted; an id may occur more than once.
-        dataset: data set meant by "latest" or a date.
-        split: split meant by "latest" or a date.
+        dataset: data set meant by a name or a date.
+        split: split meant by a name or a date.
         outputs: the outputs folder; the configured one if left out.
 
     Returns:
@@ -138,7 +138,6 @@ def load_images(
     Raises:
         SettingsError: an id is not one of the run's images.
         RunNotFoundError: no such run.
-        AmbiguousRunError: the date has several runs; they are listed.
         DamagedError: a shard is missing or altered; running the date again builds it.
     """
     folder = _outputs(outputs)

@@ -14,7 +14,6 @@
     │   └── UnauthorizedError            it rejects our credentials: give its password
     ├── OutputsError         (5)       the outputs folder cannot be used
     │   ├── RunNotFoundError             no published run has that name or date
-    │   ├── AmbiguousRunError            several published runs match
     │   ├── RunConflictError             the same run was published with other predictions
     │   ├── PrunedError                  `mnist-pipeline prune` deleted its predictions
     │   ├── DamagedError                 a published file or shard is missing or altered
@@ -95,10 +94,6 @@ class OutputsError(PipelineError):
 
 class RunNotFoundError(OutputsError, LookupError):
     """No published run has the given name or date."""
-
-
-class AmbiguousRunError(OutputsError, LookupError):
-    """More than one published run has the given date."""
 
 
 class RunConflictError(OutputsError):

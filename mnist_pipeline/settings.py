@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
 )
@@ -126,6 +127,10 @@ def _user_cache() -> Path:
 _LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())  # config files, the last one wins
 
 
+# With another value than the configured one a run has other images, numbers or run_id than the night.
+_COUNTED = ("images", "data_dir", "weights", "batch_rows", "shard_rows")
+
+
 class Settings(BaseSettings):
     """The settings of a run. Build it with `load_settings`."""
 
@@ -156,6 +161,7 @@ class Settings(BaseSettings):
     gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
         description="the gates of each data set"
     )
+    _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -169,6 +175,11 @@ class Settings(BaseSettings):
         """Flags, then the environment, then the config files in force; the first that has a key wins."""
         files = [InitSettingsSource(settings_cls, table) for table in reversed(_LAYERS.get())]
         return (init_settings, env_settings, *files)
+
+    @property
+    def by_hand(self) -> Mapping[str, Any]:
+        """The settings that were given by hand and make a run another than its night's, with the configured values."""
+        return self._by_hand
 
     def gates_of_dataset(self) -> Gates:
         """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
@@ -188,12 +199,29 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"--images {self.images}: expected no --data-dir beside it, got {self.data_dir}; leave one of them out"
             )
-        entry = self.datasets.get(self.dataset)
-        if entry and any(file.sha256 for split in entry.splits.values() for file in split.files):
+        if self._is_pinned():
             raise SettingsError(
                 f"--images {self.images}: expected a data set of their own, got {self.dataset}, whose files the "
                 f"config pins; name it with --dataset NAME, so that they do not mix with the runs of {self.dataset}"
             )
+
+    def _is_pinned(self) -> bool:
+        entry = self.datasets.get(self.dataset)
+        return entry is not None and any(file.sha256 for split in entry.splits.values() for file in split.files)
+
+    def _given_otherwise(self, configured: "Settings | None") -> dict[str, Any]:
+        """The settings of a night with another value than the configured one.
+
+        Not the source of images that config does not name, as there is no other way to name it; nor that of images
+        whose files are pinned, as they are the same from everywhere.
+        """
+        there = {name: getattr(configured, name, None) for name in _COUNTED}
+        return {
+            name: value
+            for name, value in there.items()
+            if value != getattr(self, name)
+            and not (name in ("images", "data_dir") and (value is None or self._is_pinned()))
+        }
 
     def described_dataset(self) -> Dataset:
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
@@ -235,16 +263,27 @@ def project_defaults() -> dict[str, Any]:
         return {}
 
 
-def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+def load_settings(config: Path | None = None, configured: Mapping[str, Any] | None = None, **flags: Any) -> Settings:
     """Read all layers into one `Settings`.
 
     Args:
         config: a TOML file laid over the project's own; it may hold any subset of the keys.
+        configured: what a deployment gives for `config` and the flags, if that is what they are compared with to tell
+            what was given by hand; no flag, and the same `config`, if left out.
         flags: settings by field name; None means not given.
 
     Raises:
         SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range.
     """
+    settings = _build(config, flags)
+    if configured is None and any(flags.get(name) is not None for name in _COUNTED):
+        configured = {"config": config}
+    if configured is not None:
+        settings._by_hand = settings._given_otherwise(_configured(configured))
+    return settings
+
+
+def _build(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     if config is not None and is_remote(config):
         raise SettingsError("config: expected a file on disk, got an address; give its path")
     tables = [*_project_tables(), *([_read_toml(config)] if config else [])]
@@ -266,6 +305,16 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
         )
     return settings
+
+
+def _configured(parameters: Mapping[str, Any]) -> Settings | None:
+    """The settings without what was given by hand; None if they are not valid without it."""
+    config = parameters.get("config")
+    flags = {name: value for name, value in parameters.items() if name in Settings.model_fields}
+    try:
+        return _build(Path(config) if config else None, flags)
+    except SettingsError:
+        return None
 
 
 def _project_tables() -> list[dict[str, Any]]:

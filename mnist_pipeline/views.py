@@ -22,7 +22,8 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import DISREGARDED, standing_of
+from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import complete_replacements
@@ -88,9 +89,12 @@ def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fa
     rows = [row for row, _ in found.values()]
     fresh = tables.build(tables.RUNS, {each.name: [row[each.name] for row in rows] for each in tables.RUNS.columns})
     history = [summary for _, summary in found.values()]
+    marked = _with_marks(
+        _merged(tables.HISTORY, stored.history, history, kept, found),
+        _merged(tables.RUNS, stored.runs, [fresh], kept, found),
+    )
     return Views(
-        history=_merged(tables.HISTORY, stored.history, history, kept, found),
-        runs=_merged(tables.RUNS, stored.runs, [fresh], kept, found),
+        *marked,
         versions=tuple(versions[run_id] for run_id in kept),
     )
 
@@ -132,6 +136,9 @@ def _versions(outputs: Outputs, only: str | None = None) -> dict[str, str]:
         found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
     for entry in outputs.store.list(layout.decisions(only) if only else layout.DECISIONS):
         found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
+    for entry in outputs.store.list(layout.COUNTED):
+        run_id = entry.name.split("/", 1)[1].removesuffix(".json")
+        found[run_id].append(f"{entry.name} {entry.version}")
     # A run_id begins with its date: their order is that of (run_date, run_id).
     return {run_id: _digest(found[run_id]) for run_id in published if RUN_ID.fullmatch(run_id)}
 
@@ -190,11 +197,11 @@ def _read(outputs: Outputs, run_id: str) -> tuple[dict[str, Any], pa.Table] | No
     except DamagedError as error:  # one run must not keep all others out of the views
         logger.warning("left out of history, runs and latest: %s", error)
         return None
-    verdict = newest_verdict(outputs, manifest.content)
-    return _run_row(run, manifest, verdict), _history_rows(run, manifest, verdict)
+    verdict, since = newest_verdict(outputs, manifest.content), counted_at(outputs, run)
+    return _run_row(run, manifest, verdict, since), _history_rows(run, manifest, verdict, since)
 
 
-def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> dict[str, Any]:
+def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None, since: datetime | None) -> dict[str, Any]:
     identity, totals = manifest.identity, manifest.totals
     interval = wilson(totals.correct, totals.labelled)
     return {
@@ -207,6 +214,10 @@ def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> 
         "verdict_id": verdict and verdict.document.verdict_id,
         "outcome": verdict and verdict.outcome,
         "standing": standing_of(run.outputs, manifest.content),
+        "counts": since is not None,
+        "is_of_date": False,  # see _with_marks
+        "is_latest": False,
+        "counted_at": since,
         "seconds": sum(manifest.timings_seconds.values()),
         "pruned_at": _pruned_at(run),
     }
@@ -221,7 +232,7 @@ def _pruned_at(run: Run) -> datetime | None:
     return None if pruned is None else pruned.pruned_at
 
 
-def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None) -> pa.Table:
+def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None, since: datetime | None) -> pa.Table:
     try:
         summary = run.read(tables.SUMMARY)
     except DamagedError as error:
@@ -231,6 +242,9 @@ def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None
         "weights_sha256": manifest.identity.weights_sha256,
         "outcome": verdict and verdict.outcome,
         "published_at": manifest.published_at,
+        "counts": since is not None,
+        "is_of_date": False,  # see _with_marks
+        "is_latest": False,
     }
     return tables.build(
         tables.HISTORY,
@@ -241,20 +255,37 @@ def _history_rows(run: Run, manifest: Manifest, verdict: PublishedVerdict | None
     )
 
 
+def _with_marks(history: pa.Table, runs: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Both tables with `is_of_date` and `is_latest`, which depend on the other runs too."""
+    of_date: dict[tuple[str, ...], tuple[datetime, str]] = {}
+    columns = ("dataset", "split", "run_date", "counted_at", "run_id")
+    for dataset, split, run_date, since, run_id in zip(*(_plain(runs[name]) for name in columns), strict=True):
+        if since is not None:
+            key = dataset, split, run_date
+            of_date[key] = max(of_date.get(key, (since, run_id)), (since, run_id))
+    newest = {key[:2]: key for key in sorted(of_date)}
+    of_dates = {run_id for _, run_id in of_date.values()}
+    latest = {of_date[key][1] for key in newest.values()}
+    marked = []
+    for table in (history, runs):
+        run_ids = table["run_id"].to_pylist()
+        for name, chosen in (("is_of_date", of_dates), ("is_latest", latest)):
+            column = column_of([run_id in chosen for run_id in run_ids], pa.bool_())
+            table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+        marked.append(table)
+    return marked[0], marked[1]
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    found: list[Any] = (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
+    return found
+
+
 def _latest(runs: pa.Table) -> dict[str, dict[str, str]]:
-    """The newest run of each data set and split that is not withdrawn, as `lookup.find_run` has it."""
-    newest: dict[str, tuple[Any, ...]] = {}
-    columns = (
-        *(runs[name] for name in ("dataset", "split", "standing", "run_date")),
-        runs["published_at"].cast(pa.int64()),
-        runs["run_id"],
-    )
-    for dataset, split, standing, *order in zip(*(column.to_pylist() for column in columns), strict=True):
-        if standing in DISREGARDED:
-            continue
-        name = f"{dataset}/{split}"
-        newest[name] = max(newest.get(name, tuple(order)), tuple(order))
+    """The run that the name latest means, of each data set and split."""
+    rows = runs.select(["dataset", "split", "run_id", "run_date", "is_latest"]).to_pylist()
     return {
-        name: {"run_id": run_id, "run_date": f"{run_date:%Y-%m-%d}"}
-        for name, (run_date, _, run_id) in sorted(newest.items())
+        f"{row['dataset']}/{row['split']}": {"run_id": row["run_id"], "run_date": f"{row['run_date']:%Y-%m-%d}"}
+        for row in sorted(rows, key=lambda row: (row["dataset"], row["split"]))
+        if row["is_latest"]
     }

@@ -46,11 +46,11 @@ def random_network(seed: int = 0) -> Network:
     return Network({name: random.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in SHAPES.items()})
 
 
-def small_settings(tmp_path: Path, rows: int = 25, **changes: Any) -> Settings:
+def small_settings(tmp_path: Path, rows: int = 25, by_hand: Any = None, **changes: Any) -> Settings:
     """Settings for the data set "toy" of `rows` images in shards of 10, all of it under `tmp_path`.
 
     The data set is made unless its images exist already. No report is written: its plots cost more than the run.
-    `changes` are settings that win over these.
+    `changes` are settings that win over these, as if configured; `by_hand` win over those, as if given by hand.
     """
     data_dir = tmp_path / "data"
     if not (data_dir / images_name()).exists():
@@ -66,4 +66,5 @@ def small_settings(tmp_path: Path, rows: int = 25, **changes: Any) -> Settings:
         "workers": 2,
         "report": False,
     }
-    return load_settings(**(given | changes))
+    given |= changes
+    return load_settings(configured=given, **(given | (by_hand or {})))

@@ -19,6 +19,7 @@ from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets.shards import ShardLabels, shard_set_name
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.runs import layout, lookup, predictions, publishing, summary
+from mnist_pipeline.runs.counting import record_counted
 from mnist_pipeline.runs.manifest import Identity, Manifest, Pruned, Totals
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
@@ -123,13 +124,17 @@ def staged(outputs: Location | Outputs, who: Identity, **how: Any) -> Iterator[t
         yield staging, stage_run(staging, who, **how)
 
 
-def publish_run(outputs: Location | Outputs, who: Identity, *, views: bool = True, **how: Any) -> Run:
-    """Publish a run of drawn predictions, and with `views` bring the views up to it."""
+def publish_run(
+    outputs: Location | Outputs, who: Identity, *, views: bool = True, counts: bool = True, **how: Any
+) -> Run:
+    """Publish a run of drawn predictions that counts or not, and with `views` bring the views up to it."""
     with staged(outputs, who, **how) as (staging, manifest):
         assert publishing.commit(opened(outputs), staging, manifest)
+    if counts:
+        record_counted(opened(outputs), who.run_id, manifest.published_at)
     if views:
         update_views(opened(outputs))
-    return lookup.find_run(opened(outputs), who.run_id, who.dataset, who.split)
+    return lookup.run_by_id(opened(outputs), who.run_id)
 
 
 def publish_with_others(outputs: Location, run_date: str, published_at: datetime) -> bool:
@@ -137,6 +142,7 @@ def publish_with_others(outputs: Location, run_date: str, published_at: datetime
     with staged(outputs, identity(run_date), published_at=published_at) as (staging, manifest):
         start_together()
         new = publishing.commit(opened(outputs), staging, manifest)
+        record_counted(opened(outputs), manifest.run_id, published_at)
     update_views(opened(outputs))
     return new
 

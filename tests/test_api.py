@@ -15,7 +15,7 @@ from mnist_pipeline.api import load_history, load_images, load_run, run_files
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.core.images import normalise
 from mnist_pipeline.core.retention import Retention
-from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.judging import judge_run
@@ -89,12 +89,6 @@ def test_without_runs_there_is_no_history_and_no_run(tmp_path: Path) -> None:
         load_history(tmp_path)
     with pytest.raises(RunNotFoundError, match="run 'latest': expected a published run of mnist/test"):
         load_run(outputs=tmp_path)
-
-
-def test_a_date_with_several_runs_is_refused(outputs: Path) -> None:
-    publish_run(outputs, identity("2026-01-30", batch_rows=9))
-    with pytest.raises(AmbiguousRunError, match=f"name one:\n(.*\n)?  {OLD.run_id}"):
-        load_run("2026-01-30", "toy", "test", outputs=outputs)
 
 
 @pytest.mark.parametrize("path", ["predictions/part-00001.parquet", "manifest.json"])

@@ -1,5 +1,6 @@
 """The command as a person meets it, on small data and without Prefect."""
 
+import html
 import importlib.metadata
 import json
 import subprocess
@@ -393,7 +394,10 @@ def test_a_report_that_fails_costs_no_night(
 
 
 def test_compare_shows_what_changed_in_80_columns_and_cuts_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights = [night(home, day, "--weights", file_of(home, seed)) for day, seed in (("2026-01-30", 0), (RUN_DATE, 1))]
+    nights = []
+    for seed, day in enumerate(("2026-01-30", RUN_DATE)):
+        monkeypatch.setenv("MNIST_PIPELINE_WEIGHTS", str(file_of(home, seed)))
+        nights.append(night(home, day))
     monkeypatch.setenv("COLUMNS", "80")
     result = command("compare", "2026-01-30", "latest")
     assert result.exit_code == 0, result.output
@@ -415,9 +419,7 @@ def test_compare_shows_what_changed_in_80_columns_and_cuts_nothing(home: Path, m
 
 def test_compare_of_different_images_says_so_and_has_nothing_lost_or_gained(home: Path) -> None:
     make_split(home / "other", 40, seed=3)
-    night(home, "2026-01-30")
-    night(home, RUN_DATE, "--data-dir", "other")
-    result = command("compare", "2026-01-30", RUN_DATE)
+    result = command("compare", night(home, "2026-01-30"), night(home, RUN_DATE, "--data-dir", "other"))
     assert "different images, the same weights" in result.stdout
     assert "Fisher exact, Newcombe" in result.stdout
     (row,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["all"]]
@@ -426,9 +428,9 @@ def test_compare_of_different_images_says_so_and_has_nothing_lost_or_gained(home
 
 def test_compare_of_images_without_labels_counts_what_changed_and_no_more(home: Path) -> None:
     make_split(home / "bare", 25, labelled=False)
-    night(home, "2026-01-30", "--data-dir", "bare", "--weights", file_of(home, 0))
-    night(home, RUN_DATE, "--data-dir", "bare", "--weights", file_of(home, 1))
-    lines = command("compare", "2026-01-30", RUN_DATE).stdout.splitlines()
+    before = night(home, "2026-01-30", "--data-dir", "bare", "--weights", file_of(home, 0))
+    now = night(home, RUN_DATE, "--data-dir", "bare", "--weights", file_of(home, 1))
+    lines = command("compare", before, now).stdout.splitlines()
     assert len(lines) == 3
     assert lines[2].startswith("the same images, different weights; predictions changed: ")
 
@@ -515,6 +517,27 @@ def test_a_failed_night_that_was_accepted_is_what_the_next_is_compared_with(home
     assert f"  last passed: {run_id}" in next_night.stdout.splitlines()
 
 
+def test_a_run_by_hand_says_so_everywhere_until_it_is_accepted(home: Path) -> None:
+    result = run("--report", "--weights", file_of(home, 3))
+    (folder,) = published(home)
+    advice = f"`mnist-pipeline accept {folder.name} --reason TEXT` counts it"
+    assert f"not counted, as weights were given by hand; {advice}" in result.stdout.splitlines()
+    said = f"not counted, as weights or settings were given by hand; {advice}"
+    assert said in command("show", folder.name).stdout.splitlines()
+    assert "none, by hand" in command("runs").stdout
+    page = html.unescape((home / "outputs" / "reports" / f"{folder.name}.html").read_text())
+    assert said.removeprefix("not counted") in page
+    missing = command("show")
+    assert (missing.exit_code, "made by hand" in missing.stderr) == (5, True)
+    flip_bit(folder / "summary.parquet")
+    assert command("verify", "--repair").exit_code == 0
+    assert command("show").exit_code == 5  # what is repaired is what it was
+    assert command("accept", folder.name, "--reason", "the weights of tomorrow").exit_code == 0
+    shown = command("show").stdout
+    assert f"run {folder.name}" in shown
+    assert "by hand" not in shown + command("runs").stdout
+
+
 def test_a_withdrawn_night_is_shown_by_its_run_id_only(home: Path) -> None:
     for run_date in ("2026-01-30", "2026-01-31"):
         command("run", "--direct", "--run-date", run_date)
@@ -524,7 +547,7 @@ def test_a_withdrawn_night_is_shown_by_its_run_id_only(home: Path) -> None:
     assert "withdrawn" in command("show", second).stdout
     gone = command("show", "2026-01-31")
     assert gone.exit_code == 5
-    assert f"withdrawn, and found by run_id only: {second}" in gone.stderr
+    assert f"not counted: {second} (withdrawn); `mnist-pipeline accept RUN_ID" in gone.stderr
     verified = command("verify")
     assert verified.exit_code == 0
     assert "decisions: 1 verified, 0 damaged" in verified.stdout

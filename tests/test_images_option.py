@@ -22,9 +22,10 @@ from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.pipeline import evaluation, inputs, planning
-from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings, load_settings
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import random_images, random_labels
 from tests.parquet_files import FORMS, as_numbers, column, decoded_rows, write
@@ -52,7 +53,7 @@ def of_parquet(tmp_path: Path, images: Path, **changes: Any) -> Settings:
         "batch_rows": 4,
         "workers": 2,
     }
-    return load_settings(**(given | changes))
+    return load_settings(configured=given | changes, **(given | changes))
 
 
 def published(settings: Settings) -> Run:

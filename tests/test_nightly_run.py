@@ -72,8 +72,9 @@ class RealNights:
         (folder / labels_name()).write_bytes(idx.encode(what.labels))
         (folder / "w.safetensors").write_bytes(encode_weights(what.weights))
         lines = [f"{gate} = {json.dumps(bound)}" for gate, bound in gates.items()]
-        (folder / "gates.toml").write_text("\n".join(["[gates.night]", *lines, ""]))
-        where = ["--data-dir", folder, "--weights", folder / "w.safetensors", "--outputs", self.folder / "outputs"]
+        weights = f"weights = {str(folder / 'w.safetensors')!r}"
+        (folder / "gates.toml").write_text("\n".join([weights, "[gates.night]", *lines, ""]))
+        where = ["--data-dir", folder, "--outputs", self.folder / "outputs"]
         asked = ["--dataset", "night", "--run-date", run_date, "--config", folder / "gates.toml", "--no-report"]
         return command("run", "--direct", *where, *asked)
 
@@ -208,24 +209,39 @@ def test_the_command_and_the_function_do_the_same(tmp_path: Path) -> None:
     gates = {"toy": Gates(min_images=20, min_accuracy=0.99, max_digit_loss=0.5)}
     settings = small_settings(tmp_path, gates=gates, report=True)
     by_function = run_nightly(settings)
-    (tmp_path / "gates.toml").write_text("[gates.toy]\nmin_images = 20\nmin_accuracy = 0.99\nmax_digit_loss = 0.5\n")
-    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", tmp_path / "other"]
-    sizes = ["--shard-rows", 10, "--batch-rows", 4, "--workers", 2]
-    result = command(
-        "run", "--direct", "--run-date", RUN_DATE, *words, *sizes, "--config", tmp_path / "gates.toml"
-    )  # fmt: skip
+    (tmp_path / "gates.toml").write_text(
+        "shard_rows = 10\nbatch_rows = 4\n[gates.toy]\nmin_images = 20\nmin_accuracy = 0.99\nmax_digit_loss = 0.5\n"
+    )
+    words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", tmp_path / "other", "--workers", 2]
+    result = command("run", "--direct", "--run-date", RUN_DATE, *words, "--config", tmp_path / "gates.toml")
     assert (result.exit_code, by_function.accepted) == (7, False)
     assert f"published run {by_function.published.run_id}" in result.stdout
     assert f"verdict: {by_function.verdict.outcome}" in result.stdout
     assert by_function.verdict.line in result.stderr
-    told_when = {"manifest.json", "verdict.json", "history.parquet", "runs.parquet"}  # and the report
+    told_when = {
+        f"{by_function.published.run_id}.json",
+        "manifest.json",
+        "verdict.json",
+        "history.parquet",
+        "runs.parquet",
+    }  # and the report
     ours, theirs = (
         {name: at for name, at in hashes(folder).items() if Path(name).name not in told_when and ".html" not in name}
         for folder in (settings.outputs, tmp_path / "other")
     )
     assert ours == theirs
     assert {name.split("/")[0] for name in hashes(settings.outputs)} == {
-        *("runs", "shards", "weights", "verdicts", "reports", "history.parquet", "runs.parquet", "latest.json"),
+        *(
+            "runs",
+            "shards",
+            "weights",
+            "verdicts",
+            "counted",
+            "reports",
+            "history.parquet",
+            "runs.parquet",
+            "latest.json",
+        ),
     }
     verdict = newest_verdict(
         opened(tmp_path / "other"),
@@ -277,9 +293,10 @@ def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fail
     good, bad = random_network(0), random_network(1)
     labelled_by(good, tmp_path / "data")
     outputs, ended = tmp_path / "outputs", []
+    (tmp_path / "weights.toml").write_text(f"weights = {str(tmp_path / 'weights.safetensors')!r}\n")
     for day, network in ((28, good), (29, good), (30, bad)):
         (tmp_path / "weights.safetensors").write_bytes(encode_weights(network))
-        words = ["--dataset", "toy", "--data-dir", tmp_path / "data", "--weights", tmp_path / "weights.safetensors"]
+        words = ["--dataset", "toy", "--data-dir", tmp_path / "data", "--config", tmp_path / "weights.toml"]
         ended.append(command("run", "--direct", "--run-date", f"2026-01-{day}", "--outputs", outputs, *words))
     assert [result.exit_code for result in ended] == [0, 0, 7], ended[0].output
     first, second, third = (result.stdout for result in ended)
@@ -322,7 +339,9 @@ def test_a_night_that_was_accepted_is_good_and_one_that_was_withdrawn_is_missing
     assert state.line.startswith(night.verdict.line)
     assert state.line.endswith(": half a night on purpose")
     decide(outputs, run, "withdrawn", "wrong camera")
-    with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; publish them"):
+    with pytest.raises(
+        RunNotFoundError, match=rf"of 2026-01-31; not counted: {run.name.run_id} \(withdrawn\); .*publish them"
+    ):
         require_run_dates(settings, 1)
 
 

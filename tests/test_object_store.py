@@ -121,7 +121,7 @@ def test_a_night_is_the_same_in_a_store_as_on_disk(toy: Settings, bucket: Addres
     assert parquet_of(there.published) == parquet_of(here.published)
     assert there.verdict.line == here.verdict.line
     places = {key.split("/")[0] for key in objects(bucket)}
-    assert places == {"runs", "data", "verdicts", "reports", "shards", "weights", *VIEWS}
+    assert places == {"runs", "data", "verdicts", "counted", "reports", "shards", "weights", *VIEWS}
 
 
 def test_only_the_manifest_is_where_runs_are_listed(toy: Settings, bucket: Address) -> None:

@@ -23,7 +23,7 @@ from mnist_pipeline.errors import EngineError, SettingsError
 from mnist_pipeline.orchestration import deployments, diagnosis
 from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
 from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
-from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError
+from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError, configured_parameters
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs import layout
@@ -112,6 +112,19 @@ def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Pat
         {"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}
     ]
     assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/outputs"
+
+
+def test_what_a_deployment_gives_is_configured_and_what_a_person_gives_is_not(
+    client: SyncPrefectClient, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(project)
+    assert configured_parameters() is None  # no deployment
+    run = client.create_flow_run_from_deployment(client.read_deployment_by_name(NIGHTLY).id, parameters={"split": "x"})
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run.id))
+    assert configured_parameters() == {"split": "test"}
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(run.id))  # no such deployment any more
+    assert configured_parameters() == {}
+    client.delete_flow_run(run.id)
 
 
 def test_the_server_schedules_runs_of_the_nightly_and_its_deadline_alone(

@@ -12,8 +12,9 @@ import pytest
 from mnist_pipeline import tables
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.pipeline import evaluation
+from mnist_pipeline.runs.counting import counted_at
 from mnist_pipeline.runs.layout import RUNS, VERDICTS
-from mnist_pipeline.runs.lookup import list_runs
+from mnist_pipeline.runs.lookup import list_runs, runs_of, runs_of_dates
 from mnist_pipeline.runs.manifest import Totals
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.publishing import commit
@@ -58,13 +59,21 @@ def stored_runs(outputs: Location) -> list[dict[str, Any]]:
 def expected(outputs: Location) -> list[dict[str, Any]]:
     """The history as it follows from the runs, the slow way: each run's summary and what holds for all of it."""
     rows = []
+    of_dates = {
+        split: runs_of_dates(opened(outputs), runs_of(opened(outputs), *split))
+        for split in {(run.name.dataset, run.name.split) for run in list_runs(opened(outputs))}
+    }
     for run in list_runs(opened(outputs)):
+        nights = of_dates[run.name.dataset, run.name.split]
         manifest = run.manifest()
         verdict = newest_verdict(opened(outputs), manifest.content)
         of_run = {
             "weights_sha256": manifest.identity.weights_sha256,
             "outcome": verdict and verdict.outcome,
             "published_at": manifest.published_at,
+            "counts": counted_at(opened(outputs), run) is not None,
+            "is_of_date": run in nights,
+            "is_latest": run in nights[-1:],
         }
         rows += [{**row, **of_run} for row in run.read(tables.SUMMARY).to_pylist()]
     return rows
@@ -291,6 +300,7 @@ def test_eight_processes_at_once_publish_each_run_once_and_lose_no_row(tmp_path:
     assert left_over(settings.outputs) == []
     assert sorted(path.name for path in on_disk(settings.outputs).iterdir()) == [
         ".staging",
+        "counted",
         "history.parquet",
         "latest.json",
         "runs",

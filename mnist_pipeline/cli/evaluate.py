@@ -39,6 +39,8 @@ def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
         out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
     else:
         out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
+    if published.by_hand:
+        out.print(terminal.not_counted_line(published.run_id, published.by_hand), soft_wrap=True)
     out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table(published.scores))
     print_verdict(judged.verdict)

@@ -25,7 +25,7 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
 Project = Annotated[Path, typer.Option(help="Folder with prefect.yaml (this one).", show_default=False)]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same steps in this process, without Prefect.")]
-WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest.")]
+WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, latest or latest-passed.")]
 
 
 @dataclass(frozen=True)

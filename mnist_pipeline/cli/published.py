@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 def list_published(given: Given) -> None:
     """List the published runs."""
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.counting import counting
     from mnist_pipeline.runs.decisions import standing_of
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.verdicts.records import newest_verdict
 
     settings = given.load()
-    rows = []
+    rows, since = [], counting(opened(settings))
     for item in list_runs(opened(settings)):
         try:
             manifest = item.manifest()
@@ -36,7 +37,7 @@ def list_published(given: Given) -> None:
             rows.append(terminal.RunLine(item.name.run_id, "damaged", "-", "-", "-", "-"))
             continue
         verdict = newest_verdict(opened(settings), manifest.content)
-        standing = standing_of(opened(settings), manifest.content)
+        standing = standing_of(opened(settings), manifest.content) or ("" if since(item) else "by hand")
         outcome = verdict.outcome if verdict else "not judged"
         rows.append(
             terminal.RunLine(
@@ -64,7 +65,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     from mnist_pipeline import tables
     from mnist_pipeline.core.tally import DigitScore
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.runs.lookup import find_run
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
@@ -75,6 +76,8 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     _show_verdict(settings, manifest)
     _show_decision(settings, manifest)
+    if _made_by_hand(found):
+        out.print(terminal.not_counted_line(found.name.run_id), soft_wrap=True)
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
 
@@ -103,12 +106,20 @@ def _show_decision(settings: "Settings", manifest: "Manifest") -> None:
         out.print(f"decision: damaged: {error}", style="red", soft_wrap=True)
 
 
+def _made_by_hand(run: "Run") -> bool:
+    from mnist_pipeline.runs.counting import content_of, counted_at
+    from mnist_pipeline.runs.decisions import standing_of
+
+    return standing_of(run.outputs, content_of(run)) is None and counted_at(run.outputs, run) is None
+
+
 @app.command()
 @takes("dataset", "split", "outputs")
 def verify(
     given: Given,
     which: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run_id, a run date, or latest; all runs if left out.")
+        str | None,
+        typer.Argument(metavar="RUN", help="A run_id, a run date, latest or latest-passed; all if left out."),
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Publish damaged runs again, with the archived weights.")
@@ -116,7 +127,8 @@ def verify(
 ) -> None:
     """Check every byte of published runs against their manifests; without RUN also verdicts, shards and weights."""
     from mnist_pipeline.runs.layout import REPAIRS
-    from mnist_pipeline.runs.lookup import find_run, list_runs
+    from mnist_pipeline.runs.lookup import list_runs
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     dataset, split = given.flags["dataset"], given.flags["split"]

@@ -36,13 +36,13 @@ def require_accepted(judged: "Sequence[Judged]") -> None:
 @takes("dataset", "split", "outputs")
 def compare(
     given: Given,
-    before: Annotated[str, typer.Argument(metavar="A", help="The run before: run_id, date or latest.")],
-    now: Annotated[str, typer.Argument(metavar="B", help="The run now: run_id, date or latest.")],
+    before: Annotated[str, typer.Argument(metavar="A", help="The run before: run_id, date, latest or latest-passed.")],
+    now: Annotated[str, typer.Argument(metavar="B", help="The run now: run_id, date, latest or latest-passed.")],
 ) -> None:
     """Compare two published runs: images lost and gained, with their statistical significance."""
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.runs.lookup import find_run
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
@@ -60,9 +60,9 @@ def compare(
 @takes("dataset", "split", "outputs")
 def set_pinned(given: Given, which: WhichRun) -> None:
     """Pin a run: from now on runs of its data set and split are compared with it too."""
-    from mnist_pipeline.runs.lookup import find_run
     from mnist_pipeline.tables import PREDICTIONS
     from mnist_pipeline.verdicts.baselines import set_baseline
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
@@ -116,7 +116,7 @@ def withdraw(given: Given, which: WhichRun, reason: Reason) -> None:
 
 def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn']", reason: str) -> None:
     from mnist_pipeline.pipeline.decisions import decide
-    from mnist_pipeline.runs.lookup import find_run
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
@@ -165,7 +165,7 @@ def report(given: Given, which: WhichRun = "latest") -> None:
     """Write the report of a published run: one HTML file."""
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal
-    from mnist_pipeline.runs.lookup import find_run
+    from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal
 
 from mnist_pipeline import tables
@@ -28,7 +28,8 @@ from mnist_pipeline.maintenance.orphans import (
     unused_shards,
 )
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import DISREGARDED, standing_of
+from mnist_pipeline.runs.counting import counting
+from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Manifest, Pruned
 from mnist_pipeline.runs.outputs import Outputs, shard_set_of
@@ -217,25 +218,27 @@ def _read_runs(outputs: Outputs) -> dict[Run, _Read | None]:
 def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str, str]:
     """The runs that are kept in any case, with the reason."""
     needed: dict[str, str] = {}
-    latest, found = set[str](), defaultdict[str, set[Outcome]](set)
+    since, found = counting(inventory.outputs), defaultdict[str, set[Outcome]](set)
+    latest: dict[str, tuple[date, datetime, str]] = {}
     for run in reversed(list(runs)):
         read, split = runs[run], run.name.split_of
         if read is None:
             needed[run.name.run_id] = "damaged"
             continue
-        standing = standing_of(inventory.outputs, read.manifest.content)
-        if standing in DISREGARDED:
+        counted_at = since(run)
+        if counted_at is None:
             continue
         if "pass" not in found[split]:  # before it nothing is looked for
             verdict = newest_verdict(inventory.outputs, read.manifest.content)
-            outcome = "pass" if standing == "accepted" else verdict and verdict.outcome
+            accepted = standing_of(inventory.outputs, read.manifest.content) == "accepted"
+            outcome = "pass" if accepted else verdict and verdict.outcome
             if outcome and outcome in REFERENCES.keys() - found[split]:
                 needed[run.name.run_id] = REFERENCES[outcome]
                 if read.pruned is None and _has_predictions(inventory, run, read.manifest):
                     found[split].add(outcome)  # else judging goes by an older one
-        if split not in latest:
-            latest.add(split)
-            needed[run.name.run_id] = "the latest"
+        order = run.name.run_date, counted_at, run.name.run_id
+        latest[split] = max(latest.get(split, order), order)
+    needed |= {run_id: "the latest" for *_, run_id in latest.values()}
     return needed | dict.fromkeys(read_baselines(inventory.outputs).values(), "the baseline")
 
 

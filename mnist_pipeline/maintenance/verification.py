@@ -1,12 +1,13 @@
-"""Checks what else carries a checksum below the outputs folder than runs: verdicts, decisions, shards, weights.
+"""Checks what else carries a checksum below the outputs folder than runs.
 
-Changes nothing.
+Verdicts, decisions, records that runs count, shards, weights. Changes nothing.
 """
 
 from collections.abc import Iterator
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.counting import read_counted
 from mnist_pipeline.runs.decisions import newest_decision
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
@@ -39,6 +40,17 @@ def check_decisions(outputs: Outputs) -> Iterator[Checked]:
             yield location, str(error)
 
 
+def check_counted(outputs: Outputs) -> Iterator[Checked]:
+    """Every record that a run counts."""
+    for child in outputs.store.children(layout.COUNTED):
+        run_id = child.removesuffix(".json")
+        try:
+            read_counted(outputs, run_id)
+            yield outputs.path(layout.counted(run_id)), None
+        except DamagedError as error:
+            yield outputs.path(layout.counted(run_id)), str(error)
+
+
 def check_shards(outputs: Outputs) -> Iterator[Checked]:
     """Every shard that has a checkpoint record, or should have one."""
     for name in outputs.store.children(layout.SHARDS):
@@ -65,6 +77,7 @@ def check_weights(outputs: Outputs) -> Iterator[Checked]:
 CHECKS = {
     "verdicts": check_verdicts,
     "decisions": check_decisions,
+    "records that runs count": check_counted,
     "shards": check_shards,
     "weights": check_weights,
 }

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.pipeline.judging import Judged
-from mnist_pipeline.report.terminal import accuracy_line, percent, score_cells
+from mnist_pipeline.report.terminal import accuracy_line, not_counted_line, percent, score_cells
 
 
 def show_judged(judged: Judged) -> None:
@@ -48,6 +48,7 @@ def _summary(judged: Judged) -> str:
         *(f"- **{result.outcome}** `{result.gate}`: {result.reason}" for result in not_passed),
         *(["- nothing was judged"] if verdict.outcome == "none" else []),
         *(f"- {note}" for note in verdict.notes),
+        *([f"- {not_counted_line(published.run_id, published.by_hand)}"] if published.by_hand else []),
         "",
         "| what | value |",
         "|---|---|",

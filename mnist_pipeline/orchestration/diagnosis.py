@@ -45,7 +45,7 @@ from mnist_pipeline.orchestration.deployments import (
 )
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.pipeline.nightly import state_of
-from mnist_pipeline.runs.lookup import list_runs, missing_run_dates, runs_of
+from mnist_pipeline.runs.lookup import missing_run_dates, newest_counted, runs_of
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
@@ -376,7 +376,7 @@ def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
     """Check that the last due run dates are published, from the first published one on; ignores Prefect's records."""
     dataset, split = settings.dataset, settings.split
     what = f"nights of {dataset}/{split}"
-    published = [run.name.run_date for run in list_runs(Outputs.at(settings.outputs)) if run.name.is_of(dataset, split)]
+    published = [run.name.run_date for run in runs_of(Outputs.at(settings.outputs), dataset, split)]
     last = (datetime.now(UTC) - RUN_DUE).date()
     if not published or published[0] > last:
         yield Finding(what, True, f"none due yet in {settings.outputs}")
@@ -394,10 +394,11 @@ def _newest_verdict(settings: Settings) -> Iterator[Finding]:
     """Whether the gates accept the newest run."""
     dataset, split = settings.dataset, settings.split
     what = f"newest night of {dataset}/{split}"
-    found = runs_of(Outputs.at(settings.outputs), dataset, split)
-    if not found:
+    outputs = Outputs.at(settings.outputs)
+    newest = next(newest_counted(outputs, runs_of(outputs, dataset, split)), None)
+    if newest is None:
         yield Finding(what, True, "none yet")
         return
-    state = state_of(settings, [run for run in found if run.name.run_date == found[-1].name.run_date])
+    state = state_of(settings, newest)
     advice = "`mnist-pipeline show`, or its report, has the gates that failed"
     yield Finding(what, state.good, state.line, "" if state.good else advice)

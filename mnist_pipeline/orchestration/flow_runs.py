@@ -1,12 +1,14 @@
 """The run date, the name and the final state of a flow run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
-from typing import Self
+from typing import Any, Self
 
-from prefect import runtime
+from prefect import get_client, runtime
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from mnist_pipeline.errors import PipelineError, VerdictError
@@ -26,6 +28,24 @@ def logical_date() -> date:
     """
     start: datetime = runtime.flow_run.scheduled_start_time
     return start.astimezone(UTC).date()
+
+
+def configured_parameters() -> Mapping[str, Any] | None:
+    """The parameters of the current flow run that nobody gave by hand; None outside a deployment.
+
+    All of them, if a schedule started it; those of its deployment otherwise, or none if that is gone.
+    """
+    deployment_id = runtime.deployment.id
+    if deployment_id is None:
+        return None
+    context = FlowRunContext.get()
+    if context and context.flow_run and context.flow_run.auto_scheduled:
+        return context.parameters
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_deployment(deployment_id).parameters
+        except ObjectNotFound:
+            return {}
 
 
 def flow_run_name(verb: str) -> Callable[[], str]:

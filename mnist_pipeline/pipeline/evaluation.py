@@ -28,6 +28,8 @@ from mnist_pipeline.errors import DamagedError, NumericalError
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
 from mnist_pipeline.runs import predictions, publishing, summary
+from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Identity, Manifest, Totals
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.runtime import one_blas_thread, tile_rows, versions
@@ -52,13 +54,18 @@ class Sharded:
 
 @dataclass(frozen=True)
 class Published:
-    """A published run and its results. `new` is False if it was published before with the same predictions."""
+    """A published run and its results.
+
+    `new` is False if it was published before with the same predictions. `by_hand` are the settings for which it does
+    not count as its night's.
+    """
 
     identity: Identity
     folder: Location
     new: bool
     tally: Tally
     calibration: Calibration
+    by_hand: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -220,10 +227,14 @@ def publish(
         tally=tally.to_json(),
         calibration=calibration.to_json(),
     )
-    new = publishing.commit(plan.outputs, staging, manifest)
+    new, by_hand = publishing.commit(plan.outputs, staging, manifest), plan.by_hand
+    if not by_hand:
+        publishing.count(plan.outputs, plan.run_id)
+    elif not new and counted_at(plan.outputs, run_by_id(plan.outputs, plan.run_id)):
+        by_hand = ()
     update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")
-    return replace(result, new=new)
+    return replace(result, new=new, by_hand=by_hand)
 
 
 def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:

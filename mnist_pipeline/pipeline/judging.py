@@ -18,7 +18,7 @@ from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, out
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
-from mnist_pipeline.runs.decisions import DISREGARDED, known_decision
+from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
 from mnist_pipeline.runs.outputs import Outputs
@@ -267,7 +267,7 @@ def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bo
 
 def _earlier_runs(outputs: Outputs, run: Run, manifest: Manifest) -> list[dict[str, Any]]:
     """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
-    columns = ["run_id", "run_date", "published_at", "outcome", "standing"]
+    columns = ["run_id", "run_date", "published_at", "outcome", "standing", "counts"]
     runs = stored_runs(outputs, run.name.run_id) if run.verified else current_views(outputs).runs
     rows = runs.select(columns)
     rows = rows.set_column(2, "published_at", rows["published_at"].cast(pa.timestamp("us"))).to_pylist()
@@ -285,14 +285,14 @@ def _newest_fit(
 ) -> tuple[str, _Chosen] | None:
     """The first of some runs whose newest verdict has one of these outcomes, with its kind of reference.
 
-    An accepted run stands as passed, and a withdrawn one is no reference.
+    An accepted run stands as passed, and one that does not count is no reference.
     Prefers a usable run to a newer one that cannot be compared with: otherwise every later run would be inconclusive
     until somebody repaired that one.
     """
     unfit = None
     for row in earlier:
         outcome = "pass" if row["standing"] == "accepted" else row["outcome"]
-        if outcome in outcomes and row["standing"] not in DISREGARDED:
+        if outcome in outcomes and row["counts"]:
             against = LAST_PASSED if outcome == "pass" else EARLIER
             chosen = _look_at(outputs, row["run_id"])
             if chosen.problem is None:

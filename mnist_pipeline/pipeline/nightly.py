@@ -3,10 +3,8 @@
 The flow in `flows/evaluate.py` chains the same steps as tasks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
@@ -35,7 +33,7 @@ def run_nightly(settings: Settings, progress: Progress = silent) -> Judged:
 
 @dataclass(frozen=True)
 class DateStatus:
-    """The result of the newest run of a date, in a line, and whether its gates accept it."""
+    """The result of the run of a date, in a line, and whether its gates accept it."""
 
     line: str
     good: bool
@@ -51,9 +49,8 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
     outputs, dataset, split, last = Outputs.at(settings.outputs), settings.dataset, settings.split, settings.run_date
     complete_repairs(outputs)
     first = last - timedelta(days=nights - 1)
-    found = lookup.runs_of(outputs, dataset, split)
-    due = groupby((run for run in found if first <= run.name.run_date <= last), key=lambda run: run.name.run_date)
-    states = [state_of(settings, list(of_date)) for _, of_date in due]
+    due = lookup.runs_of_dates(outputs, lookup.runs_of(outputs, dataset, split, first, last))
+    states = [state_of(settings, run) for run in due]
     failed = [state.line for state in states if not state.good]
     try:
         lookup.require_run_dates(outputs, dataset, split, first, last)
@@ -64,14 +61,14 @@ def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
     return states
 
 
-def state_of(settings: Settings, of_date: Sequence[Run]) -> DateStatus:
-    """The status of a date, decided by its run that was published last.
+def state_of(settings: Settings, run: Run) -> DateStatus:
+    """The status of a date, decided by its run.
 
     A missing verdict is not good: the run was never judged. An accepted run is good whatever its verdict.
     """
     outputs = Outputs.at(settings.outputs)
     try:
-        manifest = max((run.manifest() for run in of_date), key=lambda each: each.published_at)
+        manifest = run.manifest()
         verdict = current_verdict(outputs, manifest)
         decision = newest_decision(outputs, manifest.content)
     except DamagedError as error:

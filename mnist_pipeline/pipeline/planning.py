@@ -6,7 +6,7 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.datasets.splits import OpenSplit
-from mnist_pipeline.errors import DamagedError, SettingsError
+from mnist_pipeline.errors import DamagedError, PipelineError, SettingsError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.runs.outputs import Outputs
@@ -15,7 +15,7 @@ from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.verdicts.promotions import current_promotion
 from mnist_pipeline.views import complete_repairs
-from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights
+from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Plan:
     shard_set: CheckpointFolder
     workers: int
     max_tasks: int
+    by_hand: tuple[str, ...] = ()  # the settings that make this another run than that of the night
 
     @property
     def run_id(self) -> str:
@@ -55,6 +56,11 @@ class Plan:
 def make_plan(settings: Settings, source_images: OpenSplit, network: Network | None = None) -> Plan:
     """Plan a run: complete pending repairs, read and archive the weights, and fix the identity and the files.
 
+    Args:
+        settings: what to evaluate, and where.
+        source_images: the images.
+        network: in place of the weights that the settings name, which makes it a run by hand.
+
     Raises:
         SettingsError: more shards than MAX_SHARDS.
         WeightsError: the weights are rejected.
@@ -67,9 +73,14 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         )
     outputs = Outputs.at(settings.outputs)
     complete_repairs(outputs)
+    by_hand = set(settings.by_hand)
     if network is None:
-        network = load_weights(settings.weights) if settings.weights else current_network(outputs)
+        network = _network_of(settings.weights, outputs)
+    else:
+        by_hand.add("weights")
     archived = outputs.archive_weights(network)
+    if "weights" in settings.by_hand and archived.stem == _configured_sha256(settings, outputs):
+        by_hand.remove("weights")  # the same weights, by another path
     identity = Identity(
         run_date=settings.run_date,
         dataset=source_images.dataset,
@@ -90,7 +101,20 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         shard_set=outputs.shard_set(source_images, settings.shard_rows),
         workers=settings.workers,
         max_tasks=settings.max_tasks,
+        by_hand=tuple(sorted(by_hand)),
     )
+
+
+def _network_of(weights: Location | None, outputs: Outputs) -> Network:
+    return load_weights(weights) if weights else current_network(outputs)
+
+
+def _configured_sha256(settings: Settings, outputs: Outputs) -> str | None:
+    """The weights that a run without anything by hand would have; None if they cannot be read."""
+    try:
+        return weights_sha256(_network_of(settings.by_hand["weights"], outputs))
+    except PipelineError:
+        return None
 
 
 def current_network(outputs: Outputs) -> Network:

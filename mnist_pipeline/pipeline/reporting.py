@@ -15,7 +15,9 @@ from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
+from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.counting import counted_at
 from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest
@@ -76,6 +78,8 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     mistakes, flips = _mistakes(run), _flips(published, flipped)
     decision = known_decision(outputs, manifest.content)
     notes = list(verdict.notes) if verdict else []
+    if decision is None and counted_at(outputs, run) is None:
+        notes.append(not_counted_line(run.name.run_id))
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}
         found = read_selected(outputs.shards_of(manifest), identity, wanted)
@@ -161,14 +165,15 @@ def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[
 
 
 def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":
-    """The runs of the same data set and split up to this one, oldest first."""
+    """The runs of the dates of the same data set and split up to this one, and this one, oldest first."""
     from mnist_pipeline.report.plots import TrendPoint
 
     runs = stored_runs(outputs, run.name.run_id)
     for row in runs.sort_by([("run_date", "ascending"), ("published_at", "ascending")]).to_pylist():
         run_date = row["run_date"].date()
         ours = run.name.is_of(row["dataset"], row["split"]) and run_date <= run.name.run_date
-        if ours and row["accuracy"] is not None:
+        shown = row["is_of_date"] or row["run_id"] == run.name.run_id
+        if ours and shown and row["accuracy"] is not None:
             bounds = row["accuracy_low"], row["accuracy_high"]
             yield TrendPoint(run_date, row["run_id"], row["accuracy"], *bounds, outcome=row["outcome"])
 

@@ -54,6 +54,12 @@ def accuracy_line(correct: int, labelled: int) -> str:
     )
 
 
+def not_counted_line(run_id: str, by_hand: Sequence[str] = ()) -> str:
+    """That a run is not the night of its date, why, and how it becomes that, in one line."""
+    what = ", ".join(by_hand) or "weights or settings"
+    return f"not counted, as {what} were given by hand; `mnist-pipeline accept {run_id} --reason TEXT` counts it"
+
+
 def digits_table(scores: Sequence[DigitScore]) -> Table:
     """The per-digit table: scores, or without labels how often each digit was predicted."""
     return _scores_table(scores) if any(score.images for score in scores) else _predicted_table(scores)

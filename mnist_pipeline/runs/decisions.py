@@ -5,7 +5,6 @@ run as it was then: published anew with other content, the run is undecided. Nei
 """
 
 import logging
-from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -13,7 +12,6 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import ChecksummedDocument
@@ -22,7 +20,7 @@ from mnist_pipeline.store.files import read_expected
 logger = logging.getLogger(__name__)
 
 Standing = Literal["accepted", "withdrawn", "damaged"]  # damaged: the decision cannot be known
-DISREGARDED: tuple[Standing, ...] = ("withdrawn", "damaged")  # neither a reference, nor latest, nor the run of its date
+DISREGARDED: tuple[Standing, ...] = ("withdrawn", "damaged")  # it does not count
 
 
 class Decision(ChecksummedDocument):
@@ -86,21 +84,6 @@ def standing_of(outputs: Outputs, run: RunContent) -> Standing | None:
     try:
         decision = newest_decision(outputs, run)
     except DamagedError as error:
-        logger.warning("neither a reference nor the run of its date: %s", error)
+        logger.warning("a run of which this is not known does not count: %s", error)
         return "damaged"
     return None if decision is None else decision.standing
-
-
-def not_withdrawn(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
-    """The runs that were not withdrawn, as far as that can be known."""
-    decided = set(outputs.store.children(layout.DECISIONS))
-    return [
-        run for run in runs if run.name.run_id not in decided or standing_of(outputs, _content(run)) not in DISREGARDED
-    ]
-
-
-def _content(run: Run) -> RunContent:
-    try:
-        return run.manifest().content
-    except DamagedError:
-        return RunContent(run.name.run_id, None)

@@ -1,8 +1,9 @@
 """Every name below the outputs folder, spelled once.
 
-Facts: `runs/`, `weights/`, `promotions/`, `decisions/`, `baselines.json`. Verdicts: `verdicts/`. Caches: `shards/`.
-Views, derived and replaceable: `history.parquet`, `runs.parquet`, `latest.json`, `reports/`. Hidden from readers:
-`.staging/`, `.repairs/`, `quarantine/`, and in a bucket `data/`, where the files stay that a manifest or verdict lists.
+Facts: `runs/`, `weights/`, `promotions/`, `decisions/`, `counted/`, `baselines.json`. Verdicts: `verdicts/`.
+Caches: `shards/`. Views, derived and replaceable: `history.parquet`, `runs.parquet`, `latest.json`, `reports/`. Hidden
+from readers: `.staging/`, `.repairs/`, `quarantine/`, and in a bucket `data/`, where the files stay that a manifest or
+verdict lists.
 """
 
 import re
@@ -15,6 +16,7 @@ SHARDS = "shards"
 WEIGHTS = "weights"
 PROMOTIONS = "promotions"
 DECISIONS = "decisions"
+COUNTED = "counted"
 CANDIDATES = "candidates"  # an outputs folder of its own, for runs of weights that may be promoted
 REPORTS = "reports"
 REPAIRS = ".repairs"
@@ -77,6 +79,11 @@ def weights(sha256: str) -> str:
 def decisions(run_id: str) -> str:
     """The folder of the numbered decisions on a run."""
     return f"{DECISIONS}/{run_id}"
+
+
+def counted(run_id: str) -> str:
+    """The record that a run counts."""
+    return f"{COUNTED}/{run_id}.json"
 
 
 def shard_set(name: str) -> str:

@@ -1,32 +1,55 @@
-"""Finds published runs: all of them, the newest of a data set and split, those of a date or of a run_id."""
+"""Finds published runs: all of them, the one of a run_id, and the one of each date."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from itertools import groupby
 
-from mnist_pipeline.errors import AmbiguousRunError, RunNotFoundError
+from mnist_pipeline.errors import RunNotFoundError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import not_withdrawn
+from mnist_pipeline.runs.counting import content_of, counting
+from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.manifest import RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 
+NAMED = 3  # runs in a message
 
-def list_runs(outputs: Outputs) -> list[Run]:
-    """All published runs by run_date, then run_id. Folders that are not named like a run are left out."""
+
+def list_runs(outputs: Outputs, wanted: Callable[[RunName], bool] = lambda _: True) -> list[Run]:
+    """All published runs, or those that are wanted, by run_date, then run_id. Other folders are left out."""
     store = outputs.store
     if store.has_rename:
         names = store.children(layout.RUNS)
     else:  # a manifest makes a run, and other objects below its name do not
         names = [entry.name.split("/")[1] for entry in store.find(f"{layout.RUNS}/*", [layout.MANIFEST])]
-    runs = [Run(outputs, parsed) for name in names if (parsed := RunName.parse(name))]
+    runs = [Run(outputs, parsed) for name in names if (parsed := RunName.parse(name)) and wanted(parsed)]
     if store.has_rename:  # a file of that name is none
         runs = [run for run in runs if run.exists()]
     return sorted(runs, key=lambda run: (run.name.run_date, run.name.run_id))
 
 
-def runs_of(outputs: Outputs, dataset: str, split: str) -> list[Run]:
-    """The published runs of a split that are not withdrawn, by run_date, then run_id."""
-    return not_withdrawn(outputs, [run for run in list_runs(outputs) if run.name.is_of(dataset, split)])
+def newest_counted(outputs: Outputs, runs: Iterable[Run]) -> Iterator[Run]:
+    """Those of some runs that count, by run date, then by since when they count, the newest first.
+
+    The first of each date is the run of that date. Reads no more runs than it has to for those that are asked for.
+    """
+    since = counting(outputs)
+    newest_first = sorted(runs, key=lambda run: run.name.run_date, reverse=True)
+    for _, of_date in groupby(newest_first, key=lambda run: run.name.run_date):
+        yield from _by_time(since, of_date)
+
+
+def runs_of_dates(outputs: Outputs, runs: Iterable[Run]) -> list[Run]:
+    """The run of each date that has one that counts, by run date; of runs of one data set and split."""
+    of_dates: dict[date, Run] = {}
+    for run in newest_counted(outputs, runs):
+        of_dates.setdefault(run.name.run_date, run)
+    return [of_dates[run_date] for run_date in sorted(of_dates)]
+
+
+def runs_of(outputs: Outputs, dataset: str, split: str, first: date = date.min, last: date = date.max) -> list[Run]:
+    """The published runs of a split and of a range of dates, both included, by run_date, then run_id."""
+    return list_runs(outputs, lambda name: name.is_of(dataset, split) and first <= name.run_date <= last)
 
 
 def run_by_id(outputs: Outputs, run_id: str) -> Run:
@@ -37,7 +60,7 @@ def run_by_id(outputs: Outputs, run_id: str) -> Run:
     """
     name = RunName.parse(run_id)
     if name is None or not (run := Run(outputs, name)).exists():
-        repair = "" if name is None else _pending(outputs, [name])
+        repair = "" if name is None else pending_advice(outputs, [name])
         raise RunNotFoundError(
             f"run {run_id}: expected it in {outputs.path(layout.RUNS)}, got none; {repair or 'was it moved away?'}"
         )
@@ -50,7 +73,7 @@ def pending_repairs(outputs: Outputs) -> list[RunName]:
     return sorted((name for name in names if name is not None), key=lambda name: name.run_id)
 
 
-def _pending(outputs: Outputs, names: Sequence[RunName]) -> str:
+def pending_advice(outputs: Outputs, names: Sequence[RunName]) -> str:
     """What to do about those of the runs that are missing because their repair is incomplete; empty if none is."""
     waiting = [name.run_id for name in pending_repairs(outputs) if name in names]
     if not waiting:
@@ -62,83 +85,41 @@ def _pending(outputs: Outputs, names: Sequence[RunName]) -> str:
 
 
 def missing_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> list[date]:
-    """The dates from `first` to `last`, both included, without a published run of that split that is not withdrawn."""
-    there = {run.name.run_date for run in runs_of(outputs, dataset, split)}
+    """The dates from `first` to `last`, both included, without a published run of that split that counts."""
+    there = {run.name.run_date for run in runs_of_dates(outputs, runs_of(outputs, dataset, split, first, last))}
     run_dates = (first + timedelta(days=days) for days in range((last - first).days + 1))
     return [run_date for run_date in run_dates if run_date not in there]
 
 
 def require_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> None:
-    """Nothing, if every run date from `first` to `last` has a published run of the data set and split.
+    """Nothing, if every run date from `first` to `last` has a published run of the data set and split that counts.
 
     Raises:
         RunNotFoundError: some have none; all of them are named.
     """
     if missing := missing_run_dates(outputs, dataset, split, first, last):
+        there = [run for run in runs_of(outputs, dataset, split, first, last) if run.name.run_date in missing]
         raise RunNotFoundError(
             f"nights of {dataset}/{split} from {first} to {last}: expected a published run of each in {outputs}, got "
-            f"none of {', '.join(map(str, missing))}; publish them with `mnist-pipeline backfill --dataset {dataset} "
-            f"--split {split} --from {missing[0]} --to {missing[-1]}`"
+            f"none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with `mnist-pipeline backfill "
+            f"--dataset {dataset} --split {split} --from {missing[0]} --to {missing[-1]}`"
         )
 
 
-def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> Run:
-    """The run that `which` means.
-
-    Args:
-        outputs: the outputs folder.
-        which: a run_id, a run_date, or "latest": the newest by (run_date, published_at). Withdrawn runs are found by
-            their run_id only.
-        dataset: data set meant by a date or "latest".
-        split: split meant by a date or "latest".
-
-    Raises:
-        RunNotFoundError: there is none.
-        AmbiguousRunError: the date has several; they are listed.
-        DamagedError: "latest" has to compare manifests and one is damaged.
-    """
-    if isinstance(which, datetime):  # what a run_date column holds
-        which = which.date()
-    runs = list_runs(outputs)
-    if exact := [run for run in runs if run.name.run_id == which]:
-        return exact[0]
-    every = [run for run in runs if run.name.is_of(dataset, split)]
-    ours = not_withdrawn(outputs, every)
-    if which == "latest":
-        newest = [run for run in ours if run.name.run_date == ours[-1].name.run_date]
-        if newest:
-            return newest[0] if len(newest) == 1 else max(newest, key=lambda run: run.manifest().published_at)
-    else:
-        dated = [run for run in ours if str(run.name.run_date) == str(which)]
-        if len(dated) > 1:
-            candidates = "".join(f"\n  {run.name.run_id}" for run in dated)
-            raise AmbiguousRunError(
-                f"run {which}: expected one run of {dataset}/{split}, got several; name one:{candidates}"
-            )
-        if dated:
-            return dated[0]
-    known = [run.name.run_id for run in ours[-3:]] or sorted({f"{run.name.dataset}/{run.name.split}" for run in runs})
-    counted = {run.name.run_id for run in ours}
-    meant = [run.name.run_id for run in every if str(which) in ("latest", str(run.name.run_date))]
-    withdrawn = [run_id for run_id in meant if run_id not in counted]
-    unfinished = [
-        name
-        for name in pending_repairs(outputs)
-        if str(which) == name.run_id or (name.is_of(dataset, split) and str(which) in ("latest", str(name.run_date)))
-    ]
-    raise RunNotFoundError(
-        f"run {str(which)!r}: expected a published run of {dataset}/{split} in {outputs}, got none; "
-        f"what is there: {', '.join(known) or 'nothing yet'}; "
-        + (f"withdrawn, and found by run_id only: {', '.join(withdrawn[-3:])}; " if withdrawn else "")
-        + (
-            _pending(outputs, unfinished)
-            or f"publish it with `mnist-pipeline run --dataset {dataset} --split {split}{_run_date_flag(which)}`"
-        )
-    )
-
-
-def _run_date_flag(which: str | date) -> str:
-    try:
-        return f" --run-date {date.fromisoformat(str(which))}"
-    except ValueError:
+def not_counted(runs: Sequence[Run]) -> str:
+    """Part of a message: runs that are there and do not count, why, and what changes that; empty without runs."""
+    if not runs:
         return ""
+    earlier = f"{len(runs) - NAMED} earlier ones and " if len(runs) > NAMED else ""
+    named = ", ".join(f"{run.name.run_id} ({_why_not(run)})" for run in runs[-NAMED:])
+    return f"not counted: {earlier}{named}; `mnist-pipeline accept RUN_ID --reason TEXT` counts one; "
+
+
+def _why_not(run: Run) -> str:
+    standing = standing_of(run.outputs, content_of(run))
+    return "its decision is damaged" if standing == "damaged" else standing or "made by hand"
+
+
+def _by_time(since: Callable[[Run], datetime | None], runs: Iterable[Run]) -> list[Run]:
+    counted = [(at, run.name.run_id, run) for run in runs if (at := since(run))]
+    return [run for *_, run in sorted(counted, key=lambda each: each[:2], reverse=True)]

@@ -1,12 +1,15 @@
 """Publishes a run: staged files become visible in one step, once, and in place of nothing but a damaged run."""
 
 import logging
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import RunConflictError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.counting import record_counted
+from mnist_pipeline.runs.lookup import run_by_id, runs_of, runs_of_dates
 from mnist_pipeline.runs.manifest import Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import replace_run
@@ -86,6 +89,18 @@ def _restore_predictions(run: Run, staging: StagingDirectory, manifest: Manifest
     store.delete(f"{folder}/{layout.PRUNED}")
     logger.info("run %s has its predictions again", manifest.run_id)
     return True
+
+
+def count(outputs: Outputs, run_id: str) -> None:
+    """Make a published run that of its date from now on, unless it is that already.
+
+    Raises:
+        StoreError: the outputs folder cannot be written.
+    """
+    name = run_by_id(outputs, run_id).name
+    of_date = runs_of(outputs, name.dataset, name.split, name.run_date, name.run_date)
+    if all(run.name != name for run in runs_of_dates(outputs, of_date)):
+        record_counted(outputs, run_id, datetime.now(UTC))
 
 
 def _check_staged(staging: StagingDirectory, manifest: Manifest) -> None:

@@ -276,6 +276,16 @@ GATES = Table(
     metadata={},
     layout=_SMALL,
 )
+_WHICH_COUNT = (
+    Column(
+        "counts",
+        pa.bool_(),
+        "whether the run was made with the current weights and the configured settings, or was accepted, and was not "
+        "withdrawn",
+    ),
+    Column("is_of_date", pa.bool_(), "whether it is the run of its date: the newest that counts, by counted_at"),
+    Column("is_latest", pa.bool_(), "whether it is the run of the newest date, which the name latest means"),
+)
 HISTORY = Table(
     name="history",
     row="one digit of one run, over all published runs",
@@ -284,6 +294,7 @@ HISTORY = Table(
         Column("weights_sha256", pa.string(), "sha256 of the weights"),
         Column("outcome", pa.string(), "of the run's newest verdict; null if it was never judged", nullable=True),
         Column("published_at", pa.timestamp("us", "UTC"), "when the run was published"),
+        *_WHICH_COUNT,
     ),
     metadata={},
     layout=_SMALL,
@@ -319,6 +330,13 @@ RUNS = Table(
             "standing",
             pa.string(),
             "what a person decided of the run: accepted or withdrawn, damaged if that cannot be read; null if nothing",
+            nullable=True,
+        ),
+        *_WHICH_COUNT,
+        Column(
+            "counted_at",
+            pa.timestamp("us", "UTC"),
+            "when a night made it the run of its date, or when it was published; null if it does not count",
             nullable=True,
         ),
         Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),

@@ -28,12 +28,14 @@ from mnist_pipeline.errors import (
 )
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights, weights_sha256
 from tests.builders import (
     images_name,
@@ -583,6 +585,70 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
     monkeypatch.setattr(planning, "MAX_SHARDS", 2)
     with pytest.raises(SettingsError, match="shard_rows 10: expected at most 2 shards for 25 images"):
         evaluation.evaluate(small_settings(tmp_path))
+
+
+# Which runs count
+
+
+@pytest.mark.parametrize("setting", ["weights", "batch_rows", "shard_rows", "data_dir"])
+def test_a_run_with_a_setting_given_by_hand_does_not_count(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(encode_weights(random_network(5)))
+    make_split(tmp_path / "other", ROWS, seed=5)
+    folders = {"weights": tmp_path / "other.safetensors", "data_dir": tmp_path / "other"}
+    others: dict[str, Any] = {**folders, "batch_rows": 9, "shard_rows": 9}
+    settings = toy(tmp_path, by_hand={setting: others[setting]})
+    by_hand = evaluation.evaluate(settings)
+    assert by_hand.by_hand == (setting,)
+    night = evaluation.evaluate(toy(tmp_path))
+    assert night.by_hand == ()
+    runs = list_runs(opened(settings.outputs))
+    counted = {run.name.run_id: counted_at(opened(settings.outputs), run) is not None for run in runs}
+    assert counted == {by_hand.run_id: False, night.run_id: True}
+
+
+def test_settings_given_by_hand_as_they_are_configured_or_that_change_no_run_count(tmp_path: Path) -> None:
+    (tmp_path / "same.safetensors").write_bytes(encode_weights(NETWORK))
+    make_split(tmp_path / "images", ROWS)
+    same = {"weights": tmp_path / "same.safetensors", "batch_rows": 4, "workers": 1, "data_dir": tmp_path / "images"}
+    assert evaluation.evaluate(toy(tmp_path, by_hand=same, data_dir=None)).by_hand == ()
+
+
+def test_the_current_weights_given_by_hand_count_and_those_that_were_current_do_not(tmp_path: Path) -> None:
+    old, new = (tmp_path / f"{seed}.safetensors" for seed in (2, 3))
+    for path, seed in ((old, 2), (new, 3)):
+        path.write_bytes(encode_weights(random_network(seed)))
+        promote_to(tmp_path / "outputs", random_network(seed))
+    night = evaluation.evaluate(small_settings(tmp_path))
+    again = evaluation.evaluate(small_settings(tmp_path, by_hand={"weights": new}))
+    assert (again.run_id, again.by_hand) == (night.run_id, ())
+    assert evaluation.evaluate(small_settings(tmp_path, by_hand={"weights": old})).by_hand == ("weights",)
+
+
+def test_a_run_by_hand_counts_from_when_its_night_finds_it(tmp_path: Path) -> None:
+    weights, outputs = tmp_path / "2.safetensors", opened(tmp_path / "outputs")
+    weights.write_bytes(encode_weights(random_network(2)))
+    first = evaluation.evaluate(small_settings(tmp_path, by_hand={"weights": weights}))
+    assert counted_at(outputs, run_by_id(outputs, first.run_id)) is None
+    promote_to(outputs, random_network(2))
+    night = evaluation.evaluate(small_settings(tmp_path))
+    assert (night.run_id, night.new) == (first.run_id, False)
+    assert counted_at(outputs, run_by_id(outputs, first.run_id)) is not None
+    promote_to(outputs, random_network(3))
+    assert evaluation.evaluate(small_settings(tmp_path, by_hand={"weights": weights})).by_hand == ()  # it counted then
+
+
+def test_after_good_weights_are_back_the_run_of_the_date_is_the_one_they_made(tmp_path: Path) -> None:
+    outputs = opened(tmp_path / "outputs")
+
+    def night(seed: int) -> str:
+        promote_to(outputs, random_network(seed))
+        return evaluation.evaluate(small_settings(tmp_path)).run_id
+
+    good, bad = night(2), night(3)
+    assert find_run(outputs, "latest", "toy", "test").name.run_id == bad
+    assert night(2) == good
+    for which in ("latest", "2026-01-31"):
+        assert find_run(outputs, which, "toy", "test").name.run_id == good
 
 
 # Current weights

@@ -17,6 +17,7 @@ from mnist_pipeline.pipeline.judging import EARLIER
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.pipeline.promotion import CURRENT, Promoted, promote
+from mnist_pipeline.runs.counting import counted_at
 from mnist_pipeline.runs.layout import CANDIDATES
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import Settings
@@ -146,6 +147,7 @@ def test_after_a_forced_promotion_nights_are_compared_with_the_new_weights(toy: 
     assert forced.accepted.reason == "promoted by force (fail)"
     own = run_by_id(opened(toy.outputs), forced.accepted.run_id)
     assert own.manifest().identity.weights_sha256 == weights_sha256(BAD)
+    assert counted_at(opened(toy.outputs), own) is not None
     for run_date in ("2026-02-02", "2026-02-03"):
         night = run_nightly(toy.model_copy(update={"run_date": run_date}))
         assert (night.verdict.outcome, night.accepted) == ("pass", True)

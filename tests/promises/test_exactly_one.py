@@ -17,6 +17,7 @@ import pytest
 from mnist_pipeline import tables, views
 from mnist_pipeline.errors import RunConflictError
 from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.counting import record_counted
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
@@ -87,6 +88,7 @@ def publish(outputs: Path, run_date: str, seed: int, how: str) -> str:
             new = (unsafe_commit if how == "unsafe" else commit)(opened(outputs), staging, manifest)
         except Exception as error:
             return f"{type(error).__name__} {error}"
+        record_counted(opened(outputs), manifest.run_id, published_at)
         updates[how](opened(outputs))
         return "new" if new else "old"
 

@@ -27,9 +27,9 @@ from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import NumericalError
 from mnist_pipeline.pipeline import inputs
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.runs.lookup import find_run
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.weights.files import encode_weights
 from tests.attacks.networks import WRITERS
 from tests.builders import (

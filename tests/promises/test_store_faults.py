@@ -222,6 +222,6 @@ def test_nothing_is_written_outside_of_the_store() -> None:
     two_runs(Outputs(store))
     assert not Path("/nowhere").exists()
     assert {name.split("/")[0] for name in store.files} == {
-        "runs", "verdicts", layout.HISTORY, layout.RUNS_VIEW, layout.LATEST,
+        "runs", "verdicts", "counted", layout.HISTORY, layout.RUNS_VIEW, layout.LATEST,
     }  # fmt: skip
     assert tables.HISTORY.empty.num_rows == 0

@@ -10,10 +10,11 @@ from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.maintenance.verification import check_decisions
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.reporting import write_report
-from mnist_pipeline.runs.decisions import newest_decision, not_withdrawn, standing_of
-from mnist_pipeline.runs.lookup import find_run, list_runs, missing_run_dates, run_by_id
+from mnist_pipeline.runs.decisions import newest_decision, standing_of
+from mnist_pipeline.runs.lookup import missing_run_dates, run_by_id
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.views import current_views, update_views
 from tests.published import at, flip_bit, hashes, identity, on_disk, opened, publish_run
 from tests.stores import MemoryStore
@@ -72,7 +73,9 @@ def test_a_withdrawn_run_is_neither_latest_nor_that_of_its_date(outputs: Path) -
     assert find_run(opened(outputs), AGAIN.run_id, "toy", "test").name.run_id == AGAIN.run_id
     decide(opened(outputs), run(outputs, NEW.run_id), "withdrawn", "bad weights")
     assert latest(outputs) == OLD.run_id
-    with pytest.raises(RunNotFoundError, match="withdrawn, and found by run_id only: "):
+    with pytest.raises(
+        RunNotFoundError, match=r"not counted: .* \(withdrawn\), .* \(withdrawn\); `mnist-pipeline accept"
+    ):
         find_run(opened(outputs), "2026-01-31", "toy", "test")
     day = date(2026, 1, 31)
     assert missing_run_dates(opened(outputs), "toy", "test", date(2026, 1, 30), day) == [day]
@@ -108,7 +111,7 @@ def test_a_damaged_decision_makes_the_run_neither_and_is_named(outputs: Path, ca
         newest_decision(opened(outputs), run(outputs, AGAIN.run_id).manifest().content)
     with caplog.at_level(logging.WARNING):
         update_views(opened(outputs), afresh=True)
-    assert "neither a reference nor the run of its date" in caplog.text
+    assert "a run of which this is not known does not count: " in caplog.text
     assert standings(outputs)[AGAIN.run_id] == "damaged"
     assert latest(outputs) == NEW.run_id
     ((_, problem),) = check_decisions(opened(outputs))
@@ -126,13 +129,6 @@ def test_a_report_that_is_there_shows_the_decision_and_none_is_written_otherwise
     assert ": as good as before." in report.read_text()
     decide(opened(outputs), run(outputs, NEW.run_id), "withdrawn", "<b>wrong</b> camera")
     assert ": &lt;b&gt;wrong&lt;/b&gt; camera." in report.read_text()
-
-
-def test_runs_without_decisions_are_not_read(outputs: Path) -> None:
-    decide(opened(outputs), run(outputs, NEW.run_id), "withdrawn", "wrong camera")
-    (on_disk(run(outputs, OLD.run_id).folder) / "manifest.json").write_bytes(b"damaged")
-    found = not_withdrawn(opened(outputs), list_runs(opened(outputs)))
-    assert [each.name.run_id for each in found] == [OLD.run_id, AGAIN.run_id]
 
 
 def test_a_damaged_run_stays_withdrawn_and_keeps_no_other_from_being_found(outputs: Path) -> None:

@@ -1,20 +1,19 @@
 import json
 import re
 import shutil
-from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
 from mnist_pipeline import tables
-from mnist_pipeline.errors import AmbiguousRunError, DamagedError, RunNotFoundError
-from mnist_pipeline.runs.lookup import find_run, list_runs, run_by_id
+from mnist_pipeline.errors import DamagedError, RunNotFoundError
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.store import files as module_of_files
 from mnist_pipeline.store.opening import open_store
-from tests.published import FILES, at, flip_bit, identity, on_disk, opened, publish_run, staged
+from tests.published import FILES, flip_bit, identity, on_disk, opened, publish_run, staged
 from tests.stores import FaultyStore
 
 WHO = identity()
@@ -32,56 +31,6 @@ def test_runs_are_listed_by_date_and_what_is_no_run_is_passed_over(tmp_path: Pat
     (tmp_path / "runs" / identity("2026-01-05").run_id).write_text("a file")
     (tmp_path / "runs" / f"{WHO.run_id}.old").mkdir()
     assert [str(run.name.run_date) for run in list_runs(opened(tmp_path))] == sorted(dates)
-
-
-def test_latest_is_the_newest_date_and_among_its_runs_the_last_published(tmp_path: Path) -> None:
-    def latest() -> tuple[str, int]:
-        who = find_run(opened(tmp_path), "latest", "toy", "test").manifest().identity
-        return str(who.run_date), who.batch_rows
-
-    publish_run(tmp_path, identity("2026-01-30", batch_rows=9), published_at=at(5))
-    assert latest() == ("2026-01-30", 9)
-    publish_run(tmp_path, identity("2026-01-31", batch_rows=1), published_at=at(3))
-    publish_run(tmp_path, identity("2026-01-31", batch_rows=2), published_at=at(4))
-    publish_run(tmp_path, identity("2026-01-31", batch_rows=3), published_at=at(2))
-    assert latest() == ("2026-01-31", 2)
-    publish_run(tmp_path, identity("2026-01-29"), published_at=at(9))  # filled in later
-    publish_run(tmp_path, identity("2026-02-28", dataset="other"), published_at=at(9))
-    publish_run(tmp_path, identity("2026-02-28", split="train"), published_at=at(9))
-    assert latest() == ("2026-01-31", 2)
-
-
-def test_a_run_is_found_by_its_id_or_its_date(tmp_path: Path) -> None:
-    one = publish_run(tmp_path, identity("2026-01-30"))
-    publish_run(tmp_path, identity("2026-01-31"))
-    publish_run(tmp_path, identity("2026-01-30", dataset="other"))
-    # The last is what a run_date column holds.
-    for which in (one.name.run_id, "2026-01-30", date(2026, 1, 30), datetime(2026, 1, 30)):
-        assert find_run(opened(tmp_path), which, "toy", "test") == one
-    assert find_run(opened(tmp_path), one.name.run_id, "whatever", "else") == one  # the id says it all
-
-
-def test_a_date_with_several_runs_lists_them(tmp_path: Path) -> None:
-    several = [publish_run(tmp_path, identity(batch_rows=rows)).name.run_id for rows in (1, 2)]
-    publish_run(tmp_path, identity("2026-01-30"))
-    with pytest.raises(AmbiguousRunError, match="run 2026-01-31: expected one run of toy/test") as caught:
-        find_run(opened(tmp_path), "2026-01-31", "toy", "test")
-    assert str(caught.value).split("\n  ")[1:] == sorted(several)
-
-
-@pytest.mark.parametrize("which", ["latest", "2026-01-30", date(2026, 1, 30), "rubbish", "../runs"])
-def test_a_run_that_is_not_there_is_not_found(which: str | date, tmp_path: Path) -> None:
-    with pytest.raises(
-        RunNotFoundError, match=r"got none; what is there: nothing yet; publish it with `mnist-pipeline run --d"
-    ):
-        find_run(opened(tmp_path), which, "toy", "test")
-    publish_run(tmp_path, identity("2026-01-29", dataset="other"))
-    with pytest.raises(RunNotFoundError, match=r"expected a published run of toy/test in .*what is there: other/test;"):
-        find_run(opened(tmp_path), which, "toy", "test")
-    if which != "latest":
-        known = publish_run(tmp_path, identity("2026-01-28")).name.run_id
-        with pytest.raises(RunNotFoundError, match=f"got none; what is there: {known}; publish it"):
-            find_run(opened(tmp_path), which, "toy", "test")
 
 
 # Verifying and reading

@@ -7,7 +7,7 @@ import pytest
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import DamagedError, RunConflictError, StoreError
-from mnist_pipeline.runs.lookup import find_run, list_runs
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.store.files import record
@@ -41,7 +41,7 @@ def test_a_run_becomes_visible_whole_and_leaves_nothing_behind(tmp_path: Path) -
         assert commit(opened(tmp_path), staging, manifest)
         assert sorted(hashes(tmp_path / "runs" / WHO.run_id)) == sorted([*FILES, "manifest.json"])
     assert left_over(tmp_path) == []
-    run = find_run(opened(tmp_path), "latest", "toy", "test")
+    run = run_by_id(opened(tmp_path), WHO.run_id)
     assert run.manifest() == manifest
     assert run.problems() == []
 
@@ -100,7 +100,7 @@ def test_a_damaged_run_goes_to_quarantine_and_is_published_anew(
     damaged = hashes(run.folder)
     with staged(tmp_path, WHO, published_at=at(2)) as (staging, manifest):
         assert commit(opened(tmp_path), staging, manifest)
-    assert find_run(opened(tmp_path), WHO.run_id, "toy", "test").manifest() == manifest
+    assert run_by_id(opened(tmp_path), WHO.run_id).manifest() == manifest
     assert hashes(run.folder) | {"manifest.json": ""} == sound | {"manifest.json": ""}
     assert run.problems() == []
     (quarantined,) = (tmp_path / "quarantine" / "runs").iterdir()
@@ -152,7 +152,7 @@ def test_whoever_publishes_first_wins_and_the_other_agrees(tmp_path: Path, monke
         monkeypatch.setattr(LocalStore, "move", late)
         assert not commit(opened(tmp_path), mine, manifest)
     assert between == [True]
-    assert find_run(opened(tmp_path), WHO.run_id, "toy", "test").manifest().published_at == at(1)
+    assert run_by_id(opened(tmp_path), WHO.run_id).manifest().published_at == at(1)
     assert left_over(tmp_path) == []
 
 
@@ -168,7 +168,7 @@ def test_a_rename_that_reports_an_error_but_happened_is_a_commit(
     with staged(tmp_path, WHO) as (staging, manifest):
         monkeypatch.setattr(Path, "rename", lost_answer)
         assert commit(opened(tmp_path), staging, manifest)
-    assert find_run(opened(tmp_path), WHO.run_id, "toy", "test").problems() == []
+    assert run_by_id(opened(tmp_path), WHO.run_id).problems() == []
 
 
 def test_runs_cannot_be_published_where_a_file_is_in_the_way(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.runs import layout, publishing, replacement
 from mnist_pipeline.runs.layout import REPAIRS
-from mnist_pipeline.runs.lookup import find_run, list_runs, run_by_id
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest, RunName
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.quarantine import copy_to_quarantine, move_to_quarantine
@@ -33,6 +33,7 @@ from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.base import Address, Location
 from mnist_pipeline.store.files import record
 from mnist_pipeline.store.local import LocalStore
+from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.views import complete_repairs, update_views
 from tests.objectstore import Fault, ObjectStore, Rule, objects
 from tests.objectstore import bucket as bucket

@@ -199,6 +199,7 @@ SUMMARY_DTYPES = {
     "top_wrong_prediction": "Int8",
     "top_wrong_count": "int64",
 }
+COUNT_DTYPES = {"counts": "bool", "is_of_date": "bool", "is_latest": "bool"}
 PANDAS_DTYPES = {
     "images": {"image_id": "int64", "label": "Int8", "pixels": "object"},
     "predictions": {
@@ -285,6 +286,8 @@ PANDAS_DTYPES = {
         "verdict_id": "category",
         "outcome": TEXT,
         "standing": TEXT,
+        **COUNT_DTYPES,
+        "counted_at": "datetime64[us, UTC]",
         "images_sha256": TEXT,
         "labels_sha256": TEXT,
         "weights_sha256": TEXT,
@@ -302,6 +305,7 @@ PANDAS_DTYPES = {
         "weights_sha256": TEXT,
         "outcome": TEXT,
         "published_at": "datetime64[us, UTC]",
+        **COUNT_DTYPES,
     },
 }
 DUCKDB_TYPES = {
@@ -313,6 +317,7 @@ DUCKDB_TYPES = {
     "Int8": "TINYINT",
     "int64": "BIGINT",
     "Int64": "BIGINT",
+    "bool": "BOOLEAN",
     "boolean": "BOOLEAN",
     "float32": "FLOAT",
     "float64": "DOUBLE",
@@ -326,6 +331,7 @@ POLARS_TYPES = {
     "Int8": pl.Int8,
     "int64": pl.Int64,
     "Int64": pl.Int64,
+    "bool": pl.Boolean,
     "boolean": pl.Boolean,
     "float32": pl.Float32,
     "float64": pl.Float64,
