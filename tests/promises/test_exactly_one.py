@@ -215,8 +215,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/views.py",
-        "max(newest.get(name, tuple(order)), tuple(order))",
-        "max(newest.get(name, tuple(order)), tuple(order), key=lambda each: each[1])",
+        "for key in sorted(of_date)}",
+        "for key in sorted(of_date, key=of_date.__getitem__)}",
         "test_filling_an_old_night_during_tonights_run_never_moves_latest_back",
     ),
     Mutant(
