@@ -1,4 +1,4 @@
-"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish -> judge -> report.
+"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish -> judge -> report; and its backfill.
 
 Defines order and parallelism of the steps; does no arithmetic and touches no file. Without Prefect the same order
 stands in `pipeline/nightly.py`: one sequence for both would have to hide tasks and plain calls behind each other, and
@@ -103,3 +103,42 @@ def evaluate(
     if settings.report:
         tasks.report(settings, judged)
     return ending(judged)
+
+
+@flow(name=evaluate.name, flow_run_name=flow_run_name("evaluate"), persist_result=False)
+def backfill(
+    run_date: RunDate,
+    dataset: DatasetName | None = None,
+    split: SplitName | None = None,
+    weights: AnyLocation | None = None,
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    outputs: AnyLocation | None = None,
+    config: Path | None = None,
+) -> Judged | State[Judged]:
+    """Evaluate one missing run date, publish the run and judge it, as the nightly evaluation does.
+
+    The run date has to be given: Prefect's server then refuses a run without it, which would evaluate today. The runs
+    are evaluations like the others, and so is the name of the flow.
+
+    Args:
+        run_date: UTC calendar date of the run.
+        dataset: data set to evaluate. Omitted parameters come from config and environment.
+        split: split of the data set.
+        weights: weights file; the current ones, promoted last or shipped, if left out.
+        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
+            name.
+        data_dir: folder with IDX files, asked before any other source.
+        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
+        config: TOML file laid over the project's own configuration.
+    """
+    return evaluate.fn(
+        run_date=run_date,
+        dataset=dataset,
+        split=split,
+        weights=weights,
+        images=images,
+        data_dir=data_dir,
+        outputs=outputs,
+        config=config,
+    )

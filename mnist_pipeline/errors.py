@@ -19,7 +19,8 @@
     │   ├── DamagedError                 a published file or shard is missing or altered
     │   └── StoreError                   the object store rejects a request or does not answer
     ├── NumericalError       (6)       the computation gave NaN or infinity; nothing is published
-    └── VerdictError         (7)       the run is published, but a gate failed: check the run
+    ├── VerdictError         (7)       the run is published, but a gate failed: check the run
+    └── CheckFailedError     (8)       `mnist-pipeline doctor` found what the next night would fail of
 
 Imports nothing from the package. Every class also derives from a matching builtin, so that callers can use plain
 `except ValueError` or `except LookupError`.
@@ -122,3 +123,9 @@ class VerdictError(PipelineError):
     """A published run fails its gates."""
 
     exit_code = 7
+
+
+class CheckFailedError(PipelineError, RuntimeError):
+    """A check of `mnist-pipeline doctor` failed."""
+
+    exit_code = 8

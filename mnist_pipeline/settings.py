@@ -18,7 +18,9 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -49,7 +51,7 @@ AnyLocation = Annotated[
     Location,
     PlainValidator(parse_location),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[@?#])"}),
+    WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[?#@])"}),
 ]
 
 
@@ -124,6 +126,16 @@ def _user_cache() -> Path:
     return Path(platformdirs.user_cache_dir("mnist-pipeline"))
 
 
+class RetentionSettings(BaseModel):
+    """Which runs keep their predictions when the maintenance deployment prunes; see `mnist-pipeline prune`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_days: int = Field(ge=1, le=36_500)
+    keep_last: int = Field(default=7, ge=1)
+    grace_hours: int = Field(default=24, ge=0, le=87_600)
+
+
 _LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())  # config files, the last one wins
 
 
@@ -160,6 +172,9 @@ class Settings(BaseSettings):
     datasets: dict[DatasetName, Dataset] = Field(description="the known data sets")
     gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
         description="the gates of each data set"
+    )
+    retention: RetentionSettings | None = Field(
+        default=None, description="which runs the maintenance prunes; none if left out"
     )
     _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -248,11 +263,11 @@ class Settings(BaseSettings):
         return entry
 
 
-def project_folder(name: str) -> Path:
-    """Locate the folder `config` or `flows`: inside an installed package, beside it in a checkout."""
+def project_file(name: str) -> Path:
+    """Locate `config` or `prefect.yaml`: inside an installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside, beside = package / name, package.parent / name
-    return inside if inside.is_dir() else beside
+    return inside if inside.exists() else beside
 
 
 def project_defaults() -> dict[str, Any]:
@@ -295,8 +310,8 @@ def _build(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None  # pydantic repeats the input, passwords included
-    except UnreadableVariable as error:  # only datasets and gates are structured
-        name = "GATES" if '"gates"' in str(error) else "DATASETS"
+    except UnreadableVariable as error:  # of the structured ones
+        name = next(name for name in ("datasets", "gates", "retention") if f'"{name}"' in str(error)).upper()
         raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
     finally:
         _LAYERS.reset(layers)
@@ -318,7 +333,7 @@ def _configured(parameters: Mapping[str, Any]) -> Settings | None:
 
 
 def _project_tables() -> list[dict[str, Any]]:
-    return [_read_toml(path) for path in sorted(project_folder("config").glob("*.toml"))]
+    return [_read_toml(path) for path in sorted(project_file("config").glob("*.toml"))]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.engine import AUTH, clean_environment, running_server
 SHARE_SERVER = (
     "tests/pipeline/test_nightly.py",
     "tests/test_setup.py",
+    "tests/test_scheduled.py",
     "tests/test_flows.py",
     "tests/test_runners.py",
     "tests/promises/test_outputs_do_not_depend_on_the_engine.py",

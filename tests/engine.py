@@ -60,9 +60,9 @@ def clean_environment(home: Path) -> dict[str, str]:
     return inherited | PREFECT_DEFAULTS | AUTH | {"PREFECT_HOME": str(home)}
 
 
-def request_of(address: str, path: str, question: object = None) -> urllib.request.Request:
+def request_of(address: str, path: str, question: object = None, auth: str = "") -> urllib.request.Request:
     """A request to a server of these tests, with its password."""
-    user = base64.b64encode(AUTH["PREFECT_API_AUTH_STRING"].encode()).decode()
+    user = base64.b64encode((auth or AUTH["PREFECT_API_AUTH_STRING"]).encode()).decode()
     return urllib.request.Request(
         f"{address}/{path}",
         data=None if question is None else json.dumps(question).encode(),
@@ -70,9 +70,9 @@ def request_of(address: str, path: str, question: object = None) -> urllib.reque
     )
 
 
-def ask(address: str, path: str, question: object = None) -> Any:
+def ask(address: str, path: str, question: object = None, auth: str = "") -> Any:
     """What a server answers. A question may reach it twice, when SQLite is busy: let it say the same twice."""
-    request = request_of(address, path, question)
+    request = request_of(address, path, question, auth)
     answers: list[Any] = []
 
     def answered() -> bool:
@@ -98,6 +98,14 @@ def python_m(folder: Path, environment: Mapping[str, str], *words: str) -> subpr
         text=True,
         timeout=START_SECONDS,
     )
+
+
+def install_wheel(site: Path) -> Path:
+    """Install the package into a folder as its wheel does; that folder."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    how = ["--no-build-isolation", "--no-compile"]  # hatchling is one of the tools for development
+    subprocess.run([*pip, *how, "--target", str(site), str(ROOT)], check=True, capture_output=True)
+    return site
 
 
 def free_port() -> int:
@@ -262,7 +270,6 @@ def copy_project(folder: Path) -> Path:
     """`folder` with what is deployed, so that its outputs are not ours."""
     for name in ("prefect.yaml", "prefect.toml"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -295,6 +302,19 @@ def in_this_process(environment: Mapping[str, str]) -> Iterator[None]:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield
     refresh_global_settings_context()
+
+
+def take_down() -> None:
+    """Leave nothing that an earlier test has set up on the server in force."""
+    from prefect.client.orchestration import get_client  # here: tests/conftest.py imports this module first
+
+    with get_client(sync_client=True) as client:
+        for deployment in client.request("POST", "/deployments/filter", json={}).json():
+            client.delete_deployment(deployment["id"])
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+        for pool in client.read_work_pools():
+            client.delete_work_pool(pool.name)
 
 
 def healthy(address: str) -> bool:

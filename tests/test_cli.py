@@ -286,7 +286,7 @@ def test_backfill_evaluates_the_missing_nights_and_only_those(home: Path) -> Non
     assert [path.name[:10] for path in published(home)] == ["2026-01-29", "2026-01-30", "2026-01-31", "2026-02-01"]
     assert kept.stat().st_mtime_ns == before
     again = command("backfill", "--from", "2026-01-29", "--to", "2026-02-01", "--direct")
-    assert "no date is missing: nothing to do" in again.stdout
+    assert f"no date is missing in {home / 'outputs'}: nothing to do" in again.stdout
     assert json.loads((home / "outputs" / "latest.json").read_text())["toy/test"]["run_date"] == "2026-02-01"
 
 
@@ -736,7 +736,7 @@ def with_config(folder: Path, text: str, *words: str) -> subprocess.CompletedPro
     code = f"""if True:
         from pathlib import Path
         from mnist_pipeline import settings
-        settings.project_folder = lambda name: Path({str(folder)!r})
+        settings.project_file = lambda name: Path({str(folder)!r})
         from mnist_pipeline.cli import app
         app()
     """

@@ -89,7 +89,7 @@ def test_a_run_killed_with_its_worker_is_marked_crashed_and_the_next_run_of_its_
     home = night.environment["PREFECT_HOME"]
     monkeypatch.setenv("PREFECT_HOME", home)
     with temporary_settings({PREFECT_API_URL: night.environment["PREFECT_API_URL"], PREFECT_HOME: Path(home)}):
-        set_up(night.project, heartbeat_lost=HEARTBEAT_LOST)
+        set_up(night.project, night.outputs, heartbeat_lost=HEARTBEAT_LOST)
     beating = night.environment | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
     with running_worker(beating, POOL) as worker:
         killed = start_nightly(night)

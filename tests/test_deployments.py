@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from inspect import signature
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow, load_flow_from_entrypoint
+from rich.text import Text
 
 from mnist_pipeline.cli.options import OF_A_RUN
 from mnist_pipeline.settings import Settings
@@ -20,17 +22,18 @@ ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PROJECT["deployments"]}
 
-FLOWS = {"training": "mnist-training", "deadline": "mnist-deadline"}
+FLOWS = {"training": "mnist-training", "deadline": "mnist-deadline", "maintenance": "mnist-maintenance"}
 
 
 def flow_of(name: str) -> Flow[..., Any]:
-    return load_flow_from_entrypoint(f"{ROOT}/{DEPLOYMENTS[name]['entrypoint']}")
+    return load_flow_from_entrypoint(DEPLOYMENTS[name]["entrypoint"])
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_every_deployment_names_a_flow_and_parameters_it_takes(name: str) -> None:
     flow = flow_of(name)
-    flow.validate_parameters(DEPLOYMENTS[name]["parameters"])
+    given = {"run_date": "2026-01-31"} if name == "backfill" else {}  # it has to be given
+    flow.validate_parameters(DEPLOYMENTS[name]["parameters"] | given)
     assert flow.name == FLOWS.get(name, "mnist-evaluation")
     assert "mnist" in DEPLOYMENTS[name]["tags"]  # the automations and the doctor go by it
     assert DEPLOYMENTS[name]["work_pool"]["name"] == "mnist"
@@ -40,25 +43,26 @@ def test_the_flow_and_the_command_take_the_same_settings() -> None:
     (parameters, options) = (signature(flow_of("nightly").fn).parameters, set(OF_A_RUN))
     assert set(parameters) == options | {"config"}
     # What the config says more of than a flag could.
-    assert set(Settings.model_fields) - options == {"datasets", "gates", "max_tasks"}
+    assert set(Settings.model_fields) - options == {"datasets", "gates", "max_tasks", "retention"}
 
 
-def test_there_are_a_nightly_its_deadline_an_adhoc_a_backfill_and_a_training_deployment() -> None:
-    assert set(DEPLOYMENTS) == {"nightly", "deadline", "adhoc", "backfill", "training"}
+def test_there_are_these_deployments() -> None:
+    assert set(DEPLOYMENTS) == {"nightly", "deadline", "adhoc", "backfill", "maintenance", "training"}
 
 
-def test_the_nightly_and_its_deadline_alone_have_schedules_in_utc() -> None:
+def test_the_nightly_its_deadline_and_the_maintenance_alone_have_schedules_in_utc() -> None:
     schedules = {name: entry["schedules"] for name, entry in DEPLOYMENTS.items() if entry["schedules"]}
     assert schedules == {
         "nightly": [{"cron": "30 2 * * *", "timezone": "UTC", "active": True}],
         "deadline": [{"cron": "0 6 * * *", "timezone": "UTC", "active": True}],
+        "maintenance": [{"cron": "0 4 * * 0", "timezone": "UTC", "active": True}],
     }
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_outputs_do_not_depend_on_where_the_worker_was_started(name: str) -> None:
     variables = DEPLOYMENTS[name]["work_pool"]["job_variables"]["env"]
-    assert variables["MNIST_PIPELINE_OUTPUTS"] == "{{ $PWD }}/outputs"
+    assert variables["MNIST_PIPELINE_OUTPUTS"] == "{{ $MNIST_PIPELINE_OUTPUTS }}"
     assert variables["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     (step,) = PROJECT["pull"]
     assert step == {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}
@@ -82,6 +86,19 @@ def test_outputs_do_not_depend_on_where_the_worker_was_started(name: str) -> Non
 def test_unknown_and_out_of_range_parameters_are_refused_before_a_run(given: dict[str, Any]) -> None:
     with pytest.raises((ParameterTypeError, TypeError)):
         flow_of("adhoc").validate_parameters(given)
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_terminal_of_prefect_shows_the_patterns_whole(name: str) -> None:
+    patterns = re.findall(r'"pattern": (".*?")[,}]', json.dumps(flow_of(name).parameters.model_dump(mode="json")))
+    for pattern in map(json.loads, patterns):
+        assert Text.from_markup(pattern).plain == pattern
+    assert patterns or name == "training"
+
+
+def test_a_backfill_without_a_run_date_is_refused_before_a_run() -> None:
+    with pytest.raises(ParameterTypeError, match="run_date"):
+        flow_of("backfill").validate_parameters({"split": "test"})
 
 
 def test_parameters_come_as_text_from_the_command_line_and_are_taken() -> None:

@@ -14,22 +14,25 @@ import pyarrow.parquet as pq
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Failed, Scheduled
 
 from mnist_pipeline.datasets.sources import fetching
-from mnist_pipeline.errors import ChecksumError, RunNotFoundError, SourceError, UnavailableError
+from mnist_pipeline.errors import ChecksumError, DamagedError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
 from mnist_pipeline.orchestration.tasks import is_retryable
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.settings import load_settings, project_folder
+from mnist_pipeline.settings import load_settings
 from tests import engine
 from tests.builders import make_split, random_images, random_labels
 from tests.engine import ask, free_port, python_m, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 from tests.parquet_files import as_numbers, column, write
+from tests.published import flip_bit, identity, publish_run
 
 pytestmark = pytest.mark.engine
 
@@ -76,7 +79,7 @@ def _task_run_names(address: str, flow_run_id: object) -> list[str]:
 
 
 def _flow(name: str) -> Any:
-    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    loaded: Flow[..., Any] = load_flow_from_entrypoint(f"mnist_pipeline.flows.{name}.{name}")
     return loaded
 
 
@@ -159,11 +162,7 @@ def test_a_flow_run_that_is_late_stands_for_the_night_it_was_scheduled_for(in_th
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package as its wheel installs it."""
-    project, site = Path(__file__).parents[1], tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    how = ["--no-build-isolation", "--no-compile"]  # hatchling is one of the tools for development
-    subprocess.run([*pip, *how, "--target", str(site), str(project)], check=True, capture_output=True)
-    return site
+    return engine.install_wheel(tmp_path_factory.mktemp("site"))
 
 
 @pytest.mark.parametrize("engine", ["direct", pytest.param("temporary server", marks=pytest.mark.slow)])
@@ -174,11 +173,11 @@ def test_an_installed_wheel_publishes_what_the_checkout_publishes(
     work.mkdir()
     variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     variables["PYTHONPATH"] = str(installed)
-    code = "import mnist_pipeline.settings as s; print(s.project_folder('flows'))"
+    code = "import mnist_pipeline.flows.evaluate as flow; print(flow.__file__)"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=work, env=variables, capture_output=True, text=True, check=True
     )
-    assert Path(where.stdout.strip()) == installed / "mnist_pipeline" / "flows"
+    assert Path(where.stdout.strip()) == installed / "mnist_pipeline" / "flows" / "evaluate.py"
     unreachable = f"http://127.0.0.1:{free_port()}"
     proxies = {
         "HTTP_PROXY": unreachable,
@@ -265,6 +264,7 @@ def test_the_flow_evaluates_images_in_parquet_in_processes_like_the_same_as_idx_
 
 
 def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(in_this_process: str) -> None:
+    engine.take_down()
     with pytest.raises(RunNotFoundError, match=f"got none of {RUN_DATE}; .*backfill .*--from {RUN_DATE}"):
         _flow("deadline")(run_date=RUN_DATE)
     run_nightly(load_settings(run_date=RUN_DATE))
@@ -273,7 +273,43 @@ def test_the_deadline_fails_for_a_night_without_a_run_and_is_content_with_one(in
     with pytest.raises(RunNotFoundError, match="got none of 2026-01-29, 2026-01-30;"):
         _flow("deadline")(run_date=RUN_DATE, nights=3)
     found = ask(in_this_process, f"flow_runs/{state.state_details.flow_run_id}")
-    assert found["name"] == f"deadline toy/test {RUN_DATE}"
+    assert found["name"] == f"deadline {RUN_DATE}"
+
+
+def test_the_deadline_says_of_every_night_that_is_due_what_is_wrong(in_this_process: str, tmp_path: Path) -> None:
+    engine.take_down()
+    with get_client(sync_client=True) as client:
+        for dataset in ("one", "two"):
+            schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"))
+            parameters = {"dataset": dataset, "outputs": str(tmp_path / dataset)}
+            flow_id = client.create_flow_from_name("mnist-evaluation")
+            client.create_deployment(flow_id, dataset, schedules=[schedule], parameters=parameters)
+    with pytest.raises(RunNotFoundError) as missing:
+        _flow("deadline")(run_date=RUN_DATE)
+    engine.take_down()
+    for dataset in ("one", "two"):
+        assert f"nights of {dataset}/test from {RUN_DATE} to {RUN_DATE}: expected" in str(missing.value)
+        assert f"--outputs {tmp_path / dataset}" in str(missing.value)
+
+
+def test_the_maintenance_verifies_prunes_if_asked_and_fails_if_anything_is_damaged(
+    in_this_process: str, tmp_path: Path
+) -> None:
+    outputs = tmp_path / "outputs"
+    old, new = (publish_run(outputs, identity(day)) for day in ("2026-01-30", "2026-01-31"))
+    publish_run(outputs, identity("2026-01-29"))
+    state = _flow("maintenance")(outputs=outputs, return_state=True)
+    assert state.is_completed()
+    assert old.pruned() is None
+    of_the_run = {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}
+    (found,) = ask(in_this_process, "artifacts/filter", {"artifacts": of_the_run})
+    assert "- runs: 3 verified, 0 damaged" in found["data"].splitlines()
+    assert found["description"] == "nothing damaged; not pruned: no [retention] in the config"
+    (tmp_path / "retention.toml").write_text("[retention]\nkeep_days = 1\nkeep_last = 1\ngrace_hours = 0\n")
+    flip_bit(new.folder / "summary.parquet")
+    with pytest.raises(DamagedError, match=f"damaged: 1: {new.folder}: .*summary.parquet.*verify --repair"):
+        _flow("maintenance")(outputs=outputs, config=tmp_path / "retention.toml")
+    assert old.pruned() is not None
 
 
 def test_work_that_takes_long_is_shown_as_progress_and_other_work_is_not(

@@ -28,11 +28,13 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
-from mnist_pipeline.orchestration import diagnosis
 from mnist_pipeline.orchestration.credentials import make_credentials
 from mnist_pipeline.orchestration.deployments import server_in_force
+from mnist_pipeline.orchestration.doctor import server_checks
+from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.orchestration.environment import LOOPBACK, spare_loopback
 from mnist_pipeline.orchestration.server import require_server
+from mnist_pipeline.settings import load_settings
 from tests.engine import ROOT, clean_environment, running_server
 
 EVIL = "http://evil.example"
@@ -166,9 +168,10 @@ def test_no_proxy_at_all_stays_so_and_nothing_is_set_where_no_proxy_is_named(mon
 # Servers
 
 
-def look(address: str, tmp_path: Path) -> dict[str, diagnosis.Finding]:
+def look(address: str, tmp_path: Path) -> dict[str, Finding]:
+    settings = load_settings(outputs=tmp_path / "outputs")
     with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: tmp_path}):
-        return {finding.what: finding for finding in diagnosis._server(ROOT)}
+        return {finding.what: finding for finding in server_checks.check_server(settings, ROOT)[0]}
 
 
 @pytest.mark.engine
@@ -232,7 +235,7 @@ def test_what_a_broken_server_says_is_not_known_to_be_good() -> None:
     ):
         with pytest.raises(EngineError, match="expected its version, got 500; start it"):
             require_server()
-        (password, _) = list(diagnosis._open_door())
+        (password, _) = list(server_checks._open_door())
     assert (password.healthy, password.found.startswith("not known: ")) == (False, True)
 
 
@@ -250,7 +253,7 @@ def test_an_address_without_api_is_recognised(handler: type[Broken]) -> None:
 
 def require_found_open(address: str) -> None:
     with temporary_settings({PREFECT_API_URL: address}):
-        findings = {finding.what: finding for finding in diagnosis._open_door()}
+        findings = {finding.what: finding for finding in server_checks._open_door()}
     for what, found in (
         ("server password", "none: any client that reaches"),
         ("server origins", "pages of any origin may"),

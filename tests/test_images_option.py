@@ -20,7 +20,7 @@ from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, as_b
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
-from mnist_pipeline.orchestration import diagnosis
+from mnist_pipeline.orchestration.doctor import run_checks
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
@@ -342,10 +342,10 @@ def test_a_folder_set_in_the_environment_is_read_every_night_and_never_trained_o
 
 
 def test_the_doctor_asks_for_no_cache_where_images_are_given(tmp_path: Path) -> None:
-    (finding,) = diagnosis._cache(of_parquet(tmp_path, tmp_path / "mine"))
-    assert (finding.healthy, finding.found) == (True, f"not needed: {tmp_path}/mine holds the images")
+    (finding,) = run_checks._cache(of_parquet(tmp_path, tmp_path / "mine"))
+    assert (finding.healthy, finding.found) == (None, f"not looked at: {tmp_path}/mine holds the images")
     with pytest.raises(SettingsError, match="expected a data set of their own, got mnist"):
-        list(diagnosis._cache(of_parquet(tmp_path, tmp_path / "mine", dataset="mnist")))
+        list(run_checks._cache(of_parquet(tmp_path, tmp_path / "mine", dataset="mnist")))
 
 
 REFUSALS = [

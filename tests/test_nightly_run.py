@@ -31,7 +31,7 @@ from mnist_pipeline.pipeline import evaluation, inputs
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.nightly import require_run_dates, run_nightly
 from mnist_pipeline.runs.lookup import run_by_id
-from mnist_pipeline.settings import load_settings, project_folder
+from mnist_pipeline.settings import load_settings, project_file
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
@@ -80,7 +80,7 @@ class RealNights:
 
 
 def all_gates() -> dict[str, Any]:
-    gates: dict[str, Any] = tomllib.loads((project_folder("config") / "gates.toml").read_text())["gates"]["mnist"]
+    gates: dict[str, Any] = tomllib.loads((project_file("config") / "gates.toml").read_text())["gates"]["mnist"]
     return gates
 
 
@@ -335,10 +335,13 @@ def test_a_night_that_was_accepted_is_good_and_one_that_was_withdrawn_is_missing
         require_run_dates(settings, 1)
     run = run_by_id(outputs, night.published.run_id)
     decide(outputs, run, "accepted", "half a night on purpose")
+    again = run_nightly(settings)
+    assert (again.accepted, again.line.endswith(": half a night on purpose")) == (True, True)
     (state,) = require_run_dates(settings, 1)
     assert state.line.startswith(night.verdict.line)
     assert state.line.endswith(": half a night on purpose")
     decide(outputs, run, "withdrawn", "wrong camera")
+    assert not run_nightly(settings).accepted
     with pytest.raises(
         RunNotFoundError, match=rf"of 2026-01-31; not counted: {run.name.run_id} \(withdrawn\); .*publish them"
     ):

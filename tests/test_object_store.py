@@ -29,7 +29,7 @@ from mnist_pipeline.errors import (
     StoreError,
     WeightsError,
 )
-from mnist_pipeline.orchestration import diagnosis
+from mnist_pipeline.orchestration.doctor import run_checks
 from mnist_pipeline.pipeline.evaluation import Published, evaluate
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
@@ -230,11 +230,11 @@ def test_the_commands_that_look_at_runs_take_an_address(toy: Settings, bucket: A
 
 
 def test_the_doctor_looks_at_the_place_of_the_outputs(toy: Settings, server: ObjectStore, bucket: Address) -> None:
-    good = [(finding.what, finding.healthy) for finding in diagnosis._writable(bucket)]
+    good = [(finding.what, finding.healthy) for finding in run_checks.check_writable(bucket)]
     assert good == [("outputs", True)]
     assert objects(bucket) == {}
     with server.proxy.faults(always(lambda method, _: method == "PUT", "refuse")):
-        (finding,) = diagnosis._writable(bucket)
+        (finding,) = run_checks.check_writable(bucket)
     assert not finding.healthy
     assert "403 AccessDenied" in finding.found
 
@@ -243,7 +243,7 @@ def test_the_doctor_warns_of_a_store_that_replaces_what_it_was_asked_to_keep(
     server: ObjectStore, bucket: Address
 ) -> None:
     with server.proxy.faults(always(lambda method, _: method == "PUT", "ignore conditions")):
-        (finding,) = diagnosis._writable(bucket)
+        (finding,) = run_checks.check_writable(bucket)
     assert not finding.healthy
     assert "replaces objects that it was asked not to replace" in finding.found
     assert objects(bucket) == {}

@@ -11,10 +11,10 @@ import yaml
 from prefect.settings import Settings
 
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, load_settings, project_folder
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, load_settings, project_file
 
 ROOT = Path(__file__).parents[1]
-ENV_FILE = project_folder("config") / "prefect.env"
+ENV_FILE = project_file("config") / "prefect.env"
 NOT_OF_PREFECT = "DO_NOT_TRACK"  # a convention of many programs; Prefect reads it outside its settings
 
 PrefectSees = Callable[[], dict[str, str]]

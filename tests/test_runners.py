@@ -22,7 +22,6 @@ from mnist_pipeline.orchestration.runners import started_runner
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
-from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
 from tests.engine import END_SECONDS, START_SECONDS, descendants, in_this_process, python_m, wait_until
 from tests.published import on_disk, opened
@@ -139,7 +138,7 @@ def test_a_cluster_publishes_the_same_files(environment: dict[str, str], data: P
     """Its worker is a thread of this process: one in a process of its own is below, and takes ten seconds to start."""
     rows: dict[str, Any] = {"run_date": RUN_DATE, "shard_rows": 500, "batch_rows": 100}
     run_nightly(small_settings(tmp_path / "direct", data_dir=data, **rows))
-    evaluate: Any = load_flow_from_entrypoint(f"{project_folder('flows')}/evaluate.py:evaluate")
+    evaluate: Any = load_flow_from_entrypoint("mnist_pipeline.flows.evaluate.evaluate")
     here = {"processes": False, "protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": None}
     with (
         in_this_process(environment),

@@ -14,7 +14,7 @@ from mnist_pipeline import settings as module
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.settings import CALENDAR_DATE, Settings, load_settings, project_folder
+from mnist_pipeline.settings import CALENDAR_DATE, RetentionSettings, Settings, load_settings, project_file
 from tests.builders import make_split
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -45,6 +45,18 @@ def refused(message: str, config: Path | None = None, **flags: Any) -> str:
 # Layers
 
 
+def test_a_retention_is_off_until_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().retention is None
+    wanted = RetentionSettings(keep_days=90)
+    assert load_settings(config(tmp_path, "[retention]\nkeep_days = 90\n")).retention == wanted
+    refused("retention.keep_last: expected a value", config(tmp_path, "[retention]\nkeep_days = 9\nkeep_last = 0\n"))
+    refused("retention.keep_day: no such setting", config(tmp_path, "[retention]\nkeep_day = 9\n"))
+    monkeypatch.setenv("MNIST_PIPELINE_RETENTION", '{"keep_days": 90}')
+    assert load_settings().retention == wanted
+    monkeypatch.setenv("MNIST_PIPELINE_RETENTION", "90 days")
+    refused("retention: expected a value a valid dictionary")
+
+
 def test_the_projects_own_config_is_enough() -> None:
     values = tomllib.loads((CONFIG / "pipeline.toml").read_text())
     settings = load_settings()
@@ -66,7 +78,7 @@ def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, m
     assert load_settings().batch_rows == 3
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates"}))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates", "retention"}))
 def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
         ("weights", "images", "data_dir", "cache", "outputs"), "/somewhere/else"
@@ -424,7 +436,7 @@ def test_every_key_of_the_projects_config_is_a_field(path: Path) -> None:
 
 
 def test_the_projects_config_is_where_the_settings_look() -> None:
-    assert project_folder("config") == CONFIG
+    assert project_file("config") == CONFIG
     assert {path.name for path in CONFIG.glob("*.toml")} >= {"datasets.toml", "gates.toml", "pipeline.toml"}
 
 

@@ -2,8 +2,8 @@
 
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from pydantic import SecretStr
 
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import EngineError, SettingsError
-from mnist_pipeline.orchestration import deployments, diagnosis
-from mnist_pipeline.orchestration.deployments import FAILED_AUTOMATION, LOST_AUTOMATION, POOL, set_up
-from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
+from mnist_pipeline.orchestration import deployments
+from mnist_pipeline.orchestration.automations import FAILED_AUTOMATION, LOST_AUTOMATION, Change
+from mnist_pipeline.orchestration.deployments import POOL
+from mnist_pipeline.orchestration.doctor import diagnosis, run_checks, server_checks
+from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
+from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError, configured_parameters
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import run_nightly
@@ -30,23 +33,40 @@ from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.store.base import Location
 from tests.builders import images_name, make_split, small_settings
-from tests.engine import free_port, in_this_process, running_worker, wait_until
+from tests.engine import free_port, in_this_process, running_worker, take_down, wait_until
 from tests.published import on_disk, opened
 
 pytestmark = pytest.mark.engine
 
 PROJECT = Path(__file__).parents[1]
 NIGHTLY, DEADLINE = "mnist-evaluation/nightly", "mnist-deadline/deadline"
-DEPLOYMENTS = {NIGHTLY, DEADLINE, "mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"}
+MAINTENANCE = "mnist-maintenance/maintenance"
+DEPLOYMENTS = {
+    *(NIGHTLY, DEADLINE, MAINTENANCE),
+    *("mnist-evaluation/adhoc", "mnist-evaluation/backfill", "mnist-training/training"),
+}
+
+
+def set_up(project: Path, notify: str | None = None, **how: Any) -> list[Change]:
+    return deployments.set_up(project, project / "nights", notify, **how)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what set-up reads, so that a test may change it."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(PROJECT / "flows", folder / "flows")
-    shutil.copy(PROJECT / "prefect.yaml", folder)
-    return folder
+    """An empty folder, in which set-up takes the prefect.yaml of the package until a test writes one."""
+    return tmp_path_factory.mktemp("project")
+
+
+@contextmanager
+def changed_file(project: Path, *changes: tuple[str, str]) -> Iterator[None]:
+    """The prefect.yaml of the package, changed, in the project."""
+    text = (PROJECT / "prefect.yaml").read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (project / "prefect.yaml").write_text(text)
+    yield
+    (project / "prefect.yaml").unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +92,7 @@ def look(settings: Settings, project: Path) -> Callable[[], dict[str, Finding]]:
     return lambda: {finding.what: finding for finding in diagnose(settings, project)}
 
 
-def _states(changes: list[deployments.Change]) -> set[str]:
+def _states(changes: list[Change]) -> set[str]:
     return {change.state for change in changes}
 
 
@@ -90,18 +110,8 @@ def _scheduled(client: SyncPrefectClient) -> list[FlowRun]:
     return [run for run in runs if run.state_name == "Scheduled" and run.auto_scheduled]
 
 
-def _take_down(client: SyncPrefectClient) -> None:
-    """Leave nothing that an earlier test has set up on the server."""
-    for deployment in client.request("POST", "/deployments/filter", json={}).json():
-        client.delete_deployment(deployment["id"])
-    for automation in client.read_automations():
-        client.delete_automation(automation.id)
-    for pool in client.read_work_pools():
-        client.delete_work_pool(pool.name)
-
-
 def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Path) -> None:
-    _take_down(client)
+    take_down()
     first = set_up(project)
     assert _states(first) == {"created"}
     assert {change.what.removeprefix("deployment ") for change in first} >= DEPLOYMENTS
@@ -111,7 +121,7 @@ def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Pat
     assert before[NIGHTLY]["pull_steps"] == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}
     ]
-    assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/outputs"
+    assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/nights"
 
 
 def test_what_a_deployment_gives_is_configured_and_what_a_person_gives_is_not(
@@ -127,7 +137,7 @@ def test_what_a_deployment_gives_is_configured_and_what_a_person_gives_is_not(
     client.delete_flow_run(run.id)
 
 
-def test_the_server_schedules_runs_of_the_nightly_and_its_deadline_alone(
+def test_the_server_schedules_runs_of_the_nightly_its_deadline_and_the_maintenance_alone(
     client: SyncPrefectClient, project: Path
 ) -> None:
     set_up(project)
@@ -140,8 +150,8 @@ def test_the_server_schedules_runs_of_the_nightly_and_its_deadline_alone(
             found.setdefault(names[run.deployment_id], []).append(run)
         return found
 
-    wait_until(lambda: len(scheduled()) == 2, what="scheduled runs", seconds=60)
-    for name, hour in ((NIGHTLY, "02:30"), (DEADLINE, "06:00")):
+    wait_until(lambda: len(scheduled()) == 3, what="scheduled runs", seconds=60)
+    for name, hour in ((NIGHTLY, "02:30"), (DEADLINE, "06:00"), (MAINTENANCE, "04:00")):
         runs = scheduled().pop(name)
         starts = [run.expected_start_time for run in runs]
         assert all(start and start > datetime.now(UTC) for start in starts)
@@ -149,34 +159,60 @@ def test_the_server_schedules_runs_of_the_nightly_and_its_deadline_alone(
         assert {tag for run in runs for tag in run.tags} >= {"mnist", name.partition("/")[2]}
 
 
-def test_what_left_prefect_yaml_leaves_the_server_and_what_changed_there_is_put_back(
-    client: SyncPrefectClient, project: Path
+def test_what_left_prefect_yaml_leaves_the_server_and_what_a_person_has_paused_stays_paused(
+    client: SyncPrefectClient, project: Path, look: Callable[[], dict[str, Finding]]
 ) -> None:
     set_up(project)
-    text = (project / "prefect.yaml").read_text()
+    text = (PROJECT / "prefect.yaml").read_text()
     start = text.index("    schedules:\n      # ")
-    end = text.index("    concurrency_limit:", start)
-    (project / "prefect.yaml").write_text(text[:start] + text[end:])
-    try:
-        set_up(project)
-    finally:
-        (project / "prefect.yaml").write_text(text)
+    schedule = text[start : text.index("    concurrency_limit:", start)]
+    upkeep, deadline = (client.read_deployment_by_name(name) for name in (MAINTENANCE, DEADLINE))
+    client.pause_deployment(deadline.id)
+    client.update_deployment_schedule(upkeep.id, upkeep.schedules[0].id, active=False)
+    with changed_file(project, (schedule, ""), ("Verifies every published byte", "Verifies all")):
+        states = {change.what: change.state for change in set_up(project)}
     nightly = client.read_deployment_by_name(NIGHTLY)
     assert nightly.schedules == []
     assert [run for run in _scheduled(client) if run.deployment_id == nightly.id] == []
+    pauses = {f"schedule of {MAINTENANCE}: 0 4 * * 0 UTC", f"deployment {DEADLINE}"}
+    assert {what for what, state in states.items() if state == "paused"} == pauses
 
-    client.pause_deployment(client.read_deployment_by_name(NIGHTLY).id)
-    changed = {change.what: change.state for change in set_up(project)}
-    assert changed[f"deployment {NIGHTLY}"] == "updated"
-    nightly = client.read_deployment_by_name(NIGHTLY)
-    assert (len(nightly.schedules), nightly.paused) == (1, False)
+    states = {change.what: change.state for change in set_up(project)}
+    assert states[f"deployment {NIGHTLY}"] == states[f"deployment {MAINTENANCE}"] == "updated"
+    assert not client.read_deployment_by_name(MAINTENANCE).schedules[0].active
+    assert client.read_deployment_by_name(DEADLINE).paused
+    findings = look()
+    assert findings[f"schedule of {MAINTENANCE}"].found == "paused by a person: 0 4 * * 0 UTC"
+    assert findings["deadline of mnist/test"].healthy is False
+    assert findings[f"deployment {MAINTENANCE}"].healthy
+
+    assert {change.what for change in set_up(project, resume=True) if change.state == "resumed"} == pauses
+    assert client.read_deployment_by_name(MAINTENANCE).schedules[0].active
+    assert not client.read_deployment_by_name(DEADLINE).paused
     assert _states(set_up(project)) == {"unchanged"}
+
+
+def test_a_deployment_that_is_not_in_prefect_yaml_is_named_and_removed_if_asked(
+    client: SyncPrefectClient, project: Path, tmp_path: Path, look: Callable[[], dict[str, Finding]]
+) -> None:
+    set_up(project)
+    for name, folder in (("gone", project), ("elsewhere", tmp_path)):
+        step = {"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}
+        client.create_deployment(client.create_flow_from_name("mnist-training"), name, pull_steps=[step])
+    gone = "deployment mnist-training/gone"
+    assert [change for change in set_up(project) if change.state == "left"] == [Change(gone, "left")]
+    findings = look()
+    assert (findings[gone].healthy, findings[gone].advice) == (None, "`mnist-pipeline setup --prune` removes it")
+    assert findings["deployment mnist-training/elsewhere"].found == "not in this prefect.yaml: somebody's own"
+    assert Change(gone, "removed") in set_up(project, prune=True)
+    assert set(look()) & {gone, "deployment mnist-training/elsewhere"} == {"deployment mnist-training/elsewhere"}
+    client.delete_deployment(client.read_deployment_by_name("mnist-training/elsewhere").id)
 
 
 def _with_pool(project: Path, folder: Path, pool: str) -> Path:
     """A copy of the project whose deployments run in another pool."""
-    shutil.copytree(project, folder)
-    text = (folder / "prefect.yaml").read_text()
+    folder.mkdir()
+    text = (PROJECT / "prefect.yaml").read_text()
     (folder / "prefect.yaml").write_text(text.replace("&pool\n    name: mnist", f"&pool\n    name: {pool}"))
     return folder
 
@@ -282,7 +318,7 @@ def test_the_doctor_misses_a_worker_that_has_ended(
 ) -> None:
     set_up(project)
     with running_worker(prefect_server, POOL):
-        wait_until(lambda: look()["worker of mnist"].healthy, what="a worker", seconds=60)
+        wait_until(lambda: look()["worker of mnist"].healthy is True, what="a worker", seconds=60)
     wait_until(lambda: not look()["worker of mnist"].healthy, what="a worker missed", seconds=60)
     assert look()["worker of mnist"].advice == "`prefect worker start --pool mnist`"
 
@@ -324,7 +360,7 @@ def test_a_schedule_service_that_plans_nothing_is_found_out(
     client: SyncPrefectClient, project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_up(project)
-    monkeypatch.setattr(diagnosis, "_runs", lambda *_, **__: [])
+    monkeypatch.setattr(server_checks, "_runs", lambda *_, **__: [])
     finding = look()[f"schedule of {NIGHTLY}"]
     assert not finding.healthy
     assert "sqlalchemy" in finding.advice
@@ -334,6 +370,7 @@ def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one
     project: Path, look: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unreachable = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setattr(deployments, "START_SECONDS", 1)
     with temporary_settings({PREFECT_API_URL: unreachable, PREFECT_CLIENT_MAX_RETRIES: 0}):
         with pytest.raises(EngineError, match=f"{unreachable}: expected an answer, .*`prefect server start`"):
             set_up(project)
@@ -351,15 +388,13 @@ def test_without_a_server_set_up_is_refused_and_the_doctor_says_how_to_start_one
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read .*go to the folder of the project"),
         ("deployments: {", "expected deployments"),
         ("pull: []", "expected deployments"),
         ("deployments: [{name: x, entrypoint: nowhere.py:nothing}]", "deployment x: cannot load nowhere.py:nothing"),
     ],
 )
-def test_a_prefect_yaml_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / "prefect.yaml").write_text(text)
+def test_a_prefect_yaml_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message):
         set_up(tmp_path)
 
@@ -367,7 +402,7 @@ def test_a_prefect_yaml_that_cannot_be_used_is_refused(tmp_path: Path, text: str
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_outputs_that_cannot_be_written_are_found_out(settings: Settings) -> None:
     on_disk(settings.outputs).mkdir(mode=0o500)
-    (finding,) = diagnosis._writable(settings.outputs)
+    (finding,) = run_checks.check_writable(settings.outputs)
     assert not finding.healthy
     assert "ls -ld" in finding.advice
 
@@ -376,17 +411,17 @@ def test_outputs_that_are_a_file_and_a_full_disk_are_found_out(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_disk(settings.outputs).write_text("not a folder")
-    (finding,) = diagnosis._writable(settings.outputs)
+    (finding,) = run_checks.check_writable(settings.outputs)
     assert not finding.healthy
-    monkeypatch.setattr(diagnosis, "MIN_FREE_BYTES", 1 << 60)
-    (finding,) = diagnosis._disk(settings.outputs)
+    monkeypatch.setattr(run_checks, "MIN_FREE_BYTES", 1 << 60)
+    (finding,) = run_checks.check_disk(settings.outputs)
     assert not finding.healthy
     assert "du -sh" in finding.advice
 
 
 def test_a_damaged_file_in_the_cache_is_found_out(settings: Settings) -> None:
     make_split(settings.cache / "mnist", 3)
-    (finding,) = diagnosis._cache(settings)
+    (finding,) = run_checks._cache(settings)
     assert not finding.healthy
     assert images_name() in finding.found
     assert finding.advice.startswith("`mnist-pipeline fetch --dataset mnist --split test`")
@@ -404,33 +439,35 @@ def _publish_nights(outputs: Location, *nights: date) -> None:
 
 
 def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:
-    due = (datetime.now(UTC) - diagnosis.RUN_DUE).date()
-    (finding,) = diagnosis._recent_run_dates(settings)
-    assert (finding.healthy, "none due yet" in finding.found) == (True, True)
+    due = (datetime.now(UTC) - run_checks.RUN_DUE).date()
+    (finding,) = run_checks._recent_run_dates(settings)
+    assert (finding.healthy, "none due yet" in finding.found) == (None, True)
     _publish_nights(settings.outputs, due - timedelta(days=3), due - timedelta(days=1))
-    (finding,) = diagnosis._recent_run_dates(settings)
+    (finding,) = run_checks._recent_run_dates(settings)
     missing = (due - timedelta(days=2), due)
-    assert finding.found == f"no published run of {missing[0]}, {missing[1]}"
-    assert finding.advice == f"`mnist-pipeline backfill --from {missing[0]} --to {missing[1]}`"
+    assert finding.found == f"no published run that counts of {missing[0]}, {missing[1]} in {settings.outputs}"
+    where = f"--dataset mnist --split test --from {missing[0]} --to {missing[1]} --outputs {settings.outputs}"
+    assert finding.advice == f"`mnist-pipeline backfill {where}`"
     _publish_nights(settings.outputs, *missing)
-    (finding,) = diagnosis._recent_run_dates(settings)
+    (finding,) = run_checks._recent_run_dates(settings)
     assert finding.healthy
 
 
 def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, gates={"toy": Gates(min_images=30)})
-    (finding,) = diagnosis._newest_verdict(settings)
-    assert (finding.healthy, finding.found) == (True, "none yet")
+    (finding,) = run_checks._newest_verdict(settings)
+    assert (finding.healthy, finding.found) == (None, f"none yet in {settings.outputs}")
     judged = run_nightly(settings)
-    (finding,) = diagnosis._newest_verdict(settings)
+    (finding,) = run_checks._newest_verdict(settings)
     assert (finding.healthy, finding.found) == (False, judged.verdict.line)
-    assert finding.advice == "`mnist-pipeline show`, or its report, has the gates that failed"
+    where = f"{judged.published.run_id} --outputs {settings.outputs}"
+    assert finding.advice == f"`mnist-pipeline show {where}`, or its report, has the gates that failed"
     evaluate(settings.model_copy(update={"batch_rows": 5}))
-    (finding,) = diagnosis._newest_verdict(settings)
+    (finding,) = run_checks._newest_verdict(settings)
     assert (finding.healthy, "expected a verdict, got none" in finding.found) == (False, True)
     for rows, gates in ((6, {"toy": Gates(min_images=20)}), (7, {"toy": Gates(max_flips_unchanged=None)})):
         judged = run_nightly(settings.model_copy(update={"batch_rows": rows, "gates": gates}))
-        (finding,) = diagnosis._newest_verdict(settings)
+        (finding,) = run_checks._newest_verdict(settings)
         assert (finding.healthy, finding.found) == (True, judged.verdict.line)
     assert finding.found.endswith(": none: nothing was judged")
 

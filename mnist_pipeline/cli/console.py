@@ -39,6 +39,8 @@ EXIT_CODES = """Exit codes:
 
 7  the run is published, but fails its gates
 
+8  doctor: a check failed
+
 130, 143  interrupted, terminated: no partial result is visible"""
 
 PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines

@@ -8,7 +8,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mnist_pipeline.settings import Settings
+    from mnist_pipeline.store.base import Location
+
+BACKFILL = "mnist-evaluation/backfill"
 
 
 @functools.cache
@@ -22,8 +27,21 @@ def prepare_engine() -> None:
     require_server()
 
 
+def backfill_outputs() -> "Location":
+    """Where the backfill deployment publishes.
+
+    Raises:
+        EngineError: PREFECT_API_URL is not set, or the server does not have the deployment.
+    """
+    prepare_engine()
+    from mnist_pipeline.orchestration.scheduled import settings_of
+    from mnist_pipeline.orchestration.server import read_deployment
+
+    return settings_of(read_deployment(BACKFILL)).outputs
+
+
 def start_backfill(settings: "Settings", run_date: date, outputs: str | None) -> str:
-    """Start a run of the backfill deployment for one run date; return its name.
+    """Start a run of the backfill deployment for one run date; return its id.
 
     Args:
         settings: data set and split.
@@ -36,13 +54,19 @@ def start_backfill(settings: "Settings", run_date: date, outputs: str | None) ->
     parameters = {"dataset": settings.dataset, "split": settings.split, "run_date": str(run_date)}
     if outputs is not None:
         parameters["outputs"] = str(settings.outputs)
-    return start_run("mnist-evaluation/backfill", parameters)
+    return start_run(BACKFILL, parameters)
+
+
+def ended_runs(run_ids: "Sequence[str]") -> "Iterator[tuple[str, str, str]]":
+    """Wait for flow runs; yields id, name of the final state and message of each as it ends."""
+    prepare_engine()
+    from mnist_pipeline.orchestration.server import wait_for_runs
+
+    return wait_for_runs(run_ids)
 
 
 def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
-    """Load a flow by path, as a Prefect worker does, and run it here."""
-    from mnist_pipeline.settings import project_folder
-
+    """Load a flow by name, as a Prefect worker does, and run it here."""
     prepare_engine()
     from prefect.client.schemas.objects import State
     from prefect.exceptions import TerminationSignal
@@ -54,7 +78,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
 
     share_terminal(debug)
     start_temporary_server()
-    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{project_folder('flows') / name}.py:{name}")
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"mnist_pipeline.flows.{name}.{name}")
     try:
         # A failed flow may still return a result: a published run that fails its gates.
         state = cast("State[Any]", flow(**parameters, return_state=True))

@@ -1,6 +1,8 @@
 """The commands for operators: credentials, setup, doctor and prune."""
 
 import shlex
+from collections import Counter
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,29 +11,98 @@ import typer
 
 from mnist_pipeline.cli.console import app, opened, out
 from mnist_pipeline.cli.options import Given, Project, takes
-from mnist_pipeline.errors import EngineError, RunNotFoundError
+from mnist_pipeline.errors import CheckFailedError, RunNotFoundError
+
+STATES = {True: "ok", None: "note", False: "FAIL"}
 
 
 @app.command()
+@takes("outputs")
 def setup(
+    given: Given,
     notify: Annotated[
         str | None,
         typer.Option(
             help="Block that sends notifications of failed runs, as in slack-webhook/team.", show_default=False
         ),
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="End the pauses of schedules and deployments.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove deployments of this folder that are no longer in prefect.yaml.")
+    ] = False,
     project: Project = Path(),
 ) -> None:
     """Create or update work pool, deployments and automations on the Prefect server; safe to repeat."""
+    settings = given.in_folder(project).load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
-    from mnist_pipeline.orchestration.deployments import set_up
+    from mnist_pipeline.orchestration.deployments import prefect_file, set_up
 
-    for change in set_up(project.absolute(), notify):
+    changes = set_up(project.absolute(), settings.outputs, notify, resume=resume, prune=prune)
+    out.print(f"{prefect_file(project)}; nights are published in {settings.outputs}", soft_wrap=True)
+    out.print()
+    for change in changes:
         out.print(f"{change.state:9}  {change.what}", soft_wrap=True)
     out.print()
+    states = {change.state for change in changes}
+    if "paused" in states:
+        out.print("paused by a person, and left so: `mnist-pipeline setup --resume` ends it", soft_wrap=True)
+    if "left" in states:
+        out.print("left are no longer in prefect.yaml: `mnist-pipeline setup --prune` removes them", soft_wrap=True)
+    _warn_unnotified()
     out.print("next: `prefect worker start --pool mnist`, then `mnist-pipeline doctor`")
+
+
+def _warn_unnotified() -> None:
+    from mnist_pipeline.orchestration.automations import notified
+    from mnist_pipeline.orchestration.deployments import server_in_force
+
+    with server_in_force() as client:
+        if not notified(client):
+            advice = "name a block with `mnist-pipeline setup --notify TYPE/NAME`"
+            out.print(f"warning: nobody hears of failed runs: {advice}", style="yellow", soft_wrap=True)
+
+
+@app.command()
+@takes("outputs")
+def up(
+    given: Given,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server on 127.0.0.1.")] = 4200,
+    project: Project = Path(),
+) -> None:
+    """Run everything a nightly schedule needs on this machine: password, server, set-up and worker; Ctrl-C ends it."""
+    settings = given.in_folder(project).load()
+    from mnist_pipeline.orchestration.environment import prepare_environment
+
+    prepare_environment()
+    from mnist_pipeline.orchestration import one_machine
+    from mnist_pipeline.orchestration.credentials import CLIENT_SIDE
+    from mnist_pipeline.orchestration.deployments import POOL, set_up
+
+    address = one_machine.prepare(port)
+    with ExitStack() as stack:
+        stack.callback(out.print, "ended; `mnist-pipeline up` goes on from here")
+        services = []
+        if one_machine.answers():
+            out.print(f"server: one answers at {address} already; it is used, and left running", soft_wrap=True)
+        else:
+            out.print(f"server: starting on {address}; the first start takes a minute", soft_wrap=True)
+            services.append(stack.enter_context(one_machine.running_server(port)))
+            out.print(f"server: answers; its log is {services[-1].log}", soft_wrap=True)
+        changes = Counter(change.state for change in set_up(project.absolute(), settings.outputs))
+        out.print(f"set-up: {', '.join(f'{number} {state}' for state, number in changes.items())}", soft_wrap=True)
+        services.append(stack.enter_context(one_machine.running_worker(POOL)))
+        out.print(f"worker: started; its log is {services[-1].log}", soft_wrap=True)
+        out.print(f"nights: every day at 02:30 UTC, published in {settings.outputs}", soft_wrap=True)
+        out.print(f"UI: {address.removesuffix('/api')}; it asks for {CLIENT_SIDE}", soft_wrap=True)
+        if kept := one_machine.credentials_in_force():
+            out.print("in another shell, for `mnist-pipeline doctor` and Prefect's own commands:", soft_wrap=True)
+            out.print(f"  set -a; . {shlex.quote(str(kept))}; PREFECT_API_URL={address}; set +a", soft_wrap=True)
+        _warn_unnotified()
+        out.print("Ctrl-C ends all of it")
+        with suppress(KeyboardInterrupt):
+            one_machine.watch(services)
 
 
 @app.command()
@@ -50,19 +121,22 @@ def credentials() -> None:
 @takes("outputs")
 def doctor(given: Given, project: Project = Path()) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
-    settings = given.load()
+    settings = given.in_folder(project).load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
-    from mnist_pipeline.orchestration.diagnosis import diagnose
+    from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 
-    findings = diagnose(settings, project.absolute())
+    findings = diagnose(settings, project.absolute(), outputs_given=given.flags["outputs"] is not None)
     for finding in findings:
-        out.print(f"{'ok' if finding.healthy else 'FAIL':4}  {finding.what}: {finding.found}", soft_wrap=True)
+        out.print(f"{STATES[finding.healthy]:4}  {finding.what}: {finding.found}", soft_wrap=True)
         if finding.advice:
             out.print(f"      -> {finding.advice}", soft_wrap=True)
-    if failed := [finding for finding in findings if not finding.healthy]:
-        raise EngineError(f"checks failed: {len(failed)} of {len(findings)}; fix the first one first: {failed[0].what}")
+    failed = [finding for finding in findings if finding.healthy is False]
+    if failed:
+        raise CheckFailedError(
+            f"checks failed: {len(failed)} of {len(findings)}; fix the first one first: {failed[0].what}"
+        )
 
 
 @app.command()

@@ -5,6 +5,7 @@ What a value may be is not checked here: the model checks all layers alike.
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ import typer
 
 from mnist_pipeline.cli.console import opened
 from mnist_pipeline.settings import Settings, load_settings, project_defaults
-from mnist_pipeline.store.base import is_remote
+from mnist_pipeline.store.base import is_remote, parse_location
 
 # Every setting is an option of `run`, except those for which a config file is the place.
-OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates"))
+OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
 
 DEFAULTS = project_defaults()
+PATHS = ("outputs", "weights", "images", "data_dir", "cache")
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
@@ -34,6 +36,16 @@ class Given:
 
     flags: dict[str, Any]
     config: Path | None
+
+    def in_folder(self, folder: Path) -> "Given":
+        """The same as given, in a folder in which relative paths of config and environment are meant."""
+        flags = {
+            name: parse_location(value) if name in PATHS and value is not None else value
+            for name, value in self.flags.items()
+        }
+        if folder.is_dir():
+            os.chdir(folder)
+        return Given(flags, self.config and self.config.absolute())
 
     def load(self, **more: Any) -> Settings:
         """The settings of this call, `more` in place of options; pending repairs of its outputs are completed."""

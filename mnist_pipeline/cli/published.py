@@ -195,16 +195,15 @@ def _unfinished(
 
 def _check_beside(outputs: "OpenedOutputs") -> int:
     """Check verdicts, decisions, shards and weights; return the number of damaged ones."""
-    from mnist_pipeline.maintenance.verification import CHECKS
+    from mnist_pipeline.maintenance.verification import CHECKS, verify_kind
 
     damaged = 0
     for what, check in CHECKS.items():
-        checked = list(check(outputs))
-        problems = [(location, problem) for location, problem in checked if problem]
-        damaged += len(problems)
-        out.print(f"{what}: {len(checked) - len(problems)} verified, {len(problems)} damaged")
-        for location, problem in problems:
-            out.print(f"  {location}: {problem}", style="red", soft_wrap=True)
+        verified = verify_kind(outputs, what, check)
+        damaged += len(verified.problems)
+        out.print(verified.line)
+        for problem in verified.problems:
+            out.print(f"  {problem}", style="red", soft_wrap=True)
     return damaged
 
 

@@ -29,7 +29,7 @@ def print_verdict(verdict: "Verdict") -> None:
 def require_accepted(judged: "Sequence[Judged]") -> None:
     """Raise VerdictError if the verdict on one of the runs fails it."""
     if rejected := [each for each in judged if not each.accepted]:
-        raise VerdictError("; ".join(each.verdict.line for each in rejected) + "; what was published stays published")
+        raise VerdictError("; ".join(each.line for each in rejected) + "; what was published stays published")
 
 
 @app.command()

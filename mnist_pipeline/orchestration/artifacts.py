@@ -3,11 +3,13 @@
 Keyed by data set and split, so that the UI groups the runs of each. A view: the published files are the record.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.maintenance.verification import Verified
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.report.terminal import accuracy_line, not_counted_line, percent, score_cells
@@ -23,6 +25,22 @@ def show_judged(judged: Judged) -> None:
     digits = [score_cells(score) for score in published.scores]
     create_table_artifact(digits, key=f"{key}-digits", description=shown)
     create_table_artifact(_confusion(published), key=f"{key}-confusion", description=shown)
+
+
+def show_maintained(outputs: str, verified: Sequence[Verified], pruned: str) -> None:
+    """Create the artifact of a maintenance run: what was verified, what is damaged, what was pruned."""
+    damaged = [problem for each in verified for problem in each.problems]
+    lines = [
+        f"## Maintenance of `{outputs}`",
+        "",
+        *(f"- {each.line}" for each in verified),
+        *(f"- **damaged** {problem}" for problem in damaged),
+        f"- {pruned}",
+    ]
+    found = f"{len(damaged)} damaged" if damaged else "nothing damaged"
+    if not any(each.checked for each in verified):
+        found = "nothing there to verify"
+    create_markdown_artifact("\n".join(lines) + "\n", key="maintenance", description=f"{found}; {pruned}")
 
 
 def _summary(judged: Judged) -> str:

@@ -1,7 +1,7 @@
 """Creates and updates work pool, deployments and automations on the active server from prefect.yaml; idempotent.
 
-Starts no server and no worker, and removes no deployment: one that was removed from prefect.yaml stays until
-`prefect deployment delete`.
+Starts no server and no worker. Keeps what a person has paused, and deployments that were taken out of prefect.yaml,
+unless it is asked not to; it names both.
 """
 
 import os
@@ -14,40 +14,35 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule, StateType
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.orchestration.automations import HEARTBEAT_LOST, Change, find_block, set_up_automations
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
-from mnist_pipeline.orchestration.flow_runs import REJECTED
-from mnist_pipeline.orchestration.server import refuse_credentials, require_answer
+from mnist_pipeline.orchestration.server import refuse_credentials, require_answer, wait_for
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_file
+from mnist_pipeline.store.base import Location
 
 POOL = "mnist"
 POOL_TYPE = "process"
-TAG = "mnist"  # of every run of prefect.yaml's deployments
 LOCAL_SERVER = "http://127.0.0.1:4200/api"  # the default address of `prefect server start`
-
-FAILED_AUTOMATION = "mnist: run failed, crashed or rejected"
-LOST_AUTOMATION = "mnist: run lost its heartbeat"
-# A run sends a heartbeat every 180 seconds unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY is set: three heartbeats and a
-# minute. The 90 seconds of Prefect's own example would mark every longer run as crashed.
-HEARTBEAT_LOST = timedelta(minutes=10)
-# Events carry the state's name, not its type: a run that ends as Rejected sends no "Failed".
-_BAD_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", REJECTED)}
-_ENDED = _BAD_ENDS | {f"prefect.flow-run.{state}" for state in ("Completed", "Cancelled")}
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-_OUR_RUNS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+FILE = "prefect.yaml"
+OUTPUTS_VARIABLE = f"{ENVIRONMENT_PREFIX}OUTPUTS"
+FLOW_PREFIX = "mnist-"  # of the names of our flows
+START_SECONDS = 60  # for which set-up waits for a server that is starting
+PAGE = 200  # deployments in an answer, at most
 
 # The keys that can be compared with the server. An entry of prefect.yaml with other keys is redeployed each time.
 _COMPARED = {
@@ -56,14 +51,6 @@ _COMPARED = {
 }  # fmt: skip
 _SCHEDULE_OPTIONS = {"active", "parameters", "slug"}  # the other keys of a schedule define its times
 _VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One object on the server, and what set-up did to it."""
-
-    what: str
-    state: Literal["created", "updated", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +88,7 @@ class Entry:
             "pull steps": (self.values.get("pull") or [], found.pull_steps or []),
             "work pool": (self.pool, found.work_pool_name),
             "job variables": (pool.get("job_variables") or {}, found.job_variables),
-            "paused": (bool(self.values.get("paused")), found.paused),
+            "paused": (bool(self.values.get("paused")), bool(self.values.get("paused")) and found.paused),
             "concurrency limit": (limit.get("limit"), slots.limit if slots else None),
             "collision strategy": (limit.get("collision_strategy"), options and options.collision_strategy.value),
         }
@@ -110,36 +97,50 @@ class Entry:
         return differing + sorted(set(self.values) - _COMPARED)
 
 
-def set_up(project: Path, notify_block: str | None = None, heartbeat_lost: timedelta = HEARTBEAT_LOST) -> list[Change]:
-    """Create or update the work pool, deployments and automations that prefect.yaml and this module define.
+def set_up(
+    project: Path,
+    outputs: Location,
+    notify_block: str | None = None,
+    heartbeat_lost: timedelta = HEARTBEAT_LOST,
+    resume: bool = False,
+    prune: bool = False,
+) -> list[Change]:
+    """Create or update the work pool, deployments and automations that prefect.yaml and this package define.
 
     Args:
-        project: folder with prefect.yaml; the flows run from it.
+        project: working directory of the flows; its prefect.yaml, or that of the package if it has none, is used.
+        outputs: where the deployments publish, and look.
         notify_block: TYPE/NAME of the block that sends notifications of failed runs; None keeps the current one.
         heartbeat_lost: how long a run may send no heartbeat before it is marked as crashed.
+        resume: whether to end the pauses of schedules and deployments.
+        prune: whether to remove deployments of this project that are no longer in prefect.yaml.
 
     Returns:
         One change for each object, in the order they were checked.
 
     Raises:
         SettingsError: prefect.yaml cannot be used, the pool is of another type, or the block does not exist.
-        EngineError: the server does not answer.
+        EngineError: the server does not answer, though it had time to start.
     """
-    entries = read_entries(project)
-    with server_in_force() as client:
-        block = _find_block(client, notify_block) if notify_block else None
+    entries = read_entries(project, outputs)
+    with server_in_force(START_SECONDS) as client:
+        block = find_block(client, notify_block) if notify_block else None
         # Set-up creates no pool of another name: its type is the user's choice.
         pool = [_set_up_pool(client)] if any(entry.pool == POOL for entry in entries) else []
-        changes = [*pool, *_set_up_deployments(client, project, entries)]
-        notify: list[ActionTypes] = [block] if block else [DoNothing()]
-        changes.append(_set_up_automation(client, _on_failure(notify), keep_actions=block is None))
-        changes.append(_set_up_automation(client, _on_lost_heartbeat(heartbeat_lost), keep_actions=False))
-        return changes
+        changes = [*pool, *_set_up_deployments(client, project, outputs, entries, resume)]
+        for name, deployment_id in left_deployments(client, project, entries).items():
+            if prune:
+                client.delete_deployment(deployment_id)
+            changes.append(Change(f"deployment {name}", "removed" if prune else "left"))
+        return changes + set_up_automations(client, block, heartbeat_lost)
 
 
 @contextmanager
-def server_in_force() -> Iterator[SyncPrefectClient]:
+def server_in_force(wait_seconds: float = 0) -> Iterator[SyncPrefectClient]:
     """Connect to the server that PREFECT_API_URL names, or to the one on this machine. Does not start a server.
+
+    Args:
+        wait_seconds: for how long to try again while it does not answer: it may be starting.
 
     Raises:
         SettingsError: PREFECT_API_URL contains a user name or a query.
@@ -149,28 +150,52 @@ def server_in_force() -> Iterator[SyncPrefectClient]:
     address = PREFECT_API_URL.value() or LOCAL_SERVER
     refuse_credentials(address)
     with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
+        wait_for(client, wait_seconds)
         require_answer(client, "start one with `prefect server start`")
         yield client
 
 
-def read_entries(project: Path) -> list[Entry]:
-    """Read the deployments of `project`/prefect.yaml; replace `{{ $NAME }}` as `prefect deploy` does.
+def prefect_file(project: Path) -> Path:
+    """The prefect.yaml of a project, or that of the package if it has none."""
+    own = project.absolute() / FILE
+    return own if own.exists() else project_file(FILE)
+
+
+def read_entries(project: Path, outputs: Location) -> list[Entry]:
+    """Read the deployments of a project's prefect.yaml; replace `{{ $NAME }}` as `prefect deploy` does.
 
     Raises:
-        SettingsError: there is no such file, it is not of the expected form, or a flow in it cannot be loaded.
+        SettingsError: the file cannot be read or is not of the expected form, or a flow in it cannot be loaded.
     """
-    path = project.absolute() / "prefect.yaml"
+    path = prefect_file(project)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values = _fill_in(document, os.environ | {"PWD": str(path.parent)})
+        values = _fill_in(document, os.environ | _variables(project, outputs))
         load = cache(_load)  # several deployments run the same flow
-        return [_entry(path.parent, values.get("pull"), entry, load) for entry in values["deployments"]]
+        return [_entry(project.absolute(), path, values.get("pull"), entry, load) for entry in values["deployments"]]
     except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}); go to the folder of the project, or copy its prefect.yaml here"
-        ) from error
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); repair it, or take it away") from error
     except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise SettingsError(f"{path}: expected deployments, got {error!r}; correct the file") from error
+
+
+def left_deployments(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> dict[str, UUID]:
+    """The deployments of our flows that run in this project and are no longer in its prefect.yaml, by full name."""
+    known = {entry.full_name for entry in entries}
+    step = [{"prefect.deployments.steps.set_working_directory": {"directory": str(project.absolute())}}]
+    ours = our_deployments(client)
+    return {name: found.id for name, found in ours.items() if found.pull_steps == step and name not in known}
+
+
+def our_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """All deployments of our flows on the server, by FLOW/NAME."""
+    of_ours = FlowFilter(name=FlowFilterName(like_=FLOW_PREFIX))
+    flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=of_ours, limit=PAGE)}
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(flow_filter=of_ours, limit=PAGE, offset=len(found)):
+        found += page
+    named = {f"{flows[each.flow_id]}/{each.name}": each for each in found if each.flow_id in flows}
+    return dict(sorted(named.items()))
 
 
 def find_deployment(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | None:
@@ -189,18 +214,22 @@ def _load(entrypoint: str) -> tuple[Flow[..., Any], dict[str, Any]]:
 
 def _entry(
     project: Path,
+    path: Path,
     pull: object,
     values: dict[str, Any],
     load: Callable[[str], tuple[Flow[..., Any], dict[str, Any]]],
 ) -> Entry:
     entrypoint, name = values["entrypoint"], values["name"]
     try:
-        flow, schema = load(str(project / entrypoint))
+        # FILE:FLOW is relative to the project; MODULE.FLOW is not.
+        flow, schema = load(str(project / entrypoint) if ":" in entrypoint else entrypoint)
     except Exception as error:  # whatever a module may raise while it is imported
-        raise SettingsError(
-            f"{project / 'prefect.yaml'}: deployment {name}: cannot load {entrypoint} ({error!r}); correct it"
-        ) from error
+        raise SettingsError(f"{path}: deployment {name}: cannot load {entrypoint} ({error!r}); correct it") from error
     return Entry(f"{flow.name}/{name}", name, {"pull": pull, **values}, schema, flow.description)
+
+
+def _variables(project: Path, outputs: Location) -> dict[str, str]:
+    return {"PWD": str(project.absolute()), OUTPUTS_VARIABLE: str(outputs)}
 
 
 def _fill_in(value: Any, variables: Mapping[str, str]) -> Any:
@@ -211,14 +240,18 @@ def _fill_in(value: Any, variables: Mapping[str, str]) -> Any:
     return _VARIABLE.sub(lambda found: variables.get(found[1], ""), value) if isinstance(value, str) else value
 
 
+def _same_times(want: Mapping[str, Any], got: DeploymentSchedule) -> bool:
+    when = got.schedule.model_dump(mode="json")
+    return all(when.get(key) == value for key, value in want.items() if key not in _SCHEDULE_OPTIONS)
+
+
 def _same_schedules(wanted: Sequence[Mapping[str, Any]], found: Sequence[DeploymentSchedule]) -> bool:
     def same(want: Mapping[str, Any], got: DeploymentSchedule) -> bool:
-        when = got.schedule.model_dump(mode="json")
         return (
-            (want.get("active") is not False) == got.active
+            (want.get("active") is not False or not got.active)  # a person may have paused it
             and (want.get("parameters") or {}) == got.parameters
             and want.get("slug") == got.slug
-            and all(when.get(key) == value for key, value in want.items() if key not in _SCHEDULE_OPTIONS)
+            and _same_times(want, got)
         )
 
     return len(wanted) == len(found) and all(any(same(want, got) for got in found) for want in wanted)
@@ -239,39 +272,82 @@ def _set_up_pool(client: SyncPrefectClient) -> Change:
     return Change(what, "unchanged")
 
 
-def _set_up_deployments(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> list[Change]:
+def _set_up_deployments(
+    client: SyncPrefectClient, project: Path, outputs: Location, entries: Sequence[Entry], resume: bool
+) -> list[Change]:
     before = {entry.name: find_deployment(client, entry.full_name) for entry in entries}
     stale = [entry for entry in entries if (found := before[entry.name]) is None or entry.differences(found)]
     if stale:
-        _deploy(project, [entry.name for entry in stale])
-    for entry in stale:
-        _delete_orphans(client, entry)
-    names = {entry.name for entry in stale}
-    return [
-        Change(
-            f"deployment {entry.full_name}",
-            "unchanged" if entry.name not in names else "updated" if before[entry.name] else "created",
-        )
-        for entry in entries
+        _deploy(project, outputs, [entry.name for entry in stale])
+    changes = []
+    for entry in entries:
+        was = before[entry.name]
+        if entry in stale:
+            _delete_orphans(client, entry)
+            _pause_again(client, entry, was)
+        what = f"deployment {entry.full_name}"
+        changes.append(Change(what, "unchanged" if entry not in stale else "updated" if was else "created"))
+        changes += [Change(pause, "resumed" if resume else "paused") for pause in pauses(entry, was)]
+        if resume and was:
+            _resume(client, entry)
+    return changes
+
+
+def pauses(entry: Entry, found: DeploymentResponse | None) -> list[str]:
+    """What a person has paused of a deployment that prefect.yaml has not: itself, or schedules."""
+    if found is None:
+        return []
+    itself = [f"deployment {entry.full_name}"] if found.paused and not entry.values.get("paused") else []
+    wanted = [schedule for schedule in entry.schedules if schedule.get("active") is not False]
+    return itself + [
+        f"schedule of {entry.full_name}: {schedule_line(got)}"
+        for got in found.schedules
+        if not got.active and any(_same_times(want, got) for want in wanted)
     ]
 
 
+def schedule_line(found: DeploymentSchedule) -> str:
+    """When a schedule fires, for people."""
+    when = found.schedule.model_dump(mode="json")
+    return " ".join(str(when[key]) for key in ("cron", "interval", "rrule", "timezone") if when.get(key))
+
+
+def _pause_again(client: SyncPrefectClient, entry: Entry, was: DeploymentResponse | None) -> None:
+    """`prefect deploy` makes all schedules anew: those that a person had paused are paused again."""
+    paused = [schedule for schedule in was.schedules if not schedule.active] if was else []
+    if not paused:
+        return
+    now = client.read_deployment_by_name(entry.full_name)
+    for schedule in now.schedules:
+        if schedule.active and any(schedule.schedule == each.schedule for each in paused):
+            client.update_deployment_schedule(now.id, schedule.id, active=False)
+
+
+def _resume(client: SyncPrefectClient, entry: Entry) -> None:
+    found = client.read_deployment_by_name(entry.full_name)
+    if found.paused and not entry.values.get("paused"):
+        client.resume_deployment(found.id)
+    for schedule in found.schedules:
+        wanted = any(want.get("active") is not False and _same_times(want, schedule) for want in entry.schedules)
+        if wanted and not schedule.active:
+            client.update_deployment_schedule(found.id, schedule.id, active=True)
+
+
 def _delete_orphans(client: SyncPrefectClient, entry: Entry) -> None:
-    """Remove what `prefect deploy` keeps though it is no longer in prefect.yaml: schedules, and a pause."""
+    """Remove the schedules that `prefect deploy` keeps though there are none in prefect.yaml any more."""
     found = client.read_deployment_by_name(entry.full_name)
     if not entry.schedules:
         for schedule in found.schedules:
             client.delete_deployment_schedule(found.id, schedule.id)
-    if found.paused and not entry.values.get("paused"):
-        client.resume_deployment(found.id)
 
 
-def _deploy(project: Path, names: Sequence[str]) -> None:
+def _deploy(project: Path, outputs: Location, names: Sequence[str]) -> None:
     """Run Prefect's own command in a separate process, so that Prefect itself interprets prefect.yaml."""
+    path = prefect_file(project)
     words = [word for name in names for word in ("--name", name)]
-    variables = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PWD": str(project.absolute())}
+    variables = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), **_variables(project, outputs)}
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(path), *words],
         cwd=project,
         env=PREFECT_DEFAULTS | os.environ | variables,
         capture_output=True,
@@ -281,90 +357,5 @@ def _deploy(project: Path, names: Sequence[str]) -> None:
     if done.returncode != 0:
         said = " ".join((done.stdout + done.stderr).split())[-1000:]
         raise SettingsError(
-            f"{project / 'prefect.yaml'}: expected `prefect deploy` to take {', '.join(names)}, got: {said}; "
-            "correct the file"
+            f"{path}: expected `prefect deploy` to take {', '.join(names)}, got: {said}; correct the file"
         )
-
-
-def _find_block(client: SyncPrefectClient, notify_block: str) -> SendNotification:
-    slug, _, name = notify_block.partition("/")
-    known = "see those there are with `prefect block ls`, or make one in the UI under Blocks"
-    if not slug or not name:
-        raise SettingsError(
-            f"notification block {notify_block!r}: expected TYPE/NAME, as in slack-webhook/team; {known}"
-        )
-    try:
-        found = client.read_block_document_by_name(name, slug, include_secrets=False)
-    except ObjectNotFound as error:
-        raise SettingsError(f"notification block {notify_block!r}: no such block on the server; {known}") from error
-    if found.block_schema is None or "notify" not in found.block_schema.capabilities:
-        raise SettingsError(f"notification block {notify_block!r}: it cannot send notifications; {known}")
-    return SendNotification(
-        block_document_id=found.id,
-        subject="{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}",
-        body="{{ flow_run.state.message }}\n\nRun: {{ flow_run|ui_url }}\nNext: mnist-pipeline doctor",
-    )
-
-
-def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
-    return AutomationCore(
-        name=FAILED_AUTOMATION,
-        description=f"Reports failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
-        trigger=EventTrigger(
-            expect=_BAD_ENDS,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_OUR_RUNS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=actions,
-    )
-
-
-def _on_lost_heartbeat(lost: timedelta) -> AutomationCore:
-    """As in Prefect's guide to zombie flows: after a heartbeat comes neither another one nor a final state."""
-    return AutomationCore(
-        name=LOST_AUTOMATION,
-        description=f"Marks runs tagged {TAG} as crashed when their process is gone. Kept by `mnist-pipeline setup`.",
-        trigger=EventTrigger(
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT} | _ENDED,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_OUR_RUNS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=lost,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                name=None,  # the default name of the state
-                force=False,
-                state=StateType.CRASHED,
-                message=f"No heartbeat for {lost.total_seconds():.0f} seconds: its process is gone.",
-            )
-        ],
-    )
-
-
-def _set_up_automation(client: SyncPrefectClient, wanted: AutomationCore, keep_actions: bool) -> Change:
-    """Create or update the automation of that name, and remove others of the same name.
-
-    Keeps it enabled or disabled, so that a user can disable it in the UI.
-    """
-    what = f"automation {wanted.name!r}"
-    found = client.read_automations_by_name(wanted.name)
-    if not found:
-        client.create_automation(wanted)
-        return Change(what, "created")
-    kept, *others = found
-    for other in others:
-        client.delete_automation(other.id)
-    wanted.enabled = kept.enabled
-    if keep_actions:
-        wanted.actions = kept.actions
-    same = (kept.description, kept.trigger, kept.actions) == (wanted.description, wanted.trigger, wanted.actions)
-    if not same:
-        client.update_automation(kept.id, wanted)
-    return Change(what, "unchanged" if same and not others else "updated")

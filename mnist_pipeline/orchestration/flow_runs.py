@@ -1,7 +1,7 @@
 """The run date, the name and the final state of a flow run."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Self
 
@@ -48,11 +48,31 @@ def configured_parameters() -> Mapping[str, Any] | None:
             return {}
 
 
-def flow_run_name(verb: str) -> Callable[[], str]:
-    """Make the name of a flow run for one run date: for example `evaluate mnist/test 2026-11-23`."""
+def require_all(states: Iterable[State[Any]]) -> None:
+    """Nothing, if all tasks have completed.
+
+    Raises:
+        PipelineError: some have not; what was raised there first, with the messages of all.
+    """
+    errors = [error for state in states if isinstance(error := state.result(raise_on_failure=False), BaseException)]
+    if errors:
+        if len(errors) > 1 and isinstance(errors[0], PipelineError):
+            raise type(errors[0])("; ".join(map(str, errors))) from errors[0]
+        raise errors[0]
+
+
+def flow_run_name(verb: str, names_split: bool = True) -> Callable[[], str]:
+    """Make the name of a flow run for one run date: for example `evaluate mnist/test 2026-11-23`.
+
+    Args:
+        verb: what it does.
+        names_split: whether it is always of one data set and split; otherwise these are named if they are given.
+    """
 
     def name() -> str:
         given = runtime.flow_run.parameters
+        if not names_split and not given.get("dataset"):
+            return f"{verb} {given.get('run_date') or logical_date()}"
         try:
             settings = load_settings(given.get("config"), dataset=given.get("dataset"), split=given.get("split"))
         except PipelineError:
@@ -66,7 +86,7 @@ class RejectedError(VerdictError):
     """Raised by Prefect for a run that fails its gates; `judged` is that run."""
 
     def __init__(self, judged: Judged) -> None:
-        super().__init__(judged.verdict.line)
+        super().__init__(judged.line)
         self.judged = judged
 
     def __reduce__(self) -> tuple[type[Self], tuple[Judged]]:
@@ -79,7 +99,7 @@ def ending(judged: Judged) -> Judged | State[Judged]:
         return judged
     for logger in ENGINE_LOGGERS:
         logging.getLogger(logger).addFilter(_is_no_rejection)
-    return Failed(name=REJECTED, message=judged.verdict.line, data=RejectedError(judged))
+    return Failed(name=REJECTED, message=judged.line, data=RejectedError(judged))
 
 
 def _is_no_rejection(entry: logging.LogRecord) -> bool:

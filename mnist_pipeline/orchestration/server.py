@@ -1,21 +1,26 @@
 """Checks the active Prefect server, starts a temporary one, and starts runs of a deployment."""
 
 import contextvars
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from httpx import HTTPError, HTTPStatusError
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import refresh_global_settings_context
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -24,6 +29,10 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, new_auth_string
 
+logger = logging.getLogger(__name__)
+
+PAGE = 200  # runs in an answer, at most
+POLL_SECONDS = 2
 UNAUTHORIZED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -40,6 +49,17 @@ def require_server() -> None:
             require_answer(
                 client, "start it, unset PREFECT_API_URL to have a temporary one started, or run with --direct"
             )
+
+
+def wait_for(client: SyncPrefectClient, seconds: float) -> None:
+    """Wait until a server answers, or the time is over; whether it does is for `require_answer` to say."""
+    deadline = time.monotonic() + seconds
+    said = False
+    while client.api_healthcheck() and time.monotonic() < deadline:
+        if not said:
+            logger.warning("%s does not answer: waiting up to %.0f seconds", PREFECT_API_URL.value(), seconds)
+            said = True
+        time.sleep(1)
 
 
 def require_answer(client: SyncPrefectClient, otherwise: str) -> None:
@@ -129,8 +149,8 @@ def kill_processes() -> None:
         server.kill()
 
 
-def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
-    """Start a run of a deployment without waiting for it; return its name, with its id.
+def read_deployment(deployment: str) -> DeploymentResponse:
+    """A deployment of that name on the server of PREFECT_API_URL.
 
     Raises:
         EngineError: PREFECT_API_URL is not set, or the server does not have the deployment.
@@ -141,10 +161,36 @@ def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
             "set it, or run with --direct"
         )
     try:
-        started: Any = run_deployment(deployment, parameters=dict(parameters), timeout=0)
+        with get_client(sync_client=True) as client:
+            return client.read_deployment_by_name(deployment)
     except ObjectNotFound as error:
         raise EngineError(
             f"deployment {deployment}: expected it on {PREFECT_API_URL.value()}, got none; "
             "create it with `mnist-pipeline setup` in the project's folder, or run with --direct"
         ) from error
-    return f"{deployment} {parameters.get('run_date', '')} ({started.id})"
+
+
+def start_run(deployment: str, parameters: Mapping[str, Any]) -> str:
+    """Start a run of a deployment without waiting for it; return its id.
+
+    Raises:
+        EngineError: PREFECT_API_URL is not set, or the server does not have the deployment.
+    """
+    found = read_deployment(deployment)
+    started: Any = run_deployment(found.id, parameters=dict(parameters), timeout=0)
+    return str(started.id)
+
+
+def wait_for_runs(run_ids: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Wait for flow runs; yields id, name of the final state and message of each as it ends."""
+    waiting = list(run_ids)
+    with get_client(sync_client=True) as client:
+        while waiting:
+            for start in range(0, len(waiting), PAGE):
+                asked = FlowRunFilterId(any_=[UUID(run_id) for run_id in waiting[start : start + PAGE]])
+                for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=asked), limit=PAGE):
+                    if run.state and run.state.is_final():
+                        waiting.remove(str(run.id))
+                        yield str(run.id), run.state.name or run.state.type.value, run.state.message or ""
+            if waiting:
+                time.sleep(POLL_SECONDS)

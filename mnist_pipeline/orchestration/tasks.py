@@ -6,6 +6,7 @@ variable adds retries: a run that was just published cannot be published again f
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.datasets.formats.idx import IdxSplit
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import UnavailableError
-from mnist_pipeline.orchestration.artifacts import show_judged
+from mnist_pipeline.maintenance.verification import Verified, verify_all
+from mnist_pipeline.orchestration import scheduled
+from mnist_pipeline.orchestration.artifacts import show_judged, show_maintained
 from mnist_pipeline.orchestration.environment import spare_loopback
 from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.pipeline import evaluation, inputs, nightly, planning, training
 from mnist_pipeline.pipeline.evaluation import Published, Sharded, Timings
+from mnist_pipeline.pipeline.housekeeping import prune_configured
 from mnist_pipeline.pipeline.judging import Judged, judge_published
 from mnist_pipeline.pipeline.planning import Plan
 from mnist_pipeline.pipeline.reporting import try_report
@@ -106,7 +110,7 @@ def judge(settings: Settings, published: Published) -> Judged:
     """Compare the run with its references and judge it by its gates."""
     judged = judge_published(settings, published)
     usual = logging.INFO if judged.verdict.outcome == "pass" else logging.WARNING
-    logger.log(usual if judged.accepted else logging.ERROR, "%s", judged.verdict.line)
+    logger.log(usual if judged.accepted else logging.ERROR, "%s", judged.line)
     try:
         show_judged(judged)
     except Exception:
@@ -121,10 +125,49 @@ def report(settings: Settings, judged: Judged) -> None:
     try_report(Outputs.at(settings.outputs), judged.published.run_id, verified=True)
 
 
-@task(task_run_name="nights up to {settings.run_date}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def require_run_dates(settings: Settings, nights: int) -> None:
+@task(task_run_name="nights that are due", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def due_runs(settings: Settings, given: Mapping[str, Any]) -> list[Settings]:
+    """What is due by the schedules on the server; by the settings if there are none."""
+    due = scheduled.due(settings, given)
+    for each in due:
+        logger.info("due: %s/%s up to %s in %s", each.dataset, each.split, each.run_date, each.outputs)
+    return due
+
+
+@task(task_run_name="verify {settings.outputs}", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def verify(settings: Settings) -> list[Verified]:
+    """Check every published byte."""
+    checked = verify_all(Outputs.at(settings.outputs))
+    for each in checked:
+        logger.log(logging.ERROR if each.problems else logging.INFO, "%s", each.line)
+        for problem in each.problems:
+            logger.error("%s", problem)
+    return checked
+
+
+@task(task_run_name="prune {settings.outputs}", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def prune(settings: Settings) -> str:
+    """Prune by the configured retention, if one is configured; what was done, in a line."""
+    line = prune_configured(Outputs.at(settings.outputs), settings.retention)
+    logger.info("%s", line)
+    return line
+
+
+@task(task_run_name="findings", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def show_findings(settings: Settings, verified: list[Verified], pruned: str) -> None:
+    """Create the artifact of a maintenance run."""
+    show_maintained(str(settings.outputs), verified, pruned)
+
+
+@task(
+    task_run_name="nights of {settings.dataset}/{settings.split} up to {settings.run_date}",
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def require_run_dates(settings: Settings, count: int) -> None:
     """Fail if one of the last dates has no published run, or one that fails its gates or was not judged."""
-    for state in nightly.require_run_dates(settings, nights):
+    for state in nightly.require_run_dates(settings, count):
         logger.info("%s", state.line)
 
 

@@ -83,28 +83,39 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A published run and its verdict."""
+    """A published run, its verdict, and what a person has decided of it, in a line."""
 
     published: Published
     verdict: Verdict
     accepted: bool  # False fails the nightly run; the run stays published
+    decision: str | None = None
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line, and the decision."""
+        return self.verdict.line + (f"; {self.decision}" if self.decision else "")
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
-    """Judge a run by the gates of its data set.
+    """Judge a run by the gates of its data set; one that a person has accepted or withdrawn is what they decided.
 
     Raises:
         PipelineError: as `judge_run`; the run itself stays published.
     """
-    gates = settings.gates_of_dataset()
+    outputs, gates = Outputs.at(settings.outputs), settings.gates_of_dataset()
     verdict = judge_run(
-        Outputs.at(settings.outputs),
+        outputs,
         published.run_id,
         gates,
         gates_chosen=settings.dataset in settings.gates,
         verified=True,
     )
-    return Judged(published, verdict, accepted=not verdict.fails(gates))
+    accepted, line = not verdict.fails(gates), None
+    if not published.new:  # otherwise it is undecided
+        decision = known_decision(outputs, run_by_id(outputs, published.run_id).manifest().content)
+        if decision:
+            accepted, line = decision.standing == "accepted", decision.line
+    return Judged(published, verdict, accepted, line)
 
 
 def judge_run(

@@ -1,5 +1,6 @@
 """Finds published runs: all of them, the one of a run_id, and the one of each date."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -101,9 +102,15 @@ def require_run_dates(outputs: Outputs, dataset: str, split: str, first: date, l
         there = [run for run in runs_of(outputs, dataset, split, first, last) if run.name.run_date in missing]
         raise RunNotFoundError(
             f"nights of {dataset}/{split} from {first} to {last}: expected a published run of each in {outputs}, got "
-            f"none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with `mnist-pipeline backfill "
-            f"--dataset {dataset} --split {split} --from {missing[0]} --to {missing[-1]}`"
+            f"none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with "
+            f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`"
         )
+
+
+def backfill_command(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> str:
+    """The command that publishes what is missing of a range of dates, wherever it is typed."""
+    where = f"--outputs {shlex.quote(str(outputs))}"
+    return f"mnist-pipeline backfill --dataset {dataset} --split {split} --from {first} --to {last} {where}"
 
 
 def not_counted(runs: Sequence[Run]) -> str:

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from mnist_pipeline.orchestration.deployments import server_in_force, set_up
-from mnist_pipeline.orchestration.diagnosis import Finding, diagnose
+from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
+from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import load_settings
@@ -51,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def night(project: Path, prefect_server: dict[str, str]) -> Deployed:
     night = Deployed(project, night_environment(project, prefect_server))
     with in_this_process(night.environment):
-        set_up(project)
+        set_up(project, night.outputs)
     return night
 
 
@@ -74,14 +75,14 @@ def test_a_second_set_up_changes_nothing_and_the_doctor_is_content(night: Deploy
 def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows_it(
     night: Deployed, tmp_path: Path
 ) -> None:
-    (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["backfill"]}}})
+    (deployment,) = night.ask("deployments/filter", {"deployments": {"name": {"any_": ["adhoc"]}}})
     schedules = f"deployments/{deployment['id']}/schedules"
     first = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=10)  # the server plans every 5 seconds
     often = {"interval": EVERY.total_seconds(), "anchor_date": first.isoformat(), "timezone": "UTC"}
     (schedule,) = night.ask(schedules, [{"schedule": often, "active": True}])
 
     def fired(*but: str) -> list[dict[str, Any]]:
-        found = night.flow_runs(name={"any_": ["backfill"]})
+        found = night.flow_runs(name={"any_": ["adhoc"]})
         return [run for run in found if run["auto_scheduled"] and run["state_type"] not in but]
 
     wait_until(lambda: bool(fired("SCHEDULED")), what="a run of the schedule", seconds=90)
@@ -92,7 +93,7 @@ def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows
     scheduled = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
     assert (scheduled - first) % EVERY == timedelta()
     assert run["name"] == f"evaluate toy/test {scheduled.date()}"
-    assert {"mnist", "backfill"} <= set(run["tags"])
+    assert {"mnist", "adhoc"} <= set(run["tags"])
 
     (name,) = night.runs(f"{scheduled.date()}-toy-test-")
     same = small_settings(tmp_path, data_dir=night.project / "data", run_date=scheduled.date(), batch_rows=1000)
@@ -130,11 +131,14 @@ def test_the_doctor_is_content_with_what_set_up_made_and_a_worker(
     def look() -> dict[str, Finding]:
         return {finding.what: finding for finding in diagnose(settings, night.project)}
 
-    with in_this_process(prefect_server):
+    def failed(findings: dict[str, Finding]) -> list[Finding]:
+        return [finding for finding in findings.values() if finding.healthy is False]
+
+    with in_this_process(prefect_server | {"MNIST_PIPELINE_CACHE": str(tmp_path / "cache")}):
         with server_in_force() as client:
             for run in client.read_flow_runs():  # that another test has left
                 client.delete_flow_run(run.id)
-        wait_until(lambda: all(finding.healthy for finding in look().values()), what="health", seconds=60)
+        wait_until(lambda: failed(look()) == [], what="health", seconds=60)
         findings = look()
     assert findings["worker of mnist"].found == "polling: test"
     assert findings["late runs"].found == "none"

@@ -35,7 +35,6 @@ from prefect.tasks import Task
 
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.settings import project_folder
 from tests.builders import make_split, small_settings
 from tests.engine import Deployed, clean_environment, running_server, wait_until
 from tests.promises.conftest import Tried
@@ -386,7 +385,7 @@ def test_planted_results_are_never_unpickled_though_the_environment_asks_for_res
     def night() -> dict[str, str]:
         """The same run again, as if it had never been published."""
         shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
-        flow: Any = load_flow_from_entrypoint(f"{project_folder('flows') / 'evaluate'}.py:evaluate")
+        flow: Any = load_flow_from_entrypoint("mnist_pipeline.flows.evaluate.evaluate")
         given = {"dataset": "toy", "data_dir": tmp_path / "data", "run_date": RUN_DATE, "report": False}
         flow(**given, shard_rows=10, batch_rows=4, return_state=True)
         return tables_of(tmp_path)

@@ -1,17 +1,14 @@
-"""Checks everything a nightly run needs: each finding states the result and the next command.
+"""Checks the active Prefect server: password, version, pools, workers, deployments, schedules, slots, deadlines.
 
-Changes nothing, except that it writes a probe file to the outputs folder and removes it. Raises nothing: an error in
-a check is a finding too.
+Changes nothing.
 """
 
-import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.version import Version
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -31,96 +28,34 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
-from mnist_pipeline.datasets.source_files import verified_file
-from mnist_pipeline.errors import DataError, EngineError, PipelineError, UnauthorizedError
+from mnist_pipeline.errors import EngineError, UnauthorizedError
+from mnist_pipeline.orchestration.automations import TAG, notified
 from mnist_pipeline.orchestration.deployments import (
     LOCAL_SERVER,
     POOL,
     POOL_TYPE,
-    TAG,
     Entry,
     find_deployment,
+    left_deployments,
+    our_deployments,
     read_entries,
+    schedule_line,
     server_in_force,
 )
+from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
+from mnist_pipeline.orchestration.scheduled import ScheduledRun, deadlines_of, scheduled_runs
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
-from mnist_pipeline.pipeline.nightly import state_of
-from mnist_pipeline.runs.lookup import missing_run_dates, newest_counted, runs_of
-from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.base import Location
-from mnist_pipeline.store.probe import free_bytes, problem_with_writing
 
-SET_UP = "mnist-pipeline setup"
-# A run of MNIST's test split publishes 0.5 MB and shares 4 MB of shards with other runs: 1 GiB is room for years of
-# them, or for one run over some million images.
-MIN_FREE_BYTES = 1 << 30
-RUN_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadline` checks too
-DATES_CHECKED = 7
 # The rule by which Prefect's server marks a worker as offline.
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
-# With other versions the server fails to start or never schedules a run; see the comments in pyproject.toml.
-PINNED = {"prefect", "fastapi", "sqlalchemy"}
 NO_PASSWORD = {"Authorization": "Basic ===="}
 FOREIGN_ORIGIN = "http://foreign.example"
 HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check. `advice` names the next command, or is empty."""
-
-    what: str
-    healthy: bool
-    found: str
-    advice: str = ""
-
-
-def diagnose(settings: Settings, project: Path) -> list[Finding]:
-    """Check versions, server, pool, worker, deployments, schedules, slots, disk, outputs, cache, run dates and verdict.
-
-    Args:
-        settings: name the outputs and cache to check.
-        project: folder with prefect.yaml.
-
-    Returns:
-        Findings in the order in which to fix them.
-    """
-    return [
-        *_guarded("versions here", _versions),
-        *_server(project),
-        *_guarded("disk", lambda: _disk(settings.outputs)),
-        *_guarded("outputs", lambda: _writable(settings.outputs)),
-        *_guarded("cache", lambda: _cache(settings)),
-        *_guarded("nights", lambda: _recent_run_dates(settings)),
-        *_guarded("newest verdict", lambda: _newest_verdict(settings)),
-    ]
-
-
-def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """The findings of one check; an error ends the check and is a finding itself."""
-    findings = []
-    try:
-        for finding in look():
-            findings.append(finding)  # one by one: those before an error are kept
-    except PipelineError as error:
-        findings.append(Finding(what, False, str(error), "fix this, then `mnist-pipeline doctor`"))
-    except Exception as error:  # doctor must report all its findings
-        advice = "`mnist-pipeline doctor` again; if it persists, check the log of the Prefect server"
-        findings.append(Finding(what, False, f"cannot be checked: {error!r}", advice))
-    return findings
-
-
-def _versions() -> Iterator[Finding]:
-    for requirement in map(Requirement, importlib.metadata.requires("mnist-pipeline") or []):
-        if requirement.name in PINNED and not requirement.marker:
-            installed = importlib.metadata.version(requirement.name)
-            fits = requirement.specifier.contains(installed, prereleases=True)
-            advice = "" if fits else f"`python -m pip install '{requirement}'`, then restart server and worker"
-            yield Finding(f"{requirement.name} here", fits, f"{installed}, allowed {requirement.specifier}", advice)
-
-
-def _server(project: Path) -> list[Finding]:
+def check_server(settings: Settings, project: Path) -> tuple[list[Finding], list[ScheduledRun]]:
+    """Everything about the server, and the nights that its deployments make."""
     named = PREFECT_API_URL.value()
     name_it = f"`prefect config set PREFECT_API_URL={LOCAL_SERVER}`"
     try:
@@ -129,29 +64,60 @@ def _server(project: Path) -> list[Finding]:
                 reached = Finding("server", True, f"{named} answers")
             else:
                 reached = Finding("server", False, f"{LOCAL_SERVER} answers, but PREFECT_API_URL is not set", name_it)
+            all_planned: list[ScheduledRun] = []
             return [
                 reached,
-                *_guarded("server password", _open_door),
-                *_guarded("server version", lambda: _server_version(client)),
-                *_guarded("work pools", lambda: _pools(client, read_entries(project))),
-                *_guarded("late runs", lambda: _late(client)),
-                *_guarded("deployments", lambda: _deployments(client, read_entries(project))),
-            ]
+                *guarded("server password", _open_door),
+                *guarded("server version", lambda: _server_version(client)),
+                *guarded("work pools", lambda: _pools(client, _entries(client, settings, project))),
+                *guarded("late runs", lambda: _late(client)),
+                *guarded("deployments", lambda: _deployments(client, _entries(client, settings, project))),
+                *guarded("deployments elsewhere", lambda: _others(client, project, settings)),
+                *guarded("nights", lambda: _found_schedules(client, all_planned)),
+                *guarded("notifications", lambda: _notifications(client)),
+            ], all_planned
     except UnauthorizedError as error:
         return [
             Finding("server", False, str(error), "source the file that `mnist-pipeline credentials` made"),
             *_unseen("its password"),
-        ]
+        ], []
     except EngineError:
         found = f"{named or LOCAL_SERVER} does not answer" + ("" if named else ", and PREFECT_API_URL is not set")
         advice = "`prefect server start`" + (" on the machine it names" if named else f", then {name_it}")
-        return [Finding("server", False, found, advice), *_unseen("the server")]
+        return [Finding("server", False, found, advice), *_unseen("the server")], []
+
+
+def _entries(client: SyncPrefectClient, settings: Settings, project: Path) -> list[Entry]:
+    """The entries of prefect.yaml, for the outputs folder that the deployments on the server have."""
+    all_planned = scheduled_runs(client)
+    return read_entries(project, all_planned[0].settings.outputs if all_planned else settings.outputs)
+
+
+def _found_schedules(client: SyncPrefectClient, all_planned: list[ScheduledRun]) -> Iterator[Finding]:
+    """Whether a deadline watches over each night; adds them to the list."""
+    all_planned += scheduled_runs(client)
+    for planned in all_planned:
+        what = f"deadline of {planned.settings.dataset}/{planned.settings.split}"
+        if not planned.active:
+            yield Finding(what, None, f"not due: {planned.deployment} is paused")
+            continue
+        watching = deadlines_of(client, planned)
+        missing = "no active deadline watches over it: a night that never comes would not be noticed"
+        yield Finding(what, bool(watching), ", ".join(watching) or missing, "" if watching else f"`{SET_UP}`")
+
+
+def _notifications(client: SyncPrefectClient) -> Iterator[Finding]:
+    if notified(client):
+        yield Finding("notifications", True, "the automation of failed runs has an action")
+    else:
+        advice = f"`{SET_UP} --notify TYPE/NAME`"
+        yield Finding("notifications", None, "nobody hears of failed runs: no block is named", advice)
 
 
 def _unseen(missing: str) -> list[Finding]:
     later = (
         *("server password", "server origins", "server version", "work pools", "late runs", "deployments"),
-        *("schedules", "concurrency slots"),
+        *("schedules", "concurrency slots", "deadlines", "notifications"),
     )
     return [Finding(what, False, f"not checked: needs {missing}", "first fix the server") for what in later]
 
@@ -202,8 +168,15 @@ def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:
 
 
 def _pools(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Check every pool that prefect.yaml names, and whether a worker polls it."""
-    for name in sorted({entry.pool for entry in entries if entry.pool}):
+    """Check every pool of our deployments, in prefect.yaml or on the server, and whether a worker polls it."""
+    queues: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.pool:
+            queues[entry.pool].add("default")
+    for found in our_deployments(client).values():
+        if found.work_pool_name:
+            queues[found.work_pool_name].add(found.work_queue_name or "default")
+    for name in sorted(queues):
         what, make = f"work pool {name}", SET_UP if name == POOL else f"prefect work-pool create {name} --type ..."
         try:
             pool = client.read_work_pool(name)
@@ -215,9 +188,28 @@ def _pools(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Find
             yield Finding(what, False, f"of type {pool.type}", f"`prefect work-pool delete {name}`, then `{SET_UP}`")
         elif pool.is_paused:
             yield Finding(what, False, "paused", f"`prefect work-pool resume {name}`")
+        elif pool.concurrency_limit == 0:
+            yield Finding(
+                what, False, "its limit is 0: no run starts", f"`prefect work-pool clear-concurrency-limit {name}`"
+            )
         else:
             yield Finding(what, True, "ready")
+        yield from _queues(client, name, queues[name])
         yield _worker(name, client.read_workers_for_work_pool(name))
+
+
+def _queues(client: SyncPrefectClient, pool: str, wanted: set[str]) -> Iterator[Finding]:
+    """The work queues of a pool from which no run starts."""
+    found = client.request(
+        "POST", "/work_pools/{work_pool_name}/queues/filter", path_params={"work_pool_name": pool}, json={}
+    )
+    for queue in found.json():
+        name, of = queue["name"], f"'{queue['name']}' --pool {pool}"
+        if name in wanted and queue["is_paused"]:
+            yield Finding(f"work queue {pool}/{name}", False, "paused", f"`prefect work-queue resume {of}`")
+        elif name in wanted and queue["concurrency_limit"] == 0:
+            advice = f"`prefect work-queue clear-concurrency-limit {of}`"
+            yield Finding(f"work queue {pool}/{name}", False, "its limit is 0: no run starts", advice)
 
 
 def _start_worker(pool: str) -> str:
@@ -265,23 +257,51 @@ def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterato
             yield Finding(what, False, f"not as in prefect.yaml: {', '.join(differences)}", f"`{SET_UP}`")
         else:
             yield Finding(what, True, "as in prefect.yaml")
-        if any(schedule.get("active") is not False for schedule in entry.schedules):
-            yield _schedule(client, entry, found)
-        if found.global_concurrency_limit:
-            yield _slots(client, entry, found)
+        if any(schedule.get("active") is not False for schedule in entry.schedules) and not found.schedules:
+            yield Finding(f"schedule of {entry.full_name}", False, "no schedule on the server", f"`{SET_UP}`")
+        yield from _schedule_and_slots(client, entry.full_name, found)
 
 
-def _schedule(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -> Finding:
+def _others(client: SyncPrefectClient, project: Path, settings: Settings) -> Iterator[Finding]:
+    """Deployments of our flows that are not in this prefect.yaml: people's own, or what was taken out of it."""
+    entries = _entries(client, settings, project)
+    left = left_deployments(client, project, entries)
+    for name, found in our_deployments(client).items():
+        if name in {entry.full_name for entry in entries}:
+            continue
+        if name in left:
+            yield Finding(
+                f"deployment {name}",
+                None,
+                "no longer in prefect.yaml, and still on the server with its schedules",
+                f"`{SET_UP} --prune` removes it",
+            )
+        else:
+            yield Finding(f"deployment {name}", None, "not in this prefect.yaml: somebody's own")
+        yield from _schedule_and_slots(client, name, found)
+
+
+def _schedule_and_slots(client: SyncPrefectClient, name: str, found: DeploymentResponse) -> Iterator[Finding]:
+    if found.paused:
+        advice = f"`{SET_UP} --resume`, or `prefect deployment resume {name}`"
+        yield Finding(f"deployment {name}", None, "paused by a person", advice)
+    elif found.schedules:
+        yield _schedule(client, name, found)
+    if found.global_concurrency_limit:
+        yield _slots(client, name, found)
+
+
+def _schedule(client: SyncPrefectClient, name: str, found: DeploymentResponse) -> Finding:
     """Whether the server's schedule service plans runs: no other check detects this failure."""
-    what = f"schedule of {entry.full_name}"
+    what = f"schedule of {name}"
+    paused = ", ".join(schedule_line(schedule) for schedule in found.schedules if not schedule.active)
     if not any(schedule.active for schedule in found.schedules):
-        return Finding(what, False, "no active schedule on the server", f"`{SET_UP}`")
+        return Finding(what, None, f"paused by a person: {paused}", f"`{SET_UP} --resume` ends that")
     upcoming = _runs(client, found, (StateType.SCHEDULED,), after=datetime.now(UTC))
     if upcoming:
         first = upcoming[0].expected_start_time
-        return Finding(
-            what, True, f"next run {first.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if first else "next run planned"
-        )
+        planned = f"next run {first.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if first else "next run planned"
+        return Finding(what, True, planned + (f"; paused by a person: {paused}" if paused else ""))
     return Finding(
         what,
         False,
@@ -292,10 +312,10 @@ def _schedule(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse
     )
 
 
-def _slots(client: SyncPrefectClient, entry: Entry, found: DeploymentResponse) -> Finding:
-    what = f"concurrency slots of {entry.full_name}"
+def _slots(client: SyncPrefectClient, name: str, found: DeploymentResponse) -> Finding:
+    what = f"concurrency slots of {name}"
     holders = _runs(client, found, HOLDS_SLOT)
-    again = find_deployment(client, entry.full_name)  # read after the runs: one may have ended in between
+    again = find_deployment(client, name)  # read after the runs: one may have ended in between
     limit = again.global_concurrency_limit if again else None
     if limit is None or not limit.active_slots:
         return Finding(what, True, "free")
@@ -321,84 +341,3 @@ def _runs(
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         limit=5,
     )
-
-
-def _disk(outputs: Location) -> Iterator[Finding]:
-    if (free := free_bytes(outputs)) is None:  # a bucket has no end
-        return
-    enough = free >= MIN_FREE_BYTES
-    found = f"{free / (1 << 30):.1f} GiB free for {outputs}"
-    advice = f"make room: `du -sh {outputs}/*` shows what uses it; at least {MIN_FREE_BYTES >> 30} GiB are needed"
-    yield Finding("disk", enough, found, "" if enough else advice)
-
-
-def _writable(outputs: Location) -> Iterator[Finding]:
-    if problem := problem_with_writing(outputs):
-        advice = (
-            f"give this user the right to write there (`ls -ld {outputs}`, or the credentials in the environment), "
-            "or name another folder with MNIST_PIPELINE_OUTPUTS"
-        )
-        yield Finding("outputs", False, problem, advice)
-    else:
-        yield Finding("outputs", True, f"{outputs} can be written")
-
-
-def _cache(settings: Settings) -> Iterator[Finding]:
-    what = f"cache of {settings.dataset}/{settings.split}"
-    if settings.images:
-        settings.require_source()
-        yield Finding(what, True, f"not needed: {settings.images} holds the images")
-        return
-    dataset = settings.described_dataset()
-    files = dataset.splits[settings.split].files
-    folder = settings.cache / settings.dataset
-    kept = [file for file in files if file.sha256 and (folder / file.name).is_file()]
-    damaged = []
-    for file in kept:
-        try:
-            if verified_file(folder / file.name).sha256 != file.sha256:
-                damaged.append(f"{folder / file.name} does not have the pinned sha256")
-        except DataError as error:
-            damaged.append(str(error))
-    if damaged:
-        again = f"`mnist-pipeline fetch --dataset {settings.dataset} --split {settings.split}` fetches it again"
-        yield Finding(what, False, "; ".join(damaged), again)
-    elif settings.data_dir:
-        yield Finding(what, True, f"not needed: {settings.data_dir} holds the files")
-    elif len(kept) == len(files):
-        yield Finding(what, True, f"{len(kept)} files verified in {folder}")
-    else:
-        absent = ", ".join(file.name for file in files if file not in kept)
-        yield Finding(what, True, f"{absent} will be fetched by the next run")
-
-
-def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
-    """Check that the last due run dates are published, from the first published one on; ignores Prefect's records."""
-    dataset, split = settings.dataset, settings.split
-    what = f"nights of {dataset}/{split}"
-    published = [run.name.run_date for run in runs_of(Outputs.at(settings.outputs), dataset, split)]
-    last = (datetime.now(UTC) - RUN_DUE).date()
-    if not published or published[0] > last:
-        yield Finding(what, True, f"none due yet in {settings.outputs}")
-        return
-    first = max(published[0], last - timedelta(days=DATES_CHECKED - 1))
-    missing = missing_run_dates(Outputs.at(settings.outputs), dataset, split, first, last)
-    if missing:
-        found = f"no published run of {', '.join(map(str, missing))}"
-        yield Finding(what, False, found, f"`mnist-pipeline backfill --from {missing[0]} --to {missing[-1]}`")
-    else:
-        yield Finding(what, True, f"every one from {first} to {last} is published")
-
-
-def _newest_verdict(settings: Settings) -> Iterator[Finding]:
-    """Whether the gates accept the newest run."""
-    dataset, split = settings.dataset, settings.split
-    what = f"newest night of {dataset}/{split}"
-    outputs = Outputs.at(settings.outputs)
-    newest = next(newest_counted(outputs, runs_of(outputs, dataset, split)), None)
-    if newest is None:
-        yield Finding(what, True, "none yet")
-        return
-    state = state_of(settings, newest)
-    advice = "`mnist-pipeline show`, or its report, has the gates that failed"
-    yield Finding(what, state.good, state.line, "" if state.good else advice)

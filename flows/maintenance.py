@@ -1,0 +1,24 @@
+"""The flow mnist-maintenance: verifies every published byte, and prunes if a retention is configured."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from mnist_pipeline.maintenance.verification import require_sound
+from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.settings import AnyLocation, load_settings
+
+
+@flow(name="mnist-maintenance", flow_run_name="maintenance", persist_result=False)
+def maintenance(outputs: AnyLocation | None = None, config: Path | None = None) -> None:
+    """Verify runs, verdicts, decisions, shards and weights; prune by `retention`; fail if anything is damaged.
+
+    Args:
+        outputs: folder of the published runs. Omitted parameters come from config and environment.
+        config: TOML file laid over the project's own configuration.
+    """
+    settings = load_settings(config, outputs=outputs)
+    verified = tasks.verify(settings)
+    pruned = tasks.prune(settings)
+    tasks.show_findings(settings, verified, pruned)
+    require_sound(verified)

@@ -1,0 +1,1 @@
+"""Checks everything a nightly run needs; see `diagnosis.py`."""

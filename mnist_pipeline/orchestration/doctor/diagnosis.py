@@ -1,0 +1,73 @@
+"""Checks everything a nightly run needs: each finding states the result and the next command.
+
+Raises nothing: an error in a check is a finding too.
+"""
+
+import functools
+import importlib.metadata
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from mnist_pipeline.orchestration.doctor.findings import Finding, guarded
+from mnist_pipeline.orchestration.doctor.run_checks import check_disk, check_next_run, check_writable
+from mnist_pipeline.orchestration.doctor.server_checks import check_server
+from mnist_pipeline.orchestration.scheduled import ScheduledRun
+from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.base import Location
+
+# With other versions the server fails to start or never schedules a run; see the comments in pyproject.toml.
+PINNED = {"prefect", "fastapi", "sqlalchemy"}
+
+
+def diagnose(settings: Settings, project: Path, outputs_given: bool = False) -> list[Finding]:
+    """Check versions, server, pools, workers, all deployments of ours, and what the next night of each needs.
+
+    Args:
+        settings: those of this shell; for nights that no deployment on the server makes.
+        project: folder of the flows, with or without a prefect.yaml.
+        outputs_given: whether to look into the outputs folder of the settings, wherever the deployments publish.
+
+    Returns:
+        Findings in the order in which to fix them.
+    """
+    server, all_planned = check_server(settings, project)
+    looked_at = [planned.settings for planned in all_planned] or [settings]
+    if outputs_given:
+        looked_at = [each.model_copy(update={"outputs": settings.outputs}) for each in looked_at]
+    folders = list(dict.fromkeys(each.outputs for each in looked_at))
+    distinct = {(each.dataset, each.split, each.outputs): each for each in looked_at}
+    return [
+        *guarded("versions here", _versions),
+        *server,
+        *guarded("outputs", lambda: _where(settings, all_planned, folders)),
+        *(found for folder in folders for found in guarded("disk", functools.partial(check_disk, folder))),
+        *(found for folder in folders for found in guarded("outputs", functools.partial(check_writable, folder))),
+        *(found for each in distinct.values() for found in check_next_run(each)),
+    ]
+
+
+def _where(settings: Settings, all_planned: Sequence[ScheduledRun], folders: Sequence[Location]) -> Iterator[Finding]:
+    """Whether the commands of this shell look where the nights are published."""
+    published = sorted({f"{planned.deployment} publishes in {planned.settings.outputs}" for planned in all_planned})
+    if not published:
+        found = (
+            f"not known: no deployment on the server has a schedule; looked at {settings.outputs}, as this shell says"
+        )
+        yield Finding("where nights are published", None, found)
+    elif any(planned.settings.outputs != settings.outputs for planned in all_planned):
+        found = f"{'; '.join(published)}; the commands of this shell look into {settings.outputs}"
+        yield Finding(
+            "where nights are published", None, found, f"`export MNIST_PIPELINE_OUTPUTS={shlex.quote(str(folders[0]))}`"
+        )
+
+
+def _versions() -> Iterator[Finding]:
+    for requirement in map(Requirement, importlib.metadata.requires("mnist-pipeline") or []):
+        if requirement.name in PINNED and not requirement.marker:
+            installed = importlib.metadata.version(requirement.name)
+            fits = requirement.specifier.contains(installed, prereleases=True)
+            advice = "" if fits else f"`python -m pip install '{requirement}'`, then restart server and worker"
+            yield Finding(f"{requirement.name} here", fits, f"{installed}, allowed {requirement.specifier}", advice)

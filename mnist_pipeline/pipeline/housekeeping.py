@@ -1,0 +1,26 @@
+"""Prunes by the configured retention, as `mnist-pipeline prune` does by its options."""
+
+from datetime import UTC, datetime, timedelta
+
+from mnist_pipeline.core.retention import Retention
+from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.settings import RetentionSettings
+
+
+def prune_configured(outputs: Outputs, retention: RetentionSettings | None) -> str:
+    """Prune, if a retention is configured; what was done, in a line.
+
+    Raises:
+        DamagedError: the file of the baselines is altered.
+        OutputsError: the folder cannot be read or written.
+    """
+    if retention is None:
+        return "not pruned: no [retention] in the config"
+    now = datetime.now(UTC)
+    rule = Retention(retention.keep_days, retention.keep_last)
+    plan = plan_prune(outputs, rule, timedelta(hours=retention.grace_hours), now)
+    left = carry_out(outputs, plan, now)
+    done = ", ".join(f"{action} {len(plan.of(action))}" for action in ("mark", "delete", "restore"))
+    collected = len(plan.shards) + len(plan.staging)
+    return "; ".join([f"pruned: {done}, orphans {collected}", *(f"left alone: {line}" for line in left)])
