@@ -15,7 +15,9 @@ from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow, load_flow_from_entrypoint
 from rich.text import Text
 
-from mnist_pipeline.cli.options import OF_A_RUN
+from mnist_pipeline.cli.options import OF_A_RUN, Given
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.orchestration.deployments import read_entries
 from mnist_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -135,3 +137,29 @@ print(json.dumps([
     )
     filesystem = "prefect.server.concurrency.lease_storage.filesystem"
     assert json.loads(done.stdout) == [False, 120, filesystem, ["mnist_pipeline"], "ignore"]
+
+
+def test_an_empty_outputs_variable_is_the_folder_that_it_means(tmp_path: Path) -> None:
+    (nightly, *_) = read_entries(tmp_path, tmp_path / "outputs")
+    wanted = nightly.values["work_pool"]["job_variables"]
+    left_empty = {"env": wanted["env"] | {"MNIST_PIPELINE_OUTPUTS": ""}}  # by `prefect deploy`, where it is not set
+    assert nightly._with_outputs(left_empty) == nightly._with_outputs(wanted) == wanted
+    elsewhere = {"env": wanted["env"] | {"MNIST_PIPELINE_OUTPUTS": "s3://bucket/nights"}}
+    assert nightly._with_outputs(elsewhere) != wanted
+
+
+def test_relative_outputs_are_meant_in_the_folder_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MNIST_PIPELINE_OUTPUTS", raising=False)
+    assert Given({"outputs": None}, None).in_folder(project).load().outputs == project / "outputs"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", "nights")
+    assert Given({"outputs": None}, None).in_folder(project).load().outputs == project / "nights"
+    monkeypatch.chdir(tmp_path)
+    assert Given({"outputs": "here"}, None).in_folder(project).load().outputs == tmp_path / "here"  # as it was typed
+    with pytest.raises(SettingsError, match="--project nowhere: expected a folder, got none"):
+        Given({}, None).in_folder(Path("nowhere"))

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
@@ -33,9 +34,9 @@ from mnist_pipeline.orchestration.deployments import server_in_force
 from mnist_pipeline.orchestration.doctor import server_checks
 from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.orchestration.environment import LOOPBACK, spare_loopback
-from mnist_pipeline.orchestration.server import require_server
+from mnist_pipeline.orchestration.server import require_server, wait_for
 from mnist_pipeline.settings import load_settings
-from tests.engine import ROOT, clean_environment, running_server
+from tests.engine import ROOT, clean_environment, free_port, running_server
 
 EVIL = "http://evil.example"
 QUESTION = json.dumps({}).encode()
@@ -237,6 +238,35 @@ def test_what_a_broken_server_says_is_not_known_to_be_good() -> None:
             require_server()
         (password, _) = list(server_checks._open_door())
     assert (password.healthy, password.found.startswith("not known: ")) == (False, True)
+
+
+class Elsewhere(Broken):
+    """Another program at the port, or another path of the server."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+
+def test_a_server_that_is_starting_is_waited_for_and_what_answers_with_an_error_is_not() -> None:
+    port, servers = free_port(), []
+
+    def start() -> None:
+        servers.append(HTTPServer(("127.0.0.1", port), Broken))
+        servers[0].serve_forever()
+
+    Timer(1, start).start()
+    starting = {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(starting), get_client(sync_client=True) as client:
+        wait_for(client, 60)
+        assert client.api_healthcheck() is None
+    servers[0].shutdown()
+    servers[0].server_close()
+    with (
+        answering(Elsewhere) as address,
+        temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True) as client,
+    ):
+        wait_for(client, 600)
 
 
 @pytest.mark.parametrize("handler", [Broken, Open])

@@ -41,6 +41,7 @@ def used_home(prefect_server: dict[str, str], tmp_path: Path) -> Path:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_the_temporary_server_accepts_no_other_client_and_is_asked_through_no_proxy(used_home: Path) -> None:
     unreachable = f"http://127.0.0.1:{free_port()}"
     environment = clean_environment(used_home) | {

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from mnist_pipeline.cli.console import opened
+from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote, parse_location
 
@@ -38,13 +39,18 @@ class Given:
     config: Path | None
 
     def in_folder(self, folder: Path) -> "Given":
-        """The same as given, in a folder in which relative paths of config and environment are meant."""
+        """The same as given, in a folder in which relative paths of config and environment are meant.
+
+        Raises:
+            SettingsError: there is no such folder.
+        """
+        if not folder.is_dir():
+            raise SettingsError(f"--project {folder}: expected a folder, got none; correct its name")
         flags = {
             name: parse_location(value) if name in PATHS and value is not None else value
             for name, value in self.flags.items()
         }
-        if folder.is_dir():
-            os.chdir(folder)
+        os.chdir(folder)
         return Given(flags, self.config and self.config.absolute())
 
     def load(self, **more: Any) -> Settings:

@@ -32,7 +32,7 @@ from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.automations import HEARTBEAT_LOST, Change, find_block, set_up_automations
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.server import refuse_credentials, require_answer, wait_for
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_file
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_defaults, project_file
 from mnist_pipeline.store.base import Location
 
 POOL = "mnist"
@@ -62,6 +62,7 @@ class Entry:
     values: Mapping[str, Any]
     schema: Mapping[str, Any]
     flow_description: str | None
+    default_outputs: str
 
     @property
     def schedules(self) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ class Entry:
             "parameter schema": (self.schema, found.parameter_openapi_schema),
             "pull steps": (self.values.get("pull") or [], found.pull_steps or []),
             "work pool": (self.pool, found.work_pool_name),
-            "job variables": (pool.get("job_variables") or {}, found.job_variables),
+            "job variables": tuple(map(self._with_outputs, (pool.get("job_variables"), found.job_variables))),
             "paused": (bool(self.values.get("paused")), bool(self.values.get("paused")) and found.paused),
             "concurrency limit": (limit.get("limit"), slots.limit if slots else None),
             "collision strategy": (limit.get("collision_strategy"), options and options.collision_strategy.value),
@@ -95,6 +96,13 @@ class Entry:
         differing = [what for what, (wanted, got) in pairs.items() if wanted != got]
         differing += [] if _same_schedules(self.schedules, found.schedules) else ["schedules"]
         return differing + sorted(set(self.values) - _COMPARED)
+
+    def _with_outputs(self, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Job variables in which an empty variable of the outputs, as `prefect deploy` leaves it, is what it means."""
+        variables = dict(variables or {})
+        if OUTPUTS_VARIABLE in (env := variables.get("env") or {}):
+            variables["env"] = {**env, OUTPUTS_VARIABLE: env[OUTPUTS_VARIABLE] or self.default_outputs}
+        return variables
 
 
 def set_up(
@@ -225,7 +233,8 @@ def _entry(
         flow, schema = load(str(project / entrypoint) if ":" in entrypoint else entrypoint)
     except Exception as error:  # whatever a module may raise while it is imported
         raise SettingsError(f"{path}: deployment {name}: cannot load {entrypoint} ({error!r}); correct it") from error
-    return Entry(f"{flow.name}/{name}", name, {"pull": pull, **values}, schema, flow.description)
+    default = str(project / str(project_defaults().get("outputs", "outputs")))
+    return Entry(f"{flow.name}/{name}", name, {"pull": pull, **values}, schema, flow.description, default)
 
 
 def _variables(project: Path, outputs: Location) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from httpx import HTTPError, HTTPStatusError
+from httpx import HTTPError, HTTPStatusError, TransportError
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -55,7 +55,8 @@ def wait_for(client: SyncPrefectClient, seconds: float) -> None:
     """Wait until a server answers, or the time is over; whether it does is for `require_answer` to say."""
     deadline = time.monotonic() + seconds
     said = False
-    while client.api_healthcheck() and time.monotonic() < deadline:
+    # One that answers with an error is not starting: it is another program, or at another path.
+    while isinstance(client.api_healthcheck(), TransportError) and time.monotonic() < deadline:
         if not said:
             logger.warning("%s does not answer: waiting up to %.0f seconds", PREFECT_API_URL.value(), seconds)
             said = True

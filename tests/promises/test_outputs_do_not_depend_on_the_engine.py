@@ -181,7 +181,7 @@ def stopped(engine: str, stop: signal.Signals, again: bool, *, slow: bool = Fals
         stopped("direct", signal.SIGINT, True, slow=True),
         stopped("direct", signal.SIGTERM, True, slow=True),
         stopped("server", signal.SIGINT, False, slow=True),
-        stopped("server", signal.SIGTERM, False),
+        stopped("server", signal.SIGTERM, False, slow=True),
         stopped("server", signal.SIGINT, True, slow=True),
         stopped("server", signal.SIGTERM, True, slow=True),
         stopped("temporary server", signal.SIGINT, False, slow=True),

@@ -5,6 +5,7 @@ Changes nothing.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from mnist_pipeline.orchestration.deployments import (
     server_in_force,
 )
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
-from mnist_pipeline.orchestration.scheduled import ScheduledRun, deadlines_of, scheduled_runs
+from mnist_pipeline.orchestration.scheduled import ScheduledRun, deadlines_of, last_due, scheduled_runs
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.settings import Settings
 
@@ -95,8 +96,10 @@ def _entries(client: SyncPrefectClient, settings: Settings, project: Path) -> li
 
 def _found_schedules(client: SyncPrefectClient, all_planned: list[ScheduledRun]) -> Iterator[Finding]:
     """Whether a deadline watches over each night; adds them to the list."""
-    all_planned += scheduled_runs(client)
-    for planned in all_planned:
+    today = datetime.now(UTC).date()
+    for planned in scheduled_runs(client):
+        due = planned.settings.model_copy(update={"run_date": last_due(client, planned, today)})
+        all_planned.append(replace(planned, settings=due))
         what = f"deadline of {planned.settings.dataset}/{planned.settings.split}"
         if not planned.active:
             yield Finding(what, None, f"not due: {planned.deployment} is paused")
