@@ -7,10 +7,11 @@ import functools
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from mnist_pipeline.datasets.source_files import verified_file
-from mnist_pipeline.errors import DataError, PipelineError
-from mnist_pipeline.orchestration.doctor.findings import Finding, guarded
+from mnist_pipeline.errors import DataError
+from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
 from mnist_pipeline.pipeline.nightly import state_of
 from mnist_pipeline.pipeline.planning import current_network
 from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of
@@ -48,10 +49,10 @@ def check_disk(outputs: Location) -> Iterator[Finding]:
 def check_writable(outputs: Location) -> Iterator[Finding]:
     """Whether this process can publish there."""
     if problem := problem_with_writing(outputs):
-        advice = (
-            f"give this user the right to write there (`ls -ld {outputs}`, or the credentials in the environment), "
-            "or name another folder with MNIST_PIPELINE_OUTPUTS"
-        )
+        right = "what the environment says of credentials and endpoint"
+        if isinstance(outputs, Path):
+            right = f"the right of this user to write there (`ls -ld {outputs}`)"
+        advice = f"check {right}, or name another folder with MNIST_PIPELINE_OUTPUTS, then `{SET_UP}`"
         yield Finding("outputs", False, problem, advice)
     else:
         yield Finding("outputs", True, f"{outputs} can be written")
@@ -88,14 +89,9 @@ def _cache(settings: Settings) -> Iterator[Finding]:
 
 def _weights(settings: Settings) -> Iterator[Finding]:
     """Whether the weights of the next night can be read: the configured ones, or the current ones."""
-    what = f"weights of {settings.dataset}/{settings.split}"
-    try:
-        network = load_weights(settings.weights) if settings.weights else current_network(Outputs.at(settings.outputs))
-    except PipelineError as error:
-        again = "correct MNIST_PIPELINE_WEIGHTS or the config" if settings.weights else "promote others with --force"
-        yield Finding(what, False, str(error), again)
-        return
+    network = load_weights(settings.weights) if settings.weights else current_network(Outputs.at(settings.outputs))
     whose = f"configured: {settings.weights}" if settings.weights else "current"
+    what = f"weights of {settings.dataset}/{settings.split}"
     yield Finding(what, True, f"{whose}, sha256 {weights_sha256(network)[:12]}")
 
 
