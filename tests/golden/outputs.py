@@ -1,7 +1,8 @@
-"""Makes `outputs.tar.xz`: an outputs folder, on disk and in a bucket, as this version publishes it.
+"""Makes `outputs-VERSION.tar.xz`: an outputs folder, on disk and in a bucket, as this schema version publishes it.
 
-`python -m tests.golden.outputs` writes it anew: only where what is published has changed on purpose, with a word about
-readers of what older versions have published in CHANGELOG.md. `tests/test_golden_outputs.py` reads it.
+`python -m tests.golden.outputs` writes that of this version anew: only where what is published has changed on purpose,
+with a word about readers of what older versions have published in CHANGELOG.md. Those of older versions stay as their
+versions made them. `tests/test_golden_outputs.py` reads all.
 """
 
 import io
@@ -11,18 +12,20 @@ import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
 
-from mnist_pipeline import load_run
+from mnist_pipeline import load_run, tables
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.nightly import run_nightly
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.baselines import set_baseline
@@ -31,10 +34,11 @@ from tests.builders import images_name, labels_name
 from tests.objectstore import running_store
 from tests.published import opened, promote_to
 
-ARCHIVE = Path(__file__).parent / "outputs.tar.xz"
+ARCHIVES = Path(__file__).parent
 ROWS = 60
 GOOD, BAD = 1, 7  # seeds of networks that give many digits
 NOT_PUBLISHED = {".staging"}
+STANDINGS: tuple[Literal["accepted", "withdrawn"], ...] = ("withdrawn", "accepted")
 
 
 def network(seed: int) -> Network:
@@ -58,7 +62,7 @@ def make_data(folder: Path) -> None:
 
 
 def publish(folder: Path, outputs: Location) -> list[dict[str, Any]]:
-    """A night of each outcome, one of them pruned, a baseline and a promotion; what must be read of each run."""
+    """A night of each outcome, one of them pruned, a baseline, a promotion and decisions; what is read of each run."""
     expected: list[dict[str, Any]] = []
     nights = [("toy", "2026-01-01", GOOD), ("toy", "2026-01-02", GOOD), ("toy", "2026-01-03", BAD)]
     nights += [("plain", "2026-01-03", BAD)]
@@ -67,17 +71,23 @@ def publish(folder: Path, outputs: Location) -> list[dict[str, Any]]:
         weights.write_bytes(encode_weights(network(seed)))
         data = folder / ("labelled" if dataset == "toy" else "plain")
         where: dict[str, Any] = {"data_dir": data, "cache": folder / "cache", "outputs": outputs, "weights": weights}
-        judged = run_nightly(load_settings(dataset=dataset, run_date=run_date, shard_rows=20, workers=1, **where))
+        given = {"dataset": dataset, "run_date": run_date, "shard_rows": 20, "workers": 1, **where}
+        by_hand = dataset == "plain"
+        judged = run_nightly(load_settings(configured={} if by_hand else given, **given))
         run_id = judged.published.run_id
         expected.append(
             {
                 "run_id": run_id,
                 "outcome": judged.verdict.outcome,
                 "correct": judged.published.totals.correct,
+                "counts": not by_hand,
                 "predictions": "".join(map(str, load_run(run_id, outputs=str(outputs))["prediction"])),
             }
         )
     set_baseline(opened(outputs), "toy", "test", expected[1]["run_id"])
+    failed = run_by_id(opened(outputs), expected[2]["run_id"])
+    for standing in STANDINGS:
+        decide(opened(outputs), failed, standing, "to try what readers make of it")
     promote_to(outputs, load_weights(folder / f"{GOOD}.safetensors"))
     for days in (100, 102):
         now = datetime.now(UTC) + timedelta(days)
@@ -108,7 +118,7 @@ def main() -> None:
             expected = publish(folder, outputs)
             contents |= {f"{layout}/{path}": data for path, data in files_of(outputs).items()}
             contents[f"{layout}.json"] = json.dumps(expected, indent=1).encode()
-    with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
+    with tarfile.open(ARCHIVES / f"outputs-{tables.SCHEMA_VERSION}.tar.xz", "w:xz", preset=9) as archive:
         for path, data in sorted(contents.items()):
             about = tarfile.TarInfo(path)
             about.size = len(data)
