@@ -139,25 +139,30 @@ def doctor(given: Given, project: Project = Path()) -> None:
         )
 
 
+CONFIGURED = "If left out, that of the config's table retention, or"
+
+
 @app.command()
 @takes("outputs")
 def prune(
     given: Given,
     keep_days: Annotated[
-        int, typer.Option(min=1, max=36_500, help="Keep the runs of the last N days.", metavar="N")
-    ] = 90,
+        int | None,
+        typer.Option(min=1, max=36_500, help=f"Keep the runs of the last N days. {CONFIGURED} 90.", metavar="N"),
+    ] = None,
     keep_last: Annotated[
-        int, typer.Option(min=1, help="Keep the last M runs of each data set and split.", metavar="M")
-    ] = 7,
+        int | None,
+        typer.Option(min=1, help=f"Keep the last M runs of each data set and split. {CONFIGURED} 7.", metavar="M"),
+    ] = None,
     grace_hours: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             max=87_600,
-            help="Hours between marking a run and deleting its predictions and report.",
+            help=f"Hours between marking a run and deleting its predictions and report. {CONFIGURED} 24.",
             metavar="HOURS",
         ),
-    ] = 24,
+    ] = None,
     apply: Annotated[
         bool, typer.Option("--apply/--dry-run", help="Apply the changes; otherwise only list them.")
     ] = False,
@@ -175,12 +180,17 @@ def prune(
     from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import list_runs
+    from mnist_pipeline.settings import RetentionSettings
 
     settings = given.load()
     if not list_runs(opened(settings)):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
+    options = {"keep_days": keep_days, "keep_last": keep_last, "grace_hours": grace_hours}
+    configured = settings.retention or RetentionSettings(keep_days=90)
+    rule = configured.model_copy(update={name: value for name, value in options.items() if value is not None})
     now = datetime.now(UTC)
-    plan = plan_prune(opened(settings), Retention(keep_days, keep_last), timedelta(hours=grace_hours), now)
+    retention, grace = Retention(rule.keep_days, rule.keep_last), timedelta(hours=rule.grace_hours)
+    plan = plan_prune(opened(settings), retention, grace, now)
     left = carry_out(opened(settings), plan, now) if apply else []  # before a closed terminal can interrupt it
     rows = [
         (decision.run.name.run_id, terminal.size(decision.size_bytes), decision.action, decision.why)

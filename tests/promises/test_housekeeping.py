@@ -141,6 +141,10 @@ def test_without_apply_nothing_changes_and_it_is_said_what_would(tmp_path: Path)
     assert snapshot(tmp_path) == before
     for run in list_runs(opened(tmp_path)):
         assert run.name.run_id in found.stdout
+    (tmp_path / "retention.toml").write_text("[retention]\nkeep_days = 1\nkeep_last = 1\ngrace_hours = 0\n")
+    configured = ("--config", tmp_path / "retention.toml", "--outputs", tmp_path)
+    assert "mark 3, delete 0" in command("prune", *configured).stdout
+    assert "mark 2, delete 0" in command("prune", "--keep-last", 2, *configured).stdout
 
 
 def test_with_apply_it_is_done_and_said(tmp_path: Path) -> None:
