@@ -40,5 +40,5 @@ def deadline(
     """
     given: dict[str, Any] = {"dataset": dataset, "split": split, "outputs": outputs}
     run_date = run_date or logical_date()
-    due = tasks.due_runs(load_settings(config, run_date=run_date, **given), given)
-    require_all(tasks.require_run_dates(settings, nights, return_state=True) for settings in due)
+    due = tasks.due_runs(load_settings(config, run_date=run_date, **given), given, nights)
+    require_all(tasks.require_run_dates(each, return_state=True) for each in due)

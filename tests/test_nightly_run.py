@@ -27,11 +27,11 @@ from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, VerdictError
-from mnist_pipeline.pipeline import evaluation, inputs
+from mnist_pipeline.pipeline import evaluation, inputs, nightly
 from mnist_pipeline.pipeline.decisions import decide
-from mnist_pipeline.pipeline.nightly import require_run_dates, run_nightly
+from mnist_pipeline.pipeline.nightly import DateStatus, consecutive, run_nightly
 from mnist_pipeline.runs.lookup import run_by_id
-from mnist_pipeline.settings import load_settings, project_file
+from mnist_pipeline.settings import Settings, load_settings, project_file
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, encode_weights, load_weights
 from tests.builders import images_name, labels_name, make_split, random_images, random_network, small_settings
@@ -309,6 +309,10 @@ def test_three_nights_without_gates_are_none_then_pass_and_a_much_worse_one_fail
     assert f"  last passed: {runs['run_id'][1]}" in third.splitlines()
     titles = [(outputs / "reports" / f"{run_id}.html").read_text().split("<title>")[1] for run_id in runs["run_id"]]
     assert [title.split(":")[0] for title in titles] == ["None", "Pass", "Fail"]
+
+
+def require_run_dates(settings: Settings, count: int) -> list[DateStatus]:
+    return nightly.require_run_dates(settings, consecutive(settings.run_date, count))
 
 
 def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path) -> None:

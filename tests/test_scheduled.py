@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.evaluate import _wait_for
-from mnist_pipeline.errors import EngineError, VerdictError
+from mnist_pipeline.errors import EngineError, SettingsError, VerdictError
 from mnist_pipeline.orchestration.automations import FAILED_AUTOMATION, set_up_automations
 from mnist_pipeline.orchestration.doctor import server_checks
 from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
@@ -24,7 +24,7 @@ from mnist_pipeline.orchestration.flow_runs import REJECTED
 from mnist_pipeline.orchestration.scheduled import due, scheduled_runs
 from mnist_pipeline.settings import Settings, load_settings
 from tests.builders import random_network
-from tests.engine import in_this_process, take_down, wait_until
+from tests.engine import in_this_process, take_down
 from tests.published import flip_bit, identity, promote_to, publish_run
 
 pytestmark = pytest.mark.engine
@@ -93,29 +93,52 @@ def test_a_night_has_the_data_set_and_outputs_that_its_deployment_gives(
 def test_what_is_due_are_all_nights_that_are_not_paused_or_those_that_are_asked_for(
     nights: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    def due_now(**given: Any) -> list[tuple[str, str, Path]]:
-        found = due(shell(tmp_path), given)
-        return [(each.dataset, str(each.run_date), Path(each.outputs)) for each in found]
+    def due_now(count: int = 1, **given: Any) -> list[tuple[str, list[str], Path]]:
+        found = due(shell(tmp_path), given, count)
+        return [(each.settings.dataset, [*map(str, each.dates)], Path(each.settings.outputs)) for each in found]
 
-    mnist = ("mnist", "2026-01-31", tmp_path / "outputs")
-    toy = ("toy", "2026-01-31", tmp_path / "elsewhere")
+    mnist = ("mnist", ["2026-01-31"], tmp_path / "outputs")
+    toy = ("toy", ["2026-01-31"], tmp_path / "elsewhere")
     assert due_now() == [mnist, toy]
-    assert due_now(dataset="toy", split="test") == [toy]
+    assert due_now(2, dataset="toy", split="test") == [(toy[0], ["2026-01-30", "2026-01-31"], toy[2])]
     assert due_now(outputs=tmp_path / "x") == [(*mnist[:2], tmp_path / "x"), (*toy[:2], tmp_path / "x")]
     assert due_now(dataset="other") == [mnist]  # no deployment is of it: what the settings say
     nights.pause_deployment(nights.read_deployment_by_name(f"{EVALUATION}/toys").id)
     assert due_now() == [mnist]
+    assert due_now(dataset="toy") == []
+    findings = look(tmp_path)
+    assert findings["nights of toy/test"].found == "not due: no active schedule"
 
 
-def test_a_night_that_begins_later_on_a_date_is_due_for_the_date_before(
+def test_dates_are_due_by_the_schedules_of_a_night_and_once_they_have_begun(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    soon = datetime.now(UTC) + timedelta(minutes=10)
-    deploy(client, EVALUATION, "late", f"{soon.minute} {soon.hour} * * *", folder=tmp_path)
-    wait_until(lambda: any(run.auto_scheduled for run in client.read_flow_runs()), what="a scheduled run", seconds=60)
-    (settings,) = due(load_settings(outputs=tmp_path / "outputs", run_date=datetime.now(UTC).date()), {})
-    today = datetime.now(UTC).date()
-    assert settings.run_date == (today - timedelta(days=1) if soon.date() == today else today)
+    now = datetime.now(UTC)
+    later = now + timedelta(minutes=10)
+    deploy(client, EVALUATION, "weekly", "30 2 * * 0", folder=tmp_path)
+    (weekly,) = due(shell(tmp_path), {}, 3)
+    assert [str(day) for day in weekly.dates] == ["2026-01-11", "2026-01-18", "2026-01-25"]
+    deploy(client, EVALUATION, "weekly", f"{later.minute} {later.hour} * * *", folder=tmp_path)
+    (daily,) = due(load_settings(outputs=tmp_path / "outputs", run_date=now.date()), {}, 1)
+    assert daily.dates == ((now if later.date() > now.date() else now - timedelta(days=1)).date(),)
+    midnight = "0 0 * * *"  # of the same outputs: whichever is the later date is due
+    deploy(client, EVALUATION, "early", midnight, folder=tmp_path)
+    (both,) = due(load_settings(outputs=tmp_path / "outputs", run_date=now.date()), {}, 1)
+    assert max(both.dates) == now.date()
+
+
+def test_the_outputs_of_a_night_are_those_of_its_config_file_if_nothing_else_says_so(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", str(tmp_path / "of this shell"))
+    (tmp_path / "mine.toml").write_text("outputs = 'elsewhere'\n")
+    deploy(client, EVALUATION, "mine", HOUR.format(hour=2), folder=tmp_path, parameters={"config": "mine.toml"})
+    (planned,) = scheduled_runs(client)
+    assert planned.settings.outputs == tmp_path / "elsewhere"
+    assert planned.settings.by_hand == {}
+    (tmp_path / "mine.toml").write_text("output = 'elsewhere'\n")
+    with pytest.raises(SettingsError, match=f"deployment {EVALUATION}/mine: settings refused: output"):
+        scheduled_runs(client)
 
 
 def test_the_doctor_looks_at_the_night_of_every_deployment_where_it_publishes(

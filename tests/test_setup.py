@@ -27,14 +27,13 @@ from mnist_pipeline.orchestration.doctor import diagnosis, run_checks, server_ch
 from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.orchestration.flow_runs import REJECTED, RejectedError, configured_parameters
+from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import run_nightly
-from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings, load_settings
-from mnist_pipeline.store.base import Location
 from tests.builders import images_name, make_split, small_settings
 from tests.engine import free_port, in_this_process, running_worker, take_down, wait_until
-from tests.published import on_disk, opened
+from tests.published import flip_bit, identity, on_disk, publish_run
 
 pytestmark = pytest.mark.engine
 
@@ -169,13 +168,14 @@ def test_what_left_prefect_yaml_leaves_the_server_and_what_a_person_has_paused_s
     upkeep, deadline = (client.read_deployment_by_name(name) for name in (MAINTENANCE, DEADLINE))
     client.pause_deployment(deadline.id)
     client.update_deployment_schedule(upkeep.id, upkeep.schedules[0].id, active=False)
-    with changed_file(project, (schedule, ""), ("Verifies every published byte", "Verifies all")):
+    with changed_file(project, (schedule, ""), ('cron: "0 4 * * 0"', 'cron: "0 5 * * 0"')):
         states = {change.what: change.state for change in set_up(project)}
     nightly = client.read_deployment_by_name(NIGHTLY)
     assert nightly.schedules == []
     assert [run for run in _scheduled(client) if run.deployment_id == nightly.id] == []
+    paused = {what for what, state in states.items() if state == "paused"}
+    assert paused == {f"schedule of {MAINTENANCE}: 0 5 * * 0 UTC", f"deployment {DEADLINE}"}
     pauses = {f"schedule of {MAINTENANCE}: 0 4 * * 0 UTC", f"deployment {DEADLINE}"}
-    assert {what for what, state in states.items() if state == "paused"} == pauses
 
     states = {change.what: change.state for change in set_up(project)}
     assert states[f"deployment {NIGHTLY}"] == states[f"deployment {MAINTENANCE}"] == "updated"
@@ -433,24 +433,30 @@ def test_libraries_outside_their_bounds_are_found_out(monkeypatch: pytest.Monkey
     assert any("sqlalchemy" in finding.advice for finding in diagnosis._versions())
 
 
-def _publish_nights(outputs: Location, *nights: date) -> None:
-    for night in nights:
-        opened(outputs).store.write(f"{layout.run_folder(f'{night}-mnist-test-0123456789ab')}/{layout.MANIFEST}", b"{}")
+def test_nights_that_are_due_and_not_published_or_damaged_are_found_out(settings: Settings) -> None:
+    last = datetime.now(UTC).date()
+    days = [last - timedelta(days=ago) for ago in (3, 2, 1, 0)]
 
+    def look(due: list[date]) -> list[Finding]:
+        return list(run_checks._recent_run_dates(Due(settings, tuple(due))))
 
-def test_nights_that_are_due_and_not_published_are_found_out(settings: Settings) -> None:
-    due = (datetime.now(UTC) - run_checks.RUN_DUE).date()
-    (finding,) = run_checks._recent_run_dates(settings)
+    (finding,) = look(days)
     assert (finding.healthy, "none due yet" in finding.found) == (None, True)
-    _publish_nights(settings.outputs, due - timedelta(days=3), due - timedelta(days=1))
-    (finding,) = run_checks._recent_run_dates(settings)
-    missing = (due - timedelta(days=2), due)
-    assert finding.found == f"no published run that counts of {missing[0]}, {missing[1]} in {settings.outputs}"
-    where = f"--dataset mnist --split test --from {missing[0]} --to {missing[1]} --outputs {settings.outputs}"
+    publish_run(settings.outputs, identity(str(days[0]), dataset="mnist", batch_rows=9), counts=False)  # by hand
+    publish_run(settings.outputs, identity(str(days[1]), dataset="mnist"))
+    (finding,) = look(days)
+    assert finding.found == f"no published run that counts of {days[2]}, {days[3]} in {settings.outputs}"
+    where = f"--dataset mnist --split test --from {days[2]} --to {days[3]} --outputs {settings.outputs}"
     assert finding.advice == f"`mnist-pipeline backfill {where}`"
-    _publish_nights(settings.outputs, *missing)
-    (finding,) = run_checks._recent_run_dates(settings)
+    damaged = publish_run(settings.outputs, identity(str(days[2]), dataset="mnist"))
+    (finding,) = look(days[:3])  # the last is not due
     assert finding.healthy
+    flip_bit(damaged.folder / "manifest.json")
+    (finding,) = look(days[:3])
+    assert not finding.healthy
+    assert "expected a run's manifest" in finding.found
+    (finding,) = look([])
+    assert (finding.healthy, finding.found) == (None, "not due: no active schedule")
 
 
 def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def backfill(
     Without --direct it starts one run of the deployment mnist-evaluation/backfill for each missing date, and looks
     where that publishes unless --outputs is given.
     """
+    from mnist_pipeline.pipeline.nightly import consecutive
     from mnist_pipeline.runs.lookup import missing_run_dates
     from mnist_pipeline.runs.outputs import Outputs
 
@@ -84,9 +85,8 @@ def backfill(
         if folder != settings.outputs:
             out.print(f"looking into {folder}, where {BACKFILL} publishes", soft_wrap=True)
             out.print(f"not into {settings.outputs}, where the commands of this shell look", soft_wrap=True)
-    run_dates = missing_run_dates(
-        Outputs.at(folder), settings.dataset, settings.split, start.run_date, settings.run_date
-    )
+    dates = consecutive(settings.run_date, (settings.run_date - start.run_date).days + 1)
+    run_dates = missing_run_dates(Outputs.at(folder), settings.dataset, settings.split, dates)
     if not run_dates:
         out.print(f"no date is missing in {folder}: nothing to do", soft_wrap=True)
     filled, started = [], {}

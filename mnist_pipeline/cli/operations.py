@@ -33,13 +33,14 @@ def setup(
     project: Project = Path(),
 ) -> None:
     """Create or update work pool, deployments and automations on the Prefect server; safe to repeat."""
+    project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
     from mnist_pipeline.orchestration.deployments import prefect_file, set_up
 
-    changes = set_up(project.absolute(), settings.outputs, notify, resume=resume, prune=prune)
+    changes = set_up(project, settings.outputs, notify, resume=resume, prune=prune)
     out.print(f"{prefect_file(project)}; nights are published in {settings.outputs}", soft_wrap=True)
     out.print()
     for change in changes:
@@ -72,6 +73,7 @@ def up(
     project: Project = Path(),
 ) -> None:
     """Run everything a nightly schedule needs on this machine: password, server, set-up and worker; Ctrl-C ends it."""
+    project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
@@ -79,6 +81,7 @@ def up(
     from mnist_pipeline.orchestration import one_machine
     from mnist_pipeline.orchestration.credentials import CLIENT_SIDE
     from mnist_pipeline.orchestration.deployments import POOL, set_up
+    from mnist_pipeline.orchestration.scheduled import nightly_lines
 
     address = one_machine.prepare(port)
     with ExitStack() as stack:
@@ -90,11 +93,12 @@ def up(
             out.print(f"server: starting on {address}; the first start takes a minute", soft_wrap=True)
             services.append(stack.enter_context(one_machine.running_server(port)))
             out.print(f"server: answers; its log is {services[-1].log}", soft_wrap=True)
-        changes = Counter(change.state for change in set_up(project.absolute(), settings.outputs))
+        changes = Counter(change.state for change in set_up(project, settings.outputs))
         out.print(f"set-up: {', '.join(f'{number} {state}' for state, number in changes.items())}", soft_wrap=True)
         services.append(stack.enter_context(one_machine.running_worker(POOL)))
         out.print(f"worker: started; its log is {services[-1].log}", soft_wrap=True)
-        out.print(f"nights: every day at 02:30 UTC, published in {settings.outputs}", soft_wrap=True)
+        for line in nightly_lines():
+            out.print(line, soft_wrap=True)
         out.print(f"UI: {address.removesuffix('/api')}; it asks for {CLIENT_SIDE}", soft_wrap=True)
         if kept := one_machine.credentials_in_force():
             out.print("in another shell, for `mnist-pipeline doctor` and Prefect's own commands:", soft_wrap=True)
@@ -121,13 +125,14 @@ def credentials() -> None:
 @takes("outputs")
 def doctor(given: Given, project: Project = Path()) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
+    project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
     from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 
-    findings = diagnose(settings, project.absolute(), outputs_given=given.flags["outputs"] is not None)
+    findings = diagnose(settings, project, outputs_given=given.flags["outputs"] is not None)
     for finding in findings:
         out.print(f"{STATES[finding.healthy]:4}  {finding.what}: {finding.found}", soft_wrap=True)
         if finding.advice:

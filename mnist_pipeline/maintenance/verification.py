@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import read_counted
 from mnist_pipeline.runs.decisions import newest_decision
@@ -117,11 +117,14 @@ def verify_kind(outputs: Outputs, what: str, check: Callable[[Outputs], Iterator
 
 
 def require_sound(verified: Sequence[Verified]) -> None:
-    """Nothing, if nothing is damaged.
+    """Nothing, if there is something, and nothing is damaged.
 
     Raises:
+        RunNotFoundError: nothing was there to verify.
         DamagedError: something is; the first three are named.
     """
+    if not any(each.checked for each in verified):
+        raise RunNotFoundError("maintenance: expected published runs, got nothing there to verify; check the outputs")
     problems = [problem for each in verified for problem in each.problems]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

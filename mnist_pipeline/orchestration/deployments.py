@@ -202,7 +202,8 @@ def our_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(flow_filter=of_ours, limit=PAGE, offset=len(found)):
         found += page
-    named = {f"{flows[each.flow_id]}/{each.name}": each for each in found if each.flow_id in flows}
+    ours = {flow_id for flow_id, name in flows.items() if name.startswith(FLOW_PREFIX)}  # the filter takes it anywhere
+    named = {f"{flows[each.flow_id]}/{each.name}": each for each in found if each.flow_id in ours}
     return dict(sorted(named.items()))
 
 
@@ -294,9 +295,10 @@ def _set_up_deployments(
         if entry in stale:
             _delete_orphans(client, entry)
             _pause_again(client, entry, was)
+        now = find_deployment(client, entry.full_name) if was else None
         what = f"deployment {entry.full_name}"
         changes.append(Change(what, "unchanged" if entry not in stale else "updated" if was else "created"))
-        changes += [Change(pause, "resumed" if resume else "paused") for pause in pauses(entry, was)]
+        changes += [Change(pause, "resumed" if resume else "paused") for pause in pauses(entry, now)]
         if resume and was:
             _resume(client, entry)
     return changes
@@ -322,13 +324,18 @@ def schedule_line(found: DeploymentSchedule) -> str:
 
 
 def _pause_again(client: SyncPrefectClient, entry: Entry, was: DeploymentResponse | None) -> None:
-    """`prefect deploy` makes all schedules anew: those that a person had paused are paused again."""
+    """`prefect deploy` makes all schedules anew: those that a person had paused are paused again.
+
+    If all were paused, so are those whose times have changed in prefect.yaml.
+    """
     paused = [schedule for schedule in was.schedules if not schedule.active] if was else []
-    if not paused:
+    if was is None or not paused:
         return
+    times = [want for want in entry.schedules if any(_same_times(want, each) for each in paused)]
     now = client.read_deployment_by_name(entry.full_name)
     for schedule in now.schedules:
-        if schedule.active and any(schedule.schedule == each.schedule for each in paused):
+        wanted = len(paused) == len(was.schedules) or any(_same_times(want, schedule) for want in times)
+        if schedule.active and wanted:
             client.update_deployment_schedule(now.id, schedule.id, active=False)
 
 

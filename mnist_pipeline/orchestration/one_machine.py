@@ -156,12 +156,21 @@ def _variables(path: Path) -> dict[str, str]:
 
 def _descendants(pid: int) -> list[int]:
     """The processes that a process has started, and those that they have."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    try:
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    except OSError:  # a small image has none
+        listed = "\n".join(_parents_in_proc())
     parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
     found = [pid]
     for known in found:  # grows while it is walked
         found += [child for child, parent in parents.items() if parent == known]
     return found[1:]
+
+
+def _parents_in_proc() -> Iterator[str]:
+    for about in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            yield f"{about.parent.name} {about.read_text().rpartition(')')[2].split()[1]}"
 
 
 def _end_all(pids: Sequence[int]) -> None:

@@ -3,23 +3,23 @@
 What a worker's own environment and config files add is not known here: they are taken to be those of this process.
 """
 
-from collections.abc import Mapping
+import asyncio
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-)
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.server.schemas.schedules import SCHEDULE_TYPES
+from pydantic import TypeAdapter
 
-from mnist_pipeline.orchestration.deployments import our_deployments
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.orchestration.deployments import our_deployments, schedule_line
+from mnist_pipeline.pipeline.nightly import consecutive
 from mnist_pipeline.settings import ENVIRONMENT_PREFIX, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote
 
@@ -30,6 +30,8 @@ WORKING_DIRECTORY = "prefect.deployments.steps.set_working_directory"
 # What a deployment may say of a night, as a parameter or in its environment; paths are relative to its directory.
 _PATHS = ("outputs", "weights", "images", "data_dir", "cache")
 _VALUES = ("dataset", "split", "batch_rows", "shard_rows")
+_SCHEDULE: TypeAdapter[Any] = TypeAdapter(SCHEDULE_TYPES)  # those of the server know when they fire
+YEAR = 366  # days: how far back a schedule is looked at
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,60 @@ class ScheduledRun:
     """One schedule of a deployment that evaluates. `active` is False if it is paused."""
 
     deployment: str
-    found: DeploymentResponse
     settings: Settings
+    schedule: DeploymentSchedule
     active: bool
+
+    def dates(self, last: date, count: int) -> tuple[date, ...]:
+        """The last run dates up to `last` of which the run has begun by now, the newest last; at most `count`."""
+        begin = datetime.combine(last - timedelta(days=YEAR), time.min, UTC)
+        end = min(datetime.combine(last + timedelta(days=1), time.min, UTC), datetime.now(UTC))
+        schedule = _SCHEDULE.validate_python(self.schedule.schedule.model_dump(exclude_unset=True))
+        dates: set[date] = set()
+        while begin < end and (found := asyncio.run(schedule.get_dates(start=begin, end=end))):
+            starts = [datetime.fromtimestamp(start.timestamp(), UTC) for start in found]  # of another class
+            dates |= {start.date() for start in starts}
+            begin = max(starts) + timedelta(seconds=1)  # an answer has a thousand at most
+        return tuple(sorted(each for each in dates if each <= last)[-count:])
+
+
+@dataclass(frozen=True)
+class Due:
+    """The run dates of a data set, split and outputs folder that are due."""
+
+    settings: Settings
+    dates: tuple[date, ...]
 
 
 def scheduled_runs(client: SyncPrefectClient) -> list[ScheduledRun]:
-    """The nights that the deployments on the server make, one for each schedule.
+    """The runs that the deployments on the server make, one for each schedule.
 
     Raises:
         SettingsError: a deployment gives a setting that is not valid.
     """
     return [
-        ScheduledRun(name, found, settings_of(found, schedule.parameters), schedule.active and not found.paused)
+        ScheduledRun(name, _named_settings(name, found, schedule), schedule, schedule.active and not found.paused)
         for name, found in our_deployments(client).items()
         if name.startswith(EVALUATION)
         for schedule in found.schedules
     ]
+
+
+def nightly_lines() -> list[str]:
+    """When and where each scheduled deployment evaluates, a line each."""
+    with get_client(sync_client=True) as client:
+        return [
+            f"{each.deployment}: {schedule_line(each.schedule)}{'' if each.active else ', paused'}, published in "
+            f"{each.settings.outputs}"
+            for each in scheduled_runs(client)
+        ]
+
+
+def _named_settings(name: str, found: DeploymentResponse, schedule: DeploymentSchedule) -> Settings:
+    try:
+        return settings_of(found, schedule.parameters)
+    except SettingsError as error:
+        raise SettingsError(f"deployment {name}: {error}") from error
 
 
 def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None) -> Settings:
@@ -69,34 +108,56 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
     variables = (found.job_variables or {}).get("env") or {}
     parameters = {name: value for name, value in {**found.parameters, **(more or {})}.items() if value is not None}
     directory = _directory(found)
-    given = {"outputs": project_defaults().get("outputs", "outputs")}
+    config = Path(_in(directory, parameters["config"])) if "config" in parameters else None
+    # Not the outputs of this shell: those of the deployment, of its config file, or of the project.
+    default = _outputs_in(config) or project_defaults().get("outputs", "outputs")
+    given: dict[str, Any] = {"outputs": default}
     for name in (*_PATHS, *_VALUES):
         value = parameters.get(name, variables.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") or given.get(name))
         if value is not None:
             given[name] = _in(directory, value) if name in _PATHS else value
-    config = parameters.get("config")
-    return load_settings(Path(_in(directory, config)) if config else None, configured=given, **given)
+    return load_settings(config, configured={"config": config, **given}, **given)
 
 
-def due(settings: Settings, given: Mapping[str, Any]) -> list[Settings]:
-    """The settings of the nights that are due up to `run_date`, each with the last date that is due for it.
+def _outputs_in(config: Path | None) -> Any:
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8")).get("outputs") if config else None
+    except (OSError, ValueError):  # which `load_settings` reports
+        return None
+
+
+def due(settings: Settings, given: Mapping[str, Any], count: int) -> list[Due]:
+    """The run dates that are due up to `run_date`, by the active schedules on the server; none of paused ones.
 
     Args:
-        settings: for the case that no active schedule on the server is of a night like that; name the last date.
+        settings: for the case that there is no schedule of such runs: then each date is due. They name the last date.
         given: data set, split and outputs that a person or deployment asked for, None where all are meant.
+        count: how many dates of each, at most.
 
     Raises:
         SettingsError: a deployment gives a setting that is not valid.
     """
     asked = {name: given.get(name) for name in ("dataset", "split")}
     with get_client(sync_client=True) as client:
-        found = [planned for planned in scheduled_runs(client) if planned.active and _is_of(planned, asked)]
-        more: dict[str, Any] = {"outputs": given["outputs"]} if given.get("outputs") else {}
-        due = [
-            planned.settings.model_copy(update={"run_date": last_due(client, planned, settings.run_date), **more})
-            for planned in found
-        ]
-    return list({(each.dataset, each.split, each.outputs): each for each in due}.values()) or [settings]
+        found = [planned for planned in scheduled_runs(client) if _is_of(planned, asked)]
+    if not found:
+        return [Due(settings, consecutive(settings.run_date, count))]
+    more: dict[str, Any] = {"outputs": given["outputs"]} if given.get("outputs") else {}
+    return merged(
+        Due(planned.settings.model_copy(update=more), planned.dates(settings.run_date, count))
+        for planned in found
+        if planned.active
+    )
+
+
+def merged(each_due: Iterable[Due]) -> list[Due]:
+    """One for each data set, split and outputs folder, with the dates of all."""
+    together: dict[tuple[object, ...], Due] = {}
+    for each in each_due:
+        key = each.settings.dataset, each.settings.split, each.settings.outputs
+        dates = {*each.dates, *(together[key].dates if key in together else ())}
+        together[key] = Due(each.settings, tuple(sorted(dates)))
+    return list(together.values())
 
 
 def deadlines_of(client: SyncPrefectClient, planned: ScheduledRun) -> list[str]:
@@ -120,22 +181,6 @@ def _watches(parameters: Mapping[str, Any], planned: ScheduledRun) -> bool:
 
 def _is_of(planned: ScheduledRun, asked: Mapping[str, Any]) -> bool:
     return all(value in (None, getattr(planned.settings, name)) for name, value in asked.items())
-
-
-def last_due(client: SyncPrefectClient, planned: ScheduledRun, run_date: date) -> date:
-    """The last date up to `run_date` of which a night is due: not a date on which it has yet to begin."""
-    begin = datetime.combine(run_date, time.min, UTC)
-    of_date = client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[planned.found.id])),
-        flow_run_filter=FlowRunFilter(
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
-                {"after_": begin, "before_": begin + timedelta(days=1)}
-            )
-        ),
-        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-    )
-    starts = [run.expected_start_time for run in of_date if run.auto_scheduled and run.expected_start_time]
-    return run_date - timedelta(days=1) if starts and min(starts) > datetime.now(UTC) else run_date
 
 
 def _directory(found: DeploymentResponse) -> Path:

@@ -126,11 +126,11 @@ def report(settings: Settings, judged: Judged) -> None:
 
 
 @task(task_run_name="nights that are due", retries=0, cache_policy=NO_CACHE, persist_result=False)
-def due_runs(settings: Settings, given: Mapping[str, Any]) -> list[Settings]:
+def due_runs(settings: Settings, given: Mapping[str, Any], count: int) -> list[scheduled.Due]:
     """What is due by the schedules on the server; by the settings if there are none."""
-    due = scheduled.due(settings, given)
-    for each in due:
-        logger.info("due: %s/%s up to %s in %s", each.dataset, each.split, each.run_date, each.outputs)
+    due = scheduled.due(settings, given, count)
+    if not any(each.dates for each in due):
+        logger.warning("nothing is due: no active schedule on the server has begun a run by then")
     return due
 
 
@@ -160,14 +160,14 @@ def show_findings(settings: Settings, verified: list[Verified], pruned: str) -> 
 
 
 @task(
-    task_run_name="nights of {settings.dataset}/{settings.split} up to {settings.run_date}",
+    task_run_name="nights of {due.settings.dataset}/{due.settings.split}",
     retries=0,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def require_run_dates(settings: Settings, count: int) -> None:
-    """Fail if one of the last dates has no published run, or one that fails its gates or was not judged."""
-    for state in nightly.require_run_dates(settings, count):
+def require_run_dates(due: scheduled.Due) -> None:
+    """Fail if one of the dates has no published run, or one that fails its gates or was not judged."""
+    for state in nightly.require_run_dates(due.settings, due.dates):
         logger.info("%s", state.line)
 
 

@@ -230,7 +230,7 @@ def publish(
     new, by_hand = publishing.commit(plan.outputs, staging, manifest), plan.by_hand
     if not by_hand:
         publishing.count(plan.outputs, plan.run_id)
-    elif not new and counted_at(plan.outputs, run_by_id(plan.outputs, plan.run_id)):
+    elif counted_at(plan.outputs, run_by_id(plan.outputs, plan.run_id)):
         by_hand = ()
     update_views(plan.outputs)
     logger.info("run %s %s", plan.run_id, "published" if new else "was published before with the same predictions")

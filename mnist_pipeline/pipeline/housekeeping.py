@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import RetentionSettings
 
@@ -17,6 +18,8 @@ def prune_configured(outputs: Outputs, retention: RetentionSettings | None) -> s
     """
     if retention is None:
         return "not pruned: no [retention] in the config"
+    if not list_runs(outputs):
+        return "not pruned: no published runs"
     now = datetime.now(UTC)
     rule = Retention(retention.keep_days, retention.keep_last)
     plan = plan_prune(outputs, rule, timedelta(hours=retention.grace_hours), now)

@@ -111,7 +111,7 @@ def judge_published(settings: Settings, published: Published) -> Judged:
         verified=True,
     )
     accepted, line = not verdict.fails(gates), None
-    if not published.new:  # otherwise it is undecided
+    if known_decision(outputs, RunContent(published.run_id, None)):  # of whatever content
         decision = known_decision(outputs, run_by_id(outputs, published.run_id).manifest().content)
         if decision:
             accepted, line = decision.standing == "accepted", decision.line

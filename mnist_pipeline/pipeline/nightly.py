@@ -3,8 +3,9 @@
 The flow in `flows/evaluate.py` chains the same steps as tasks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
@@ -39,21 +40,27 @@ class DateStatus:
     good: bool
 
 
-def require_run_dates(settings: Settings, nights: int) -> list[DateStatus]:
-    """Check the last `nights` dates up to `run_date`; return the status of each if all are published and accepted.
+def consecutive(last: date, count: int) -> tuple[date, ...]:
+    """The last dates up to one, the newest last."""
+    return tuple(last - timedelta(days=days) for days in reversed(range(count)))
+
+
+def require_run_dates(settings: Settings, dates: Sequence[date]) -> list[DateStatus]:
+    """Check run dates of a data set and split; return the status of each if all are published and accepted.
 
     Raises:
         RunNotFoundError: some dates have no run; the message also lists problems of the others.
         VerdictError: runs that fail their gates, or were not judged.
     """
-    outputs, dataset, split, last = Outputs.at(settings.outputs), settings.dataset, settings.split, settings.run_date
+    outputs, dataset, split = Outputs.at(settings.outputs), settings.dataset, settings.split
+    if not dates:
+        return []
     complete_repairs(outputs)
-    first = last - timedelta(days=nights - 1)
-    due = lookup.runs_of_dates(outputs, lookup.runs_of(outputs, dataset, split, first, last))
-    states = [state_of(settings, run) for run in due]
+    found = lookup.runs_of_dates(outputs, lookup.runs_of(outputs, dataset, split, min(dates), max(dates)))
+    states = [state_of(settings, run) for run in found if run.name.run_date in dates]
     failed = [state.line for state in states if not state.good]
     try:
-        lookup.require_run_dates(outputs, dataset, split, first, last)
+        lookup.require_run_dates(outputs, dataset, split, dates)
     except RunNotFoundError as error:
         raise RunNotFoundError("; ".join([str(error), *failed])) from error
     if failed:

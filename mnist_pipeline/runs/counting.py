@@ -13,7 +13,7 @@ from typing import ClassVar
 from mnist_pipeline import tables
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.decisions import DISREGARDED, standing_of
+from mnist_pipeline.runs.decisions import DISREGARDED, known_decision, standing_of
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
@@ -95,9 +95,10 @@ def counting(outputs: Outputs) -> Callable[[Run], datetime | None]:
             manifest = run.manifest()
         except DamagedError:
             return UNKNOWN
-        if standing == "accepted" or manifest.schema_version == tables.FIRST_VERSION:
+        if manifest.schema_version == tables.FIRST_VERSION:
             return manifest.published_at
-        return None
+        decision = known_decision(outputs, manifest.content) if standing == "accepted" else None
+        return decision.decided_at if decision else None
 
     return since
 

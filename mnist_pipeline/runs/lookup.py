@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import groupby
 
 from mnist_pipeline.errors import RunNotFoundError
@@ -85,24 +85,27 @@ def pending_advice(outputs: Outputs, names: Sequence[RunName]) -> str:
     )
 
 
-def missing_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> list[date]:
-    """The dates from `first` to `last`, both included, without a published run of that split that counts."""
-    there = {run.name.run_date for run in runs_of_dates(outputs, runs_of(outputs, dataset, split, first, last))}
-    run_dates = (first + timedelta(days=days) for days in range((last - first).days + 1))
-    return [run_date for run_date in run_dates if run_date not in there]
+def missing_run_dates(outputs: Outputs, dataset: str, split: str, dates: Sequence[date]) -> list[date]:
+    """Those of some dates, in order, without a published run of that split that counts."""
+    if not dates:
+        return []
+    runs = runs_of(outputs, dataset, split, min(dates), max(dates))
+    there = {run.name.run_date for run in runs_of_dates(outputs, runs)}
+    return [run_date for run_date in dates if run_date not in there]
 
 
-def require_run_dates(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> None:
-    """Nothing, if every run date from `first` to `last` has a published run of the data set and split that counts.
+def require_run_dates(outputs: Outputs, dataset: str, split: str, dates: Sequence[date]) -> None:
+    """Nothing, if every one of some run dates has a published run of the data set and split that counts.
 
     Raises:
         RunNotFoundError: some have none; all of them are named.
     """
-    if missing := missing_run_dates(outputs, dataset, split, first, last):
-        there = [run for run in runs_of(outputs, dataset, split, first, last) if run.name.run_date in missing]
+    if missing := missing_run_dates(outputs, dataset, split, dates):
+        there = runs_of(outputs, dataset, split, missing[0], missing[-1])
+        there = [run for run in there if run.name.run_date in missing]
         raise RunNotFoundError(
-            f"nights of {dataset}/{split} from {first} to {last}: expected a published run of each in {outputs}, got "
-            f"none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with "
+            f"nights of {dataset}/{split} from {dates[0]} to {dates[-1]}: expected a published run of each in "
+            f"{outputs}, got none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with "
             f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`"
         )
 

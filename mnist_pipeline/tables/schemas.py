@@ -336,7 +336,7 @@ RUNS = Table(
         Column(
             "counted_at",
             pa.timestamp("us", "UTC"),
-            "when a night made it the run of its date, or when it was published; null if it does not count",
+            "when a night made it the run of its date, or a person accepted it; null if it does not count",
             nullable=True,
         ),
         Column("images_sha256", pa.string(), "sha256 of the images' IDX file"),

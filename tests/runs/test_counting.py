@@ -20,11 +20,11 @@ def test_a_run_counts_by_its_record_and_without_one_not(tmp_path: Path) -> None:
     assert counted_at(opened(tmp_path), by_hand) is None
 
 
-def test_a_run_that_was_accepted_counts_since_it_was_published_and_a_withdrawn_one_never(tmp_path: Path) -> None:
+def test_a_run_that_was_accepted_counts_since_then_and_a_withdrawn_one_never(tmp_path: Path) -> None:
     outputs, night = opened(tmp_path), publish_run(tmp_path, WHO)
     by_hand = publish_run(tmp_path, OTHER, counts=False, published_at=at(4))
-    decide(outputs, by_hand, "accepted", "as meant")
-    assert counted_at(outputs, by_hand) == at(4)
+    decision = decide(outputs, by_hand, "accepted", "as meant")
+    assert counted_at(outputs, by_hand) == decision.decided_at
     decide(outputs, night, "withdrawn", "wrong camera")
     assert counted_at(outputs, night) is None
 

@@ -78,10 +78,10 @@ def test_a_withdrawn_run_is_neither_latest_nor_that_of_its_date(outputs: Path) -
     ):
         find_run(opened(outputs), "2026-01-31", "toy", "test")
     day = date(2026, 1, 31)
-    assert missing_run_dates(opened(outputs), "toy", "test", date(2026, 1, 30), day) == [day]
+    assert missing_run_dates(opened(outputs), "toy", "test", [date(2026, 1, 30), day]) == [day]
     decide(opened(outputs), run(outputs, NEW.run_id), "accepted", "it was right after all")
     assert latest(outputs) == NEW.run_id
-    assert missing_run_dates(opened(outputs), "toy", "test", day, day) == []
+    assert missing_run_dates(opened(outputs), "toy", "test", [day]) == []
 
 
 def test_the_views_are_told_of_decisions_that_were_made_while_they_could_not_be_written(outputs: Path) -> None:

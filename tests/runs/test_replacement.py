@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import OutputsError, RunNotFoundError, StoreError, VerdictError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.runs import layout, publishing, replacement
 from mnist_pipeline.runs.layout import REPAIRS
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
@@ -255,7 +256,7 @@ def recorded_run(outputs: Path, patch: pytest.MonkeyPatch, in_quarantine: bool =
 
 def require_no_more_than_a_verdict(outputs: Path) -> None:
     with pytest.raises(VerdictError, match="expected a verdict, got none"):
-        tasks.require_run_dates.fn(load_settings(dataset="toy", run_date="2026-01-31", outputs=outputs), 1)
+        tasks.require_run_dates.fn(Due(load_settings(dataset="toy", outputs=outputs), (date(2026, 1, 31),)))
 
 
 COMPLETING: dict[str, Callable[[Path], object]] = {

@@ -1,4 +1,4 @@
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ def test_a_run_by_hand_counts_once_it_is_accepted(tmp_path: Path) -> None:
     decide(opened(tmp_path), run_by_id(opened(tmp_path), BY_HAND.run_id), "accepted", "the weights of tomorrow")
     assert found(tmp_path, "2026-01-31") == found(tmp_path, "latest") == BY_HAND.run_id
     publish_run(tmp_path, NIGHT, published_at=at(5))
+    assert found(tmp_path, "latest") == BY_HAND.run_id  # accepted later
+    record_counted(opened(tmp_path), NIGHT.run_id, datetime.now(UTC))
     assert found(tmp_path, "latest") == NIGHT.run_id
 
 

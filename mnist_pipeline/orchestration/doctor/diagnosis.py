@@ -7,16 +7,23 @@ import functools
 import importlib.metadata
 import shlex
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from mnist_pipeline.orchestration.doctor.findings import Finding, guarded
-from mnist_pipeline.orchestration.doctor.run_checks import check_disk, check_next_run, check_writable
+from mnist_pipeline.orchestration.doctor.run_checks import (
+    DATES_CHECKED,
+    RUN_DUE,
+    check_disk,
+    check_next_run,
+    check_writable,
+)
 from mnist_pipeline.orchestration.doctor.server_checks import check_server
-from mnist_pipeline.orchestration.scheduled import ScheduledRun
+from mnist_pipeline.orchestration.scheduled import Due, ScheduledRun, merged
+from mnist_pipeline.pipeline.nightly import consecutive
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.base import Location
 
 # With other versions the server fails to start or never schedules a run; see the comments in pyproject.toml.
 PINNED = {"prefect", "fastapi", "sqlalchemy"}
@@ -34,22 +41,26 @@ def diagnose(settings: Settings, project: Path, outputs_given: bool = False) -> 
         Findings in the order in which to fix them.
     """
     server, all_planned = check_server(settings, project)
-    looked_at = [planned.settings for planned in all_planned] or [settings]
+    last = (datetime.now(UTC) - RUN_DUE).date()
+    looked_at = [
+        Due(planned.settings, planned.dates(last, DATES_CHECKED) if planned.active else ()) for planned in all_planned
+    ] or [Due(settings, consecutive(last, DATES_CHECKED))]
     if outputs_given:
-        looked_at = [each.model_copy(update={"outputs": settings.outputs}) for each in looked_at]
-    folders = list(dict.fromkeys(each.outputs for each in looked_at))
-    distinct = {(each.dataset, each.split, each.outputs): each for each in looked_at}
+        here = {"outputs": settings.outputs}
+        looked_at = [Due(each.settings.model_copy(update=here), each.dates) for each in looked_at]
+    looked_at = merged(looked_at)
+    folders = list(dict.fromkeys(each.settings.outputs for each in looked_at))
     return [
         *guarded("versions here", _versions),
         *server,
-        *guarded("outputs", lambda: _where(settings, all_planned, folders)),
+        *guarded("outputs", lambda: _where(settings, all_planned)),
         *(found for folder in folders for found in guarded("disk", functools.partial(check_disk, folder))),
         *(found for folder in folders for found in guarded("outputs", functools.partial(check_writable, folder))),
-        *(found for each in distinct.values() for found in check_next_run(each)),
+        *(found for each in looked_at for found in check_next_run(each)),
     ]
 
 
-def _where(settings: Settings, all_planned: Sequence[ScheduledRun], folders: Sequence[Location]) -> Iterator[Finding]:
+def _where(settings: Settings, all_planned: Sequence[ScheduledRun]) -> Iterator[Finding]:
     """Whether the commands of this shell look where the nights are published."""
     published = sorted({f"{planned.deployment} publishes in {planned.settings.outputs}" for planned in all_planned})
     if not published:
@@ -57,11 +68,10 @@ def _where(settings: Settings, all_planned: Sequence[ScheduledRun], folders: Seq
             f"not known: no deployment on the server has a schedule; looked at {settings.outputs}, as this shell says"
         )
         yield Finding("where nights are published", None, found)
-    elif any(planned.settings.outputs != settings.outputs for planned in all_planned):
+    elif others := [each.settings.outputs for each in all_planned if each.settings.outputs != settings.outputs]:
         found = f"{'; '.join(published)}; the commands of this shell look into {settings.outputs}"
-        yield Finding(
-            "where nights are published", None, found, f"`export MNIST_PIPELINE_OUTPUTS={shlex.quote(str(folders[0]))}`"
-        )
+        advice = f"`export MNIST_PIPELINE_OUTPUTS={shlex.quote(str(others[0]))}`"
+        yield Finding("where nights are published", None, found, advice)
 
 
 def _versions() -> Iterator[Finding]:

@@ -5,17 +5,19 @@ Changes nothing, except that it writes a probe file to the outputs folder and re
 
 import functools
 import shlex
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from mnist_pipeline.datasets.source_files import verified_file
-from mnist_pipeline.errors import DataError
+from mnist_pipeline.errors import DamagedError, DataError
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
+from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.pipeline.nightly import state_of
 from mnist_pipeline.pipeline.planning import current_network
-from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of
+from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of, runs_of_dates
 from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.probe import free_bytes, problem_with_writing
@@ -28,12 +30,14 @@ RUN_DUE = timedelta(hours=6)  # after midnight UTC, when the deployment `deadlin
 DATES_CHECKED = 7
 
 
-def check_next_run(settings: Settings) -> Iterator[Finding]:
+def check_next_run(due: Due) -> Iterator[Finding]:
     """What the next night of a data set and split needs, and what the last ones came to."""
+    settings = due.settings
     of = f"of {settings.dataset}/{settings.split}"
-    checks = {"cache": _cache, "weights": _weights, "gates": _gates, "nights": _recent_run_dates}
-    for what, check in {**checks, "newest night": _newest_verdict}.items():
+    for what, check in {"cache": _cache, "weights": _weights, "gates": _gates}.items():
         yield from guarded(f"{what} {of}", functools.partial(check, settings))
+    yield from guarded(f"nights {of}", functools.partial(_recent_run_dates, due))
+    yield from guarded(f"newest night {of}", functools.partial(_newest_verdict, settings))
 
 
 def check_disk(outputs: Location) -> Iterator[Finding]:
@@ -105,22 +109,33 @@ def _gates(settings: Settings) -> Iterator[Finding]:
         yield Finding(what, None, found, f"add [gates.{settings.dataset}] to a config file")
 
 
-def _recent_run_dates(settings: Settings) -> Iterator[Finding]:
-    """Check that the dates up to `run_date` that are due are published, from the first published one on."""
-    dataset, split, outputs = settings.dataset, settings.split, Outputs.at(settings.outputs)
+def _recent_run_dates(due: Due) -> Iterator[Finding]:
+    """Check that the dates that are due are published, from the first published one on, and not damaged."""
+    dataset, split, outputs = due.settings.dataset, due.settings.split, Outputs.at(due.settings.outputs)
     what = f"nights of {dataset}/{split}"
-    published = [run.name.run_date for run in runs_of(outputs, dataset, split)]
-    last = min(settings.run_date, (datetime.now(UTC) - RUN_DUE).date())
-    if not published or published[0] > last:
-        yield Finding(what, None, f"none due yet in {settings.outputs}")
+    published = runs_of_dates(outputs, runs_of(outputs, dataset, split))
+    dates = [run_date for run_date in due.dates if published and run_date >= published[0].name.run_date]
+    if not dates:
+        yield Finding(what, None, f"none due yet in {outputs}" if due.dates else "not due: no active schedule")
         return
-    first = max(published[0], last - timedelta(days=DATES_CHECKED - 1))
-    missing = missing_run_dates(outputs, dataset, split, first, last)
+    missing = missing_run_dates(outputs, dataset, split, dates)
+    damaged = list(_damaged(run for run in published if run.name.run_date in dates))
     if missing:
         found = f"no published run that counts of {', '.join(map(str, missing))} in {outputs}"
         yield Finding(what, False, found, f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`")
-    else:
-        yield Finding(what, True, f"every one from {first} to {last} is published in {outputs}")
+    if damaged:
+        again = f"`mnist-pipeline verify --repair --outputs {shlex.quote(str(outputs))}`"
+        yield Finding(what, False, "; ".join(damaged), again)
+    if not missing and not damaged:
+        yield Finding(what, True, f"every one from {dates[0]} to {dates[-1]} is published in {outputs}")
+
+
+def _damaged(runs: Iterable[Run]) -> Iterator[str]:
+    for run in runs:
+        try:
+            run.manifest()
+        except DamagedError as error:
+            yield str(error)
 
 
 def _newest_verdict(settings: Settings) -> Iterator[Finding]:

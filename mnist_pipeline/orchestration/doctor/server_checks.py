@@ -3,9 +3,9 @@
 Changes nothing.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from mnist_pipeline.orchestration.deployments import (
     server_in_force,
 )
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
-from mnist_pipeline.orchestration.scheduled import ScheduledRun, deadlines_of, last_due, scheduled_runs
+from mnist_pipeline.orchestration.scheduled import ScheduledRun, deadlines_of, scheduled_runs
 from mnist_pipeline.orchestration.server import UNAUTHORIZED_STATUSES
 from mnist_pipeline.settings import Settings
 
@@ -66,14 +66,15 @@ def check_server(settings: Settings, project: Path) -> tuple[list[Finding], list
             else:
                 reached = Finding("server", False, f"{LOCAL_SERVER} answers, but PREFECT_API_URL is not set", name_it)
             all_planned: list[ScheduledRun] = []
+            entries = functools.cache(lambda: _entries(client, settings, project))
             return [
                 reached,
                 *guarded("server password", _open_door),
                 *guarded("server version", lambda: _server_version(client)),
-                *guarded("work pools", lambda: _pools(client, _entries(client, settings, project))),
+                *guarded("work pools", lambda: _pools(client, entries())),
                 *guarded("late runs", lambda: _late(client)),
-                *guarded("deployments", lambda: _deployments(client, _entries(client, settings, project))),
-                *guarded("deployments elsewhere", lambda: _others(client, project, settings)),
+                *guarded("deployments", lambda: _deployments(client, entries())),
+                *guarded("deployments elsewhere", lambda: _others(client, project, entries())),
                 *guarded("nights", lambda: _found_schedules(client, all_planned)),
                 *guarded("notifications", lambda: _notifications(client)),
             ], all_planned
@@ -89,17 +90,17 @@ def check_server(settings: Settings, project: Path) -> tuple[list[Finding], list
 
 
 def _entries(client: SyncPrefectClient, settings: Settings, project: Path) -> list[Entry]:
-    """The entries of prefect.yaml, for the outputs folder that the deployments on the server have."""
-    all_planned = scheduled_runs(client)
-    return read_entries(project, all_planned[0].settings.outputs if all_planned else settings.outputs)
+    """The entries of prefect.yaml, for the outputs folder that its own deployments on the server have."""
+    entries = read_entries(project, settings.outputs)
+    names = {entry.full_name for entry in entries}
+    outputs = next((each.settings.outputs for each in scheduled_runs(client) if each.deployment in names), None)
+    return entries if outputs in (None, settings.outputs) else read_entries(project, outputs)
 
 
 def _found_schedules(client: SyncPrefectClient, all_planned: list[ScheduledRun]) -> Iterator[Finding]:
     """Whether a deadline watches over each night; adds them to the list."""
-    today = datetime.now(UTC).date()
-    for planned in scheduled_runs(client):
-        due = planned.settings.model_copy(update={"run_date": last_due(client, planned, today)})
-        all_planned.append(replace(planned, settings=due))
+    all_planned += scheduled_runs(client)
+    for planned in all_planned:
         what = f"deadline of {planned.settings.dataset}/{planned.settings.split}"
         if not planned.active:
             yield Finding(what, None, f"not due: {planned.deployment} is paused")
@@ -265,9 +266,8 @@ def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterato
         yield from _schedule_and_slots(client, entry.full_name, found)
 
 
-def _others(client: SyncPrefectClient, project: Path, settings: Settings) -> Iterator[Finding]:
+def _others(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> Iterator[Finding]:
     """Deployments of our flows that are not in this prefect.yaml: people's own, or what was taken out of it."""
-    entries = _entries(client, settings, project)
     left = left_deployments(client, project, entries)
     for name, found in our_deployments(client).items():
         if name in {entry.full_name for entry in entries}:
