@@ -97,7 +97,6 @@ def test_every_byte_verifies_and_the_commands_show_the_outcomes(outputs: Locatio
         assert each["outcome"] in line.replace(",", " ").split()
 
 
-@EACH
 def test_rebuilt_views_equal_the_published_ones(outputs: Location, expected: Expected) -> None:
     def published(name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(opened(outputs).store.read(name)))

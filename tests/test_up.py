@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from tests.builders import make_split
-from tests.engine import START_SECONDS, ask, clean_environment, descendants, free_port, install_wheel, wait_until
+from tests.engine import (
+    START_SECONDS,
+    ask,
+    clean_environment,
+    descendants,
+    free_port,
+    install_wheel,
+    python_m,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -52,6 +61,10 @@ def test_up_runs_a_schedule_ends_with_all_it_started_and_goes_on(tmp_path: Path)
             wait_until(lambda: "Ctrl-C ends all of it" in said(), up, "up")
             assert ("unchanged" in said()) == again
             if not again:
+                auth = dict(line.split("=", 1) for line in secret.read_text().splitlines() if "=" in line)
+                looked = python_m(work, environment | auth | {"PREFECT_API_URL": address}, "mnist_pipeline", "doctor")
+                assert "FAIL  worker" not in looked.stdout
+                assert "ok    server password" in looked.stdout
                 (adhoc,) = asked("deployments/filter", {"deployments": {"name": {"any_": ["adhoc"]}}})
                 soon = {"interval": 60.0, "anchor_date": (datetime.now(UTC) + timedelta(seconds=10)).isoformat()}
                 asked(f"deployments/{adhoc['id']}/schedules", [{"schedule": soon, "active": True}])

@@ -123,6 +123,7 @@ def test_a_schedule_fires_and_its_run_publishes_what_the_steps_publish_and_shows
     wait_until(lambda: any("published" in line for line in own_lines()), what="lines of our loggers")
 
 
+@pytest.mark.slow  # beside a worker; of its parts: tests/test_setup.py, tests/test_scheduled.py
 def test_the_doctor_is_content_with_what_set_up_made_and_a_worker(
     night: Deployed, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:

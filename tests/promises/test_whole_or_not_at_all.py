@@ -137,6 +137,7 @@ def test_a_reference_that_could_once_not_be_read_does_not_stand_for_ever_in_the_
     assert survives(torturer, reads[:1]) == 1
 
 
+@pytest.mark.slow  # that the oracle can find anything at all
 def test_a_publisher_who_puts_one_file_after_the_other_in_its_place_is_found_guilty(torturer: Torturer) -> None:
     kills = at(
         torturer, "publish unsafely", KILL, lambda call: "O_CREAT" in call.shown and "outputs/runs/" in call.shown
