@@ -197,7 +197,7 @@ def test_a_run_that_its_gates_reject_is_reported_everywhere(night: Deployed, tmp
     due = night.start("deadline", **where)
     wait_until(lambda: night.state_of(due) == "FAILED", what="the deadline")
     assert state["message"] in night.ask(f"flow_runs/{due}")["state"]["message"]
-    for words, exit_code in ((["runs"], 0), (["show", DATE], 0), (["doctor"], 4)):
+    for words, exit_code in ((["runs"], 0), (["show", DATE], 0), (["doctor"], 8)):
         found = night.command(*words, "--outputs", where["outputs"])
         assert found.returncode == exit_code, found.stderr
         assert re.search(r"\bfail\b", found.stdout), words
