@@ -145,8 +145,8 @@ def test_the_server_schedules_runs_of_the_nightly_its_deadline_and_the_maintenan
     def scheduled() -> dict[str, list[FlowRun]]:
         found: dict[str, list[FlowRun]] = {}
         for run in _scheduled(client):
-            assert run.deployment_id is not None
-            found.setdefault(names[run.deployment_id], []).append(run)
+            if run.deployment_id in names:  # a run of another test's deployment may have outlived it
+                found.setdefault(names[run.deployment_id], []).append(run)
         return found
 
     wait_until(lambda: len(scheduled()) == 3, what="scheduled runs", seconds=60)
