@@ -17,6 +17,7 @@ from mnist_pipeline.cli import app
 from mnist_pipeline.cli.evaluate import _wait_for
 from mnist_pipeline.errors import EngineError, SettingsError, VerdictError
 from mnist_pipeline.orchestration.automations import FAILED_AUTOMATION, set_up_automations
+from mnist_pipeline.orchestration.deployments import our_deployments
 from mnist_pipeline.orchestration.doctor import server_checks
 from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 from mnist_pipeline.orchestration.doctor.findings import Finding
@@ -83,7 +84,8 @@ def look(tmp_path: Path) -> dict[str, Finding]:
 def test_a_night_has_the_data_set_and_outputs_that_its_deployment_gives(
     nights: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    found = {each.deployment: (each.settings.dataset, each.settings.outputs) for each in scheduled_runs(nights)}
+    planned = scheduled_runs(our_deployments(nights))
+    found = {each.deployment: (each.settings.dataset, each.settings.outputs) for each in planned}
     assert found == {
         f"{EVALUATION}/nightly": ("mnist", tmp_path / "outputs"),
         f"{EVALUATION}/toys": ("toy", tmp_path / "elsewhere"),
@@ -133,12 +135,12 @@ def test_the_outputs_of_a_night_are_those_of_its_config_file_if_nothing_else_say
     monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", str(tmp_path / "of this shell"))
     (tmp_path / "mine.toml").write_text("outputs = 'elsewhere'\n")
     deploy(client, EVALUATION, "mine", HOUR.format(hour=2), folder=tmp_path, parameters={"config": "mine.toml"})
-    (planned,) = scheduled_runs(client)
+    (planned,) = scheduled_runs(our_deployments(client))
     assert planned.settings.outputs == tmp_path / "elsewhere"
     assert planned.settings.by_hand == {}
     (tmp_path / "mine.toml").write_text("output = 'elsewhere'\n")
     with pytest.raises(SettingsError, match=f"deployment {EVALUATION}/mine: settings refused: output"):
-        scheduled_runs(client)
+        scheduled_runs(our_deployments(client))
 
 
 def test_the_doctor_looks_at_the_night_of_every_deployment_where_it_publishes(

@@ -136,7 +136,7 @@ def set_up(
         # Set-up creates no pool of another name: its type is the user's choice.
         pool = [_set_up_pool(client)] if any(entry.pool == POOL for entry in entries) else []
         changes = [*pool, *_set_up_deployments(client, project, outputs, entries, resume)]
-        for name, deployment_id in left_deployments(client, project, entries).items():
+        for name, deployment_id in left_deployments(our_deployments(client), project, entries).items():
             if prune:
                 client.delete_deployment(deployment_id)
             changes.append(Change(f"deployment {name}", "removed" if prune else "left"))
@@ -187,11 +187,12 @@ def read_entries(project: Path, outputs: Location) -> list[Entry]:
         raise SettingsError(f"{path}: expected deployments, got {error!r}; correct the file") from error
 
 
-def left_deployments(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> dict[str, UUID]:
+def left_deployments(
+    ours: Mapping[str, DeploymentResponse], project: Path, entries: Sequence[Entry]
+) -> dict[str, UUID]:
     """The deployments of our flows that run in this project and are no longer in its prefect.yaml, by full name."""
     known = {entry.full_name for entry in entries}
     step = [{"prefect.deployments.steps.set_working_directory": {"directory": str(project.absolute())}}]
-    ours = our_deployments(client)
     return {name: found.id for name, found in ours.items() if found.pull_steps == step and name not in known}
 
 

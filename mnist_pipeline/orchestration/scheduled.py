@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.server.schemas.schedules import SCHEDULE_TYPES
@@ -64,15 +64,15 @@ class Due:
     dates: tuple[date, ...]
 
 
-def scheduled_runs(client: SyncPrefectClient) -> list[ScheduledRun]:
-    """The runs that the deployments on the server make, one for each schedule.
+def scheduled_runs(ours: Mapping[str, DeploymentResponse]) -> list[ScheduledRun]:
+    """The runs that our deployments make, one for each schedule.
 
     Raises:
         SettingsError: a deployment gives a setting that is not valid.
     """
     return [
         ScheduledRun(name, _named_settings(name, found, schedule), schedule, schedule.active and not found.paused)
-        for name, found in our_deployments(client).items()
+        for name, found in ours.items()
         if name.startswith(EVALUATION)
         for schedule in found.schedules
     ]
@@ -84,7 +84,7 @@ def nightly_lines() -> list[str]:
         return [
             f"{each.deployment}: {schedule_line(each.schedule)}{'' if each.active else ', paused'}, published in "
             f"{each.settings.outputs}"
-            for each in scheduled_runs(client)
+            for each in scheduled_runs(our_deployments(client))
         ]
 
 
@@ -139,7 +139,7 @@ def due(settings: Settings, given: Mapping[str, Any], count: int) -> list[Due]:
     """
     asked = {name: given.get(name) for name in ("dataset", "split")}
     with get_client(sync_client=True) as client:
-        found = [planned for planned in scheduled_runs(client) if _is_of(planned, asked)]
+        found = [planned for planned in scheduled_runs(our_deployments(client)) if _is_of(planned, asked)]
     if not found:
         return [Due(settings, consecutive(settings.run_date, count))]
     more: dict[str, Any] = {"outputs": given["outputs"]} if given.get("outputs") else {}
@@ -160,11 +160,11 @@ def merged(each_due: Iterable[Due]) -> list[Due]:
     return list(together.values())
 
 
-def deadlines_of(client: SyncPrefectClient, planned: ScheduledRun) -> list[str]:
+def deadlines_of(ours: Mapping[str, DeploymentResponse], planned: ScheduledRun) -> list[str]:
     """The deployments with an active schedule that check whether a night was published."""
     return [
         name
-        for name, found in our_deployments(client).items()
+        for name, found in ours.items()
         if name.startswith(DEADLINE)
         and not found.paused
         and any(

@@ -5,7 +5,7 @@ Changes nothing.
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from mnist_pipeline.settings import Settings
 MISSED_HEARTBEATS, HEARTBEAT_SECONDS = 3, 30
 NO_PASSWORD = {"Authorization": "Basic ===="}
 FOREIGN_ORIGIN = "http://foreign.example"
+Ours = Mapping[str, DeploymentResponse]  # our deployments on the server, by FLOW/NAME
 HOLDS_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
@@ -66,16 +67,17 @@ def check_server(settings: Settings, project: Path) -> tuple[list[Finding], list
             else:
                 reached = Finding("server", False, f"{LOCAL_SERVER} answers, but PREFECT_API_URL is not set", name_it)
             all_planned: list[ScheduledRun] = []
-            entries = functools.cache(lambda: _entries(client, settings, project))
+            ours = functools.cache(lambda: our_deployments(client))
+            entries = functools.cache(lambda: _entries(ours(), settings, project))
             return [
                 reached,
                 *guarded("server password", _open_door),
                 *guarded("server version", lambda: _server_version(client)),
-                *guarded("work pools", lambda: _pools(client, entries())),
+                *guarded("work pools", lambda: _pools(client, entries(), ours())),
                 *guarded("late runs", lambda: _late(client)),
                 *guarded("deployments", lambda: _deployments(client, entries())),
-                *guarded("deployments elsewhere", lambda: _others(client, project, entries())),
-                *guarded("nights", lambda: _found_schedules(client, all_planned)),
+                *guarded("deployments elsewhere", lambda: _others(client, project, entries(), ours())),
+                *guarded("nights", lambda: _found_schedules(ours(), all_planned)),
                 *guarded("notifications", lambda: _notifications(client)),
             ], all_planned
     except UnauthorizedError as error:
@@ -89,23 +91,23 @@ def check_server(settings: Settings, project: Path) -> tuple[list[Finding], list
         return [Finding("server", False, found, advice), *_unseen("the server")], []
 
 
-def _entries(client: SyncPrefectClient, settings: Settings, project: Path) -> list[Entry]:
+def _entries(ours: Ours, settings: Settings, project: Path) -> list[Entry]:
     """The entries of prefect.yaml, for the outputs folder that its own deployments on the server have."""
     entries = read_entries(project, settings.outputs)
     names = {entry.full_name for entry in entries}
-    outputs = next((each.settings.outputs for each in scheduled_runs(client) if each.deployment in names), None)
+    outputs = next((each.settings.outputs for each in scheduled_runs(ours) if each.deployment in names), None)
     return entries if outputs in (None, settings.outputs) else read_entries(project, outputs)
 
 
-def _found_schedules(client: SyncPrefectClient, all_planned: list[ScheduledRun]) -> Iterator[Finding]:
+def _found_schedules(ours: Ours, all_planned: list[ScheduledRun]) -> Iterator[Finding]:
     """Whether a deadline watches over each night; adds them to the list."""
-    all_planned += scheduled_runs(client)
+    all_planned += scheduled_runs(ours)
     for planned in all_planned:
         what = f"deadline of {planned.settings.dataset}/{planned.settings.split}"
         if not planned.active:
             yield Finding(what, None, f"not due: {planned.deployment} is paused")
             continue
-        watching = deadlines_of(client, planned)
+        watching = deadlines_of(ours, planned)
         missing = "no active deadline watches over it: a night that never comes would not be noticed"
         yield Finding(what, bool(watching), ", ".join(watching) or missing, "" if watching else f"`{SET_UP}`")
 
@@ -171,13 +173,13 @@ def _server_version(client: SyncPrefectClient) -> Iterator[Finding]:
     yield Finding("server version", same, f"{theirs}, here {ours}", advice)
 
 
-def _pools(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _pools(client: SyncPrefectClient, entries: Sequence[Entry], ours: Ours) -> Iterator[Finding]:
     """Check every pool of our deployments, in prefect.yaml or on the server, and whether a worker polls it."""
     queues: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         if entry.pool:
             queues[entry.pool].add("default")
-    for found in our_deployments(client).values():
+    for found in ours.values():
         if found.work_pool_name:
             queues[found.work_pool_name].add(found.work_queue_name or "default")
     for name in sorted(queues):
@@ -266,10 +268,10 @@ def _deployments(client: SyncPrefectClient, entries: Sequence[Entry]) -> Iterato
         yield from _schedule_and_slots(client, entry.full_name, found)
 
 
-def _others(client: SyncPrefectClient, project: Path, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _others(client: SyncPrefectClient, project: Path, entries: Sequence[Entry], ours: Ours) -> Iterator[Finding]:
     """Deployments of our flows that are not in this prefect.yaml: people's own, or what was taken out of it."""
-    left = left_deployments(client, project, entries)
-    for name, found in our_deployments(client).items():
+    left = left_deployments(ours, project, entries)
+    for name, found in ours.items():
         if name in {entry.full_name for entry in entries}:
             continue
         if name in left:
