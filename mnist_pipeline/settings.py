@@ -139,6 +139,7 @@ class RetentionSettings(BaseModel):
 _LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())  # config files, the last one wins
 
 
+PATHS = ("outputs", "weights", "images", "data_dir", "cache")  # the settings that are paths; some may be addresses
 # With another value than the configured one a run has other images, numbers or run_id than the night.
 _COUNTED = ("images", "data_dir", "weights", "batch_rows", "shard_rows")
 

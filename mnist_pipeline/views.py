@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from typing import Any
@@ -22,7 +22,7 @@ from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.counting import counting
 from mnist_pipeline.runs.decisions import standing_of
 from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
@@ -83,7 +83,8 @@ def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fa
     versions = {**known, **_versions(outputs, run_id)} if run_id in known else _versions(outputs)
     whole = {each["values"] for each in stored.history["run_id"].value_counts().to_pylist() if each["counts"] == DIGITS}
     changed = [run_id for run_id, version in versions.items() if known.get(run_id) != version or run_id not in whole]
-    read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id)), changed))
+    since = counting(outputs)  # after the versions: a row that is behind its version would stay so
+    read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id, since)), changed))
     found = {run_id: each for run_id, each in read.items() if each is not None}
     kept = [run_id for run_id in versions if run_id in found or run_id not in read]
     rows = [row for row, _ in found.values()]
@@ -186,7 +187,9 @@ def _merged(
     return rows.combine_chunks().cast(table.schema)
 
 
-def _read(outputs: Outputs, run_id: str) -> tuple[dict[str, Any], pa.Table] | None:
+def _read(
+    outputs: Outputs, run_id: str, counted_at: Callable[[Run], datetime | None]
+) -> tuple[dict[str, Any], pa.Table] | None:
     """The row of a run in `runs` and its rows in `history`; None if it is damaged or gone by now."""
     name = RunName.parse(run_id)
     if name is None:  # its date is none
@@ -197,7 +200,7 @@ def _read(outputs: Outputs, run_id: str) -> tuple[dict[str, Any], pa.Table] | No
     except DamagedError as error:  # one run must not keep all others out of the views
         logger.warning("left out of history, runs and latest: %s", error)
         return None
-    verdict, since = newest_verdict(outputs, manifest.content), counted_at(outputs, run)
+    verdict, since = newest_verdict(outputs, manifest.content), counted_at(run)
     return _run_row(run, manifest, verdict, since), _history_rows(run, manifest, verdict, since)
 
 

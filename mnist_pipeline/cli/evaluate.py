@@ -13,7 +13,7 @@ from mnist_pipeline.cli.options import OF_A_RUN, Direct, Given, takes
 from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
 from mnist_pipeline.errors import EngineError, SettingsError, StoreError, VerdictError
 
-COMPLETED, REJECTED = "Completed", "Rejected"  # names of the final states of flow runs
+COMPLETED = "Completed"  # name of a final state of flow runs
 
 
 @app.command()
@@ -112,6 +112,8 @@ def _wait_for(started: dict[str, date]) -> None:
     for run_id, name, message in ended_runs(list(started)):
         ended[run_id] = name
         out.print(f"{started[run_id]}: {name}{f': {message}' if name != COMPLETED else ''}", soft_wrap=True)
+    from mnist_pipeline.orchestration.flow_runs import REJECTED  # the engine is prepared by now
+
     counts = ", ".join(f"{number} {name}" for name, number in sorted(Counter(ended.values()).items()))
     out.print(f"ended: {counts}")
     bad = {name: [str(started[run_id]) for run_id in ended if ended[run_id] == name] for name in ended.values()}

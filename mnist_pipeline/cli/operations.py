@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -180,9 +180,9 @@ def prune(
 
     Always kept: the latest run, the last that passed or had nothing judged, the baseline, just published runs.
     """
-    from mnist_pipeline.core.retention import Retention
     from mnist_pipeline.maintenance.orphans import Inventory
-    from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
+    from mnist_pipeline.maintenance.pruning import carry_out
+    from mnist_pipeline.pipeline.housekeeping import plan_by
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.settings import RetentionSettings
@@ -194,8 +194,7 @@ def prune(
     configured = settings.retention or RetentionSettings(keep_days=90)
     rule = configured.model_copy(update={name: value for name, value in options.items() if value is not None})
     now = datetime.now(UTC)
-    retention, grace = Retention(rule.keep_days, rule.keep_last), timedelta(hours=rule.grace_hours)
-    plan = plan_prune(opened(settings), retention, grace, now)
+    plan = plan_by(rule, opened(settings), now)
     left = carry_out(opened(settings), plan, now) if apply else []  # before a closed terminal can interrupt it
     rows = [
         (decision.run.name.run_id, terminal.size(decision.size_bytes), decision.action, decision.why)

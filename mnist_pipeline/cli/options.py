@@ -15,14 +15,13 @@ import typer
 
 from mnist_pipeline.cli.console import opened
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.settings import Settings, load_settings, project_defaults
+from mnist_pipeline.settings import PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote, parse_location
 
 # Every setting is an option of `run`, except those for which a config file is the place.
 OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
 
 DEFAULTS = project_defaults()
-PATHS = ("outputs", "weights", "images", "data_dir", "cache")
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]

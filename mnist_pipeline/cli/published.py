@@ -65,6 +65,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     from mnist_pipeline import tables
     from mnist_pipeline.core.tally import DigitScore
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.counting import made_by_hand
     from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
@@ -76,7 +77,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
     _show_verdict(settings, manifest)
     _show_decision(settings, manifest)
-    if _made_by_hand(found):
+    if made_by_hand(found):
         out.print(terminal.not_counted_line(found.name.run_id), soft_wrap=True)
     out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
     out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
@@ -104,13 +105,6 @@ def _show_decision(settings: "Settings", manifest: "Manifest") -> None:
             out.print(decision.line, style="bold", soft_wrap=True)
     except DamagedError as error:
         out.print(f"decision: damaged: {error}", style="red", soft_wrap=True)
-
-
-def _made_by_hand(run: "Run") -> bool:
-    from mnist_pipeline.runs.counting import content_of, counted_at
-    from mnist_pipeline.runs.decisions import standing_of
-
-    return standing_of(run.outputs, content_of(run)) is None and counted_at(run.outputs, run) is None
 
 
 @app.command()

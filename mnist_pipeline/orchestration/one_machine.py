@@ -3,7 +3,6 @@
 Accepted: killed outright, the command leaves them running; started again, it uses the server that answers.
 """
 
-import logging
 import os
 import signal
 import subprocess
@@ -21,8 +20,6 @@ from prefect.settings import PREFECT_HOME
 from mnist_pipeline.errors import EngineError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, credentials_file, make_credentials
 from mnist_pipeline.settings import project_file
-
-logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 API_URL = "PREFECT_API_URL"
@@ -47,8 +44,8 @@ class Service:
             EngineError: it has ended; the last lines of its log are shown.
         """
         if self.process.poll() is not None:
-            lines = self.log.read_text(errors="replace").split("\n")
-            last = " | ".join(line.strip() for line in lines if line.strip()).split(" | ")[-LAST_LINES:]
+            lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            last = lines[-LAST_LINES:]
             raise EngineError(
                 f"{self.name}: expected it to run, it ended with {self.process.returncode}: {' | '.join(last)[-200:]}; "
                 f"its log is {self.log}"

@@ -20,15 +20,13 @@ from pydantic import TypeAdapter
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.deployments import our_deployments, schedule_line
 from mnist_pipeline.pipeline.nightly import consecutive
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, Settings, load_settings, project_defaults
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote
 
 EVALUATION = "mnist-evaluation/"  # starts the names of the deployments that evaluate
 DEADLINE = "mnist-deadline/"
-BACKFILL = f"{EVALUATION}backfill"
 WORKING_DIRECTORY = "prefect.deployments.steps.set_working_directory"
 # What a deployment may say of a night, as a parameter or in its environment; paths are relative to its directory.
-_PATHS = ("outputs", "weights", "images", "data_dir", "cache")
 _VALUES = ("dataset", "split", "batch_rows", "shard_rows")
 _SCHEDULE: TypeAdapter[Any] = TypeAdapter(SCHEDULE_TYPES)  # those of the server know when they fire
 YEAR = 366  # days: how far back a schedule is looked at
@@ -112,10 +110,10 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
     # Not the outputs of this shell: those of the deployment, of its config file, or of the project.
     default = _outputs_in(config) or project_defaults().get("outputs", "outputs")
     given: dict[str, Any] = {"outputs": default}
-    for name in (*_PATHS, *_VALUES):
+    for name in (*PATHS, *_VALUES):
         value = parameters.get(name, variables.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") or given.get(name))
         if value is not None:
-            given[name] = _in(directory, value) if name in _PATHS else value
+            given[name] = _in(directory, value) if name in PATHS else value
     return load_settings(config, configured={"config": config, **given}, **given)
 
 

@@ -17,7 +17,7 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.counting import made_by_hand
 from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Manifest
@@ -78,7 +78,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     mistakes, flips = _mistakes(run), _flips(published, flipped)
     decision = known_decision(outputs, manifest.content)
     notes = list(verdict.notes) if verdict else []
-    if decision is None and counted_at(outputs, run) is None:
+    if made_by_hand(run):
         notes.append(not_counted_line(run.name.run_id))
     try:
         wanted = {row["image_id"] for row in [*mistakes, *flips]}

@@ -71,6 +71,11 @@ def counted_at(outputs: Outputs, run: Run) -> datetime | None:
     return counting(outputs)(run)
 
 
+def made_by_hand(run: Run) -> bool:
+    """Whether a run does not count, and nobody has decided of it."""
+    return counted_at(run.outputs, run) is None and standing_of(run.outputs, content_of(run)) is None
+
+
 def counting(outputs: Outputs) -> Callable[[Run], datetime | None]:
     """`counted_at` for many runs: which of them have a record or a decision is listed once, now.
 
