@@ -24,13 +24,42 @@
 
 Imports nothing from the package. Every class also derives from a matching builtin, so that callers can use plain
 `except ValueError` or `except LookupError`.
+
+Names from outside are part of messages: `shown` quotes and cuts one, `listed` several. What still is no printable
+character, such as an escape sequence in a path, is escaped in every message: it must not forge a line of a log.
 """
+
+from collections.abc import Iterable
+
+MAX_SHOWN = 60  # characters of a name from outside
+MAX_LISTED = 5  # names
+
+
+def printable(text: object) -> str:
+    r"""The text with all that is no printable character escaped, such as `\n` and `\x1b`."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+
+
+def shown(name: object, limit: int = MAX_SHOWN) -> str:
+    """A name from outside, quoted, with control characters escaped, and cut after `limit` characters."""
+    text = str(name)
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first names, each as `shown`, and how many more there are; `none` of no names."""
+    every = [*names]
+    more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
+    return (", ".join(map(shown, every[:MAX_LISTED])) or "none") + more
 
 
 class PipelineError(Exception):
-    """Base of all expected errors; anything else is a bug."""
+    """Base of all expected errors; anything else is a bug. Its message is one line."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(each) if isinstance(each, str) else each for each in args))
 
 
 class SettingsError(PipelineError, ValueError):

@@ -409,7 +409,7 @@ def no_such_split(settings: Settings, tmp_path: Path) -> Settings:
         (too_few_labels, LabelError, "expected 25 labels, one for each image of .*, got 24"),
         (no_images, DataError, "expected t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, got neither"),
         (no_folder, SettingsError, "nowhere: expected a folder, got none there"),
-        (no_source, SourceError, "data set mnist: expected a source for .*, got none: it has no sources"),
+        (no_source, SourceError, "data set mnist: expected a source for .*, got none .it has no sources"),
         (no_such_split, SettingsError, "split 'nosuch': expected one of test, train"),
     ],
 )

