@@ -13,12 +13,14 @@ from prefect.client.schemas.objects import State
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
-from mnist_pipeline.pipeline.evaluation import Timings, reserve
+from mnist_pipeline.pipeline.evaluation import Timings, looked_at, reserve
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import (
     AnyLocation,
     ClusterAddress,
     DatasetName,
+    LabelColumn,
+    PixelScale,
     Rows,
     RunDate,
     Runner,
@@ -41,6 +43,9 @@ def evaluate(
     cluster: ClusterAddress | None = None,
     images: Path | None = None,
     data_dir: Path | None = None,
+    label_column: LabelColumn | None = None,
+    pixel_scale: PixelScale | None = None,
+    invert: bool | None = None,
     cache: Path | None = None,
     outputs: AnyLocation | None = None,
     report: bool | None = None,
@@ -63,6 +68,9 @@ def evaluate(
         images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
             name.
         data_dir: folder with IDX files, asked before any other source.
+        label_column: column of the labels in the images; `none` if they have none.
+        pixel_scale: pixel value of full ink, 1 or 255.
+        invert: whether the images are black on white.
         cache: folder of the verified source files.
         outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
         report: whether to write the report of the run.
@@ -82,6 +90,9 @@ def evaluate(
         cluster=cluster,
         images=images,
         data_dir=data_dir,
+        label_column=label_column,
+        pixel_scale=pixel_scale,
+        invert=invert,
         cache=cache,
         outputs=outputs,
         report=report,
@@ -93,7 +104,8 @@ def evaluate(
     with reserve(plan) as staging:
         with started_runner(settings) as task_runner:
             with timings.measure("shard"):
-                over_groups(task_runner, plan, "shards", plan.build_groups, tasks.build_shards)
+                sharded = over_groups(task_runner, plan, "shards", plan.build_groups, tasks.build_shards)
+            plan = looked_at(plan, sharded)
             with timings.measure("predict"):
                 predicted = over_groups(
                     task_runner, plan, "predictions", plan.groups, tasks.predict_shards, staging=staging
@@ -113,6 +125,9 @@ def backfill(
     weights: AnyLocation | None = None,
     images: Path | None = None,
     data_dir: Path | None = None,
+    label_column: LabelColumn | None = None,
+    pixel_scale: PixelScale | None = None,
+    invert: bool | None = None,
     outputs: AnyLocation | None = None,
     config: Path | None = None,
 ) -> Judged | State[Judged]:
@@ -129,6 +144,9 @@ def backfill(
         images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
             name.
         data_dir: folder with IDX files, asked before any other source.
+        label_column: column of the labels in the images; `none` if they have none.
+        pixel_scale: pixel value of full ink, 1 or 255.
+        invert: whether the images are black on white.
         outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
         config: TOML file laid over the project's own configuration.
     """
@@ -139,6 +157,9 @@ def backfill(
         weights=weights,
         images=images,
         data_dir=data_dir,
+        label_column=label_column,
+        pixel_scale=pixel_scale,
+        invert=invert,
         outputs=outputs,
         config=config,
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained
-from mnist_pipeline.settings import AnyLocation, DatasetName, load_settings
+from mnist_pipeline.settings import AnyLocation, DatasetName, PixelScale, load_settings
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]
@@ -22,6 +22,8 @@ def train(
     seed: Seed = Recipe.seed,
     target: Path | None = None,
     data_dir: Path | None = None,
+    pixel_scale: PixelScale | None = None,
+    invert: bool | None = None,
     cache: Path | None = None,
     outputs: AnyLocation | None = None,
     config: Path | None = None,
@@ -34,11 +36,20 @@ def train(
         seed: random seed of the initial weights, the order of the images and their shifts.
         target: the .safetensors file to write; named after its content in the outputs folder if left out.
         data_dir: folder with IDX files, asked before any other source.
+        pixel_scale: pixel value of full ink, 1 or 255.
+        invert: whether the images are black on white.
         cache: folder of the verified source files.
         outputs: folder of the weights if no target is given.
         config: TOML file laid over the project's own configuration.
     """
-    given: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "cache": cache, "outputs": outputs}
+    given: dict[str, Any] = {
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "pixel_scale": pixel_scale,
+        "invert": invert,
+        "cache": cache,
+        "outputs": outputs,
+    }
     settings = {split: load_settings(config, split=split, **given) for split in (TRAIN, TEST)}
     source_images, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
     fitted = tasks.fit_weights(source_images, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)

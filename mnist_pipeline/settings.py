@@ -37,8 +37,9 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
+from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, shown
 from mnist_pipeline.store.base import Location, is_remote, parse_location
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
@@ -92,6 +93,9 @@ def _scheduler(value: str) -> str:
 DatasetName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
+# Text from a flag or a variable is a number here.
+PixelScale = Annotated[Literal[1, 255], BeforeValidator(lambda value: {"1": 1, "255": 255}.get(value, value))]
+LabelColumn = Annotated[str, Field(min_length=1, max_length=200)]
 Workers = Annotated[int, Field(ge=1, le=256)]
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
@@ -140,8 +144,10 @@ _LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())
 
 
 PATHS = ("outputs", "weights", "images", "data_dir", "cache")  # the settings that are paths; some may be addresses
+_SOURCES = ("images", "data_dir")
+_MEANING = ("label_column", "pixel_scale", "invert")  # of the images
 # With another value than the configured one a run has other images, numbers or run_id than the night.
-_COUNTED = ("images", "data_dir", "weights", "batch_rows", "shard_rows")
+_COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
 
 
 class Settings(BaseSettings):
@@ -159,6 +165,13 @@ class Settings(BaseSettings):
         default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
     )
     data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
+    label_column: LabelColumn | None = Field(
+        default=None, description="column of the labels in the images; none if they have none; label if left out"
+    )
+    pixel_scale: PixelScale | None = Field(
+        default=None, description="pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out"
+    )
+    invert: bool | None = Field(default=None, description="whether the images are black on white")
     cache: Folder = Field(
         default_factory=_user_cache, description="folder of the verified source files; the user's if left out"
     )
@@ -197,6 +210,11 @@ class Settings(BaseSettings):
         """The settings that were given by hand and make a run another than its night's, with the configured values."""
         return self._by_hand
 
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the pixel values of the images mean."""
+        return PixelFormat(self.pixel_scale, self.invert)
+
     def gates_of_dataset(self) -> Gates:
         """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
         return self.gates.get(self.dataset, DEFAULT_GATES)
@@ -209,6 +227,11 @@ class Settings(BaseSettings):
                 whose files the config pins.
         """
         if self.images is None:
+            if self.label_column is not None:
+                raise SettingsError(
+                    f"--label-column {shown(self.label_column)}: expected --images beside it, got none; IDX files of "
+                    "labels have no columns"
+                )
             self.described_dataset()
             return
         if self.data_dir is not None:
@@ -228,15 +251,17 @@ class Settings(BaseSettings):
     def _given_otherwise(self, configured: "Settings | None") -> dict[str, Any]:
         """The settings of a night with another value than the configured one.
 
-        Not the source of images that config does not name, as there is no other way to name it; nor that of images
-        whose files are pinned, as they are the same from everywhere.
+        Not the source and meaning of images that config does not name, as there is no other way to name them; nor the
+        source of images whose files are pinned, as they are the same from everywhere.
         """
         there = {name: getattr(configured, name, None) for name in _COUNTED}
+        named = self._is_pinned() or any(there[name] is not None for name in _SOURCES)
         return {
             name: value
             for name, value in there.items()
             if value != getattr(self, name)
-            and not (name in ("images", "data_dir") and (value is None or self._is_pinned()))
+            and not (name in _SOURCES and (value is None or self._is_pinned()))
+            and not (name in _MEANING and not named)
         }
 
     def described_dataset(self) -> Dataset:

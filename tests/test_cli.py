@@ -315,7 +315,7 @@ def gates(home: Path, *lines: str) -> tuple[str, str]:
 def night(home: Path, run_date: str, *words: str) -> str:
     """The run_id of a night without a report."""
     result = command("run", "--direct", "--run-date", run_date, *words)
-    return next(line for line in result.stdout.splitlines() if line.startswith("published run ")).split()[-1]
+    return next(line for line in result.stdout.splitlines() if line.startswith("published run ")).split()[2]
 
 
 def file_of(home: Path, seed: int) -> str:

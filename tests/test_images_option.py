@@ -355,7 +355,11 @@ REFUSALS = [
     ([*MINE, "--images", "empty"], 3, "empty: expected files *.parquet, got none"),
     ([*MINE, "--images", "text"], 3, "text: expected a whole Parquet file, got "),
     ([*MINE, "--images", "columns.parquet"], 3, "expected one column of lists of 784 numbers, or one of them named"),
-    ([*MINE, "--images", "large.parquet"], 3, "row 2: expected pixels in 0..1, got 255.0 at pixel 0; divide by 255"),
+    (
+        [*MINE, "--images", "large.parquet"],
+        3,
+        "row 2: expected pixels in 0..1, got 255.0 at pixel 0; pixels of 0..255 need --pixel-scale 255",
+    ),
 ]
 
 

@@ -104,8 +104,8 @@ def permuted_labels(what: Faulty) -> None:
     what.labels = np.random.default_rng(0).permutation(what.labels)
 
 
-def inverted_images(what: Faulty) -> None:
-    what.images = 255 - what.images
+def mirrored_images(what: Faulty) -> None:
+    what.images = np.ascontiguousarray(what.images[..., ::-1])
 
 
 def a_digit_missing(what: Faulty) -> None:
@@ -157,7 +157,7 @@ def blind_to_eight(what: Faulty) -> None:
 FAULTS: list[tuple[Callable[[Faulty], None], str]] = [
     (permuted_labels, "min_accuracy"),
     (permuted_labels, "max_loss"),
-    (inverted_images, "min_accuracy"),
+    (mirrored_images, "min_accuracy"),
     (a_digit_missing, "min_digit_images"),
     (cut_short, "min_images"),
     (hardly_trained, "max_loss"),

@@ -83,7 +83,7 @@ def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkey
     texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
         ("weights", "images", "data_dir", "cache", "outputs"), "/somewhere/else"
     )
-    texts |= {"runner": "dask", "cluster": "tcp://scheduler:8786"}
+    texts |= {"invert": "yes", "pixel_scale": "255", "runner": "dask", "cluster": "tcp://scheduler:8786"}
     text = texts.get(name, "7")
     default = getattr(load_settings(), name)
     flag: dict[str, Any] = {name: text} | ({"runner": "dask"} if name == "cluster" else {})

@@ -481,5 +481,5 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
 def test_what_prefect_raises_for_a_rejected_night_can_be_sent_to_another_process(tmp_path: Path) -> None:
     judged = run_nightly(small_settings(tmp_path, gates={"toy": Gates(min_images=30)}))
     error = pickle.loads(pickle.dumps(RejectedError(judged)))
-    assert str(error) == judged.verdict.line
+    assert str(error) == judged.line
     assert error.judged.verdict == judged.verdict

@@ -20,6 +20,7 @@ COMPLETED = "Completed"  # name of a final state of flow runs
 @takes(*OF_A_RUN)
 def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
     """Evaluate a network on a data set and publish the run."""
+    from mnist_pipeline.core.intervals import chance_note
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.layout import report as report_name
     from mnist_pipeline.store.base import exists
@@ -39,10 +40,13 @@ def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
         judged = run_flow("evaluate", ctx.obj, config=given.config, **given.flags | {"run_date": settings.run_date})
     published = judged.published
     out.print()
+    chance = chance_note(published.totals.correct, published.totals.labelled)
+    chance = chance and f" (accuracy {chance})"
     if published.new:
-        out.print(f"published run {published.run_id}", style="bold", soft_wrap=True)
+        out.print(f"published run {published.run_id}{chance}", style="bold", soft_wrap=True)
     else:
-        out.print(f"run {published.run_id} was published before with the same predictions: nothing new", soft_wrap=True)
+        found = "was published before with the same predictions: nothing new"
+        out.print(f"run {published.run_id} {found}{chance}", soft_wrap=True)
     if published.by_hand:
         out.print(terminal.not_counted_line(published.run_id, published.by_hand), soft_wrap=True)
     out.print(terminal.accuracy_line(published.totals.correct, published.totals.labelled), soft_wrap=True)

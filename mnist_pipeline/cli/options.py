@@ -21,6 +21,8 @@ from mnist_pipeline.store.base import is_remote, parse_location
 # Every setting is an option of `run`, except those for which a config file is the place.
 OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
 
+OF_IMAGES = ("images", "data_dir", "label_column", "pixel_scale", "invert", "cache")
+
 DEFAULTS = project_defaults()
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 

@@ -7,11 +7,11 @@ import typer
 
 from mnist_pipeline.cli.console import app, out, progress_for
 from mnist_pipeline.cli.engine import run_flow
-from mnist_pipeline.cli.options import Direct, Given, takes
+from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, takes
 
 
 @app.command()
-@takes("dataset", "data_dir", "cache", "outputs")
+@takes("dataset", "data_dir", "pixel_scale", "invert", "cache", "outputs")
 def train(
     ctx: typer.Context,
     given: Given,
@@ -67,7 +67,7 @@ def fetch(
 
 
 @app.command()
-@takes("dataset", "split", "weights", "images", "data_dir", "cache")
+@takes("dataset", "split", "weights", *OF_IMAGES)
 def images(
     ctx: typer.Context,
     given: Given,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_pipeline.cli.console import app, opened, opened_existing, out, progress_for
-from mnist_pipeline.cli.options import Given, WhichRun, takes
+from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, takes
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn'
 
 
 @app.command()
-@takes("dataset", "split", "images", "data_dir", "cache", "outputs")
+@takes("dataset", "split", *OF_IMAGES, "outputs")
 def promote(
     ctx: typer.Context,
     given: Given,

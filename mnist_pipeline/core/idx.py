@@ -55,8 +55,7 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
     zeros, code, rank = struct.unpack(">HBB", data[:PREFIX_BYTES])
     if zeros != 0:
         raise IdxFormatError(
-            f"{name}: expected an IDX file, which starts with bytes 00 00, got {_preview(data)}; "
-            "this is some other kind of file: check where it comes from"
+            f"{name}: expected an IDX file, which starts with bytes 00 00, got {_preview(data)}; {_kind(data)}"
         )
     if code != UNSIGNED_BYTE:
         raise IdxFormatError(
@@ -70,6 +69,12 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
 def check_size(header: IdxHeader, size_bytes: int, name: str) -> None:
     """Raise IdxFormatError unless the file has exactly the size that its header implies."""
     if size_bytes != header.file_bytes:
+        swapped = IdxHeader(tuple(int.from_bytes(size.to_bytes(4, "little"), "big") for size in header.shape))
+        if swapped.file_bytes == size_bytes:
+            raise IdxFormatError(
+                f"{name}: expected big-endian sizes in the header, got little-endian ones of shape {swapped.shape}; "
+                "write the file again with big-endian sizes"
+            )
         kind = "truncated" if size_bytes < header.file_bytes else "oversized"
         raise IdxFormatError(
             f"{name}: expected {header.file_bytes} bytes for shape {header.shape}, got {size_bytes}; "
@@ -100,6 +105,15 @@ def encode(array: NDArray[np.uint8]) -> bytes:
         raise TypeError(f"expected a uint8 array, got {array.dtype}")
     prefix = struct.pack(f">HBB{array.ndim}I", 0, UNSIGNED_BYTE, array.ndim, *array.shape)
     return prefix + np.ascontiguousarray(array).tobytes()
+
+
+def _kind(data: bytes) -> str:
+    """What a file is that does not start as IDX does, and what to do about it."""
+    if data.startswith(b"\x1f\x8b"):
+        return "this is gzip: end its name with .gz"
+    if data[1:4] == bytes([UNSIGNED_BYTE, 0, 0]):
+        return "this is IDX with a little-endian header: write the file again with a big-endian one"
+    return "this is some other kind of file: check where it comes from"
 
 
 def _preview(data: bytes) -> str:

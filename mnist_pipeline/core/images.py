@@ -1,7 +1,8 @@
-"""Preprocesses images and labels for the network: normalise, flatten, range checks, one-hot labels."""
+"""Preprocesses images and labels for the network: what pixel values mean, normalise, flatten, one-hot labels."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ DIGITS = 10
 
 # Every shard and run is identified by it: change it whenever `normalise` or `flatten` changes a bit.
 TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
-# For images that are floats in 0..1 already and are not normalised.
+# For pixels in 0..1 already, which are not normalised.
 AS_GIVEN_VERSION = "as-given-float32-row-major/1"
+INVERTED = " inverted"  # ends the version of images that were black on white
 
 
 def normalise(images: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -44,24 +46,111 @@ def flatten(images: NDArray[T]) -> NDArray[T]:
     return images.reshape(-1, PIXELS)
 
 
-def check_range(images: NDArray[Any], name_row: Callable[[int], str]) -> None:
-    """Reject images with pixels out of the range of their type.
+@dataclass(frozen=True)
+class PixelFormat:
+    """What the pixel values of a file mean, where the file does not say.
+
+    Attributes:
+        scale: the value of full ink: 1 or 255; None is 255 for integers and 1 for floats.
+        inverted: whether 0 is ink and `scale` is paper; the network expects the paper to be 0, as in MNIST. None if
+            nobody has said so or otherwise: then the images are taken as they are.
+    """
+
+    scale: Literal[1, 255] | None = None
+    inverted: bool | None = None
+
+    def top(self, dtype: "np.dtype[Any]") -> int:
+        """The largest value that pixels of this type can have."""
+        return self.scale or (1 if np.issubdtype(dtype, np.floating) else 255)
+
+    def transform_version(self, dtype: "np.dtype[Any]") -> str:
+        """The version of the preprocessing; it is part of a run's identity."""
+        version = AS_GIVEN_VERSION if self.top(dtype) == 1 else TRANSFORM_VERSION
+        return version + (INVERTED if self.inverted else "")
+
+    def to_bytes(self, images: NDArray[np.uint8], name_row: Callable[[int], str]) -> NDArray[np.uint8]:
+        """Bring bytes to MNIST's form: 0 is paper and 255 is full ink.
+
+        Args:
+            images: `[N, 784]` uint8, 0..255, or 0 and 1 if `scale` is 1.
+            name_row: names image n in errors.
+
+        Returns:
+            `[N, 784]` uint8, the same array if there is nothing to change.
+
+        Raises:
+            ImagesError: `scale` is 1, and a pixel is larger.
+        """
+        if self.scale == 1:
+            check_range(images, name_row, 1)
+            images = images * np.uint8(255)
+        return np.subtract(255, images, dtype=np.uint8) if self.inverted else images
+
+    def to_input(self, images: NDArray[Any], name_row: Callable[[int], str], out: NDArray[np.float32]) -> None:
+        """Check pixels of any type and write them into `out` as the input of the network.
+
+        Args:
+            images: `[N, 784]` integers or floats, 0..`top`.
+            name_row: names image n in errors.
+            out: `[N, 784]` float32, receives values in 0..1.
+
+        Raises:
+            ImagesError: a pixel is NaN, infinite or out of range.
+        """
+        top = self.top(images.dtype)
+        if not np.issubdtype(images.dtype, np.floating):
+            if images.dtype != np.uint8:
+                check_range(images, name_row, top)
+            normalise(self.to_bytes(images.astype(np.uint8, copy=False), name_row), out=out)
+            return
+        check_range(images, name_row, top)
+        np.copyto(out, images, casting="same_kind")
+        if self.inverted:
+            np.subtract(np.float32(top), out, out=out)
+        if top == 255:
+            np.divide(out, np.float32(255), out=out)
+
+
+BY_TYPE = PixelFormat()  # integers of 0..255 and floats of 0..1, white ink on black paper
+
+
+def check_range(images: NDArray[Any], name_row: Callable[[int], str], top: int) -> None:
+    """Reject images with pixels out of range.
 
     Args:
-        images: `[N, 784]`, floats expected in 0..1 or integers expected in 0..255.
+        images: `[N, 784]` integers or floats, expected in 0..`top`.
         name_row: names image n in errors.
+        top: 1 or 255.
 
     Raises:
         ImagesError: a pixel is NaN, infinite or out of range; the message names the first such image.
     """
-    top = 1 if np.issubdtype(images.dtype, np.floating) else 255
     if images.size == 0 or (images.min() >= 0 and images.max() <= top):  # both comparisons are false for NaN
         return
     first = int(np.argmax(~((images >= 0) & (images <= top))))
     row, pixel = divmod(first, PIXELS)
-    value = images[row, pixel]
-    advice = "divide by 255, or store uint8" if 1 < value <= 255 else "correct the image, or leave it out"
-    raise ImagesError(f"{name_row(row)}: expected pixels in 0..{top}, got {value} at pixel {pixel}; {advice}")
+    advice = _advice(images, images[row], top)
+    raise ImagesError(
+        f"{name_row(row)}: expected pixels in 0..{top}, got {images[row, pixel]} at pixel {pixel}; {advice}"
+    )
+
+
+def _advice(images: NDArray[Any], image: NDArray[Any], top: int) -> str:
+    """What to do about pixels out of range, by the range that they seem to have."""
+    floats = np.issubdtype(images.dtype, np.floating)
+    if not np.isfinite(image).all():
+        return "correct the image, or leave it out"
+    known = images[np.isfinite(images)]
+    low, high = known.min(), known.max()
+    if not floats and low >= -128 and high <= 127 and low < 0:
+        return "signed bytes: store them as uint8"
+    if floats and -1 <= low < 0 and high <= 1:
+        return "pixels of -1..1: store (x + 1) / 2"
+    if low < 0:
+        return "standardised or signed pixels: store them as they were before, in 0..255 or 0..1"
+    if top == 1 and high <= 255:
+        return "pixels of 0..255 need --pixel-scale 255"
+    return "correct the image, or leave it out; pixels of another range need to be rescaled to 0..255"
 
 
 def one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from math import sqrt
 # tests compare it with SciPy and statsmodels.
 from statistics import NormalDist
 
+CHANCE = 0.1  # of the right digit by guessing
 HALVINGS = 60  # of a range of at most 2: accurate to 2e-18
 
 
@@ -147,6 +148,15 @@ def newcombe(before: tuple[int, int], now: tuple[int, int], confidence: float = 
         low=q - p - sqrt((q - new.low) ** 2 + (old.high - p) ** 2),
         high=q - p + sqrt((new.high - q) ** 2 + (p - old.low) ** 2),
     )
+
+
+def chance_note(correct: int, labelled: int) -> str:
+    """What the first line of a result says of an accuracy that may be that of guessing one of ten digits; else nothing.
+
+    It may be if its 95 % interval reaches down to 10 %.
+    """
+    interval = wilson(correct, labelled)
+    return "perhaps no better than chance, 10 %" if interval and interval.low <= CHANCE else ""
 
 
 def normal_quantile(confidence: float) -> float:

@@ -3,6 +3,7 @@
 Source: K. Saito, Deep Learning from Scratch, chapter 3 ("Implementing a three-layer network").
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
 
     Args:
         network: a `Network`, or any mapping with its six tensors.
-        x: one image `[784]` or a batch `[B, 784]`, normally 0..1.
+        x: one image `[784]` or a batch `[B, 784]`, 0..1; other pixels give a warning.
 
     Returns:
         `[10]` or `[B, 10]` float32, each row summing to 1.
@@ -105,6 +106,12 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
         raise NumericalError(
             f"x: expected finite pixels, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite; "
             "correct the images"
+        )
+    if images.size and (images.max() > 1 or images.min() < 0):
+        warnings.warn(
+            f"x: expected pixels in 0..1, got {images.min():g} to {images.max():g}, and predicts nonsense from them; "
+            "divide bytes by 255, as load_mnist does with normalize=True",
+            stacklevel=2,
         )
     batch = images.reshape(-1, PIXELS)
     probabilities = np.empty((DIGITS, len(batch)), np.float32)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mnist_pipeline.datasets.catalogue import Sha256
-from mnist_pipeline.datasets.source_files import SourceFile, input_errors, stamp_of, verified_open
+from mnist_pipeline.datasets.source_files import SourceFile, open_regular, stamp_of, verified_open
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.documents import ChecksummedDocument
 from mnist_pipeline.store.local import write_file
@@ -51,7 +51,7 @@ class HashCache:
         Raises:
             DataError: the file cannot be read.
         """
-        with input_errors(path), path.open("rb") as file:
+        with open_regular(path) as file:
             signs, sha256 = self._files.get(str(path), (None, ""))
             if _signs_of(os.fstat(file.fileno())) != signs:
                 return self.verify(path)
@@ -66,7 +66,7 @@ class HashCache:
         """
         self._files.pop(str(path), None)
         now = time.time_ns()
-        with input_errors(path), path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())  # before hashing, so that a change during hashing is detected later
             source_file = verified_open(path, file)
         if now - max(status.st_mtime_ns, status.st_ctime_ns) > RACY_NS:

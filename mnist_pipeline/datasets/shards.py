@@ -1,4 +1,7 @@
-"""Writes and reads Parquet shards of images. A hash of everything a shard set depends on names it, for reuse."""
+"""Writes and reads Parquet shards of images. A hash of everything a shard set depends on names it, for reuse.
+
+The record of each shard keeps the bins of its images, so that a set can be looked at without decoding it again.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +17,15 @@ from numpy.typing import NDArray
 from mnist_pipeline import tables
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
+from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import read_expected
 from mnist_pipeline.tables.columns import numpy_of
+
+BINS = "bins"  # in the notes of a record
 
 
 class ShardedImages(Protocol):
@@ -107,9 +113,17 @@ def write_shards(
     ranges = {shard: _row_groups(shard.range) for shard in shards}
     blocks = source_images.read([rows for groups in ranges.values() for rows in groups])
     for shard, groups in ranges.items():
-        images = zip(groups, islice(blocks, len(groups)), strict=True)
-        data = tables.encode_groups(tables.IMAGES, (_table(*each) for each in images))
-        yield checkpoints.write(shard.file_name, shard.range.rows, data, notes={})
+        bins: list[ImageBins] = []
+        data = tables.encode_groups(tables.IMAGES, _counted(groups, islice(blocks, len(groups)), bins))
+        yield checkpoints.write(shard.file_name, shard.range.rows, data, notes={BINS: ImageBins.total(bins).to_json()})
+
+
+def bins_of(checkpoint: Checkpoint) -> ImageBins | None:
+    """The bins of a shard's images; None if its record does not have them, as those of earlier versions."""
+    try:
+        return ImageBins.from_json(checkpoint.notes[BINS])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile | None:
@@ -193,6 +207,13 @@ def _row_groups(rows: RowRange) -> list[RowRange]:
     return [
         RowRange(rows.start + group.start, rows.start + group.stop) for group in cut(rows.rows, tables.SHARD_ROW_GROUP)
     ]
+
+
+def _counted(groups: Sequence[RowRange], blocks: Iterator[ImageRows], bins: list[ImageBins]) -> Iterator[pa.Table]:
+    """The row groups of a shard, one at a time, each with its bins appended to `bins`."""
+    for rows, block in zip(groups, blocks, strict=True):
+        bins.append(ImageBins.count(block.pixels))
+        yield _table(rows, block)
 
 
 def _table(rows: RowRange, images: ImageRows) -> pa.Table:

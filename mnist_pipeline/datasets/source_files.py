@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ def verified_file(path: Path) -> SourceFile:
     Raises:
         DataError: the file cannot be read.
     """
-    with input_errors(path), path.open("rb") as file:
+    with open_regular(path) as file:
         return verified_open(path, file)
 
 
@@ -73,6 +74,23 @@ def verified_open(path: Path, file: io.BufferedReader) -> SourceFile:
     """Hash an open file, as `verified_file`."""
     stamp = stamp_of(file)
     return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open an input file for reading. A pipe or a device is refused: it might be read for ever.
+
+    Raises:
+        DataError: it is no regular file, or cannot be read.
+    """
+    with input_errors(path), open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DataError(f"{path}: expected a regular file, got a pipe or a device; copy it into a file")
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # without it the opening of a pipe waits for a writer
 
 
 @contextmanager

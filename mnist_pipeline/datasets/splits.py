@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.core.plan import RowRange
 
 
@@ -39,6 +40,10 @@ class OpenSplit(Protocol):
     @property
     def labels_sha256(self) -> str | None:
         """The hash of the labels; None if the images have none."""
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the pixel values mean."""
 
     @property
     def transform_version(self) -> str:

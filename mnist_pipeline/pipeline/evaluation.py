@@ -24,6 +24,7 @@ from mnist_pipeline.core.plan import Shard, ShardGroup
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.datasets import shards
+from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
 from mnist_pipeline.errors import DamagedError, NumericalError
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
@@ -46,10 +47,14 @@ Engine = Literal["direct", "prefect"]
 
 @dataclass(frozen=True)
 class Sharded:
-    """How many shards of a group were built, and how many were there; those are verified when they are read."""
+    """How many shards of a group were built, how many were there, and the bins of the images of both.
+
+    Shards that were there are verified when they are read.
+    """
 
     built: int
     reused: int
+    bins: ImageBins
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def evaluate_plan(plan: Plan, timings: Timings, progress: Progress = silent) -> 
     """
     with reserve(plan) as staging:
         with timings.measure("shard"):
-            over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
+            sharded = over_groups(plan, "shards", plan.build_groups, functools.partial(build_shards, plan), progress)
+        plan = looked_at(plan, sharded)
         with timings.measure("predict"):
             predict = functools.partial(predict_shards, plan, staging)
             checkpoints = over_groups(plan, "predictions", plan.groups, predict, progress)
@@ -140,11 +146,31 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
         DataError: a source file is missing, has changed since it was verified, or has invalid contents.
         OutputsError: a shard cannot be written.
     """
-    there = plan.shard_set.names()
-    missing = [shard for shard in group.shards if shard.file_name not in there]
+    there, bins, missing = plan.shard_set.names(), [], []
+    for shard in group.shards:
+        checkpoint = plan.shard_set.record(shard.file_name) if shard.file_name in there else None
+        if checkpoint and (known := shards.bins_of(checkpoint)):
+            bins.append(known)
+        else:
+            missing.append(shard)
     for checkpoint in shards.write_shards(plan.source_images, missing, plan.shard_set):
         logger.debug("%s built", checkpoint.file.path)
-    return Sharded(built=len(missing), reused=len(group.shards) - len(missing))
+        bins += filter(None, [shards.bins_of(checkpoint)])
+    return Sharded(len(missing), len(group.shards) - len(missing), ImageBins.total(bins))
+
+
+def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
+    """Look at the images of all shards before anything is predicted; the plan with what is doubtful about them.
+
+    Raises:
+        ImagesError: they cannot be meant as they are: of another scale, black on white, or blank.
+    """
+    bins = ImageBins.total(each.bins for each in sharded)
+    images = f"{plan.identity.dataset}/{plan.identity.split}"
+    require_meant(bins, images, plan.source_images.pixel_format.inverted)
+    for doubt in (found := doubts(bins)):
+        logger.warning("%s: %s", images, doubt)
+    return replace(plan, doubts=found)
 
 
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
@@ -226,6 +252,7 @@ def publish(
         shard_set=shards.shard_set_name(plan.identity, plan.identity.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
+        doubts=plan.doubts,
     )
     new, by_hand = publishing.commit(plan.outputs, staging, manifest), plan.by_hand
     if not by_hand:

@@ -55,7 +55,14 @@ def fetch(settings: Settings, progress: Progress = silent) -> IdxSplit:
 def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
     if settings.images is None:
         return _fetch(settings, progress, verify)
-    return open_parquet(settings.dataset, settings.split, settings.images, verify)
+    return open_parquet(
+        settings.dataset,
+        settings.split,
+        settings.images,
+        verify,
+        label_column=settings.label_column,
+        pixel_format=settings.pixel_format,
+    )
 
 
 def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
@@ -71,7 +78,7 @@ def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
             "name the file so, or describe the data set in a config file"
         )
     labels = ready[files.labels.name] if files.labels else None
-    return open_split(settings.dataset, settings.split, images, labels)
+    return open_split(settings.dataset, settings.split, images, labels, settings.pixel_format)
 
 
 def _all_built(settings: Settings, split: OpenSplit) -> bool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm_over_digits, unpaired
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
+from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.evaluation import Published
@@ -92,8 +93,10 @@ class Judged:
 
     @property
     def line(self) -> str:
-        """The verdict in one line, and the decision."""
-        return self.verdict.line + (f"; {self.decision}" if self.decision else "")
+        """The verdict in one line, whether the accuracy may be chance, and the decision."""
+        totals = self.published.totals
+        chance = chance_note(totals.correct, totals.labelled)
+        return "; ".join(filter(None, (self.verdict.line, chance and f"accuracy {chance}", self.decision)))
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
@@ -379,6 +382,7 @@ def _notes(
         which = "has passed" if gates_chosen else "has passed, or had nothing to judge"
         who = f"{identity.dataset}/{identity.split}"
         yield f"compared with nothing: no earlier run of {who} {which}, and no baseline is set"
+    yield from manifest.doubts
     if not totals.labelled:
         yield "no labels: correctness cannot be determined"
     for reference in references:

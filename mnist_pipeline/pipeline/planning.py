@@ -29,6 +29,7 @@ class Plan:
     workers: int
     max_tasks: int
     by_hand: tuple[str, ...] = ()  # the settings that make this another run than that of the night
+    doubts: tuple[str, ...] = ()  # about the images, once their shards exist
 
     @property
     def run_id(self) -> str:

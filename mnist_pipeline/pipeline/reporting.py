@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.core.images import as_bytes
+from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
@@ -78,6 +79,8 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     mistakes, flips = _mistakes(run), _flips(published, flipped)
     decision = known_decision(outputs, manifest.content)
     notes = list(verdict.notes) if verdict else []
+    if chance := chance_note(tally.correct, tally.labelled):
+        notes.append(f"accuracy {chance}")
     if made_by_hand(run):
         notes.append(not_counted_line(run.name.run_id))
     try:

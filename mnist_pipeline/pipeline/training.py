@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, choose, forward
@@ -16,6 +17,7 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images, read_labels
+from mnist_pipeline.datasets.image_bins import ImageBins, require_meant
 from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.report.card import Card, render_card
@@ -84,6 +86,7 @@ def fit_weights(
 
     Raises:
         LabelError: the split has no labels.
+        ImagesError: the images cannot be meant as they are.
         SettingsError: the target is not a .safetensors file.
         NumericalError: training diverged.
         OutputsError: the weights cannot be written.
@@ -97,6 +100,8 @@ def fit_weights(
             f"{source_images.dataset}/{source_images.split}: expected labels to train on, got none; "
             "give a labelled data set"
         )
+    name = f"{source_images.dataset}/{source_images.split}"
+    require_meant(_bins_of(images), name, source_images.pixel_format.inverted)
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
@@ -113,6 +118,11 @@ def fit_weights(
         path = target
         write_location(path, encode_weights(network))
     return Fitted(path, weights_sha256(network), source_images, recipe, reports[-1], seconds)
+
+
+def _bins_of(images: NDArray[np.uint8]) -> ImageBins:
+    counted = (flatten(normalise(images[rows.start : rows.stop])) for rows in cut(len(images), SCORING_ROWS))
+    return ImageBins.total(map(ImageBins.count, counted))
 
 
 def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mnist_pipeline.core.gates import WORST_FIRST, GateResult, Outcome, Reference
 from mnist_pipeline.core.images import SIDE
-from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.intervals import chance_note, wilson
 from mnist_pipeline.core.tally import DigitScore
 
 CELL_GAP = 2
@@ -48,10 +48,11 @@ def accuracy_line(correct: int, labelled: int) -> str:
     interval = wilson(correct, labelled)
     if interval is None:
         return "no labels: predictions without accuracy"
-    return (
+    found = (
         f"accuracy {percent(correct / labelled)} ({correct:,} of {labelled:,}), "
         f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
     )
+    return ": ".join(filter(None, (found, chance_note(correct, labelled))))
 
 
 def not_counted_line(run_id: str, by_hand: Sequence[str] = ()) -> str:

@@ -153,6 +153,7 @@ class Manifest(ChecksummedDocument):
     timings_seconds: Mapping[str, float]
     files: tuple[FileRecord, ...]
     shard_set: str | None = None  # the folder of its images below shards/; schema version 1 did not name it
+    doubts: tuple[str, ...] = ()  # about the images that were evaluated
     # Everything that was counted, so that a run can be judged and shown again without a look at its images.
     tally: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None

@@ -23,7 +23,7 @@ from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import StoreError, WeightsError
 from mnist_pipeline.store.base import Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
-from mnist_pipeline.weights.pickles import float32_array, read_arrays, shown_error
+from mnist_pipeline.weights.pickles import CONVERT, float32_array, read_arrays, shown_error
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("mnist.safetensors")
 # The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
@@ -136,7 +136,7 @@ def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
     json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
     _check_names(list(entries))
     if wrong := [f"{name}: {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] != "F32"]:
-        raise _weights_error("dtype F32 (float32)", ", ".join(sorted(wrong)))
+        raise WeightsError(f"expected dtype F32 (float32), got {', '.join(sorted(wrong))}; {CONVERT}")
     return {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
 
 
@@ -177,7 +177,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[in
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     found_shape, fortran_order, dtype = read_header(file)
     if dtype != np.dtype("<f4"):
-        raise _weights_error(f"{name}: '<f4' (little-endian float32)", f"{dtype!s:.60}")
+        raise WeightsError(f"expected {name}: '<f4' (little-endian float32), got {dtype!s:.60}; {CONVERT}")
     if found_shape != shape:
         raise _weights_error(f"{name}: shape {shape}", f"{found_shape!s:.60}")
     return float32_array(content[file.tell() :], shape, fortran_order)

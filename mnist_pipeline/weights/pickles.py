@@ -14,6 +14,7 @@ writes.
 import io
 import math
 import pickletools
+import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -28,6 +29,7 @@ PROTOCOLS = range(2, 6)
 # both.
 MAX_OPCODES = 1000
 MAX_DIMENSIONS = 32  # NumPy 1's limit
+CONVERT = "save each array as array.astype(numpy.float32)"
 ADVICE = "a pickle is read only if it is a plain dictionary of float32 arrays: save the weights as .safetensors or .npz"
 
 
@@ -224,7 +226,8 @@ def _reduce(function: object, arguments: object) -> object:
         case _Symbol.BUFFER, (bytes() | bytearray() as raw, _Dtype(built=True), tuple() as shape, "C" | "F" as order):
             return _Array(float32_array(raw, shape, order == "F"))
         case _Symbol.DTYPE, (code, *_):
-            raise _weights_error("dtype 'f4' (float32)", f"dtype {_shown(code)}")
+            advice = CONVERT if isinstance(code, str) and re.fullmatch("[fiu][0-9]+", code) else ADVICE
+            raise WeightsError(f"expected dtype 'f4' (float32), got dtype {_shown(code)}; {advice}")
     raise _weights_error("only calls that make a float32 array", f"a call of {_shown(function)} with other arguments")
 
 
@@ -235,7 +238,7 @@ def _build(target: object, state: object) -> None:
         case _Array(values=None) as array, (1, tuple() as shape, _Dtype(built=True), 0 | 1 as fortran, bytes() as raw):
             array.values = float32_array(raw, shape, bool(fortran))
         case _Dtype(), (_, ">", *_):
-            raise _weights_error("little-endian float32", "big-endian")
+            raise WeightsError(f"expected little-endian float32, got big-endian; {CONVERT}")
         case _:
             raise _weights_error("the state of a float32 array", f"another state for {_shown(target)}")
 

@@ -1,3 +1,4 @@
+import gzip
 import re
 import struct
 from typing import Any
@@ -72,6 +73,18 @@ def test_the_size_can_be_judged_without_the_body() -> None:
     check_size(IdxHeader((60_000, 28, 28)), 47_040_016, "x")
     with pytest.raises(IdxFormatError, match=re.escape("expected 47040016 bytes for shape (60000, 28, 28), got 9")):
         check_size(IdxHeader((60_000, 28, 28)), 9, "x")
+
+
+@pytest.mark.parametrize("magic", [">I", "<I"])
+def test_little_endian_headers_are_known(magic: str) -> None:
+    data = struct.pack(magic, 0x0803) + struct.pack("<III", 2, 28, 28) + bytes(2 * 784)
+    with pytest.raises(IdxFormatError, match=r"write the file again with (a )?big-endian"):
+        decode(data, "images.idx", 3)
+
+
+def test_gzip_is_known_by_its_first_bytes() -> None:
+    with pytest.raises(IdxFormatError, match=r"this is gzip: end its name with \.gz"):
+        decode(gzip.compress(GOOD), "images.idx", 3)
 
 
 @pytest.mark.parametrize("data", [HTML, b"\x1f\x8b\x08\x00" + bytes(40), b"PK\x03\x04" + bytes(40)])

@@ -9,10 +9,13 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import (
+    AS_GIVEN_VERSION,
+    BY_TYPE,
     DIGITS,
     PIXELS,
     SIDE,
     TRANSFORM_VERSION,
+    PixelFormat,
     as_bytes,
     check_range,
     flatten,
@@ -96,17 +99,77 @@ def test_as_bytes_inverts_normalise_and_flatten(images: NDArray[np.uint8]) -> No
 def test_pixels_in_the_range_of_their_type_pass_its_ends_included(dtype: type) -> None:
     images: NDArray[Any] = np.zeros((3, PIXELS), dtype)
     images[1] = 1 if np.issubdtype(dtype, np.floating) else 255
-    check_range(images, str)
-    check_range(images[:0], str)
+    check_range(images, str, int(images.max()))
+    check_range(images[:0], str, 1)
 
 
-@given(st.integers(0, 4), st.integers(0, PIXELS - 1), st.sampled_from([np.nan, np.inf, -1e-6, 1.0001, 255]))
+def into_input(images: NDArray[Any], pixel_format: PixelFormat) -> NDArray[np.float32]:
+    out = np.empty(images.shape, np.float32)
+    pixel_format.to_input(images, "image {}".format, out)
+    return out
+
+
+BYTES = np.random.default_rng(0).integers(0, 256, (5, PIXELS), np.uint8)
+BITS = BYTES // 128
+
+
+@pytest.mark.parametrize(
+    ("images", "pixel_format", "expected"),
+    [
+        (BYTES, BY_TYPE, normalise(BYTES)),
+        (BYTES.astype(np.int64), PixelFormat(255), normalise(BYTES)),
+        (BYTES.astype(np.float64), PixelFormat(255), normalise(BYTES)),
+        (normalise(BYTES), PixelFormat(1), normalise(BYTES)),
+        (BITS, PixelFormat(1), BITS.astype(np.float32)),
+        (BITS.astype(np.int32), PixelFormat(1), BITS.astype(np.float32)),
+        (255 - BYTES, PixelFormat(inverted=True), normalise(BYTES)),
+        (255 - BYTES.astype(np.float32), PixelFormat(255, inverted=True), normalise(BYTES)),
+        (1 - BITS, PixelFormat(1, inverted=True), BITS.astype(np.float32)),
+        (1 - BITS.astype(np.float64), PixelFormat(inverted=True), BITS.astype(np.float32)),
+        (BYTES, PixelFormat(inverted=False), normalise(BYTES)),
+    ],
+)
+def test_whatever_pixels_mean_the_network_sees_mnists_form(
+    images: NDArray[Any], pixel_format: PixelFormat, expected: NDArray[np.float32]
+) -> None:
+    np.testing.assert_array_equal(into_input(images, pixel_format), expected, strict=True)
+
+
+@pytest.mark.parametrize("images", [BITS + 1, (BITS + 1).astype(np.int16), (BITS + 1).astype(np.float32)])
+def test_pixels_above_the_given_scale_are_refused(images: NDArray[Any]) -> None:
+    with pytest.raises(ImagesError, match=r"image 0: expected pixels in 0..1, got 2.* need --pixel-scale 255"):
+        into_input(images, PixelFormat(1))
+
+
+def test_what_pixels_mean_is_in_the_version_of_the_transform() -> None:
+    formats = [PixelFormat(scale, inverted) for scale in (1, 255) for inverted in (False, True)]
+    assert len({each.transform_version(np.dtype(np.uint8)) for each in formats}) == 4
+    for same, dtype in ((BY_TYPE, "uint8"), (PixelFormat(255, False), "float32")):
+        assert same.transform_version(np.dtype(dtype)) == TRANSFORM_VERSION
+    for same, dtype in ((BY_TYPE, "float64"), (PixelFormat(1), "uint8")):
+        assert same.transform_version(np.dtype(dtype)) == AS_GIVEN_VERSION
+
+
+def test_signed_bytes_are_known_by_their_range() -> None:
+    with pytest.raises(ImagesError, match="signed bytes: store them as uint8"):
+        into_input(BYTES.view(np.int8), BY_TYPE)
+
+
+ADVICE = {
+    np.inf: "correct the image, or leave it out",
+    -1e-6: "pixels of -1..1: store",
+    1.0001: "pixels of 0..255 need --pixel-scale 255",
+    255: "pixels of 0..255 need --pixel-scale 255",
+    256: "correct the image, or leave it out; pixels of another range",
+    -2: "standardised or signed pixels",
+}
+
+
+@given(st.integers(0, 4), st.integers(0, PIXELS - 1), st.sampled_from([*ADVICE]))
 def test_the_first_pixel_out_of_range_is_named(row: int, pixel: int, value: float) -> None:
     images = np.full((5, PIXELS), 0.5, np.float32)
     images[row, pixel] = value
     images[row + 1 :] = np.nan
     message = f"^image {row}: expected pixels in 0..1, got {images[row, pixel]} at pixel {pixel}; "
-    with pytest.raises(
-        ImagesError, match=message + ("divide by 255" if value in (1.0001, 255) else "correct the image")
-    ):
-        check_range(images, "image {}".format)
+    with pytest.raises(ImagesError, match=message + ADVICE[value]):
+        check_range(images, "image {}".format, 1)

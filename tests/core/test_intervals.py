@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
-from mnist_pipeline.core.intervals import Interval, clopper_pearson, newcombe, normal_quantile, tango, wilson
+from mnist_pipeline.core.intervals import (
+    Interval,
+    chance_note,
+    clopper_pearson,
+    newcombe,
+    normal_quantile,
+    tango,
+    wilson,
+)
 
 GRID = [
     (successes, trials, confidence)
@@ -339,3 +347,13 @@ def test_impossible_confidence_is_refused_by_every_method(confidence: float, tri
 @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.998, 0.999999])
 def test_the_normal_quantile_is_that_of_scipy(confidence: float) -> None:
     assert normal_quantile(confidence) == pytest.approx(norm.ppf((1 + confidence) / 2), rel=1e-12)
+
+
+CHANCES = [(0, 0, False), (20, 500, True), (60, 500, True), (64, 500, False), (2, 10, True), (1, 1, False)]
+
+
+@pytest.mark.parametrize(("correct", "labelled", "chance"), CHANCES)
+def test_an_accuracy_whose_interval_reaches_ten_percent_may_be_chance(
+    correct: int, labelled: int, chance: bool
+) -> None:
+    assert bool(chance_note(correct, labelled)) is chance

@@ -1,5 +1,6 @@
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.network import SHAPES, Network, Workspace, forward, predict
 from mnist_pipeline.errors import ImagesError, NumericalError, WeightsError
 
@@ -262,3 +264,16 @@ def test_one_bad_value_anywhere_is_refused(name: str, seed: int, value: float) -
     bad[name].flat[seed % bad[name].size] = value
     with pytest.raises(WeightsError, match=f"{name}: expected finite values, got 1 NaN or infinite"):
         Network(bad)
+
+
+@pytest.mark.parametrize("x", [np.full(PIXELS, 255, np.uint8), np.full((2, PIXELS), 1.01), np.full(PIXELS, -0.5)])
+def test_pixels_out_of_range_give_a_warning(x: NDArray[Any]) -> None:
+    with pytest.warns(UserWarning, match=r"expected pixels in 0..1, got .* divide bytes by 255"):
+        predict(tensors(), x)
+
+
+def test_pixels_in_range_give_none() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(tensors(), np.ones((2, PIXELS), np.uint8))
+        predict(tensors(), np.zeros(PIXELS))

@@ -1,5 +1,7 @@
 import gzip
 import logging
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again_with_a_warning(
     assert mirror.asked == [f"/{LABELS}.gz"]
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.getMessage().startswith("cached file is damaged and will be fetched again: ")
+    assert warning.getMessage().startswith("cached file cannot be used and will be fetched again: ")
     assert LABELS in warning.getMessage()
 
 
@@ -197,6 +199,58 @@ def test_gzipped_files_are_unpacked_into_the_cache(tmp_path: Path) -> None:
     assert ready == {name: SourceFile(tmp_path / "cache" / "toy" / name, sha256(CONTENT[name]), ()) for name in CONTENT}
     assert in_cache(tmp_path) == verified_in_cache(IMAGES, LABELS)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(PACKED)
+
+
+NEAR = (
+    "t10k-labels.idx1-ubyte",
+    "t10k-label-idx1-ubyte.gz",
+    "T10K-LABELS-IDX1-UBYTE",
+    "labels-idx1-ubyte",
+    "test_labels.idx",
+    f"{LABELS}.GZ",
+    f"{LABELS}.idx",
+)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_file_of_nearly_the_right_name_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5)
+    (tmp_path / "mine" / LABELS).rename(tmp_path / "mine" / name)
+    message = f"mine: expected {LABELS} or {LABELS}.gz, got {name!r}; rename the file that is meant, or move away"
+    with pytest.raises(DataError, match=re.escape(message)):
+        fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")
+
+
+def test_images_of_nearly_the_right_name_are_named(tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5)
+    (tmp_path / "mine" / IMAGES).rename(tmp_path / "mine" / "t10k-images.idx3-ubyte")
+    with pytest.raises(DataError, match=r"got 't10k-images\.idx3-ubyte'; rename"):
+        fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")
+
+
+def test_files_of_other_splits_and_other_names_are_passed_over(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        make_split(tmp_path / "mine", 5, labelled=split == "train", split=split)
+    for name in ("README.md", "checksums.txt", ".DS_Store"):
+        (tmp_path / "mine" / name).touch()
+    unlisted = unlisted_dataset("mine").splits["test"].files
+    dataset = unlisted_dataset("mine")
+    ready = fetching.fetch_files("mine", dataset, unlisted, tmp_path / "cache", tmp_path / "mine", lambda *_: None)
+    assert [name for name, found in ready.items() if found is None] == [LABELS]
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    make_split(tmp_path / "mine", 5)
+    for name in (LABELS, IMAGES):
+        path = tmp_path / "mine" / name
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(DataError, match=f"{name}: expected a regular file, got a pipe or a device"):
+            fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")
+        path.unlink()
+        path.symlink_to("nowhere")
+        with pytest.raises(DataError, match=f"{name}: expected a readable file, got No such file"):
+            fetch(tmp_path, files=UNPINNED, data_dir=tmp_path / "mine")
 
 
 def test_a_plain_file_goes_before_a_gzipped_one(tmp_path: Path) -> None:

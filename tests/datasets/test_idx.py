@@ -49,9 +49,9 @@ def test_a_split_is_opened_and_read(source_split: IdxSplit) -> None:
 
 def test_a_file_is_read_as_its_whole_content_decodes(tmp_path: Path) -> None:
     make_split(tmp_path, 5, seed=3, split="train")
-    files = [verified_file(tmp_path / name("train")) for name in (images_name, labels_name)]
-    source_split = open_split("toy", "train", *files)
-    whole = idx.decode(files[0].path.read_bytes(), "x", 3)
+    images, labels = (verified_file(tmp_path / name("train")) for name in (images_name, labels_name))
+    source_split = open_split("toy", "train", images, labels)
+    whole = idx.decode(images.path.read_bytes(), "x", 3)
     np.testing.assert_array_equal(read_images(source_split, RowRange(0, 5)), whole, strict=True)
 
 

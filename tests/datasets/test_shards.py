@@ -181,7 +181,7 @@ def test_a_sets_name_changes_with_all_that_its_bytes_depend_on(
         (replace(source_split, split="train"), SHARD_ROWS),
     ]
     names = [opened(tmp_path).shard_set(split, rows).folder for split, rows in variants]
-    monkeypatch.setattr("mnist_pipeline.datasets.formats.idx.TRANSFORM_VERSION", "another/1")
+    monkeypatch.setattr("mnist_pipeline.core.images.TRANSFORM_VERSION", "another/1")
     names.append(opened(tmp_path).shard_set(source_split, SHARD_ROWS).folder)
     monkeypatch.undo()
     monkeypatch.setattr(tables, "SCHEMA_VERSION", "another")

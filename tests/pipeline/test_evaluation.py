@@ -590,12 +590,12 @@ def test_more_shards_than_their_names_can_order_are_refused(tmp_path: Path, monk
 # Which runs count
 
 
-@pytest.mark.parametrize("setting", ["weights", "batch_rows", "shard_rows", "data_dir"])
+@pytest.mark.parametrize("setting", ["weights", "batch_rows", "shard_rows", "data_dir", "invert"])
 def test_a_run_with_a_setting_given_by_hand_does_not_count(setting: str, tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(encode_weights(random_network(5)))
     make_split(tmp_path / "other", ROWS, seed=5)
     folders = {"weights": tmp_path / "other.safetensors", "data_dir": tmp_path / "other"}
-    others: dict[str, Any] = {**folders, "batch_rows": 9, "shard_rows": 9}
+    others: dict[str, Any] = {**folders, "batch_rows": 9, "shard_rows": 9, "invert": True}
     settings = toy(tmp_path, by_hand={setting: others[setting]})
     by_hand = evaluation.evaluate(settings)
     assert by_hand.by_hand == (setting,)
@@ -610,6 +610,7 @@ def test_settings_given_by_hand_as_they_are_configured_or_that_change_no_run_cou
     (tmp_path / "same.safetensors").write_bytes(encode_weights(NETWORK))
     make_split(tmp_path / "images", ROWS)
     same = {"weights": tmp_path / "same.safetensors", "batch_rows": 4, "workers": 1, "data_dir": tmp_path / "images"}
+    same |= {"invert": True, "pixel_scale": 255}  # of images that are given by hand
     assert evaluation.evaluate(toy(tmp_path, by_hand=same, data_dir=None)).by_hand == ()
 
 

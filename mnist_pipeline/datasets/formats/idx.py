@@ -8,22 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
-from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, flatten, normalise
+from mnist_pipeline.core.images import BY_TYPE, DIGITS, PIXELS, SIDE, PixelFormat, flatten, normalise
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.source_files import SourceFile, input_errors, stamp_of
+from mnist_pipeline.datasets.source_files import SourceFile, open_regular, stamp_of
 from mnist_pipeline.datasets.splits import ImageRows
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 
 
 @dataclass(frozen=True)
 class IdxSplit:
-    """A split of IDX files: its images, its labels if it has any, and its number of images."""
+    """A split of IDX files: its images, its labels if it has any, its number of images, and what its pixels mean."""
 
     dataset: str
     split: str
     images: SourceFile
     labels: SourceFile | None
     rows: int
+    pixel_format: PixelFormat = BY_TYPE
 
     @property
     def images_sha256(self) -> str:
@@ -35,7 +36,7 @@ class IdxSplit:
 
     @property
     def transform_version(self) -> str:
-        return TRANSFORM_VERSION
+        return self.pixel_format.transform_version(np.dtype(np.uint8))
 
     def decoded_from(self, row: int) -> int:
         """The row itself: IDX allows random access."""
@@ -46,6 +47,7 @@ class IdxSplit:
 
         Raises:
             DataError: a file is missing or has changed since it was verified.
+            ImagesError: a pixel is larger than the given scale.
         """
         for file in filter(None, (self.images, self.labels)):
             file.confirm()
@@ -56,7 +58,13 @@ class IdxSplit:
             yield ImageRows(pixels, None if labels is None else labels.astype(np.int8))
 
 
-def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile | None) -> IdxSplit:
+def open_split(
+    dataset: str,
+    split: str,
+    images: SourceFile,
+    labels: SourceFile | None,
+    pixel_format: PixelFormat = BY_TYPE,
+) -> IdxSplit:
     """Open two IDX files and check that they are images and labels that belong together.
 
     Raises:
@@ -74,18 +82,23 @@ def open_split(dataset: str, split: str, images: SourceFile, labels: SourceFile 
         raise DataError(f"{images.path}: expected at least one image, got none; give a data set with images")
     if labels is not None:
         _check_labels(images.path, labels.path, rows)
-    return IdxSplit(dataset, split, images, labels, rows)
+    return IdxSplit(dataset, split, images, labels, rows, pixel_format)
 
 
 def read_images(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8]:
-    """Read the images of the given rows: `[n, 28, 28]` uint8, 0..255.
+    """Read the images of the given rows: `[n, 28, 28]` uint8, 0..255, in MNIST's form whatever the file's.
 
     Raises:
         DataError: the file is missing or has changed since it was verified.
+        ImagesError: a pixel is larger than the given scale.
     """
     skip = idx.IdxHeader((source_images.rows, SIDE, SIDE)).header_bytes + rows.start * PIXELS
     values = _read_values(source_images.images, skip, rows.rows * PIXELS)
-    return values.reshape(rows.rows, SIDE, SIDE)
+    path = source_images.images.path
+    images = source_images.pixel_format.to_bytes(
+        values.reshape(-1, PIXELS), lambda row: f"{path}: image {rows.start + row}"
+    )
+    return images.reshape(rows.rows, SIDE, SIDE)
 
 
 def read_labels(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8] | None:
@@ -101,7 +114,7 @@ def read_labels(source_images: IdxSplit, rows: RowRange) -> NDArray[np.uint8] | 
 
 
 def _header(path: Path, dimensions: int) -> idx.IdxHeader:
-    with input_errors(path), path.open("rb") as file:
+    with open_regular(path) as file:
         header = idx.parse_header(file.read(idx.MAX_HEADER_BYTES), str(path), dimensions)
         size_bytes, *_ = stamp_of(file)
     idx.check_size(header, size_bytes, str(path))
@@ -115,8 +128,8 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
             f"{labels}: expected {rows} labels, one for each image of {images}, got {count}; "
             "are the two files of the same split?"
         )
-    with input_errors(labels):
-        values = np.memmap(labels, np.uint8, mode="r", offset=idx.IdxHeader((rows,)).header_bytes)
+    with open_regular(labels) as file:
+        values = np.memmap(file, np.uint8, mode="r", offset=idx.IdxHeader((rows,)).header_bytes)
     if values.max() >= DIGITS:
         where = int(np.argmax(values >= DIGITS))
         raise LabelError(
@@ -125,7 +138,7 @@ def _check_labels(images: Path, labels: Path, rows: int) -> None:
 
 
 def _read_values(source_file: SourceFile, skip: int, count: int) -> NDArray[np.uint8]:
-    with input_errors(source_file.path), source_file.path.open("rb") as file:
+    with open_regular(source_file.path) as file:
         values = np.fromfile(file, np.uint8, count=count, offset=skip)
         problem = source_file.problem_with(file)  # after reading, to detect a change during the read too
     if problem or len(values) != count:

@@ -1,9 +1,16 @@
 """Streams images from Parquet files that other tools wrote. `shards.py` reads this package's own shards.
 
 The input is a file or a folder of files with a column of 784 numbers (or 28 lists of 28) per image and, if there are
-labels, a column `label`. Integers in 0..255 are divided by 255 like MNIST's bytes; floats in 0..1 are used as they are.
+labels, a column of them. Integers in 0..255 are divided by 255 like MNIST's bytes; floats in 0..1 are used as they are.
+
+Threat: a small file that would decode to gigabytes. The footer is checked before anything is decoded: schema, values
+per image, and the size of what is read against the size of the file. Accepted: sizes that the footer does not tell
+truly. A row may hold many more values than 784 while others hold fewer; what is decoded at once is then bounded only by
+`MAX_RATIO`, that is 10,000 times the size of the file.
 """
 
+import logging
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mnist_pipeline.core.images import PIXELS
+from mnist_pipeline.core.images import BY_TYPE, PIXELS, PixelFormat
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.parquet_columns import (
     LABEL_COLUMN,
@@ -25,14 +32,26 @@ from mnist_pipeline.datasets.formats.parquet_columns import (
     decode_pixels,
     layout_of,
 )
-from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, open_regular, verified_file
 from mnist_pipeline.datasets.splits import ImageRows
-from mnist_pipeline.errors import DataError, SettingsError
+from mnist_pipeline.errors import DataError, ImagesError, SettingsError, listed
 from mnist_pipeline.store.documents import canonical_sha256
+
+logger = logging.getLogger(__name__)
 
 DECODED_AT_ONCE = 1024  # rows
 # Without a buffer size the whole column of a row group, however large, is read before its first row is decoded.
 BUFFER_BYTES = 1 << 20
+# Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
+MAX_RATIO = 10_000
+ALWAYS_DECODED_BYTES = 64 << 20
+MAX_VALUES = 2  # times 784 for each image; fewer are decoded, so that the message can name the row
+# Endings of files that people keep images or labels in. In a folder of images they must not be passed over in silence.
+DATA_ENDINGS = re.compile(
+    r"\.(parquet|parq|pq|arrow|feather|npz|npy|csv|tsv|jsonl|png|jpe?g|bmp|gif|tiff?|webp)"
+    r"(\.(gz|zst|bz2|xz|lz4|snappy))?$|ubyte(\.gz)?$",
+    re.IGNORECASE,
+)
 # With row groups smaller than this, not every start is kept: a split is pickled with every task.
 ENTRY_SPACING = 1000
 
@@ -59,6 +78,7 @@ class ParquetSplit:
     layout: Layout
     images_sha256: str
     entries: tuple[int, ...]
+    pixel_format: PixelFormat = BY_TYPE
 
     @property
     def rows(self) -> int:
@@ -66,11 +86,13 @@ class ParquetSplit:
 
     @property
     def labels_sha256(self) -> str | None:
-        return None if self.layout.label is None else self.images_sha256
+        if self.layout.label in (None, LABEL_COLUMN):
+            return self.layout.label and self.images_sha256
+        return canonical_sha256({"images_sha256": self.images_sha256, "label_column": self.layout.label})
 
     @property
     def transform_version(self) -> str:
-        return self.layout.transform_version
+        return self.pixel_format.transform_version(np.dtype(self.layout.numbers))
 
     def decoded_from(self, row: int) -> int:
         """The row where decoding must start: Parquet decodes from the start of a row group only."""
@@ -97,9 +119,10 @@ class ParquetSplit:
                     batch = next(batches)
                 chunk = batch.cut(RowRange(done, min(rows.stop, batch.stop)))
                 target = slice(done - rows.start, chunk.stop - rows.start)
-                decode_pixels(chunk.content.column(self.layout.pixels), chunk.name_row, out=pixels[target])
+                column = chunk.content.column(self.layout.pixels)
+                decode_pixels(column, chunk.name_row, pixels[target], self.pixel_format)
                 if labels is not None:
-                    labels[target] = decode_labels(chunk.content.column(LABEL_COLUMN), chunk.name_row)
+                    labels[target] = decode_labels(chunk.content.column(self.layout.label), chunk.name_row)
                 done = chunk.stop
             yield ImageRows(pixels, labels)
 
@@ -113,7 +136,14 @@ class ParquetSplit:
                     yield from opened.batches(file, here, self.layout.columns)
 
 
-def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified_file) -> ParquetSplit:
+def open_parquet(
+    dataset: str,
+    split: str,
+    path: Path,
+    verify: Verify = verified_file,
+    label_column: str | None = None,
+    pixel_format: PixelFormat = BY_TYPE,
+) -> ParquetSplit:
     """Verify a Parquet file, or the Parquet files of a folder in order of name, and read their schemas.
 
     Pixels and labels are checked only when they are read.
@@ -123,12 +153,15 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
         split: the name of the split in its runs.
         path: a file, or a folder with files *.parquet; names that start with a dot or an underscore are skipped.
         verify: hashes a file, or looks its hash up in the cache.
+        label_column: the column of the labels, see `layout_of`.
+        pixel_format: what the numbers of the images mean.
 
     Raises:
         SettingsError: `path` does not exist.
-        DataError: a file cannot be read or is damaged, there are no images, or the files differ in layout.
-        ImagesError: no column holds images, or several do.
-        LabelError: the labels are not integers.
+        DataError: a file cannot be read or is damaged, there are no images, the files differ in layout, or the folder
+            holds other data.
+        ImagesError: no column holds images, several do, or it holds many more values than images have pixels.
+        LabelError: the labels are not integers, or it is not clear which column holds them.
     """
     with input_errors(path):
         folder = path.is_dir()
@@ -136,7 +169,7 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
             raise SettingsError(
                 f"--images {path}: expected a Parquet file or a folder of them, got nothing there; check the path"
             )
-        paths = sorted(each for each in path.glob("*.parquet") if each.name[0] not in "._") if folder else [path]
+        paths = _files_of(path) if folder else [path]
     if not paths:
         raise DataError(f"{path}: expected files *.parquet, got none; give a folder that holds them, or one file")
     files: list[ImagesFile] = []
@@ -145,7 +178,9 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
     for each in paths:
         source_file = verify(each)
         with _opened(source_file) as opened:
-            found, (*groups, rows) = layout_of(opened.parquet.schema_arrow, str(each)), opened.group_starts()
+            found = layout_of(opened.parquet.schema_arrow, str(each), label_column)
+            *groups, rows = opened.group_starts()
+            opened.require_sizes(found)
         if (layout := layout or found) != found:
             raise DataError(
                 f"{each}: expected {layout}, as in {paths[0]}, got {found}; write all files of a folder alike"
@@ -159,7 +194,25 @@ def open_parquet(dataset: str, split: str, path: Path, verify: Verify = verified
         raise DataError(f"{path}: expected at least one image, got none; give a data set with images")
     hashes = [{"name": file.source_file.path.name, "sha256": file.source_file.sha256} for file in files]
     sha256 = canonical_sha256(hashes) if folder else files[0].source_file.sha256
-    return ParquetSplit(dataset, split, tuple(files), layout, sha256, tuple(entries))
+    return ParquetSplit(dataset, split, tuple(files), layout, sha256, tuple(entries), pixel_format)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The Parquet files of a folder in order of name.
+
+    Raises:
+        DataError: there are other files of data: they would be missing in the runs.
+    """
+    there = sorted(each for each in folder.iterdir() if each.name[0] not in "._")
+    found = [each for each in there if each.name.endswith(".parquet")]
+    if left_out := [each.name for each in there if each not in found and DATA_ENDINGS.search(each.name)]:
+        raise DataError(
+            f"{folder}: expected no data but files *.parquet, got {listed(left_out)}; they would be left out: move "
+            "them away, or name the folder or file that is meant"
+        )
+    if below := [each.name for each in there if each not in found and each.is_dir()]:
+        logger.warning("%s: folders in it are not read: %s", folder, listed(below))
+    return found
 
 
 @dataclass(frozen=True)
@@ -196,6 +249,32 @@ class _Opened:
             )
         return [0, *accumulate(rows)]
 
+    def require_sizes(self, layout: Layout) -> None:
+        """Compare what would be decoded, as the footer has it, with the number of images and the size of the file.
+
+        Raises:
+            ImagesError: there are many more values than pixels.
+            DataError: the file would decode to far more than it holds.
+        """
+        path, metadata = self.source_file.path, self.parquet.metadata
+        names = [metadata.schema.column(index).path.partition(".")[0] for index in range(metadata.num_columns)]
+        decoded_bytes, width = 0, np.dtype(layout.numbers).itemsize
+        for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+            for chunk in (group.column(index) for index, name in enumerate(names) if name in layout.columns):
+                if chunk.num_values > MAX_VALUES * PIXELS * group.num_rows:
+                    raise ImagesError(
+                        f"{path}: expected {PIXELS} values for each of {group.num_rows:,} images, got "
+                        f"{chunk.num_values:,} in all; only images of 28x28 pixels are read"
+                    )
+                decoded_bytes += max(chunk.num_values * width, chunk.total_uncompressed_size)
+        decoded_bytes = max(decoded_bytes, metadata.num_rows * PIXELS * width)  # a binary image counts as one value
+        limit = max(ALWAYS_DECODED_BYTES, MAX_RATIO * self.source_file.size_bytes)
+        if decoded_bytes > limit:
+            raise DataError(
+                f"{path}: expected at most {limit:,} bytes decoded from {self.source_file.size_bytes:,}, got "
+                f"{decoded_bytes:,} by its footer; write it again without compression if it is meant"
+            )
+
     def batches(self, file: ImagesFile, ranges: Sequence[RowRange], columns: list[str]) -> Iterator[_Batch]:
         starts = self.group_starts()
         for first, stop in _spans(starts, [(rows.start - file.start, rows.stop - file.start) for rows in ranges]):
@@ -228,7 +307,7 @@ def _spans(starts: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[tup
 
 @contextmanager
 def _opened(source_file: SourceFile) -> Iterator[_Opened]:
-    with input_errors(source_file.path), source_file.path.open("rb") as stream:
+    with open_regular(source_file.path) as stream:
         with _whole(source_file, stream):
             parquet = pq.ParquetFile(
                 stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True

@@ -3,6 +3,8 @@
 It reads no files. Errors name the file and row through `name_row`, called with the row's number in the column.
 """
 
+import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,79 +13,118 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import AS_GIVEN_VERSION, DIGITS, PIXELS, SIDE, TRANSFORM_VERSION, check_range, normalise
-from mnist_pipeline.errors import DataError, ImagesError, LabelError
+from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, PixelFormat
+from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
 
 RowName = Callable[[int], str]
 
 PIXEL_COLUMNS = ("pixels", "image", "images")
 LABEL_COLUMN = "label"
+NO_LABELS = "none"  # as the name of the label column
+# Other names that columns of labels have, and how near to one of them a misspelt name is, as a ratio of difflib.
+LABEL_NAMES = (LABEL_COLUMN, "labels", "target", "targets", "class", "category", "digit", "digits", "truth", "gt", "y")
+NEAR = 0.8
 # Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
 BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a file: column and dtype of the images, and the type of the labels if it has any."""
+    """The layout of a file: column and dtype of the images, and column and type of the labels if it has any."""
 
     pixels: str
     numbers: str  # a NumPy dtype
-    label: str | None  # an Arrow type
+    label: str | None
+    label_type: str | None  # an Arrow type
 
     @property
     def columns(self) -> list[str]:
-        return [self.pixels] if self.label is None else [self.pixels, LABEL_COLUMN]
-
-    @property
-    def transform_version(self) -> str:
-        return AS_GIVEN_VERSION if np.issubdtype(self.numbers, np.floating) else TRANSFORM_VERSION
+        return [self.pixels] if self.label is None else [self.pixels, self.label]
 
     def __str__(self) -> str:
-        labels = "no labels" if self.label is None else f"{LABEL_COLUMN} of {self.label}"
-        return f"{self.pixels} of {self.numbers} and {labels}"
+        labels = "no labels" if self.label is None else f"{shown(self.label)} of {self.label_type}"
+        return f"{shown(self.pixels)} of {self.numbers} and {labels}"
 
 
-def layout_of(schema: pa.Schema, name: str) -> Layout:
+def layout_of(schema: pa.Schema, name: str, label_column: str | None = None) -> Layout:
     """Choose the columns of a file.
 
     Args:
         schema: the schema of the file.
         name: the name of the file in errors.
+        label_column: the column of the labels, "none" for images without; `label`, if there is one, if left out.
 
     Raises:
-        ImagesError: no column holds images, or several do and none has a name of `PIXEL_COLUMNS`.
-        LabelError: the labels are not integers.
+        ImagesError: no column holds images, or it is not clear which does.
+        LabelError: the labels are not integers, or it is not clear which column holds them.
     """
-    images = [field for field in schema if field.name != LABEL_COLUMN and _numbers(field.type)]
-    by_name = [field for wanted in PIXEL_COLUMNS for field in images if field.name == wanted]
-    images = [field for field in by_name if field.name == by_name[0].name] or images
-    if len(images) != 1:
-        listed = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no columns"
+    label = _label_field(schema, name, label_column)
+    pixels = _pixel_field(schema, name, label)
+    return Layout(pixels.name, str(_numbers(pixels.type)), label and label.name, label and str(label.type))
+
+
+def _pixel_field(schema: pa.Schema, name: str, label: pa.Field | None) -> pa.Field:
+    fields = [field for field in schema if label is None or field.name != label.name]
+    by_name = [field for wanted in PIXEL_COLUMNS for field in fields if field.name == wanted]
+    found = [field for field in by_name if field.name == by_name[0].name] or [
+        field for field in fields if _numbers(field.type) or _may_be_images(field.type)
+    ]
+    if len(found) == 1 and _numbers(found[0].type):
+        return found[0]
+    if len(found) == 1:
         raise ImagesError(
-            f"{name}: expected one column of lists of {PIXELS} numbers, or one of them named "
-            f"{', '.join(PIXEL_COLUMNS)}; got {listed}; rename, add or drop columns"
+            f"{name}: column {shown(found[0].name)}: expected lists of {PIXELS} numbers, got {shown(found[0].type)}; "
+            "convert it, or drop it if other columns hold the images"
         )
-    labels = [field.type for field in schema if field.name == LABEL_COLUMN]
-    if len(labels) > 1 or not all(pa.types.is_integer(label) for label in labels):
+    described = listed(f"{field.name}: {field.type}" for field in schema)
+    raise ImagesError(
+        f"{name}: expected one column of lists of {PIXELS} numbers, or one of them named {', '.join(PIXEL_COLUMNS)}; "
+        f"got {described}; rename, add or drop columns"
+    )
+
+
+def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.Field | None:
+    if label_column == NO_LABELS:
+        return None
+    wanted = LABEL_COLUMN if label_column is None else label_column
+    found = [field for field in schema if field.name == wanted]
+    if not found:
+        near = [field.name for field in schema if _near_label(field)] if label_column is None else schema.names
+        if near or label_column is not None:
+            raise LabelError(
+                f"{name}: expected the labels in a column {shown(wanted)}, got none, but {listed(near)}; name the "
+                f"column with --label-column, or say --label-column {NO_LABELS} if there are no labels"
+            )
+        return None
+    if len(found) > 1 or not pa.types.is_integer(found[0].type):
+        types = ", ".join(str(field.type) for field in found)
         raise LabelError(
-            f"{name}: column {LABEL_COLUMN}: expected integers 0-9, got {', '.join(map(str, labels))}; "
-            "store integers, or drop the column"
+            f"{name}: column {shown(wanted)}: expected integers 0-9, got {shown(types)}; store integers, or name "
+            "another column with --label-column"
         )
-    (pixels,) = images
-    return Layout(pixels.name, str(_numbers(pixels.type)), str(labels[0]) if labels else None)
+    return found[0]
 
 
-def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32]) -> None:
+def _near_label(field: pa.Field) -> bool:
+    """Whether a column may have been meant as the labels."""
+    name = field.name.strip().casefold()
+    near = any(word in re.split(r"[^a-z]+", name) for word in LABEL_NAMES) or any(
+        difflib.SequenceMatcher(None, name, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 2
+    )
+    return near and not _numbers(field.type)
+
+
+def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32], pixel_format: PixelFormat) -> None:
     """Check images and write them into `out` as input of the network.
 
     Args:
         column: `[n]` images of any type that `layout_of` accepts.
         name_row: names a row.
-        out: `[n, 784]` float32; receives integers divided by 255, floats unchanged.
+        out: `[n, 784]` float32 in 0..1.
+        pixel_format: what the numbers mean.
 
     Raises:
-        ImagesError: an image is null or does not have 784 pixels; a pixel is null, not finite, or out of 0..1 for
-            floats or 0..255 for integers.
+        ImagesError: an image is null or does not have 784 pixels; a pixel is null, not finite, or out of range.
     """
     _require_values(column, name_row, 1, "an image", ImagesError)
     if pa.types.is_fixed_size_binary(column.type):
@@ -91,13 +132,7 @@ def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32])
         pixels = np.frombuffer(column.buffers()[1], BINARY[width], len(column) * PIXELS, offset=column.offset * width)
     else:
         pixels = _flat_lists(column, name_row)
-    pixels = pixels.reshape(-1, PIXELS)
-    if pixels.dtype != np.uint8:
-        check_range(pixels, name_row)
-    if np.issubdtype(pixels.dtype, np.floating):
-        np.copyto(out, pixels, casting="same_kind")
-    else:
-        normalise(pixels.astype(np.uint8, copy=False), out=out)
+    pixel_format.to_input(pixels.reshape(-1, PIXELS), name_row, out)
 
 
 def decode_labels(column: pa.Array, name_row: RowName) -> NDArray[np.int8]:
@@ -127,6 +162,16 @@ def _numbers(type: pa.DataType) -> str | None:  # noqa: A002  Arrow's word
         if pa.types.is_integer(type) or pa.types.is_floating(type):
             return str(np.dtype(type.to_pandas_dtype()))
     return None
+
+
+def _may_be_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    """Whether people keep images in columns of such a type, though they are not read: encoded, or in other shapes."""
+    if isinstance(type, pa.StructType):
+        return any(_may_be_images(field.type) for field in type)
+    if _is_list(type):
+        inner = type.value_type
+        return _may_be_images(inner) or pa.types.is_integer(inner) or pa.types.is_floating(inner)
+    return isinstance(type, pa.BaseExtensionType) or pa.types.is_binary(type) or pa.types.is_large_binary(type)
 
 
 def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word

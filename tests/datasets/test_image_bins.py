@@ -1,0 +1,120 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import PIXELS, flatten, normalise
+from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
+from mnist_pipeline.errors import ImagesError
+from tests.builders import random_images
+
+
+def drawn(rows: int = 40, ink: float = 0.13, seed: int = 0) -> NDArray[np.uint8]:
+    """`[rows, 784]` uint8 like MNIST's: paper of 0 and, on that share of the pixels, ink up to 255."""
+    random = np.random.default_rng(seed)
+    images = np.where(random.random((rows, PIXELS)) < ink, random.integers(200, 256, (rows, PIXELS)), 0)
+    images[:, 0] = 255
+    return images.astype(np.uint8)
+
+
+def binned(images: NDArray[np.uint8]) -> ImageBins:
+    return ImageBins.count(normalise(images))
+
+
+def refused(bins: ImageBins, message: str, inverted: bool | None = None) -> None:
+    with pytest.raises(ImagesError, match=re.escape(f"mine/test: {message}")):
+        require_meant(bins, "mine/test", inverted)
+
+
+# Counting
+
+
+def test_images_are_counted_by_mean_and_largest_pixel() -> None:
+    bins = binned(np.array([[0] * PIXELS, [255] * PIXELS, [7] * PIXELS, [100, 255] * (PIXELS // 2)], np.uint8))
+    assert {int(level): int(bins.mean[level]) for level in bins.mean.nonzero()[0]} == {0: 1, 7: 1, 177: 1, 255: 1}
+    assert {int(level): int(bins.largest[level]) for level in bins.largest.nonzero()[0]} == {0: 1, 7: 1, 255: 2}
+    assert (bins.images, bins.blank, bins.faint, bins.largest_pixel) == (4, 1, 1, 255)
+    assert ImageBins.empty().mean_ink == 0
+
+
+@given(st.integers(0, 255), st.integers(0, PIXELS))
+def test_the_mean_is_exact_to_the_level(value: int, pixels: int) -> None:
+    image = np.zeros((1, PIXELS), np.uint8)
+    image[0, :pixels] = value
+    assert binned(image).mean[value * pixels // PIXELS] == 1
+
+
+def test_bins_of_parts_are_those_of_the_whole_and_survive_json() -> None:
+    images = flatten(random_images(30))
+    parts = [binned(images[:7]), binned(images[7:]), ImageBins.empty()]
+    whole = json.dumps(binned(images).to_json())
+    assert json.dumps(ImageBins.total(parts).to_json()) == whole
+    assert json.dumps(ImageBins.from_json(json.loads(whole)).to_json()) == whole
+
+
+# Certain mistakes
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("top", [1, 9, 15, 127])
+def test_pixels_of_another_range_are_refused(top: int, rows: int) -> None:
+    images = np.rint(drawn(rows) * (top / 255)).astype(np.uint8)
+    refused(binned(images), f"expected full ink somewhere, got at most {top} of 255 in {rows} images; integers of 0")
+
+
+@pytest.mark.parametrize("ink", [0.08, 0.13, 0.29])  # thin digits, MNIST, Fashion-MNIST
+def test_white_paper_is_refused_but_where_it_is_meant(ink: float) -> None:
+    bins = binned(255 - drawn(ink=ink))
+    refused(bins, f"expected white ink on black paper, got a mean pixel of {bins.mean_ink:.2f} in 40 images; black dig")
+    require_meant(bins, "mine/test", inverted=False)
+    refused(bins, "expected white ink on black paper, got a mean pixel of", inverted=True)
+    with pytest.raises(ImagesError, match=r"; leave --invert out$"):
+        require_meant(bins, "mine/test", inverted=True)
+
+
+def test_a_single_image_on_white_paper_is_refused() -> None:
+    refused(binned(255 - drawn(1)), "expected white ink on black paper, got a mean pixel of 0.9")
+
+
+def test_blank_images_alone_are_refused() -> None:
+    refused(binned(np.zeros((3, PIXELS), np.uint8)), "expected ink, got 3 images that are blank; check how")
+
+
+@pytest.mark.parametrize("ink", [0.08, 0.13, 0.19, 0.29, 0.45])
+@pytest.mark.parametrize("rows", [1, 10, 40])
+def test_what_the_published_sets_show_is_neither_refused_nor_doubtful(ink: float, rows: int) -> None:
+    bins = binned(drawn(rows, ink))
+    require_meant(bins, "mine/test", None)
+    assert doubts(bins) == ()
+
+
+@pytest.mark.parametrize("ink", [0.6, 0.75])  # the largest mean of an image of Fashion-MNIST is 0.752
+def test_a_few_images_full_of_ink_are_not_refused(ink: float) -> None:
+    require_meant(binned(drawn(9, ink)), "mine/test", None)
+
+
+# Doubts
+
+
+def mixed(part: NDArray[np.uint8]) -> ImageBins:
+    return binned(drawn(99)) + binned(part)
+
+
+@pytest.mark.parametrize(
+    ("bins", "doubt"),
+    [
+        (binned(drawn(ink=0.67)), "a mean pixel of 0.60: are they black on white?"),
+        (binned(drawn(9, ink=0.85)), "a mean pixel of 0.76: are they black on white?"),
+        (binned(drawn(ink=0.01)), "a mean pixel of 0.010: is there any ink?"),
+        (binned(np.minimum(drawn(), 200)), "no pixel above 200 of 255: is their range another?"),
+        (mixed(np.zeros((1, PIXELS), np.uint8)), "1 blank"),
+        (mixed(drawn(2) // 255), "2 with less than half of full ink"),
+    ],
+)
+def test_what_is_doubtful_is_said_and_not_refused(bins: ImageBins, doubt: str) -> None:
+    require_meant(bins, "mine/test", None)
+    assert doubts(bins) == (f"doubtful images: {doubt}",)

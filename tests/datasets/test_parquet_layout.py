@@ -1,0 +1,207 @@
+"""Which columns and files are meant, and files that would decode to far more than they hold."""
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mnist_pipeline.core.images import PIXELS
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.formats import parquet
+from mnist_pipeline.datasets.formats.parquet import open_parquet
+from mnist_pipeline.errors import DataError, ImagesError, LabelError
+from tests.builders import random_images, random_labels
+from tests.parquet_files import column, write
+
+ROWS = 6
+IMAGES = column(random_images(ROWS))
+LABELS = random_labels(ROWS)
+
+
+def file(folder: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def refused(error: type[DataError], message: str, path: Path, label_column: str | None = None) -> str:
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        open_parquet("mine", "test", path, label_column=label_column)
+    assert type(caught.value) is error
+    assert len(str(caught.value).replace(str(path), "")) < 300
+    return str(caught.value)
+
+
+# Labels
+
+NEAR = ("labels", "Label", "LABEL", " label", "lable", "target", "y", "class", "Digit", "image_label", "ground_truth")
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_column_that_may_be_the_labels_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    path = file(tmp_path, pixels=IMAGES, **{name: LABELS})
+    refused(LabelError, f"{path}: expected the labels in a column 'label', got none, but {name!r}; name the", path)
+    labels = open_parquet("mine", "test", path, label_column=name)
+    assert labels.labels_sha256 is not None
+    (rows,) = labels.read([RowRange(0, ROWS)])
+    np.testing.assert_array_equal(rows.labels, LABELS)
+    assert open_parquet("mine", "test", path, label_column="none").labels_sha256 is None
+
+
+@pytest.mark.parametrize("name", ["id", "split", "name", "pixel_count", "table", "yes", "classified_by", "laboratory"])
+def test_other_columns_beside_images_without_labels_are_ignored(name: str, tmp_path: Path) -> None:
+    assert open_parquet("mine", "test", file(tmp_path, pixels=IMAGES, **{name: LABELS})).labels_sha256 is None
+
+
+def test_the_exact_name_is_meant_whatever_else_is_there(tmp_path: Path) -> None:
+    path = file(tmp_path, pixels=IMAGES, label=LABELS, labels=LABELS[::-1], y=LABELS[::-1])
+    split = open_parquet("mine", "test", path)
+    assert (split.layout.label, split.labels_sha256) == ("label", split.images_sha256)
+    assert open_parquet("mine", "test", path, label_column="label") == split
+
+
+def test_labels_of_another_column_are_other_labels(tmp_path: Path) -> None:
+    path = file(tmp_path, pixels=IMAGES, a=LABELS, b=LABELS)
+    a, b = (open_parquet("mine", "test", path, label_column=name).labels_sha256 for name in "ab")
+    assert len({a, b, None}) == 3
+
+
+def test_a_label_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, pixels=IMAGES, label=LABELS)
+    refused(LabelError, "expected the labels in a column 'y', got none, but 'pixels', 'label'; ", path, "y")
+    refused(LabelError, "column 'pixels': expected integers 0-9, got 'list<element: uint8>'; ", path, "pixels")
+
+
+# Images
+
+PNG = pa.array([{"bytes": b"PNG", "path": None}] * ROWS)
+CUBES = pa.array([[[[0]]]] * ROWS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"image": PNG, "embedding": IMAGES}, "column 'image': expected lists of 784 numbers, got 'struct<bytes: bina"),
+        ({"images": CUBES, "x": IMAGES}, "column 'images': expected lists of 784 numbers, got 'list<element: list<"),
+        ({"pixels": ["a"] * ROWS, "x": IMAGES}, "column 'pixels': expected lists of 784 numbers, got 'string'; conv"),
+        ({"pixels": [b"PNG"]}, "column 'pixels': expected lists of 784 numbers, got 'binary'; convert it, or drop it"),
+        ({"pixels": [[["x"]]]}, "column 'pixels': expected lists of 784 numbers, got 'list<element: list<element: "),
+        ({"p": pa.array([bytes(783)], pa.binary(783)), "pixels": [1]}, "column 'pixels': expected lists of 784 numb"),
+        ({"img": PNG, "embedding": IMAGES}, "expected one column of lists of 784 numbers, or one of them named pixels"),
+        ({"img": [b"PNG"] * ROWS, "x": IMAGES}, "got 'img: binary', 'x: list<element: uint8>'; rename, add or drop"),
+    ],
+)
+def test_another_column_is_not_taken_in_place_of_one_that_may_be_the_images(
+    columns: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    refused(ImagesError, found, file(tmp_path, **columns))
+
+
+def test_a_column_named_pixels_is_meant_whatever_else_is_there(tmp_path: Path) -> None:
+    split = open_parquet("mine", "test", file(tmp_path, image=PNG, pixels=IMAGES, tags=[["a"]] * ROWS))
+    assert split.layout.pixels == "pixels"
+
+
+def test_784_columns_are_a_short_message(tmp_path: Path) -> None:
+    path = file(tmp_path, label=LABELS, **{f"pixel{number}": LABELS for number in range(784)})
+    message = refused(ImagesError, "got 'label: uint8', 'pixel0: uint8'", path)
+    assert message.endswith("'pixel3: uint8' and 780 more; rename, add or drop columns")
+
+
+def test_names_of_columns_are_quoted(tmp_path: Path) -> None:
+    path = file(tmp_path, **{"x\n\x1b[2JERROR": [1]})
+    refused(ImagesError, r"got 'x\n\x1b[2JERROR: int64'; rename", path)
+    path = file(tmp_path, pixels=IMAGES, **{"label\n\x1b[2J": LABELS})
+    refused(LabelError, r"got none, but 'label\n\x1b[2J'; name", path)
+
+
+# Folders
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b.PARQUET", "b.parq", "b.pq", "b.parquet.gz", "3.png", "3.JPG", "x.npz", "y.csv", "t10k-images-ubyte"],
+)
+def test_other_data_in_a_folder_is_not_left_out(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", IMAGES)
+    (tmp_path / name).touch()
+    refused(DataError, f"{tmp_path}: expected no data but files *.parquet, got {name!r}; they would be", tmp_path)
+
+
+def test_files_that_are_no_data_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+    for name in ("README.md", "_SUCCESS", "._a.parquet", ".b.png", "_delta_log.csv"):
+        (tmp_path / name).touch()
+    write(tmp_path / "a.parquet", IMAGES)
+    assert open_parquet("mine", "test", tmp_path).rows == ROWS
+
+
+def test_folders_in_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.parquet", IMAGES)
+    write(tmp_path / "more" / "b.parquet", IMAGES)
+    with caplog.at_level(logging.WARNING):
+        open_parquet("mine", "test", tmp_path)
+    assert caplog.messages == [f"{tmp_path}: folders in it are not read: 'more'"]
+
+
+# Files that are not what they should be
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    for path in (tmp_path, tmp_path / "a.parquet", Path("/dev/zero")):
+        refused(DataError, "expected a regular file, got a pipe or a device; copy it into a file", path)
+
+
+def repeated(path: Path, rows: int, values: int, **how: Any) -> Path:
+    """Images of which the first has all values and the others none; alike values take next to no room."""
+    offsets = pa.array(np.array([0] + [values] * rows), pa.int64())
+    lists = pa.LargeListArray.from_arrays(offsets, pa.array(np.zeros(values, np.uint8)))
+    pq.write_table(pa.table({"pixels": lists}), path, **({"compression": "zstd"} | how))
+    assert path.stat().st_size < 20_000
+    return path
+
+
+def test_lists_of_many_more_values_than_pixels_are_refused_by_the_footer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repeated(tmp_path / "bomb.parquet", 3, 4_000_000)
+    monkeypatch.setattr(parquet._Opened, "batches", None)  # nothing is decoded
+    message = f"{path}: expected 784 values for each of 3 images, got 4,000,002 in all; only images of 28x28"
+    refused(ImagesError, message, path)
+
+
+def test_images_of_a_few_pixels_too_many_are_named_by_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", pa.array([[0] * PIXELS, [0] * (PIXELS + 1)], pa.list_(pa.uint8())))
+    with pytest.raises(ImagesError, match="row 1: expected 784 pixels, got a list of 785"):
+        list(open_parquet("mine", "test", path).read([RowRange(0, 2)]))
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_file_that_would_decode_to_far_more_than_it_holds_is_refused(
+    dictionary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "ALWAYS_DECODED_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet, "MAX_RATIO", 100)
+    rows = 4000
+    path = repeated(tmp_path / "bomb.parquet", rows, rows * PIXELS, use_dictionary=dictionary)
+    message = re.escape(f"{path}: expected at most ") + r"[\d,]+ bytes decoded from [\d,]+, got [\d,]+ by its footer;"
+    with pytest.raises(DataError, match=message):
+        open_parquet("mine", "test", path)
+
+
+def test_binary_images_count_as_what_they_decode_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ALWAYS_DECODED_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet, "MAX_RATIO", 100)
+    path = write(tmp_path / "a.parquet", pa.array([bytes(PIXELS)] * 4000, pa.binary(PIXELS)))
+    refused(DataError, "got 3,136,000 by its footer", path)
+
+
+def test_blank_images_up_to_some_ten_thousands_are_read_however_well_they_compress(tmp_path: Path) -> None:
+    rows = 20_000
+    path = write(tmp_path / "a.parquet", pa.array([bytes(PIXELS)] * rows, pa.binary(PIXELS)), compression="zstd")
+    assert open_parquet("mine", "test", path).rows == rows
