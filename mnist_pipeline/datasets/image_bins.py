@@ -23,7 +23,8 @@ DOUBTFUL_MEAN, DOUBTFUL_MEAN_OF_FEW = 0.55, 0.7
 MIN_MEAN = 0.04  # of a set that is not doubtful; MNIST's thin ones have 0.08
 MIN_LARGEST = 128  # below: pixels of another range, such as 0..1 or 0..127
 USUAL_LARGEST = 250
-DOUBTFUL_SHARE = 0.01  # of the images that are blank or faint
+DOUBTFUL_SHARE = 0.01  # of the images that are blank, faint or on white paper
+WHITE_PAPER = 195  # level of the mean of an image, 0.76, that none of these sets reaches
 _ONES = np.ones(PIXELS, np.float32)
 
 
@@ -60,6 +61,11 @@ class ImageBins(Counts):
     def faint(self) -> int:
         """The number of images whose ink is nowhere half full; blank ones are not among them."""
         return int(self.largest[1:MIN_LARGEST].sum())
+
+    @property
+    def on_white(self) -> int:
+        """The number of images that are as bright as digits on white paper."""
+        return int(self.mean[WHITE_PAPER:].sum())
 
     @property
     def largest_pixel(self) -> int:
@@ -119,5 +125,6 @@ def doubts(bins: ImageBins) -> tuple[str, ...]:
         f"no pixel above {bins.largest_pixel} of 255: is their range another?": bins.largest_pixel < USUAL_LARGEST,
         f"{bins.blank:,} blank": bins.blank >= DOUBTFUL_SHARE * bins.images,
         f"{bins.faint:,} with less than half of full ink": bins.faint >= DOUBTFUL_SHARE * bins.images,
+        f"{bins.on_white:,} on white paper": bins.on_white >= DOUBTFUL_SHARE * bins.images,
     }
     return tuple(f"doubtful images: {doubt}" for doubt, holds in found.items() if holds)

@@ -108,10 +108,11 @@ def mixed(part: NDArray[np.uint8]) -> ImageBins:
     ("bins", "doubt"),
     [
         (binned(drawn(ink=0.67)), "a mean pixel of 0.60: are they black on white?"),
-        (binned(drawn(9, ink=0.85)), "a mean pixel of 0.76: are they black on white?"),
+        (binned(drawn(9, ink=0.8)), "a mean pixel of 0.72: are they black on white?"),
         (binned(drawn(ink=0.01)), "a mean pixel of 0.010: is there any ink?"),
         (binned(np.minimum(drawn(), 200)), "no pixel above 200 of 255: is their range another?"),
         (mixed(np.zeros((1, PIXELS), np.uint8)), "1 blank"),
+        (mixed(255 - drawn(2)), "2 on white paper"),
         (mixed(drawn(2) // 255), "2 with less than half of full ink"),
     ],
 )
