@@ -108,7 +108,7 @@ def mixed(part: NDArray[np.uint8]) -> ImageBins:
     ("bins", "doubt"),
     [
         (binned(drawn(ink=0.67)), "a mean pixel of 0.60: are they black on white?"),
-        (binned(drawn(9, ink=0.8)), "a mean pixel of 0.72: are they black on white?"),
+        (binned(drawn(9, ink=0.8)), "a mean pixel of 0.71: are they black on white?"),
         (binned(drawn(ink=0.01)), "a mean pixel of 0.010: is there any ink?"),
         (binned(np.minimum(drawn(), 200)), "no pixel above 200 of 255: is their range another?"),
         (mixed(np.zeros((1, PIXELS), np.uint8)), "1 blank"),
