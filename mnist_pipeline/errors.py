@@ -17,7 +17,8 @@
     │   ├── RunConflictError             the same run was published with other predictions
     │   ├── PrunedError                  `mnist-pipeline prune` deleted its predictions
     │   ├── DamagedError                 a published file or shard is missing or altered
-    │   └── StoreError                   the object store rejects a request or does not answer
+    │   ├── StoreError                   the object store rejects a request or does not answer
+    │   └── MachineError                 this machine lacks disk, memory, processes or a permission
     ├── NumericalError       (6)       the computation gave NaN or infinity; nothing is published
     ├── VerdictError         (7)       the run is published, but a gate failed: check the run
     └── CheckFailedError     (8)       `mnist-pipeline doctor` found what the next night would fail of
@@ -29,10 +30,29 @@ Names from outside are part of messages: `shown` quotes and cuts one, `listed` s
 character, such as an escape sequence in a path, is escaped in every message: it must not forge a line of a log.
 """
 
+import errno
+import os
 from collections.abc import Iterable
 
 MAX_SHOWN = 60  # characters of a name from outside
 MAX_LISTED = 5  # names
+MAX_PATH = 300  # characters of a path in a message
+
+_ADVICE = {
+    "make space there": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "give this user the permission, or name another one": ("EACCES", "EPERM"),
+    "it is mounted read-only: mount it writable, or name another one": ("EROFS",),
+    "choose a shorter name": ("ENAMETOOLONG",),
+    "its links lead in a circle: correct them": ("ELOOP",),
+    "a file is where a folder is expected: move it away, or name another folder": ("ENOTDIR", "EEXIST"),
+    "a folder is where a file is expected: move it away": ("EISDIR",),
+    "keep the whole outputs folder on one disk: link the folder itself, not one in it": ("EXDEV",),
+    "raise the limit of open files (ulimit -n)": ("EMFILE", "ENFILE"),
+    "free memory, or raise the limit of processes (ulimit -u)": ("ENOMEM", "EAGAIN"),
+    "check the disk and its mount": ("EIO", "ESTALE", "ENODEV", "ENXIO", "ETIMEDOUT"),
+    "another program is using it: wait for that, or end it": ("ETXTBSY", "EBUSY"),
+}
+_ADVICE_OF = {getattr(errno, name): advice for advice, names in _ADVICE.items() for name in names}
 
 
 def printable(text: object) -> str:
@@ -51,6 +71,14 @@ def listed(names: Iterable[object]) -> str:
     every = [*names]
     more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
     return (", ".join(map(shown, every[:MAX_LISTED])) or "none") + more
+
+
+def system_line(doing: str, error: OSError) -> str:
+    """What was being done, why the system did not do it, and what to do about that."""
+    advice = _ADVICE_OF.get(error.errno or 0, "check that it exists and is writable")
+    if len(doing) > MAX_PATH:
+        doing = f"{doing[:MAX_PATH]}..."
+    return f"{doing}: {error.strerror or error}; {advice}, then run again"
 
 
 class PipelineError(Exception):
@@ -142,6 +170,10 @@ class StoreError(OutputsError):
     """An object store rejects a request, does not answer, or has no such bucket; published files are unchanged."""
 
 
+class MachineError(OutputsError):
+    """This machine fails a command outside of the outputs folder too: no space, no memory, no permission."""
+
+
 class NumericalError(PipelineError, ArithmeticError):
     """A sum on the way to the probabilities is not finite."""
 
@@ -158,3 +190,14 @@ class CheckFailedError(PipelineError, RuntimeError):
     """A check of `mnist-pipeline doctor` failed."""
 
     exit_code = 8
+
+
+def of_machine(error: BaseException) -> MachineError | None:
+    """The same error if it is one of this machine that nobody has foreseen; None if it may be a bug of ours."""
+    if isinstance(error, OSError) and not isinstance(error, PipelineError) and error.errno:
+        there = [error.filename, error.filename2]
+        what = " and ".join(shown(os.fsdecode(each), MAX_PATH) for each in there if isinstance(each, str | bytes))
+        return MachineError(system_line(what or "this machine", error))
+    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
+        return MachineError(system_line("this machine", OSError(errno.ENOMEM, str(error) or "out of memory")))
+    return None

@@ -1,9 +1,20 @@
+import errno
+import os
 import pickle
 
 import pytest
 
 from mnist_pipeline import errors
-from mnist_pipeline.errors import DamagedError, PipelineError, SourceError, listed, printable, shown
+from mnist_pipeline.errors import (
+    DamagedError,
+    PipelineError,
+    SourceError,
+    listed,
+    of_machine,
+    printable,
+    shown,
+    system_line,
+)
 
 EVERY = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, PipelineError)]
 
@@ -35,3 +46,43 @@ def test_of_many_names_the_first_are_listed() -> None:
 def test_an_error_with_an_errno_stays_an_oserror() -> None:
     with pytest.raises(OSError, match="no\\\\nline"):
         raise SourceError("no\nline")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("EACCES", "give this user the permission"),
+        ("EROFS", "it is mounted read-only"),
+        ("ENOSPC", "make space there"),
+        ("EDQUOT", "make space there"),
+        ("EXDEV", "keep the whole outputs folder on one disk"),
+        ("ENAMETOOLONG", "choose a shorter name"),
+        ("ELOOP", "its links lead in a circle"),
+        ("ENOTDIR", "a file is where a folder is expected"),
+        ("EMFILE", "raise the limit of open files"),
+        ("EIO", "check the disk and its mount"),
+        ("ESTALE", "check the disk and its mount"),
+        ("ETXTBSY", "another program is using it"),
+        ("ENOENT", "check that it exists"),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_the_advice_that_fits(name: str, advice: str) -> None:
+    number = getattr(errno, name)
+    line = system_line("cannot move a to b", OSError(number, os.strerror(number)))
+    assert line.startswith(f"cannot move a to b: {os.strerror(number)}; {advice}")
+    assert line.endswith(", then run again")
+
+
+def test_a_path_that_is_too_long_does_not_fill_the_message() -> None:
+    assert len(system_line(f"cannot read {'n' * 5000}", OSError(errno.ENAMETOOLONG, "File name too long"))) < 400
+
+
+def test_a_failure_of_the_machine_is_no_bug_of_ours() -> None:
+    failure = of_machine(PermissionError(errno.EACCES, "Permission denied", b"/locked/a\x1b"))
+    assert failure is not None
+    assert str(failure).startswith(r"'/locked/a\x1b': Permission denied; give this user the permission")
+    assert failure.exit_code == 5
+    for error in (MemoryError(), RuntimeError("can't start new thread"), OSError(errno.EMFILE, "Too many open files")):
+        assert str(of_machine(error)).startswith("this machine: ")
+    for bug in (OSError("no errno"), RuntimeError("other"), SourceError("ours"), KeyError("a")):
+        assert of_machine(bug) is None

@@ -8,14 +8,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
+from mnist_pipeline.cli import streams
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import PipelineError, RunNotFoundError
+from mnist_pipeline.errors import MachineError, PipelineError, RunNotFoundError, SettingsError, of_machine
 
 if TYPE_CHECKING:
     from mnist_pipeline.runs.outputs import Outputs
@@ -33,7 +35,7 @@ EXIT_CODES = """Exit codes:
 
 4  no source of the data, or no Prefect server, could be reached, or it requires its password
 
-5  the outputs folder cannot be used, or a run is missing or damaged
+5  the outputs folder or this machine (disk, memory, stdout) cannot be used, or a run is missing or damaged
 
 6  the computation gave NaN or infinity
 
@@ -43,6 +45,7 @@ EXIT_CODES = """Exit codes:
 
 130, 143  interrupted, terminated: no partial result is visible"""
 
+SHOWING = ("runs", "show", "compare", "images")  # the commands that do no more than print
 PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
 
 out = Console(highlight=False, markup=False)
@@ -74,7 +77,14 @@ class _Stop:
 
 
 class _Command(TyperGroup):
-    """Turns a PipelineError into one message and its exit code; --debug prints the traceback first."""
+    """Turns a PipelineError, or a failure of the machine, into one message and its exit code.
+
+    --debug prints the traceback first.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with streams.lasting():
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
         stop = _Stop()
@@ -82,15 +92,21 @@ class _Command(TyperGroup):
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored if a shell script started us with &
             signal.signal(signal.SIGINT, stop)
         try:
-            return super().invoke(ctx)
-        except PipelineError as error:
-            if ctx.obj:
-                traceback.print_exc()
-            err.print(f"error: {error}", style="red", soft_wrap=True)
-            raise typer.Exit(error.exit_code) from error
+            result = super().invoke(ctx)
+            if ctx.invoked_subcommand in SHOWING and streams.is_lost():
+                raise typer.Exit(MachineError.exit_code)
+            return result
         except KeyboardInterrupt:
             err.print("interrupted: nothing new is visible; the same command continues from the finished work")
             raise typer.Exit(128 + signal.SIGINT) from None
+        except Exception as error:
+            failure = error if isinstance(error, PipelineError) else of_machine(error)
+            if failure is None:
+                raise
+            if ctx.obj:
+                traceback.print_exc()
+            err.print(f"error: {failure}", style="red", soft_wrap=True)
+            raise typer.Exit(failure.exit_code) from error
 
 
 app = typer.Typer(
@@ -123,6 +139,10 @@ def _global(
 
     spare_loopback()
     ctx.obj = debug
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SettingsError("working directory: expected one that exists, got a deleted one; change it") from error
 
 
 def opened(settings: "Settings") -> "Outputs":

@@ -4,7 +4,7 @@ import logging
 
 from prefect.logging.configuration import setup_logging
 
-from mnist_pipeline.errors import PipelineError
+from mnist_pipeline.errors import PipelineError, of_machine
 
 
 def share_terminal(debug: bool) -> None:
@@ -20,8 +20,9 @@ def share_terminal(debug: bool) -> None:
     logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_no_pipeline_error)
+            handler.addFilter(_is_unexpected)
 
 
-def _is_no_pipeline_error(entry: logging.LogRecord) -> bool:
-    return not (entry.exc_info and isinstance(entry.exc_info[1], PipelineError))
+def _is_unexpected(entry: logging.LogRecord) -> bool:
+    error = entry.exc_info[1] if entry.exc_info else None
+    return error is None or not (isinstance(error, PipelineError) or of_machine(error))

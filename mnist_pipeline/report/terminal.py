@@ -162,7 +162,10 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
 
 def path_line(path: PurePath) -> str:
     """A path to display: relative if it is below the current folder."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # another folder, or the current one was deleted
+        return str(path)
 
 
 def verdict_lines(

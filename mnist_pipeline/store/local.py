@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mnist_pipeline.errors import StoreError
+from mnist_pipeline.errors import StoreError, system_line
 from mnist_pipeline.store.base import LOCK, STAGING, Entry
 
 
@@ -298,7 +298,4 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{doing}: {error.strerror or error}; "
-            "check that the folder exists, is writable and has space, then run again"
-        ) from error
+        raise StoreError(system_line(doing, error)) from error

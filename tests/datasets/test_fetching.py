@@ -169,10 +169,10 @@ def test_a_data_set_without_sources_says_so(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_said(site: StartSite, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"in the way")
-    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; (a file is where|check that it exists)"):
         fetch(tmp_path, site().source)
     make_packed(tmp_path / "mine")
-    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=r"cannot write the cache .*toy: .*; (a file is where|check that it exists)"):
         fetch(tmp_path, data_dir=tmp_path / "mine")
 
 

@@ -149,7 +149,7 @@ def test_a_place_where_no_folder_can_be_is_a_store_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(
-            StoreError, match=rf"cannot lock .*file/\.staging/{RUN_ID}\.lock: .*check that the folder exists"
+            StoreError, match=rf"cannot lock .*file/\.staging/{RUN_ID}\.lock: .*a file is where a folder is expected"
         ),
         staging_directory(opened(tmp_path / "file"), RUN_ID),
     ):

@@ -211,6 +211,6 @@ def test_a_record_without_its_file_is_nothing(checkpoints: CheckpointFolder) -> 
 def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_no_unfinished_file(tmp_path: Path) -> None:
     (tmp_path / "images" / NAME / "x").mkdir(parents=True)
     checkpoints = CheckpointFolder(LocalStore(tmp_path), "images", "records")
-    with pytest.raises(OutputsError, match=f"cannot write .*{NAME}: .*; check that the folder exists, is writable"):
+    with pytest.raises(OutputsError, match=f"cannot write .*{NAME}: .*; a folder is where a file is expected"):
         checkpoints.write(NAME, 3, DATA, NOTES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

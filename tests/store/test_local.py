@@ -112,7 +112,7 @@ def test_a_rename_that_fails_is_an_error_and_leaves_what_was_staged(
     before = hashes(tmp_path)
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(
-        StoreError, match=r"cannot move .*attempt to .*runs/one: No space left on device; check that the"
+        StoreError, match=r"cannot move .*attempt to .*runs/one: No space left on device; make space there"
     ):
         store.move(".staging/attempt", "runs/one")
     assert hashes(tmp_path) == before
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_empty(
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", fail)
-    with pytest.raises(StoreError, match=r"^cannot .*: Permission denied; check that the folder exists"):
+    with pytest.raises(StoreError, match=r"^cannot .*: Permission denied; give this user the permission"):
         look(store)
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_is_an_error_and_not_missing(
 
     monkeypatch.setattr(Path, "open", fail)
     path = tmp_path / ".staging/attempt/a.parquet"
-    with pytest.raises(StoreError, match=f"^cannot read {path}: Input/output error; check that the folder exists"):
+    with pytest.raises(StoreError, match=f"^cannot read {path}: Input/output error; check the disk and its mount"):
         store.read(".staging/attempt/a.parquet")
 
 

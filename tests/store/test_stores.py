@@ -188,7 +188,7 @@ def test_one_that_waits_for_a_lock_gets_it_when_it_is_released(store: Store) -> 
 def test_a_store_that_cannot_be_written_says_what_and_why(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("a file where the folder should be")
     store = LocalStore(tmp_path / "outputs")
-    with pytest.raises(StoreError, match=r"cannot write .*/outputs/a: .*; check that the folder exists, is writable"):
+    with pytest.raises(StoreError, match=r"cannot write .*/outputs/a: .*; a file is where a folder is expected"):
         store.write("a", b"1")
     with pytest.raises(StoreError, match=r"cannot lock .*/outputs/\.staging/a\.lock: "), store.lock("a"):
         pass
