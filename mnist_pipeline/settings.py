@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import fields
 from datetime import UTC, date, datetime
@@ -39,13 +40,16 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.errors import SettingsError, shown
-from mnist_pipeline.store.base import Location, is_remote, parse_location
+from mnist_pipeline.errors import MAX_PATH, SettingsError, shown
+from mnist_pipeline.store.base import Location, is_remote, local_path, parse_location
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
+# The variables of Services and linked containers: their addresses, and what these consist of.
+_SERVICE_ADDRESS = r"(.+_)?port(_[0-9]+_(tcp|udp|sctp))?"
+_SERVICE = r"(.+_)?(service_host|service_port(_.+)?|port_[0-9]+_(tcp|udp|sctp)_(proto|port|addr))"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
-Folder = Annotated[Path, AfterValidator(lambda path: _folder(path))]
+Folder = Annotated[Path, BeforeValidator(lambda given: _folder(given))]
 # A folder or file on disk, or an address in an object store. Prefect's server checks the pattern: it rejects an address
 # with a user name or a query before it stores it.
 AnyLocation = Annotated[
@@ -56,10 +60,19 @@ AnyLocation = Annotated[
 ]
 
 
-def _folder(path: Path) -> Path:
-    if is_remote(path):
+def _folder(given: object) -> object:
+    if not isinstance(given, str | Path):
+        return given  # pydantic says what it is not
+    if is_remote(given):
         raise ValueError("expected a path on disk, got an address")  # not repeated: there may be a password in it
-    return path.expanduser().absolute()
+    path = local_path(str(given))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # for those who read or create it
+    except OSError as error:
+        raise ValueError(f"expected a path that this user can follow ({error.strerror})") from error
+    return path
 
 
 def _calendar_date(value: object) -> object:
@@ -127,7 +140,12 @@ def _cores() -> int:
 
 
 def _user_cache() -> Path:
-    return Path(platformdirs.user_cache_dir("mnist-pipeline"))
+    # Without a home folder older versions of the package return a relative path. No cache then, which matters only to
+    # those who need one.
+    with suppress(RuntimeError):
+        if (folder := platformdirs.user_cache_path("mnist-pipeline")).is_absolute():
+            return folder
+    return Path(os.devnull) / "mnist-pipeline"
 
 
 class RetentionSettings(BaseModel):
@@ -244,6 +262,16 @@ class Settings(BaseSettings):
                 f"config pins; name it with --dataset NAME, so that they do not mix with the runs of {self.dataset}"
             )
 
+    def _require_cache(self) -> None:
+        """Reject a cache that cannot be created, before anything is downloaded to it."""
+        there = next(folder for folder in (self.cache, *self.cache.parents) if os.path.exists(folder))  # noqa: PTH110
+        if not there.is_dir() or (there != self.cache and not os.access(there, os.W_OK | os.X_OK)):
+            home = "set HOME to a folder of this user, or " if there == Path(os.devnull) else ""
+            raise SettingsError(
+                f"cache {self.cache}: expected a folder that can be created, got one below {there}, where this user "
+                f"may create none; {home}name another with --cache or {ENVIRONMENT_PREFIX}CACHE"
+            )
+
     def _is_pinned(self) -> bool:
         entry = self.datasets.get(self.dataset)
         return entry is not None and any(file.sha256 for split in entry.splits.values() for file in split.files)
@@ -268,7 +296,8 @@ class Settings(BaseSettings):
         """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
 
         Raises:
-            SettingsError: no entry and no folder; the entry has no such split; or `images` is set.
+            SettingsError: no entry and no folder; the entry has no such split; `images` is set; or the files would have
+                to be fetched to a cache that cannot be created.
         """
         if self.images is not None:
             raise SettingsError(
@@ -286,6 +315,8 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"split {self.split!r}: expected one of {', '.join(sorted(entry.splits))} for data set {self.dataset!r}"
             )
+        if self.data_dir is None:
+            self._require_cache()
         return entry
 
 
@@ -375,9 +406,16 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     prefix = ENVIRONMENT_PREFIX.lower()  # pydantic reads variables in either case, so either is checked
     for variable in sorted(environment):
         field = variable.lower().removeprefix(prefix)
-        if variable.lower().startswith(prefix) and field not in Settings.model_fields:
+        if not variable.lower().startswith(prefix) or _is_of_a_service(field, environment[variable]):
+            continue
+        if field not in Settings.model_fields:
             nearest = _nearest(field, Settings.model_fields)
             raise SettingsError(f"environment variable {variable}: no such setting{nearest}; unset it")
+
+
+def _is_of_a_service(field: str, value: str) -> bool:
+    """Whether it is what Kubernetes and Docker tell of a Service, or a linked container, called `mnist-pipeline`."""
+    return re.fullmatch(_SERVICE_ADDRESS if "://" in value else _SERVICE, field) is not None
 
 
 def _explain(error: ValidationError) -> str:
@@ -395,7 +433,7 @@ def _explain(error: ValidationError) -> str:
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
             # What an address holds may be a password.
             shown = not isinstance(problem["input"], dict | list) and not is_remote(problem["input"])
-            lines.append(f"{where}: {message}" + (f", got {problem['input']!r}" if shown else ""))
+            lines.append(f"{where}: {message}" + (f", got {problem['input']!r:.{MAX_PATH}}" if shown else ""))
     return "settings refused: " + "; ".join(lines)
 
 

@@ -726,7 +726,7 @@ def test_options_of_settings_are_explained_by_the_model_and_the_config(monkeypat
         else:
             assert shown == []
     assert [line for line in lines if "--batch-rows" in line and "<int>" in line and "(1000)." in line]
-    assert [line for line in lines if "--outputs" in line and "<str>" in line and "(outputs)." in line]
+    assert [line for line in lines if "--outputs" in line and "PATH" in line and "(outputs)." in line]
     assert [line for line in lines if "--no-report" in line and "<bool>" in line and "(yes)." in line]
 
 

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
-from mnist_pipeline.orchestration.credentials import make_credentials
+from mnist_pipeline.orchestration.credentials import credentials_file, make_credentials
 from mnist_pipeline.orchestration.deployments import server_in_force
 from mnist_pipeline.orchestration.doctor import server_checks
 from mnist_pipeline.orchestration.doctor.findings import Finding
@@ -118,6 +118,13 @@ def test_a_password_that_others_can_read_or_that_cannot_be_kept_is_refused(tmp_p
         make_credentials(tmp_path / "b")
     with pytest.raises(SettingsError, match="cannot be written"):
         make_credentials(tmp_path / "b" / "prefect.env")
+
+
+def test_without_a_home_folder_there_is_no_place_for_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry in passwd
+    with pytest.raises(SettingsError, match=r"^HOME: expected a folder of this user for its password, got none"):
+        credentials_file()
 
 
 def test_a_password_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

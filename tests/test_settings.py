@@ -258,6 +258,99 @@ def test_a_value_out_of_range_is_refused(name: str, value: object, message: str)
     refused(f"settings refused: {message}", **flag)
 
 
+@pytest.mark.parametrize("name", ["outputs", "weights", "images", "data_dir", "cache"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a path, got ''"),
+        (" \t", "expected a path, got ' "),
+        ("a\0b", "expected a path without null characters, got 'a"),
+        ("~nobody-of-that-name/x", "expected a user with a home folder; give the whole path, got '~nobody"),
+        ("out\udcff", "expected a path in UTF-8; rename the folder, got 'out"),
+    ],
+)
+def test_a_text_that_can_be_no_path_is_refused_in_every_layer(
+    name: str, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag: dict[str, Any] = {name: text}
+    refused(f"settings refused: {name}: {message}", **flag)
+    if "\udcff" not in text:  # TOML is UTF-8
+        toml = text.replace("\0", "\\u0000").replace("\t", "\\t")
+        refused(f"settings refused: {name}: {message}", config(tmp_path, f'{name} = "{toml}"\n'))
+    if text and "\0" not in text:  # an empty variable is none, and a null ends it
+        monkeypatch.setenv(f"MNIST_PIPELINE_{name.upper()}", text)
+        refused(f"settings refused: {name}: {message}")
+
+
+@pytest.mark.parametrize("name", ["images", "data_dir", "cache"])
+def test_a_path_that_leads_nowhere_is_refused_before_it_is_used(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, reason in ((tmp_path / "loop" / "x", "Too many levels"), (tmp_path / ("n" * 300), "File name too long")):
+        flag: dict[str, Any] = {name: path}
+        assert len(refused(f"settings refused: {name}: expected a path that this user can follow", **flag)) < 400
+        refused(f"can follow ({reason}", **flag)
+
+
+def test_a_deleted_working_directory_is_no_folder_for_relative_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    refused("outputs: expected a working directory that exists; change it, got 'out'", outputs="out")
+    assert load_settings(outputs=str(tmp_path)).outputs == tmp_path
+
+
+def test_a_cache_that_cannot_be_created_is_refused_where_files_must_be_fetched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = load_settings(cache=tmp_path / "file" / "cache")
+    with pytest.raises(
+        SettingsError, match=r"cache .*file/cache: expected a folder that can be created, .* --cache or"
+    ):
+        settings.described_dataset()
+    load_settings(cache=tmp_path / "file" / "cache", data_dir=tmp_path).described_dataset()
+    load_settings(cache=tmp_path / "not" / "yet").described_dataset()
+    assert not (tmp_path / "not").exists()
+
+
+def test_without_a_home_folder_only_what_needs_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry in passwd
+    with pytest.raises(SettingsError, match="set HOME to a folder of this user, or name another with --cache"):
+        load_settings().described_dataset()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "tcp://10.0.0.1:80"),
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT", "80"),
+        ("SERVICE_PORT_HTTP", "80"),
+        ("PORT_80_TCP", "tcp://[::1]:80"),
+        ("PORT_80_TCP_PROTO", "tcp"),
+        ("PORT_80_TCP_PORT", "80"),
+        ("PORT_53_UDP_ADDR", "10.0.0.1"),
+        ("UI_PORT", "tcp://10.0.0.2:80"),
+        ("OUTPUTS_SERVICE_HOST", "10.0.0.2"),
+    ],
+)
+def test_the_variables_of_a_service_of_our_name_are_no_settings(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_settings()
+    monkeypatch.setenv(f"MNIST_PIPELINE_{variable}", value)
+    assert load_settings() == before
+
+
+@pytest.mark.parametrize("variable", ["PORT", "REPROT", "SERVICE", "HOST", "PORT_TCP", "OUTPUT_PORTS"])
+def test_a_variable_that_only_looks_like_that_of_a_service_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MNIST_PIPELINE_{variable}", "4200")
+    refused(f"environment variable MNIST_PIPELINE_{variable}: no such setting")
+
+
 def test_what_an_address_holds_is_not_repeated() -> None:
     assert "pass" not in refused("settings refused: cluster: expected", cluster="tcp://user:pass@scheduler:8786")
 

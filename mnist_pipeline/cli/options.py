@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -14,9 +15,9 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from mnist_pipeline.cli.console import opened
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, shown
 from mnist_pipeline.settings import PATHS, Settings, load_settings, project_defaults
-from mnist_pipeline.store.base import is_remote, parse_location
+from mnist_pipeline.store.base import is_remote, local_path, parse_location
 
 # Every setting is an option of `run`, except those for which a config file is the place.
 OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
@@ -26,8 +27,29 @@ OF_IMAGES = ("images", "data_dir", "label_column", "pixel_scale", "invert", "cac
 DEFAULTS = project_defaults()
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
-Config = Annotated[Path | None, typer.Option(help="TOML file laid over the defaults.", show_default=False)]
-Project = Annotated[Path, typer.Option(help="Folder with prefect.yaml (this one).", show_default=False)]
+
+def path_option(*flags: str, about: str) -> Any:
+    """An option that takes a path as it is given; the parser of typer takes an empty one for this folder."""
+    return typer.Option(*flags, help=about, show_default=False, parser=_path, metavar="PATH")
+
+
+def _path(given: str | Path) -> Path:
+    try:
+        local_path(str(given))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, got {shown(given)}") from error
+    return Path(given)
+
+
+def _located(value: object) -> object:
+    """A location as it is meant in this folder; what is none is for the settings to reject."""
+    with suppress(ValueError):
+        return parse_location(value)
+    return value
+
+
+Config = Annotated[Path | None, path_option(about="TOML file laid over the defaults.")]
+Project = Annotated[Path, path_option(about="Folder with prefect.yaml (this one).")]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same steps in this process, without Prefect.")]
 WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, latest or latest-passed.")]
 
@@ -48,7 +70,7 @@ class Given:
         if not folder.is_dir():
             raise SettingsError(f"--project {folder}: expected a folder, got none; correct its name")
         flags = {
-            name: parse_location(value) if name in PATHS and value is not None else value
+            name: _located(value) if name in PATHS and value is not None else value
             for name, value in self.flags.items()
         }
         os.chdir(folder)
@@ -98,14 +120,15 @@ def _option(name: str) -> Any:
             *([f"--{flag}/--no-{flag}"] if kind is bool else []),
             help=f"{description[0].upper()}{description[1:]}{shown}.",
             show_default=False,
+            metavar="PATH" if name in PATHS else None,
         ),
     ]
 
 
 def _kind(annotation: Any) -> type:
-    """The type that typer parses: bool, int or Path; str for all that the model reads from text."""
+    """The type that typer parses: bool or int; str for all that the model reads from text."""
     kinds = _types_in(annotation) - {type(None)}
-    return next((kind for kind in (bool, int, Path) if kinds == {kind}), str)
+    return next((kind for kind in (bool, int) if kinds == {kind}), str)
 
 
 def _types_in(annotation: Any) -> set[Any]:

@@ -7,7 +7,7 @@ import typer
 
 from mnist_pipeline.cli.console import app, out, progress_for
 from mnist_pipeline.cli.engine import run_flow
-from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, takes
+from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, path_option, takes
 
 
 @app.command()
@@ -19,9 +19,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
     target: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="The .safetensors file to write (in outputs/weights, named by content).", show_default=False
-        ),
+        path_option("--out", about="The .safetensors file to write (in outputs/weights, named by content)."),
     ] = None,
     direct: Direct = False,
 ) -> None:
@@ -74,7 +72,7 @@ def images(
     start: Annotated[int, typer.Option(min=0, help="First image to check.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=400, help="Maximum number of images shown.")] = 10,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Save as .png, .svg or .pdf instead.", show_default=False)] = None,
+    save: Annotated[Path | None, path_option("--save", about="Save as .png, .svg or .pdf instead.")] = None,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
     ] = None,

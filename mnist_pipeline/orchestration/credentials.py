@@ -6,6 +6,7 @@ Server, worker and commands read it from environment variables of Prefect. This 
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -20,8 +21,15 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def credentials_file() -> Path:
-    """The file with the password of this user's server, outside of any checkout."""
-    return platformdirs.user_config_path("mnist-pipeline") / "prefect.env"
+    """The file with the password of this user's server, outside of any checkout.
+
+    Raises:
+        SettingsError: this user has no home folder.
+    """
+    with suppress(RuntimeError):
+        if (folder := platformdirs.user_config_path("mnist-pipeline")).is_absolute():
+            return folder / "prefect.env"
+    raise SettingsError("HOME: expected a folder of this user for its password, got none; set it, or XDG_CONFIG_HOME")
 
 
 def new_auth_string() -> str:

@@ -168,6 +168,28 @@ def is_remote(location: object) -> bool:
     return "://" in text or _COLLAPSED.match(text) is not None
 
 
+def local_path(text: str) -> Path:
+    """An absolute path on disk, of a form that every system call, file format and message can take.
+
+    Raises:
+        ValueError: it can be none, whatever is on the disk.
+    """
+    if not text.strip():
+        raise ValueError("expected a path")
+    if "\0" in text:
+        raise ValueError("expected a path without null characters")
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path).encode()  # Parquet, JSON and logs hold names in UTF-8
+    except UnicodeEncodeError as error:
+        raise ValueError("expected a path in UTF-8; rename the folder") from error
+    except RuntimeError as error:
+        raise ValueError("expected a user with a home folder; give the whole path") from error
+    except OSError as error:
+        raise ValueError("expected a working directory that exists; change it") from error
+    return path
+
+
 def parse_location(given: object) -> Location:
     """A folder on disk, absolute, or an address in a bucket.
 
@@ -184,7 +206,7 @@ def parse_location(given: object) -> Location:
         raise ValueError("expected a path or an address in an object store")
     text = str(given)
     if not is_remote(text):
-        return Path(text).expanduser().absolute()
+        return local_path(text)
     if not _URL.fullmatch(text) or ".." in PurePosixPath(text).parts:
         raise ValueError(
             f"expected a folder, or SCHEME://BUCKET/PREFIX with one of {', '.join(SCHEMES)} and nothing else: "
