@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_HOME
 
 from mnist_pipeline.errors import EngineError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, credentials_file, make_credentials
+from mnist_pipeline.orchestration.database import require_database
 from mnist_pipeline.settings import project_file
 
 HOST = "127.0.0.1"
@@ -85,8 +86,9 @@ def running_server(port: int) -> Iterator[Service]:
     """A server on the loopback address; yields once it answers, and ends it after the block.
 
     Raises:
-        EngineError: it ended instead, or does not answer in time.
+        EngineError: it cannot start, ended instead, or does not answer in time.
     """
+    require_database()
     # With the address of a server in its environment it would be a client of that one.
     variables = {name: value for name, value in os.environ.items() if name != API_URL}
     with _running("server", ["server", "start", "--host", HOST, "--port", str(port)], variables) as server:

@@ -5,11 +5,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -28,9 +29,13 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from mnist_pipeline.errors import EngineError, SettingsError, UnauthorizedError
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, new_auth_string
+from mnist_pipeline.orchestration.database import require_database
 
 logger = logging.getLogger(__name__)
 
+MAX_STARTS = 2  # of a temporary server
+STARTUP_FAILED = 3  # exit code of uvicorn
+OTHERWISE = "correct what it says above, start one and set PREFECT_API_URL, or run with --direct"
 PAGE = 200  # runs in an answer, at most
 POLL_SECONDS = 2
 UNAUTHORIZED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -119,9 +124,13 @@ def start_temporary_server() -> None:
     A terminal sends Ctrl-C to all processes of the command. If it ended the server, Prefect would retry for more than a
     minute to report the end of the run. A child process inherits the signal mask of the thread that starts it; signals
     still interrupt the main thread while it waits here.
+
+    Raises:
+        EngineError: it cannot start.
     """
     if PREFECT_API_URL.value():
         return
+    require_database()
     auth = new_auth_string()
     os.environ.update({SERVER_SIDE: auth, CLIENT_SIDE: auth})
     refresh_global_settings_context()
@@ -137,7 +146,18 @@ def start_temporary_server() -> None:
             started.set_result(None)
 
     threading.Thread(target=contextvars.copy_context().run, args=(start,), daemon=True).start()
-    started.result()
+    seen = set[int]()
+    while not wait([started], timeout=POLL_SECONDS / 10).done:
+        # One that ends as it starts may have met a port in use. Prefect starts others until the time is over.
+        process = _temporary_process()
+        seen |= {process.pid} if process else set()
+        if len(seen) > MAX_STARTS or (process and process.poll() not in (None, STARTUP_FAILED)):
+            kill_processes()
+            raise EngineError(f"temporary Prefect server: expected it to start, it ended; {OTHERWISE}")
+    try:
+        started.result()
+    except RuntimeError as error:  # also if it takes too long
+        raise EngineError(f"temporary Prefect server: expected it to start, got {error}; {OTHERWISE}") from error
 
 
 def kill_processes() -> None:
@@ -145,9 +165,14 @@ def kill_processes() -> None:
     for worker in multiprocessing.active_children():
         with suppress(OSError, ValueError):  # it has just ended
             worker.kill()
-    temporary = sys.modules.get("prefect.server.api.server")  # imported only if one was started: it takes seconds
-    if temporary and (server := temporary.SubprocessASGIServer().server_process):
+    if server := _temporary_process():
         server.kill()
+
+
+def _temporary_process() -> "subprocess.Popen[bytes] | None":
+    temporary = sys.modules.get("prefect.server.api.server")  # imported only if one was started: it takes seconds
+    servers = getattr(temporary, "SubprocessASGIServer", None)  # none while the import goes on
+    return servers().server_process if servers else None
 
 
 def read_deployment(deployment: str) -> DeploymentResponse:
