@@ -14,7 +14,7 @@ from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.datasets.shards import read_selected
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, PipelineError, of_machine
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
@@ -64,8 +64,9 @@ def try_report(outputs: Outputs, run_id: str, verified: bool = False) -> None:
     try:
         path = write_report(outputs, replace(run_by_id(outputs, run_id), verified=verified))
         logger.info("report: %s", path)
-    except Exception:
-        logger.warning("the report of %s could not be written", run_id, exc_info=True)
+    except Exception as error:
+        bug = not isinstance(error, PipelineError) and of_machine(error) is None
+        logger.warning("the report of %s could not be written: %s", run_id, error, exc_info=bug)
 
 
 def _page(outputs: Outputs, run: Run) -> "Page":

@@ -14,17 +14,17 @@ from math import ceil, floor, log10
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_pipeline.core.calibration import ReliabilityBin
 from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.report.drawing import matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Unique placeholder colours; each is replaced in the SVG by a variable of the page's style sheet.
 INK, SOFT, FAINT, MARK = "#010203", "#020304", "#030405", "#040506"
@@ -224,11 +224,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
-def _figure(width: int, height: int) -> Figure:
-    return Figure(figsize=(width / 72, height / 72), dpi=72)  # matplotlib writes 72 user units to the inch
+def _figure(width: int, height: int) -> "Figure":
+    return new_figure(figsize=(width / 72, height / 72), dpi=72)  # matplotlib writes 72 user units to the inch
 
 
-def _axes(figure: Figure, box: tuple[float, float, float, float]) -> "Axes":
+def _axes(figure: "Figure", box: tuple[float, float, float, float]) -> "Axes":
     """Axes at left, top, width and height in CSS pixels, without a frame."""
     width, height = figure.get_size_inches() * 72
     left, top, across, down = box
@@ -244,7 +244,7 @@ def _axes(figure: Figure, box: tuple[float, float, float, float]) -> "Axes":
     return axes
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def _svg(figure: "Figure", name: str, description: str) -> str:
     """The figure as an SVG element for HTML; the same figure gives the same text.
 
     Args:
