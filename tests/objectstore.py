@@ -15,7 +15,7 @@ from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import Client
 
 from mnist_pipeline.store.base import Address, parse_location
-from mnist_pipeline.store.objects import _open_bucket
+from mnist_pipeline.store.buckets import open_bucket
 
 # Canaries: none of them may be seen in anything that is printed, logged or stored.
 KEY_ID, SECRET = "AKIACANARYKEYID00000", "canary/secret+access/key"
@@ -161,11 +161,7 @@ def bucket(server: ObjectStore) -> Address:
 
 def objects(place: Address) -> dict[str, str]:
     """Every object below an address, relative to it, with what changes when it does."""
-    found = [
-        each
-        for page in _open_bucket(place.bucket, os.environ["AWS_ENDPOINT_URL"]).list(f"{place.key}/")
-        for each in page
-    ]
+    found = [each for page in open_bucket(place.bucket).list(f"{place.key}/") for each in page]
     return {each["path"].removeprefix(f"{place.key}/"): each["e_tag"] for each in found}
 
 

@@ -8,24 +8,19 @@ it: it may repeat a key. Accepted: objects of attempts that were never published
 """
 
 import errno
-import functools
-import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mnist_pipeline.errors import StoreError
 from mnist_pipeline.store.base import Address, Entry, is_empty
+from mnist_pipeline.store.buckets import is_panic, open_bucket, unusable
 
-RETRIES = 8  # with pauses that grow from 0.1 s: some seconds in all
-RETRY_SECONDS = 60
-REQUEST_SECONDS = 120
 CREATE_ATTEMPTS = 5
 MIN_ATTEMPTS = 20
 MAX_SECONDS = 300.0
@@ -144,7 +139,7 @@ class ObjectStore:
 
     @property
     def _bucket(self) -> Any:
-        return _open_bucket(self.location.bucket, os.environ.get("AWS_ENDPOINT_URL", ""))
+        return open_bucket(self.location.bucket)
 
     def _key(self, name: str) -> str:
         return "/".join(filter(None, (self.location.key, name)))
@@ -199,18 +194,10 @@ class ObjectStore:
                 f"{address}: expected the object store to do as asked, got {_reason(said)}; "
                 "check bucket, credentials and network, then run again"
             ) from None
-
-
-@functools.cache
-def _open_bucket(bucket: str, endpoint: str) -> Any:
-    from obstore.store import from_url
-
-    # obstore reads the endpoint from the environment itself; without TLS only where somebody has asked for that.
-    return from_url(
-        bucket,
-        client_options={"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=REQUEST_SECONDS)},
-        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
-    )
+        except BaseException as error:
+            if is_panic(error):
+                raise unusable(self.location.bucket) from None
+            raise
 
 
 def _reason(said: str) -> str:

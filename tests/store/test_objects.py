@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -226,3 +227,94 @@ def test_a_store_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with pytest.raises(StoreError, match=r"got no answer; check bucket, credentials and network"):
         ObjectStore(Address("s3://nobody-answers/prefix")).read("a")
+
+
+# What the environment says of a bucket
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without variables of object stores."""
+    for name in [each for each in os.environ if each.startswith(("AWS_", "GOOGLE_", "AZURE_", "AZURITE_"))]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_an_endpoint_without_tls_is_asked_for_by_any_of_its_variables(
+    name: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, endpoint)
+    store.write("one", b"1")
+    assert store.read("one") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("bucket", "name"),
+    [
+        *(("s3://nights", name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")),
+        ("gs://nights", "GOOGLE_BASE_URL"),
+        *(("az://nights", name) for name in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL")),
+    ],
+)
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "127.0.0.1:9",
+        "hunter2",
+        "http://",
+        "ftp://hunter2:9",
+        "http://host:99999",
+        "http://ho st:9",
+        "http://hö:9",
+    ],
+)
+def test_an_endpoint_that_is_no_address_is_named_and_not_repeated(
+    bucket: str, name: str, endpoint: str, clean: pytest.MonkeyPatch
+) -> None:
+    clean.setenv(name, endpoint)
+    with pytest.raises(SettingsError, match=f"^{name}: expected http://HOST:PORT or https://HOST:PORT, got") as caught:
+        ObjectStore(Address(f"{bucket}/a")).children("x")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AWS_REGION", "no such region!", "AWS_REGION: expected the name of a region, got another text"),
+        ("AWS_SESSION_TOKEN", "hunter2\n", "AWS_SESSION_TOKEN: expected one line of printable characters, got others"),
+        *(
+            (name, "hunter2", f"s3://nights: expected variables that describe an object store, .*'{name}'")
+            for name in ("AWS_SKIP_SIGNATURE", "AWS_CHECKSUM_ALGORITHM", "AWS_CONDITIONAL_PUT")
+        ),
+    ],
+)
+def test_nonsense_in_a_variable_is_named_and_not_repeated(
+    name: str, value: str, message: str, clean: pytest.MonkeyPatch
+) -> None:
+    clean.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{message}") as caught:
+        ObjectStore(Address("s3://nights/a")).children("x")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_nonsense_for_other_stores_is_named_as_well(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("AZURE_STORAGE_USE_EMULATOR", "hunter2")
+    clean.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", "hunter2")
+    for place, name in (("az://nights", "AZURE_STORAGE_USE_EMULATOR"), ("gs://nights", "GOOGLE_SERVICE_ACCOUNT_KEY")):
+        with pytest.raises(SettingsError, match=f"^{place}: expected variables .* correct one of '{name}'$"):
+            ObjectStore(Address(f"{place}/a")).children("x")
+
+
+def test_a_library_that_gives_up_is_one_line_too(clean: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        pass
+
+    def give_up(_: str) -> object:
+        raise PanicException("hunter2")
+
+    clean.setattr(objects_module, "open_bucket", give_up)
+    with pytest.raises(SettingsError, match=r"^s3://nights: expected variables"):
+        ObjectStore(Address("s3://nights/a")).children("x")
