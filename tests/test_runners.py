@@ -1,5 +1,6 @@
 """The same run on threads, in processes and on a Dask cluster: same bytes, none lost."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from distributed import Client, LocalCluster
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.errors import EngineError, MachineError, SettingsError
 from mnist_pipeline.orchestration import runners
-from mnist_pipeline.orchestration.runners import started_runner
+from mnist_pipeline.orchestration.runners import require_runner, started_runner
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
@@ -220,3 +222,24 @@ def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, monkeypatc
         started_runner(small_settings(tmp_path, **changes)),
     ):
         pass
+
+
+@pytest.mark.parametrize("runner", ["processes", "dask"])
+@pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only file system"), ImportError("no sem_open")])
+def test_without_semaphores_it_is_said_which_runner_needs_none(
+    runner: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SpawnContext, "Semaphore", none)
+    changes: dict[str, Any] = {"runner": runner}
+    with (
+        pytest.raises(
+            MachineError, match=f"^runner {runner}: expected semaphores, .* /dev/shm, got .*; .*--runner threads"
+        ),
+        started_runner(small_settings(tmp_path, **changes)),
+    ):
+        pass
+    require_runner(small_settings(tmp_path))
+    require_runner(small_settings(tmp_path, runner="dask", cluster="tcp://127.0.0.1:1"))

@@ -55,6 +55,14 @@ def prepare_engine() -> None:
     require_server()
 
 
+def require_runner(settings: "Settings") -> None:
+    """Check that this machine has what the task runner needs, before a server is started and waited for."""
+    prepare_engine()
+    from mnist_pipeline.orchestration import runners
+
+    runners.require_runner(settings)
+
+
 def backfill_outputs() -> "Location":
     """Where the backfill deployment publishes.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mnist_pipeline.cli.console import app, opened, out, progress_for
-from mnist_pipeline.cli.engine import BACKFILL, backfill_outputs, ended_runs, run_flow, start_backfill
+from mnist_pipeline.cli.engine import BACKFILL, backfill_outputs, ended_runs, require_runner, run_flow, start_backfill
 from mnist_pipeline.cli.options import OF_A_RUN, Direct, Given, takes
 from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
 from mnist_pipeline.errors import EngineError, SettingsError, StoreError, VerdictError
@@ -36,6 +36,7 @@ def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
         with progress_for(ctx.obj) as progress:
             judged = run_nightly(settings, progress)
     else:
+        require_runner(settings)
         # The run date is resolved here, once, so that environment and config file count too.
         judged = run_flow("evaluate", ctx.obj, config=given.config, **given.flags | {"run_date": settings.run_date})
     published = judged.published

@@ -4,6 +4,7 @@ Uses Prefect's own runners. Tasks exchange paths, ranges, hashes and counts, nev
 """
 
 import logging
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from prefect.tasks import Task
 
 from mnist_pipeline.core.plan import ShardGroup
-from mnist_pipeline.errors import EngineError, SettingsError
+from mnist_pipeline.errors import EngineError, MachineError, SettingsError
 from mnist_pipeline.orchestration.progress import shown
 from mnist_pipeline.pipeline.planning import Plan
 from mnist_pipeline.settings import Settings
@@ -26,6 +27,26 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10
+
+
+def require_runner(settings: Settings) -> None:
+    """Check that this machine has what the task runner of the settings needs, before any server starts.
+
+    Raises:
+        SettingsError: a package is not installed.
+        MachineError: processes cannot be started that wait for each other.
+    """
+    if settings.runner == "dask":
+        _dask(settings)
+    if settings.runner == "threads" or settings.cluster is not None:
+        return
+    try:
+        multiprocessing.get_context("spawn").Semaphore()
+    except (OSError, ImportError) as error:
+        raise MachineError(
+            f"runner {settings.runner}: expected semaphores, which need a writable /dev/shm, got {error}; mount it, or "
+            "use --runner threads"
+        ) from error
 
 
 @contextmanager
@@ -37,8 +58,10 @@ def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
 
     Raises:
         SettingsError: a package that the runner needs is not installed.
+        MachineError: this machine cannot start processes.
         EngineError: the cluster does not answer, or a worker process was killed from outside.
     """
+    require_runner(settings)
     if settings.runner == "threads":
         threads: ThreadPoolTaskRunner[Any]
         with ThreadPoolTaskRunner(max_workers=settings.workers) as threads:
@@ -53,7 +76,7 @@ def started_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
                     "(out of memory?); run again: it reuses finished prediction files"
                 ) from error
     else:
-        dask = _dask(settings)  # before a server starts, so that a missing package fails early
+        dask = _dask(settings)
         with _one_server(), dask:
             _connect(dask, settings.cluster)
             yield dask
