@@ -42,6 +42,7 @@ from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import MAX_PATH, SettingsError, shown
 from mnist_pipeline.store.base import Location, is_remote, local_path, parse_location
+from mnist_pipeline.store.probe import dead_end
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 # The variables of Services and linked containers: their addresses, and what these consist of.
@@ -264,12 +265,12 @@ class Settings(BaseSettings):
 
     def _require_cache(self) -> None:
         """Reject a cache that cannot be created, before anything is downloaded to it."""
-        there = next(folder for folder in (self.cache, *self.cache.parents) if os.path.exists(folder))  # noqa: PTH110
-        if not there.is_dir() or (there != self.cache and not os.access(there, os.W_OK | os.X_OK)):
-            home = "set HOME to a folder of this user, or " if there == Path(os.devnull) else ""
+        end = dead_end(self.cache)
+        if end and not (end == self.cache and end.is_dir()):  # one with all files in it need not be written to
+            home = "set HOME to a folder of this user, or " if end == Path(os.devnull) else ""
             raise SettingsError(
-                f"cache {self.cache}: expected a folder that can be created, got one below {there}, where this user "
-                f"may create none; {home}name another with --cache or {ENVIRONMENT_PREFIX}CACHE"
+                f"cache {self.cache}: expected a folder that can be created, got {end}, which is none "
+                f"that this user can write to; {home}name another with --cache or {ENVIRONMENT_PREFIX}CACHE"
             )
 
     def _is_pinned(self) -> bool:

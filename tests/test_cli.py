@@ -3,6 +3,7 @@
 import html
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,6 +213,35 @@ def test_bad_input_is_one_message_an_exit_code_and_nothing_lost(
     assert len(published(home)) == 1
     assert {path: path.read_bytes() for path in before} == before
     assert list((home / "outputs" / ".staging").iterdir()) == []
+
+
+def test_outputs_that_cannot_be_kept_are_refused_before_a_server_is_started(home: Path) -> None:
+    (home / "occupied").write_text("a file where a folder should be")
+    for words in (["run", "--outputs", "occupied/outputs"], ["train", "--out", "occupied/new.safetensors"]):
+        result = command(*words)
+        assert result.exit_code == 5, result.output
+        assert f"got {home / 'occupied'}, which is none" in result.stderr
+
+
+def test_a_project_that_cannot_be_entered_is_a_wrong_flag(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert "nowhere: expected a folder, got none" in command("doctor", "--project", "nowhere").stderr
+    monkeypatch.setattr(os, "chdir", denied)
+    result = command("doctor", "--project", ".")
+    assert result.exit_code == 2
+    assert f"--project {home}: Permission denied; give this user the permission" in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--outputs", "--weights", "--images", "--data-dir", "--cache", "--config"])
+def test_an_empty_path_is_refused(flag: str, home: Path) -> None:
+    result = run(flag, "")
+    assert result.exit_code == 2, result.output
+    assert "expected a path" in result.stderr
+    assert published(home) == []
+    for words in (["doctor", "--project"], ["images", "--save"], ["train", "--direct", "--out"]):
+        assert "expected a path" in command(*words, "").stderr
 
 
 def test_an_unknown_variable_or_flag_is_refused_with_what_was_meant(

@@ -301,7 +301,9 @@ def test_a_deleted_working_directory_is_no_folder_for_relative_paths(
     assert load_settings(outputs=str(tmp_path)).outputs == tmp_path
 
 
-def test_a_cache_that_cannot_be_created_is_refused_where_files_must_be_fetched(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created_is_refused_where_files_must_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     settings = load_settings(cache=tmp_path / "file" / "cache")
     with pytest.raises(
@@ -311,6 +313,9 @@ def test_a_cache_that_cannot_be_created_is_refused_where_files_must_be_fetched(t
     load_settings(cache=tmp_path / "file" / "cache", data_dir=tmp_path).described_dataset()
     load_settings(cache=tmp_path / "not" / "yet").described_dataset()
     assert not (tmp_path / "not").exists()
+    (tmp_path / "filled").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    load_settings(cache=tmp_path / "filled").described_dataset()
 
 
 def test_without_a_home_folder_only_what_needs_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,12 +24,14 @@ def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.layout import report as report_name
     from mnist_pipeline.store.base import exists
+    from mnist_pipeline.store.probe import require_usable
 
     settings = given.load()
     runner, cluster = given.flags["runner"], given.flags["cluster"]
     if direct and (runner not in (None, "threads") or cluster):
         raise SettingsError(f"--direct: expected runner threads, got {runner or cluster}; leave one of the two out")
     settings.require_source()  # before any engine starts, so that a mistake fails at once
+    require_usable(settings.outputs)
     if direct:
         from mnist_pipeline.pipeline.nightly import run_nightly
 

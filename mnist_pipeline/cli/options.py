@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from mnist_pipeline.cli.console import opened
-from mnist_pipeline.errors import SettingsError, shown
+from mnist_pipeline.errors import SettingsError, shown, system_line
 from mnist_pipeline.settings import PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote, local_path, parse_location
 
@@ -67,13 +67,16 @@ class Given:
         Raises:
             SettingsError: there is no such folder.
         """
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  also if it cannot be looked at
             raise SettingsError(f"--project {folder}: expected a folder, got none; correct its name")
         flags = {
             name: _located(value) if name in PATHS and value is not None else value
             for name, value in self.flags.items()
         }
-        os.chdir(folder)
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise SettingsError(system_line(f"--project {folder}", error)) from error
         return Given(flags, self.config and self.config.absolute())
 
     def load(self, **more: Any) -> Settings:

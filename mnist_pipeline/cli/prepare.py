@@ -27,10 +27,12 @@ def train(
     from mnist_pipeline.core.training import Recipe
     from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.store.probe import require_usable
 
     chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
     settings = given.load()
     training.check_target(target)
+    require_usable(target.absolute().parent if target else settings.outputs)
     if direct:
         with progress_for(ctx.obj) as progress:
             trained = training.train(settings, Recipe(**chosen), target, progress)

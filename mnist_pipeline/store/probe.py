@@ -1,8 +1,9 @@
 """Checks a location before outputs are kept there, and leaves no trace.
 
-Really writes: permissions, quotas and read-only mounts show nowhere else.
+Quotas and some permissions show only to those who really write: `problem_with_writing` does.
 """
 
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -20,6 +21,26 @@ def free_bytes(location: Location) -> int | None:
         return None
     there = next(folder for folder in (location, *location.parents) if folder.exists())
     return shutil.disk_usage(there).free
+
+
+def require_usable(location: Location) -> None:
+    """Find out whether something can be kept there, as far as that is known without writing and without waiting.
+
+    Raises:
+        StoreError: nothing can be read there, or the folder is not there and cannot be created.
+    """
+    open_store(location).children("")
+    if isinstance(location, Path) and (end := dead_end(location)):
+        raise StoreError(
+            f"{location}: expected a folder that this user can write to, got {end}, which is none; "
+            "give the permission, or name another one"
+        )
+
+
+def dead_end(folder: Path) -> Path | None:
+    """The folder itself, or what is in its place or above it, if this user can neither write to it nor create it."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    return None if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK) else there  # noqa: PTH112
 
 
 def problem_with_writing(location: Location) -> str | None:
