@@ -4,27 +4,25 @@ Which nights are due follows from the schedules on the server, whether they came
 works even if Prefect never created a run, or lost it.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
 from pydantic import Field
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.flow_runs import flow_run_name, logical_date, require_all
-from mnist_pipeline.settings import AnyLocation, DatasetName, RunDate, SplitName, load_settings
+from mnist_pipeline.orchestration.flow_runs import flow, flow_run_name, logical_date, require_all
+from mnist_pipeline.settings import AnyLocation, DatasetName, LocalPath, RunDate, SplitName, load_settings
 
 Nights = Annotated[int, Field(ge=1, le=366)]
 
 
-@flow(name="mnist-deadline", flow_run_name=flow_run_name("deadline", names_split=False), persist_result=False)
+@flow(name="mnist-deadline", flow_run_name=flow_run_name("deadline", names_split=False))
 def deadline(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     run_date: RunDate | None = None,
     nights: Nights = 1,
     outputs: AnyLocation | None = None,
-    config: Path | None = None,
+    config: LocalPath | None = None,
 ) -> None:
     """Fail if a due date has no published run that counts, or one that fails its gates or was not judged.
 

@@ -5,13 +5,10 @@ stands in `pipeline/nightly.py`: one sequence for both would have to hide tasks 
 neither file would read from top to bottom. tests/test_flows.py holds the two to the same files.
 """
 
-from pathlib import Path
-
-from prefect import flow
 from prefect.client.schemas.objects import State
 
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow_run_name, logical_date
+from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
 from mnist_pipeline.pipeline.evaluation import Timings, looked_at, reserve
 from mnist_pipeline.pipeline.judging import Judged
@@ -20,6 +17,7 @@ from mnist_pipeline.settings import (
     ClusterAddress,
     DatasetName,
     LabelColumn,
+    LocalPath,
     PixelScale,
     Rows,
     RunDate,
@@ -30,7 +28,7 @@ from mnist_pipeline.settings import (
 )
 
 
-@flow(name="mnist-evaluation", flow_run_name=flow_run_name("evaluate"), persist_result=False)
+@flow(name="mnist-evaluation", flow_run_name=flow_run_name("evaluate"))
 def evaluate(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
@@ -41,15 +39,15 @@ def evaluate(
     workers: Workers | None = None,
     runner: Runner | None = None,
     cluster: ClusterAddress | None = None,
-    images: Path | None = None,
-    data_dir: Path | None = None,
+    images: LocalPath | None = None,
+    data_dir: LocalPath | None = None,
     label_column: LabelColumn | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
-    cache: Path | None = None,
+    cache: LocalPath | None = None,
     outputs: AnyLocation | None = None,
     report: bool | None = None,
-    config: Path | None = None,
+    config: LocalPath | None = None,
 ) -> Judged | State[Judged]:
     """Evaluate a network on one split of a data set, publish the run and judge it.
 
@@ -117,19 +115,19 @@ def evaluate(
     return ending(judged)
 
 
-@flow(name=evaluate.name, flow_run_name=flow_run_name("evaluate"), persist_result=False)
+@flow(name=evaluate.name, flow_run_name=flow_run_name("evaluate"))
 def backfill(
     run_date: RunDate,
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     weights: AnyLocation | None = None,
-    images: Path | None = None,
-    data_dir: Path | None = None,
+    images: LocalPath | None = None,
+    data_dir: LocalPath | None = None,
     label_column: LabelColumn | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
     outputs: AnyLocation | None = None,
-    config: Path | None = None,
+    config: LocalPath | None = None,
 ) -> Judged | State[Judged]:
     """Evaluate one missing run date, publish the run and judge it, as the nightly evaluation does.
 

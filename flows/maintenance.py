@@ -1,16 +1,13 @@
 """The flow mnist-maintenance: verifies every published byte, and prunes if a retention is configured."""
 
-from pathlib import Path
-
-from prefect import flow
-
 from mnist_pipeline.maintenance.verification import require_sound
 from mnist_pipeline.orchestration import tasks
-from mnist_pipeline.settings import AnyLocation, load_settings
+from mnist_pipeline.orchestration.flow_runs import flow
+from mnist_pipeline.settings import AnyLocation, LocalPath, load_settings
 
 
-@flow(name="mnist-maintenance", flow_run_name="maintenance", persist_result=False)
-def maintenance(outputs: AnyLocation | None = None, config: Path | None = None) -> None:
+@flow(name="mnist-maintenance", flow_run_name="maintenance")
+def maintenance(outputs: AnyLocation | None = None, config: LocalPath | None = None) -> None:
     """Verify runs, verdicts, decisions, shards and weights; prune by `retention`; fail if anything is damaged.
 
     Args:

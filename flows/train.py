@@ -1,32 +1,31 @@
 """The flow mnist-training: fetch -> fit -> score. Defines the order of the steps; does no arithmetic."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
 from pydantic import Field
 
 from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
+from mnist_pipeline.orchestration.flow_runs import flow
 from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained
-from mnist_pipeline.settings import AnyLocation, DatasetName, PixelScale, load_settings
+from mnist_pipeline.settings import AnyLocation, DatasetName, LocalPath, PixelScale, load_settings
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]
 
 
-@flow(name="mnist-training", flow_run_name="train for {epochs} epochs, seed {seed}", persist_result=False)
+@flow(name="mnist-training", flow_run_name="train for {epochs} epochs, seed {seed}")
 def train(
     dataset: DatasetName | None = None,
     epochs: Epochs = Recipe.epochs,
     seed: Seed = Recipe.seed,
-    target: Path | None = None,
-    data_dir: Path | None = None,
+    target: LocalPath | None = None,
+    data_dir: LocalPath | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
-    cache: Path | None = None,
+    cache: LocalPath | None = None,
     outputs: AnyLocation | None = None,
-    config: Path | None = None,
+    config: LocalPath | None = None,
 ) -> Trained:
     """Train a network on the train split, score it on the test split, write weights and model card.
 

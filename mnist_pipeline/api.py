@@ -17,12 +17,13 @@ from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.datasets.shards import read_selected
-from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
+from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError, WeightsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.runs.lookup import list_runs, runs_of, runs_of_dates
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import load_settings
+from mnist_pipeline.store.base import parse_location
 from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import complete_repairs, current_views
@@ -227,13 +228,19 @@ def init_network(weights: Path | str | None = None) -> Network:
     """Load a trained network: `network["W1"]` .. `network["b3"]`.
 
     Args:
-        weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`; the weights
-            shipped with this package if left out.
+        weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`, or its address in an object
+            store; the weights shipped with this package if left out.
 
     Raises:
         WeightsError: the file is not exactly a 784-50-100-10 network.
     """
-    return load_weights(SHIPPED_WEIGHTS if weights is None else Path(weights))
+    if weights is None:
+        return load_weights(SHIPPED_WEIGHTS)
+    try:
+        location = parse_location(weights)
+    except ValueError as error:
+        raise WeightsError(f"weights: {error}") from None
+    return load_weights(location)
 
 
 def _load_split(split: str, normalize: bool, flat: bool, one_hot_label: bool) -> Pair:

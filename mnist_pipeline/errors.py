@@ -27,11 +27,13 @@ Imports nothing from the package. Every class also derives from a matching built
 `except ValueError` or `except LookupError`.
 
 Names from outside are part of messages: `shown` quotes and cuts one, `listed` several. What still is no printable
-character, such as an escape sequence in a path, is escaped in every message: it must not forge a line of a log.
+character, such as an escape sequence in a path, is escaped in every message: it must not forge a line of a log. The
+secrets of an address are masked in every message, wherever it came from.
 """
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 
 MAX_SHOWN = 60  # characters of a name from outside
@@ -53,16 +55,32 @@ _ADVICE = {
     "another program is using it: wait for that, or end it": ("ETXTBSY", "EBUSY"),
 }
 _ADVICE_OF = {getattr(errno, name): advice for advice, names in _ADVICE.items() for name in names}
+# User name and password of an address, up to the last @ of the word: a password may hold any sign. A path makes
+# `https:/` of `https://`.
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)\S*@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s?]*\?)\S*?(?=[\])}>'\",;:.]*(?:\s|$))")
+# What begins as an address, alone or as the value of an option, is one: its password may hold spaces.
+_IS_ADDRESS = re.compile(r"(--?[\w-]+=)?\s*[A-Za-z][A-Za-z0-9+.-]+:/+.*[@?]", re.DOTALL)
+
+
+def masked(text: object) -> str:
+    """The text with `***` for the user name, the password and the query of each address in it."""
+    return _QUERY.sub(r"\1***", _LOGIN.sub(r"\1***@", str(text)))
+
+
+def has_secrets(text: object) -> bool:
+    """Whether a word or a text that somebody gave has an address with a user name, a password or a query in it."""
+    return masked(text) != str(text) or _IS_ADDRESS.match(str(text)) is not None
 
 
 def printable(text: object) -> str:
-    r"""The text with all that is no printable character escaped, such as `\n` and `\x1b`."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+    r"""The text with all that is no printable character escaped, such as `\n` and `\x1b`, and secrets masked."""
+    return masked("".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text)))
 
 
 def shown(name: object, limit: int = MAX_SHOWN) -> str:
     """A name from outside, quoted, with control characters escaped, and cut after `limit` characters."""
-    text = str(name)
+    text = masked(name)  # before it is cut: half an address shows no longer that it is one
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."
 
 

@@ -41,7 +41,7 @@ from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import MAX_PATH, SettingsError, shown
-from mnist_pipeline.store.base import Location, is_remote, local_path, parse_location
+from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
 from mnist_pipeline.store.probe import dead_end
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
@@ -50,18 +50,27 @@ _SERVICE_ADDRESS = r"(.+_)?port(_[0-9]+_(tcp|udp|sctp))?"
 _SERVICE = r"(.+_)?(service_host|service_port(_.+)?|port_[0-9]+_(tcp|udp|sctp)_(proto|port|addr))"
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 
-Folder = Annotated[Path, BeforeValidator(lambda given: _folder(given))]
-# A folder or file on disk, or an address in an object store. Prefect's server checks the pattern: it rejects an address
-# with a user name or a query before it stores it.
+# Prefect's server validates a parameter by the pattern before it keeps it, and keeps no other address: there may be a
+# password in it. What is no address is as in `store.base.is_remote`.
+_NO_ADDRESS = r"(?![A-Za-z][A-Za-z0-9+.-]+:/|[\s\S]*://)"
+_BUCKET = rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#@]*)?$"
+
+# A folder or file on disk.
+LocalPath = Annotated[
+    Path,
+    BeforeValidator(lambda given: _on_disk(given)),
+    WithJsonSchema({"type": "string", "format": "path", "pattern": f"^{_NO_ADDRESS}"}),
+]
+# The same, or an address in an object store.
 AnyLocation = Annotated[
     Location,
     PlainValidator(parse_location),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "format": "path", "pattern": r"^(?!.*://.*[?#@])"}),
+    WithJsonSchema({"type": "string", "format": "path", "pattern": f"^({_NO_ADDRESS}|{_BUCKET})"}),
 ]
 
 
-def _folder(given: object) -> object:
+def _on_disk(given: object) -> object:
     if not isinstance(given, str | Path):
         return given  # pydantic says what it is not
     if is_remote(given):
@@ -180,10 +189,10 @@ class Settings(BaseSettings):
     weights: AnyLocation | None = Field(
         default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
     )
-    images: Folder | None = Field(
+    images: LocalPath | None = Field(
         default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
     )
-    data_dir: Folder | None = Field(default=None, description="folder with IDX files, asked before any other source")
+    data_dir: LocalPath | None = Field(default=None, description="folder with IDX files, asked before any other source")
     label_column: LabelColumn | None = Field(
         default=None, description="column of the labels in the images; none if they have none; label if left out"
     )
@@ -191,7 +200,7 @@ class Settings(BaseSettings):
         default=None, description="pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out"
     )
     invert: bool | None = Field(default=None, description="whether the images are black on white")
-    cache: Folder = Field(
+    cache: LocalPath = Field(
         default_factory=_user_cache, description="folder of the verified source files; the user's if left out"
     )
     outputs: AnyLocation = Field(description="folder of shards, runs and history, or s3://BUCKET/PREFIX")

@@ -1,5 +1,7 @@
 import json
 import shutil
+import traceback
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ import polars as pl
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline.api import load_history, load_images, load_run, run_files
+from mnist_pipeline.api import init_network, load_history, load_images, load_run, run_files
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.core.images import normalise
 from mnist_pipeline.core.retention import Retention
-from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError, SettingsError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.judging import judge_run
 from mnist_pipeline.pipeline.nightly import run_nightly
+from mnist_pipeline.pipeline.training import check_target
+from mnist_pipeline.runs.lookup import run_by_id
+from mnist_pipeline.weights.files import load_weights
 from tests.builders import random_images, small_settings
 from tests.published import flip_bit, identity, on_disk, opened, publish_run
 
@@ -103,6 +108,41 @@ def test_the_outputs_folder_is_the_configured_one_unless_given(outputs: Path, mo
     assert load_run(dataset="toy").attrs["run_id"] == NEW.run_id
     assert len(load_history()) == 20
     assert len(load_history(str(outputs))) == 20
+
+
+ADDRESS = "https://me:hunter2@host/a?token=hunter2"
+NPZ = "https:/me:hunter2@host/a.npz"  # what a path makes of it
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_run(ADDRESS), "^run: expected a run_id, a run date, latest or latest-passed, got an address"),
+        (lambda: load_images(ADDRESS), "^run: expected a run_id, a run date"),
+        (lambda: load_run(dataset=ADDRESS), "^dataset and split: expected the names of published runs, got an address"),
+        (lambda: run_files(split=ADDRESS), "^dataset and split: expected"),
+        (lambda: run_files("all", ADDRESS), "expected published runs of "),
+        (lambda: load_run(table=ADDRESS), "^table "),  # type: ignore[arg-type]
+        (lambda: load_history(ADDRESS), "outputs: expected a folder, or SCHEME://BUCKET/PREFIX"),
+        (lambda: init_network(ADDRESS), "^weights: expected a folder, or SCHEME://BUCKET/PREFIX"),
+        (lambda: load_weights(Path(NPZ)), "^weights: expected a path, or SCHEME://BUCKET/NAME, got another address"),
+        (lambda: check_target(Path(NPZ)), "^weights file: expected a path on disk, got an address"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(
+    call: Callable[[], object], message: str, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_OUTPUTS", str(outputs))
+    with pytest.raises(PipelineError, match=message) as caught:
+        call()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("reason", [f"copied from {ADDRESS}", "https://me:hunter 2@host"])
+def test_a_reason_with_a_password_is_not_kept(reason: str, outputs: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^reason: expected no address with a user name.* the reason is kept"):
+        decide(opened(outputs), run_by_id(opened(outputs), NEW.run_id), "accepted", reason)
+    assert not (outputs / "decisions").exists()
 
 
 def test_the_package_is_the_door_to_both(outputs: Path) -> None:

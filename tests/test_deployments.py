@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import validate
 from rich.text import Text
 
 from mnist_pipeline.cli.options import OF_A_RUN, Given
@@ -23,6 +24,14 @@ from mnist_pipeline.settings import Settings
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PROJECT["deployments"]}
+
+ADDRESSES = [
+    "https://me:hunter2@host/a",
+    "https:/me:hunter2@host/a",
+    "s3://me:hunter2@bucket/a",
+    "s3://bucket/a?token=hunter2",
+    "gs://bucket/a\nhttps://me:hunter2@host",
+]
 
 FLOWS = {"training": "mnist-training", "deadline": "mnist-deadline", "maintenance": "mnist-maintenance"}
 
@@ -96,6 +105,53 @@ def test_the_terminal_of_prefect_shows_the_patterns_whole(name: str) -> None:
     for pattern in map(json.loads, patterns):
         assert Text.from_markup(pattern).plain == pattern
     assert patterns or name == "training"
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_server_keeps_no_address_with_a_password_as_a_parameter(name: str, tmp_path: Path) -> None:
+    (entry,) = (entry for entry in read_entries(tmp_path, tmp_path) if entry.name == name)
+    schema = dict(entry.schema)
+    texts = {key for key, about in schema["properties"].items() if '"string"' in json.dumps(about)}
+    paths = {key for key in texts if '"path"' in json.dumps(schema["properties"][key])}
+    assert paths >= {"outputs", "config"}
+
+    def refuses(key: str, value: str) -> bool:
+        return bool(validate({key: value}, schema, ignore_required=True))
+
+    for address in ADDRESSES:
+        assert [key for key in texts if not refuses(key, address)] == []
+    for path in ("/a/b", "~/x y", "a:b", "x@y?z#", "ä"):
+        assert [key for key in paths if refuses(key, path)] == []
+    for key in paths:
+        assert refuses(key, "s3://bucket/a b") == (key not in ("outputs", "weights"))
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_flow_that_is_called_refuses_it_before_the_server_has_it(address: str) -> None:
+    for name in DEPLOYMENTS:
+        with pytest.raises(SettingsError, match=r"^config: expected no address with a user name"):
+            flow_of(name).serialize_parameters({"nights": 1, "config": Path(address)})
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "parameters: {images: ADDRESS}",
+        "schedules: [{cron: 0 0 * * *, parameters: {data_dir: ADDRESS}}]",
+        "work_pool: {name: mnist, job_variables: {env: {MNIST_PIPELINE_IMAGES: ADDRESS}}}",
+        "parameters: {images: '{{ $ADDRESS }}'}",
+    ],
+)
+def test_an_address_with_a_password_in_the_project_file_is_refused_before_it_is_deployed(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADDRESS", ADDRESSES[0])
+    entry = f"  - name: own\n    entrypoint: mnist_pipeline.flows.evaluate.evaluate\n    {where}\n"
+    text = f"deployments:\n{entry}".replace(" ADDRESS", f" {ADDRESSES[0]}")
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="deployment own: expected no address with a user name") as caught:
+        read_entries(tmp_path, tmp_path)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_backfill_without_a_run_date_is_refused_before_a_run() -> None:

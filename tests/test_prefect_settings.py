@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import pytest
 import yaml
 from prefect.settings import Settings
 
-from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS, prepare_environment
 from mnist_pipeline.settings import ENVIRONMENT_PREFIX, load_settings, project_file
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +80,39 @@ def test_the_work_pool_gives_runs_the_same_values() -> None:
         theirs = {name: value for name, value in given.items() if not name.startswith(ENVIRONMENT_PREFIX)}
         assert NOT_OF_PREFECT in theirs
         assert theirs.items() <= variables().items(), deployment["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PREFECT_HOME", "https://me:hunter2@host", "^PREFECT_HOME: expected a path on disk, got an address"),
+        ("HTTP_PROXY", "ftp://me:hunter2@host", "^HTTP_PROXY, .*: expected addresses http://HOST:PORT, got another"),
+        ("HTTPS_PROXY", "http://me:hunter2@host:x", r"got another \(InvalidURL\); correct or unset them$"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_and_not_repeated(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ | {name: value})
+    with pytest.raises(SettingsError, match=message) as caught:
+        prepare_environment()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_setting_that_prefect_cannot_use_is_one_line_that_does_not_repeat_it() -> None:
+    code = "from mnist_pipeline.orchestration import environment; environment.prepare_environment()"
+    variables = os.environ | {"PREFECT_API_REQUEST_TIMEOUT": "hunter2"}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert "SettingsError: settings of Prefect: request_timeout cannot be used; correct" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_settings_of_prefect_that_cannot_be_read_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect.settings.get_current_settings", Path("/").read_text)
+    with pytest.raises(
+        SettingsError, match=r"^settings of Prefect: cannot be read \(IsADirectoryError\); correct them"
+    ):
+        prepare_environment()
 
 
 def test_our_own_settings_pass_over_the_env_file() -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 
 from mnist_pipeline.cli import streams
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import MachineError, PipelineError, RunNotFoundError, SettingsError, of_machine
+from mnist_pipeline.errors import MachineError, PipelineError, RunNotFoundError, SettingsError, masked, of_machine
 
 if TYPE_CHECKING:
     from mnist_pipeline.runs.outputs import Outputs
@@ -46,6 +47,9 @@ EXIT_CODES = """Exit codes:
 130, 143  interrupted, terminated: no partial result is visible"""
 
 SHOWING = ("runs", "show", "compare", "images")  # the commands that do no more than print
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer has in it, or beside it
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/).*", re.DOTALL)
+
 PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
 
 out = Console(highlight=False, markup=False)
@@ -96,6 +100,9 @@ class _Command(TyperGroup):
             if ctx.invoked_subcommand in SHOWING and streams.is_lost():
                 raise typer.Exit(MachineError.exit_code)
             return result
+        except _USAGE_ERROR as error:  # shows the words that cannot be parsed: there may be a password in an address
+            error.message = _ADDRESS.sub(r"\1***", error.message)
+            raise
         except KeyboardInterrupt:
             err.print("interrupted: nothing new is visible; the same command continues from the finished work")
             raise typer.Exit(128 + signal.SIGINT) from None
@@ -104,7 +111,7 @@ class _Command(TyperGroup):
             if failure is None:
                 raise
             if ctx.obj:
-                traceback.print_exc()
+                err.print(masked(traceback.format_exc()), soft_wrap=True)
             err.print(f"error: {failure}", style="red", soft_wrap=True)
             raise typer.Exit(failure.exit_code) from error
 

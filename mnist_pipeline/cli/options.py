@@ -30,7 +30,7 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 def path_option(*flags: str, about: str) -> Any:
     """An option that takes a path as it is given; the parser of typer takes an empty one for this folder."""
-    return typer.Option(*flags, help=about, show_default=False, parser=_path, metavar="PATH")
+    return typer.Option(*flags, help=about, show_default=False, parser=_path, metavar="PATH", callback=_on_disk)
 
 
 def _path(given: str | Path) -> Path:
@@ -39,6 +39,12 @@ def _path(given: str | Path) -> Path:
     except ValueError as error:
         raise typer.BadParameter(f"{error}, got {shown(given)}") from error
     return Path(given)
+
+
+def _on_disk(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    if path is not None and is_remote(path):  # not repeated: there may be a password in it
+        raise SettingsError(f"{option.opts[0]}: expected a path on disk, got an address; give its path")
+    return path
 
 
 def _located(value: object) -> object:

@@ -58,7 +58,7 @@ def fetch(
     """Fetch the source files of a data set to the cache, and verify those already in it."""
     from mnist_pipeline.pipeline import inputs
 
-    settings = given.load()
+    settings = given.load(split=split)
     for each in [split] if split else settings.described_dataset().splits:
         with progress_for(ctx.obj) as progress:
             source_images = inputs.fetch(settings.model_copy(update={"split": each}), progress)

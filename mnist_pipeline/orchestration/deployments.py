@@ -28,7 +28,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, has_secrets, masked
 from mnist_pipeline.orchestration.automations import HEARTBEAT_LOST, Change, find_block, set_up_automations
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.server import refuse_credentials, require_answer, wait_for
@@ -230,6 +230,12 @@ def _entry(
     load: Callable[[str], tuple[Flow[..., Any], dict[str, Any]]],
 ) -> Entry:
     entrypoint, name = values["entrypoint"], values["name"]
+    kept = {each: values.get(each) for each in ("parameters", "schedules", "work_pool")}
+    if has_secrets(kept):  # the server keeps them, and validates them only when a run is made of them
+        raise SettingsError(
+            f"{path}: deployment {name}: expected no address with a user name, password or query, got one in "
+            "parameters, schedules or work_pool; leave them out: credentials come from the worker's environment"
+        )
     try:
         # FILE:FLOW is relative to the project; MODULE.FLOW is not.
         flow, schema = load(str(project / entrypoint) if ":" in entrypoint else entrypoint)
@@ -372,7 +378,7 @@ def _deploy(project: Path, outputs: Location, names: Sequence[str]) -> None:
         check=False,
     )
     if done.returncode != 0:
-        said = " ".join((done.stdout + done.stderr).split())[-1000:]
+        said = masked(" ".join((done.stdout + done.stderr).split()))[-1000:]
         raise SettingsError(
             f"{path}: expected `prefect deploy` to take {', '.join(names)}, got: {said}; correct the file"
         )

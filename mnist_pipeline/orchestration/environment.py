@@ -1,6 +1,11 @@
 """Sets environment variables for Prefect, before its import, and for child processes. Keeps values the user has set."""
 
+import io
 import os
+from contextlib import redirect_stderr
+
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.store.base import is_remote
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -20,10 +25,38 @@ PREFECT_DEFAULTS = {
 
 
 def prepare_environment() -> None:
-    """Set the defaults; must run before the first import of Prefect."""
+    """Set the defaults; must run before the first import of Prefect, and says what that would fail of.
+
+    Raises:
+        SettingsError: a variable or profile of Prefect, or the address of a proxy, cannot be used. Its value is not
+            repeated: there may be a password in it.
+    """
     spare_loopback()
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name, value in os.environ.items():
+        if name.startswith("PREFECT_") and name.endswith(("_HOME", "_PATH")) and is_remote(value):
+            raise SettingsError(f"{name}: expected a path on disk, got an address; correct it")
+    import httpx
+    from pydantic import ValidationError
+
+    try:
+        with redirect_stderr(io.StringIO()):  # Prefect prints the value of a setting that it cannot use
+            from prefect.settings import get_current_settings
+
+            get_current_settings()
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise SettingsError(f"settings of Prefect: {wrong} cannot be used; correct variable or profile") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"settings of Prefect: cannot be read ({type(error).__name__}); correct them") from None
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise SettingsError(
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: expected addresses http://HOST:PORT, got another "
+            f"({type(error).__name__}); correct or unset them"
+        ) from None
 
 
 def spare_loopback() -> None:

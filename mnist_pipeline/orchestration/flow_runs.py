@@ -1,17 +1,18 @@
-"""The run date, the name and the final state of a flow run."""
+"""The parameters, the run date, the name and the final state of a flow run."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from prefect import get_client, runtime
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
 from prefect.states import Failed
 
-from mnist_pipeline.errors import PipelineError, VerdictError
+from mnist_pipeline.errors import PipelineError, SettingsError, VerdictError, has_secrets
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import load_settings
 
@@ -19,6 +20,31 @@ REJECTED = "Rejected"  # a published run that fails its gates
 # In a worker's process Prefect raises the exception of a failed state and logs it as "unexpected exception" with its
 # traceback. A verdict is expected, and the judging task has already logged it in one line.
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.engine")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Flow(Flow[P, R]):
+    """A flow that is called keeps its parameters on the server before Prefect validates them."""
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        for name, value in parameters.items():
+            if has_secrets(value):
+                raise SettingsError(
+                    f"{name}: expected no address with a user name, password or query, got one; leave them out: "
+                    "credentials come from the environment"
+                )
+        return super().serialize_parameters(parameters)
+
+
+def flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Prefect's decorator of that name, for flows that let no secrets of an address into Prefect's database."""
+
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        return _Flow(function, persist_result=False, **options)
+
+    return decorate
 
 
 def logical_date() -> date:

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_HOME
 
-from mnist_pipeline.errors import EngineError
+from mnist_pipeline.errors import EngineError, masked
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, credentials_file, make_credentials
 from mnist_pipeline.orchestration.database import require_database
 from mnist_pipeline.settings import project_file
@@ -46,9 +46,9 @@ class Service:
         """
         if self.process.poll() is not None:
             lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            last = lines[-LAST_LINES:]
+            last = masked(" | ".join(lines[-LAST_LINES:]))[-200:]  # before it is cut: half an address looks like none
             raise EngineError(
-                f"{self.name}: expected it to run, it ended with {self.process.returncode}: {' | '.join(last)[-200:]}; "
+                f"{self.name}: expected it to run, it ended with {self.process.returncode}: {last}; "
                 f"its log is {self.log}"
             )
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mnist_pipeline import tables
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, has_secrets, shown
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.decisions import Decision, record_decision
@@ -20,14 +20,19 @@ def decide(outputs: Outputs, run: Run, standing: Literal["accepted", "withdrawn"
     """Accept or withdraw a run from now on; verdicts that were given before stay as they are.
 
     Raises:
-        SettingsError: the reason is empty, of several lines, or longer than 200 characters.
+        SettingsError: the reason is empty, of several lines, longer than 200 characters, or holds a password.
         DamagedError: the run's manifest is missing or altered.
         OutputsError: the outputs folder cannot be written.
     """
     if not reason.strip() or len(reason) > MAX_REASON or not reason.isprintable():
         raise SettingsError(
-            f"reason {reason[:40]!r}: expected one line of 1 to {MAX_REASON} characters, got {len(reason)}; "
+            f"reason {shown(reason, 40)}: expected one line of 1 to {MAX_REASON} characters, got {len(reason)}; "
             "say in a few words why"
+        )
+    if has_secrets(reason):
+        raise SettingsError(
+            "reason: expected no address with a user name, password or query, got one; leave them out: the reason is "
+            "kept and shown with the run"
         )
     content = run.manifest().content
     decision = Decision(

@@ -73,10 +73,12 @@ def train(settings: Settings, recipe: Recipe, target: Path | None = None, progre
 
 def check_target(target: Path | None) -> None:
     """Raise SettingsError unless `target` is None or names a .safetensors file."""
+    if target is not None and is_remote(target):  # not repeated: there may be a password in it
+        raise SettingsError(
+            "weights file: expected a path on disk, got an address; leave --out out to write to --outputs"
+        )
     if target is not None and target.suffix != ".safetensors":
         raise SettingsError(f"weights file {target}: expected a name ending in .safetensors; choose another name")
-    if target is not None and is_remote(target):
-        raise SettingsError(f"weights file {target}: expected a file on disk; leave --out out to write to --outputs")
 
 
 def fit_weights(

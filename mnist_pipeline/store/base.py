@@ -22,7 +22,7 @@ from mnist_pipeline.errors import SettingsError
 STAGING = ".staging"  # below every store: unfinished files, locks, and what attempts gather before it is published
 LOCK = ".lock"  # ends the name of the file of a lock in STAGING
 SCHEMES = ("s3", "gs", "az")
-_URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?")
+_URL = re.compile(rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#@]*)?")
 _COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 

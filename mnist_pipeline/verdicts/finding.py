@@ -16,6 +16,7 @@ from mnist_pipeline.runs.lookup import (
 )
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.base import is_remote
 from mnist_pipeline.verdicts.records import newest_verdict
 
 LATEST, LATEST_PASSED = "latest", "latest-passed"
@@ -33,8 +34,12 @@ def find_run(outputs: Outputs, which: str | date, dataset: str, split: str) -> R
         split: split meant by a date or a name.
 
     Raises:
-        RunNotFoundError: there is none.
+        RunNotFoundError: there is none, or an address is given. That is not repeated: there may be a password in it.
     """
+    if is_remote(which):
+        raise RunNotFoundError(f"run: expected a run_id, a run date, {LATEST} or {LATEST_PASSED}, got an address")
+    if is_remote(dataset) or is_remote(split):
+        raise RunNotFoundError("dataset and split: expected the names of published runs, got an address")
     if isinstance(which, datetime):  # what a run_date column holds
         which = which.date()
     runs = list_runs(outputs)

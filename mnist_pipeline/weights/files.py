@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import SHAPES, Network
 from mnist_pipeline.errors import StoreError, WeightsError
-from mnist_pipeline.store.base import Location, Store, is_remote
+from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
 from mnist_pipeline.weights.pickles import CONVERT, float32_array, read_arrays, shown_error
 
@@ -42,6 +42,8 @@ def load_weights(path: Location) -> Network:
     Raises:
         WeightsError: the file is missing, or is not exactly a 784-50-100-10 network of finite float32.
     """
+    if is_remote(path) and not isinstance(path, Address):  # not repeated: there may be a password in it
+        raise WeightsError(f"weights: expected a path, or SCHEME://BUCKET/NAME, got another address; {ADVICE}")
     _check_suffix(path.suffix, str(path))
     try:
         # One byte more than allowed tells a file that is too big, even one that grew since anybody looked.

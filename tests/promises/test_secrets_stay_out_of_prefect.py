@@ -10,16 +10,33 @@ from tests.engine import free_port
 from tests.mirror import Site
 from tests.promises.conftest import Tried
 from tests.promises.mutants import Mutant
-from tests.promises.test_secrets_stay_secret import COMMANDS, FORMS, RUN_DATE, Machine, data_sets, found_in, leaks
+from tests.promises.test_secrets_stay_secret import (
+    COMMANDS,
+    FORMS,
+    RUN_DATE,
+    Machine,
+    address,
+    data_sets,
+    found_in,
+    leaks,
+)
 from tests.promises.test_secrets_stay_secret import machine as machine
 from tests.promises.test_secrets_stay_secret import site as site
 
-# A fetch is asked for again at once.
+# A fetch is asked for again at once. A flow may be called without the command.
 FLOWS = f"""
 from mnist_pipeline.orchestration import tasks
 
 tasks.open_images.retry_delay_seconds = [0, 0]
 {COMMANDS}
+from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.flows.evaluate import evaluate
+
+for name in ("images", "data_dir", "weights"):
+    try:
+        evaluate(**{{name: {address("https", "mirror.test/a")!r}}})
+    except SettingsError:
+        print("refused")
 """
 
 
@@ -33,8 +50,10 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(
     client = {name: prefect_server[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
     here = json.dumps([({}, run), ({}, [*run, "--dataset", "moved"])])
     done = machine.python(FLOWS, here, PREFECT_LOGGING_LEVEL="DEBUG", **client)
-    assert json.loads(done.stdout.splitlines()[-1]) == [0, 4], done.stderr
-    gone = machine.python(FLOWS, json.dumps([({}, run)]), PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api")
+    *_, ends, first, second, third = done.stdout.splitlines()
+    assert json.loads(ends) == [0, 4], done.stderr
+    assert first == second == third == "refused"
+    gone = machine.python(COMMANDS, json.dumps([({}, run)]), PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api")
     assert json.loads(gone.stdout.splitlines()[-1]) == [4], gone.stderr
     said = done.stdout + done.stderr + gone.stdout + gone.stderr
     assert found_in(said.encode(), FORMS) == [], said

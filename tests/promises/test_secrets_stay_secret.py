@@ -193,7 +193,7 @@ ends = []
 for variables, words in json.loads(sys.argv[1]):
     before = dict(os.environ)
     os.environ.update(variables)
-    print("command:", *words[:3], file=sys.stderr, flush=True)
+    print("command:", *(word for word in words[:3] if ":/" not in word), file=sys.stderr, flush=True)
     try:
         app(words)
     except SystemExit as end:
@@ -248,6 +248,8 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
         (4, {}, [*run, "--dataset", name, "--config", config])
         for name in ("nobody", "other", "closed", "moved", "gone")
     ]
+    for words in misplaced(address("s3", "nights/a")):
+        attempts.append((5 if any(word in NAMING_A_RUN for word in words) else 2, {}, ["--debug", *words]))
     for flag in ("data-dir", "images", "cache", "outputs", "weights", "cluster"):
         where = address("tcp" if flag == "cluster" else "s3", "nights/a")
         attempts.append((2, {}, [*run, f"--{flag}", where]))
@@ -261,6 +263,33 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
         (2, {}, ["--debug", "setup", "--project", str(Path(__file__).parents[2])]),
     ]
     return attempts
+
+
+NAMING_A_RUN = ("show", "compare", "set", "withdraw", "verify")
+
+
+def misplaced(where: str) -> list[list[str]]:
+    """An address where a command takes a run, a file, a name or a number, or nothing at all."""
+    return [
+        ["show", where],
+        ["show", str(Path(where))],  # `s3:/...`
+        ["compare", "latest", where],
+        ["baseline", "set", where],
+        ["withdraw", where, "--reason", "why"],
+        ["verify", where],
+        ["accept", "latest", "--reason", f"see {where}"],
+        ["promote", where],
+        ["train", "--direct", "--out", f"{where}.safetensors"],
+        ["images", "--save", f"{where}.png"],
+        ["doctor", "--project", where],
+        ["doctor", "--project", ".", "--outputs", where],
+        ["fetch", "--split", where],
+        ["prune", "--keep-days", where],
+        ["runs", where],
+        ["run", f"--nothing={where}"],
+        [where],
+        *(["run", "--direct", f"--{name}", where] for name in ("dataset", "run-date", "runner", "batch-rows")),
+    ]
 
 
 def data_sets(site: Site) -> str:
