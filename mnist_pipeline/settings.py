@@ -70,6 +70,12 @@ AnyLocation = Annotated[
 ]
 
 
+def _no_address(name: str) -> str:
+    if is_remote(name):
+        raise ValueError("expected a name, got an address")  # not repeated: there may be a password in it
+    return name
+
+
 def _on_disk(given: object) -> object:
     if not isinstance(given, str | Path):
         return given  # pydantic says what it is not
@@ -118,7 +124,11 @@ SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
 # Text from a flag or a variable is a number here.
 PixelScale = Annotated[Literal[1, 255], BeforeValidator(lambda value: {"1": 1, "255": 255}.get(value, value))]
-LabelColumn = Annotated[str, Field(min_length=1, max_length=200)]
+LabelColumn = Annotated[
+    str,
+    Field(min_length=1, max_length=200, json_schema_extra={"pattern": f"^{_NO_ADDRESS}"}),
+    AfterValidator(lambda name: _no_address(name)),
+]
 Workers = Annotated[int, Field(ge=1, le=256)]
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]

@@ -1,14 +1,11 @@
 """Connects the commands to Prefect: imports it with our defaults, runs a flow here, or starts one on the server."""
 
 import functools
-import os
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast
-
-from mnist_pipeline.errors import SettingsError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,37 +16,12 @@ if TYPE_CHECKING:
 BACKFILL = "mnist-evaluation/backfill"
 
 
-def import_prefect() -> None:
-    """Import Prefect with our defaults.
-
-    Raises:
-        SettingsError: a variable or file of its own settings is wrong, or there is no folder for them.
-    """
-    from pydantic import ValidationError
-
+@functools.cache
+def prepare_engine() -> None:
+    """Import Prefect with our defaults, and check that the active server answers; once per command."""
     from mnist_pipeline.orchestration.environment import prepare_environment
 
     prepare_environment()
-    try:
-        import prefect.context  # noqa: F401  reads them
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][-1])
-        variables = [each for each in sorted(os.environ) if each.startswith("PREFECT_") and each.lower().endswith(name)]
-        raise SettingsError(
-            f"settings of Prefect: {name}: {problem['msg']}; correct it in the environment ({listed(variables)}) or in "
-            "prefect.toml"
-        ) from None  # it repeats the values, passwords included
-    except (ValueError, OSError, RuntimeError) as error:
-        raise SettingsError(
-            f"settings of Prefect: {error}; correct its files, and set HOME or PREFECT_HOME to a folder of yours"
-        ) from error
-
-
-@functools.cache
-def prepare_engine() -> None:
-    """Import Prefect, and check that the active server answers; once per command."""
-    import_prefect()
     from mnist_pipeline.orchestration.server import require_server
 
     require_server()

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from mnist_pipeline.cli.console import app, opened, out
-from mnist_pipeline.cli.engine import import_prefect
 from mnist_pipeline.cli.options import Given, Project, takes
 from mnist_pipeline.errors import CheckFailedError, RunNotFoundError
 
@@ -36,7 +35,9 @@ def setup(
     """Create or update work pool, deployments and automations on the Prefect server; safe to repeat."""
     project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
-    import_prefect()
+    from mnist_pipeline.orchestration.environment import prepare_environment
+
+    prepare_environment()
     from mnist_pipeline.orchestration.deployments import prefect_file, set_up
 
     changes = set_up(project, settings.outputs, notify, resume=resume, prune=prune)
@@ -74,7 +75,9 @@ def up(
     """Run everything a nightly schedule needs on this machine: password, server, set-up and worker; Ctrl-C ends it."""
     project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
-    import_prefect()
+    from mnist_pipeline.orchestration.environment import prepare_environment
+
+    prepare_environment()
     from mnist_pipeline.orchestration import one_machine
     from mnist_pipeline.orchestration.credentials import CLIENT_SIDE
     from mnist_pipeline.orchestration.deployments import POOL, set_up
@@ -124,7 +127,9 @@ def doctor(given: Given, project: Project = Path()) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
     project = project.absolute()  # before the working directory is another
     settings = given.in_folder(project).load()
-    import_prefect()
+    from mnist_pipeline.orchestration.environment import prepare_environment
+
+    prepare_environment()
     from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 
     findings = diagnose(settings, project, outputs_given=given.flags["outputs"] is not None)

@@ -83,7 +83,7 @@ class Given:
             os.chdir(folder)
         except OSError as error:
             raise SettingsError(system_line(f"--project {folder}", error)) from error
-        return Given(flags, self.config and self.config.absolute())
+        return Given(flags, self.config and self.config.expanduser().absolute())
 
     def load(self, **more: Any) -> Settings:
         """The settings of this call, `more` in place of options; pending repairs of its outputs are completed."""

@@ -4,7 +4,7 @@ import io
 import os
 from contextlib import redirect_stderr
 
-from mnist_pipeline.errors import SettingsError
+from mnist_pipeline.errors import SettingsError, listed
 from mnist_pipeline.store.base import is_remote
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -46,10 +46,17 @@ def prepare_environment() -> None:
 
             get_current_settings()
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise SettingsError(f"settings of Prefect: {wrong} cannot be used; correct variable or profile") from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"settings of Prefect: cannot be read ({type(error).__name__}); correct them") from None
+        problem = error.errors()[0]
+        name = str(problem["loc"][-1])
+        variables = [each for each in sorted(os.environ) if each.startswith("PREFECT_") and each.lower().endswith(name)]
+        raise SettingsError(
+            f"settings of Prefect: {name}: {problem['msg']}; correct it in the environment ({listed(variables)}) or in "
+            "prefect.toml"
+        ) from None
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SettingsError(
+            f"settings of Prefect: {error}; correct its files, and set HOME or PREFECT_HOME to a folder of yours"
+        ) from None
     try:
         httpx.Client().close()
     except (ImportError, ValueError, httpx.InvalidURL) as error:

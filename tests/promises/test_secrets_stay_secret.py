@@ -327,7 +327,7 @@ def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights
     assert f"fetching {FILES[0].name}, {FILES[1].name} of toy from http://{site.place}/\n" in nights.said
     for message in (
         "data_dir: expected a path on disk, got an address",
-        "config: expected a file on disk, got an address; give its path",
+        "--config: expected a path on disk, got an address; give its path",
         "PREFECT_API_URL: expected an address without user name, password and query, got one with them; put ",
     ):
         assert message in nights.said
