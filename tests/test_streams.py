@@ -91,6 +91,18 @@ def test_closed_full_and_broken_streams_end_a_real_command_with_its_own_code() -
         assert (done.returncode, done.stderr) == (0, ""), redirected
 
 
+def test_closed_streams_are_open_for_what_a_command_starts() -> None:
+    child = "import os, sys; sys.exit(sum(os.fstat(number).st_size for number in range(3)))"
+    code = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    lasting = f"from mnist_pipeline.cli import streams\nwith streams.lasting():\n    {code}"
+    done = subprocess.run(["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-c", lasting])
+    assert done.returncode == 0
+
+
+def test_a_terminal_of_no_columns_is_none() -> None:
+    assert "Usage: " in run("COLUMNS=0 $M", "--help").stdout
+
+
 def test_what_an_encoding_lacks_is_escaped_and_a_picture_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = Stream(encoding="ascii")
     stdout.number = 0

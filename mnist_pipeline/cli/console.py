@@ -52,6 +52,8 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/).*", re.DOTALL)
 
 PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
 
+if not os.environ.get("COLUMNS", "80").strip("0"):
+    del os.environ["COLUMNS"]  # 0 where there is no terminal: nothing would be as wide as that
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 

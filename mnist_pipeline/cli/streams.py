@@ -73,9 +73,8 @@ def is_lost() -> bool:
 
 def _open_missing() -> None:
     """Open closed standard streams on the null device: else the next file to be opened would be in their place."""
-    null = os.open(os.devnull, os.O_RDWR)
-    while null <= 2:
-        null = os.dup(null)
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)  # servers and workers need them as well
     os.close(null)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
