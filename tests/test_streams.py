@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 from mnist_pipeline.cli import console, streams
-from mnist_pipeline.cli.console import _Command, out
+from mnist_pipeline.cli.console import _Command, _Line, _Lines, out
 
 
 def run(script: str, words: str) -> "subprocess.CompletedProcess[str]":
@@ -138,3 +140,15 @@ def test_a_failure_of_the_machine_is_one_line_and_a_bug_of_ours_a_traceback() ->
         "another folder, then run again\n"
     )
     assert isinstance(CliRunner().invoke(app, ["bug"]).exception, KeyError)
+
+
+@pytest.mark.parametrize("kind", [str, Text])
+def test_no_name_forges_a_line_of_the_terminal(kind: type) -> None:
+    written = io.StringIO()
+    _Lines(file=written, highlight=False, markup=False, width=200).print(kind("runs\n\x1b[2Jerror: forged"))
+    assert written.getvalue() == "runs\\n\\x1b[2Jerror: forged\n"
+
+
+def test_no_name_forges_a_line_of_the_log() -> None:
+    entry = logging.LogRecord("x", logging.INFO, "", 0, "%s read", ("runs\n\x1b[2Jforged",), None)
+    assert _Line("%(levelname)s %(message)s").format(entry) == "INFO runs\\n\\x1b[2Jforged read"

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 from typer.core import TyperGroup
 
 from mnist_pipeline.cli import streams
 from mnist_pipeline.core.progress import Progress
-from mnist_pipeline.errors import MachineError, PipelineError, RunNotFoundError, SettingsError, masked, of_machine
+from mnist_pipeline.errors import (
+    MachineError,
+    PipelineError,
+    RunNotFoundError,
+    SettingsError,
+    masked,
+    of_machine,
+    printable,
+)
 
 if TYPE_CHECKING:
     from mnist_pipeline.runs.outputs import Outputs
@@ -54,8 +63,28 @@ PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbrok
 
 if not os.environ.get("COLUMNS", "80").strip("0"):
     del os.environ["COLUMNS"]  # 0 where there is no terminal: nothing would be as wide as that
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
+
+
+class _Lines(Console):
+    """A console that prints lines: what is no printable character is escaped, so that no name can forge a line."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        for each in objects:
+            if isinstance(each, Text) and not each.plain.isprintable():
+                each.plain = printable(each.plain)
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **how)
+
+
+class _Line(logging.Formatter):
+    """Formats an entry of the log as one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is the library's
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+out = _Lines(highlight=False, markup=False)
+err = _Lines(stderr=True, highlight=False, markup=False)
 
 
 class _Stop:
@@ -113,7 +142,7 @@ class _Command(TyperGroup):
             if failure is None:
                 raise
             if ctx.obj:
-                err.print(masked(traceback.format_exc()), soft_wrap=True)
+                sys.stderr.write(masked(traceback.format_exc()))
             err.print(f"error: {failure}", style="red", soft_wrap=True)
             raise typer.Exit(failure.exit_code) from error
 
@@ -194,10 +223,11 @@ def progress_for(debug: bool) -> Iterator[Progress]:
     logger = logging.getLogger("mnist_pipeline")
     quiet = logging.WARNING if err.is_terminal else logging.INFO
     logger.setLevel(logging.DEBUG if debug else quiet)
+    handler = through_console(err) if err.is_terminal else logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line("%(message)s" if err.is_terminal else "%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if err.is_terminal:
-        logging.basicConfig(level=logging.WARNING, handlers=[through_console(err)], format="%(message)s")
         with bars(err) as progress:
             yield progress
     else:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
         yield log_lines(logger)

@@ -3,16 +3,28 @@
 Keyed by data set and split, so that the UI groups the runs of each. A view: the published files are the record.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.errors import printable
 from mnist_pipeline.maintenance.verification import Verified
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.report.terminal import accuracy_line, not_counted_line, percent, score_cells
+
+
+def _text(value: object) -> str:
+    """A text from outside in Markdown: one line of it, of which no character means anything."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", printable(value))
+
+
+def _code(value: object) -> str:
+    """The same as code, in which nothing can be escaped."""
+    return f"`{printable(value).translate({ord(each): None for each in '`|'})}`"
 
 
 def show_judged(judged: Judged) -> None:
@@ -31,10 +43,10 @@ def show_maintained(outputs: str, verified: Sequence[Verified], pruned: str) -> 
     """Create the artifact of a maintenance run: what was verified, what is damaged, what was pruned."""
     damaged = [problem for each in verified for problem in each.problems]
     lines = [
-        f"## Maintenance of `{outputs}`",
+        f"## Maintenance of {_code(outputs)}",
         "",
         *(f"- {each.line}" for each in verified),
-        *(f"- **damaged** {problem}" for problem in damaged),
+        *(f"- **damaged** {_text(problem)}" for problem in damaged),
         f"- {pruned}",
     ]
     found = f"{len(damaged)} damaged" if damaged else "nothing damaged"
@@ -49,9 +61,9 @@ def _summary(judged: Judged) -> str:
     facts = {
         "run": f"`{published.run_id}`",
         "published": "by this flow run" if published.new else "before, with the same predictions",
-        "files": f"`{published.folder}`",
+        "files": _code(published.folder),
         "verdict": f"`{verdict.verdict_id}`",
-        **{reference.against: f"`{reference.run_id}`" for reference in verdict.references},
+        **{_text(reference.against): _code(reference.run_id) for reference in verdict.references},
         "weights sha256": f"`{identity.weights_sha256}`",
         "images sha256": f"`{identity.images_sha256}`",
         "labels sha256": f"`{identity.labels_sha256}`" if identity.labels_sha256 else "no labels",
@@ -63,9 +75,9 @@ def _summary(judged: Judged) -> str:
         "",
         f"**{accuracy_line(published.totals.correct, published.totals.labelled)}**",
         "",
-        *(f"- **{result.outcome}** `{result.gate}`: {result.reason}" for result in not_passed),
+        *(f"- **{result.outcome}** {_code(result.gate)}: {_text(result.reason)}" for result in not_passed),
         *(["- nothing was judged"] if verdict.outcome == "none" else []),
-        *(f"- {note}" for note in verdict.notes),
+        *(f"- {_text(note)}" for note in verdict.notes),
         *([f"- {not_counted_line(published.run_id, published.by_hand)}"] if published.by_hand else []),
         "",
         "| what | value |",

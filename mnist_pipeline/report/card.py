@@ -1,11 +1,13 @@
 """Renders the model card of a weights file as Markdown."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.errors import printable
 from mnist_pipeline.report.terminal import percent
 
 
@@ -34,10 +36,11 @@ def render_card(card: Card) -> str:
             f"**{percent(card.tally.accuracy)}** ({card.tally.correct:,} of {card.tally.labelled:,}), "
             f"95 % Wilson interval {percent(interval.low)} to {percent(interval.high)}"
         )
+    name = re.sub(r"[`|]", "", printable(card.file_name))
     sections = {
         "Network": {
             "form": "784-50-100-10, sigmoid, sigmoid, softmax, float32",
-            "file": f"`{card.file_name}`",
+            "file": f"`{name}`",
             "sha256": f"`{card.sha256}`",
         },
         "Training": {
@@ -50,7 +53,7 @@ def render_card(card: Card) -> str:
         "Test": {**card.tested_on, "accuracy": result, "evaluated": "once, after the weights were written"},
         "Versions": card.versions,
     }
-    lines = [f"# Model card: {card.file_name}", "", "Written by `mnist-pipeline train` together with the weights."]
+    lines = [f"# Model card: {name}", "", "Written by `mnist-pipeline train` together with the weights."]
     for title, facts in sections.items():
         lines += [
             "",
