@@ -6,8 +6,9 @@ Fashion-MNIST: each single image has a pixel of 254 or more, none has a mean abo
 have none above 0.52. Inverted, the sets have means from 0.71 on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,28 @@ class ImageBins(Counts):
         # Sums of integers below 2**24 are exact in float32, in any order: the same bins on every processor.
         means = (levels @ _ONES).astype(np.int64) // PIXELS
         return cls(*(np.bincount(each, minlength=LEVELS) for each in (means, levels.max(axis=1).astype(np.int64))))
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to the counts that are not 0, by level: a record of a few images stays small."""
+        return {name: {str(level): int(found[level]) for level in found.nonzero()[0]} for name, found in self._arrays()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        bins = cls.empty()
+        for name, found in bins._arrays():
+            for level, count in dict(document[name]).items():
+                if type(count) is not int or count < 0 or not 0 <= int(level) < LEVELS:
+                    raise ValueError(f"bins: {name}: expected counts by level 0..255, got {count!r} of {level!r}")
+                found[int(level)] = count
+        return bins
+
+    def _arrays(self) -> tuple[tuple[str, NDArray[np.int64]], ...]:
+        return ("mean", self.mean), ("largest", self.largest)
 
     @property
     def images(self) -> int:

@@ -1,5 +1,6 @@
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,15 @@ def test_bins_of_parts_are_those_of_the_whole_and_survive_json() -> None:
     whole = json.dumps(binned(images).to_json())
     assert json.dumps(ImageBins.total(parts).to_json()) == whole
     assert json.dumps(ImageBins.from_json(json.loads(whole)).to_json()) == whole
+
+
+NO_COUNTS: list[Any] = [{"256": 1}, {"-1": 1}, {"x": 1}, {"0": -1}, {"0": 1.0}, {"0": True}, [1], 1]
+
+
+@pytest.mark.parametrize("document", [{}, {"mean": {}}, *({"mean": {}, "largest": each} for each in NO_COUNTS)])
+def test_bins_that_are_none_are_refused(document: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        ImageBins.from_json(document)
 
 
 # Certain mistakes
