@@ -25,10 +25,12 @@ from mnist_pipeline.errors import DamagedError, OutputsError, StoreError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import counting
 from mnist_pipeline.runs.decisions import standing_of
-from mnist_pipeline.runs.manifest import RUN_ID, Manifest, RunName
+from mnist_pipeline.runs.layout import RUN_ID
+from mnist_pipeline.runs.manifest import Manifest, RunName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.replacement import complete_replacements
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.documents import parse_json
 from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
@@ -37,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 VERSIONS = b"versions"  # key of the metadata of runs.parquet: the version of each row, in order
 VERSION_DIGITS = 16
+MAX_VIEW_BYTES = 1 << 30  # a year of nights has 100 kB
+
+
+UNREAD: tuple[dict[str, Any], pa.Table] = ({}, tables.HISTORY.empty)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,11 @@ def update_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fal
 def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = False) -> Views:
     """The views as they should be now, as `update_views` writes them.
 
-    A run that has to be read and is damaged is left out until it is repaired.
+    A run that has to be read and is damaged is left out until it is repaired; one that cannot be read now keeps the
+    rows that it has.
+
+    Raises:
+        StoreError: a run that has no rows yet cannot be read.
     """
     stored = _no_views() if afresh else _stored_views(outputs)
     known = dict(zip(stored.runs["run_id"].to_pylist(), stored.versions, strict=True))
@@ -85,7 +95,10 @@ def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fa
     whole = {each["values"] for each in stored.history["run_id"].value_counts().to_pylist() if each["counts"] == DIGITS}
     changed = [run_id for run_id, version in versions.items() if known.get(run_id) != version or run_id not in whole]
     since = counting(outputs)  # after the versions: a row that is behind its version would stay so
-    read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id, since)), changed))
+    read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id, since, run_id in known)), changed))
+    for run_id in [run_id for run_id, each in read.items() if each is UNREAD]:
+        del read[run_id]
+        versions[run_id] = known[run_id]  # so that it is read again
     found = {run_id: each for run_id, each in read.items() if each is not None}
     kept = [run_id for run_id in versions if run_id in found or run_id not in read]
     rows = [row for row, _ in found.values()]
@@ -155,8 +168,11 @@ def _stored_views(outputs: Outputs) -> Views:
     try:
         history, _ = _decode(outputs, layout.HISTORY, tables.HISTORY)
         runs, metadata = _decode(outputs, layout.RUNS_VIEW, tables.RUNS)
-        versions = json.loads(metadata[VERSIONS])
+        versions = parse_json(metadata[VERSIONS])
     except (FileNotFoundError, DamagedError, KeyError, ValueError):
+        return _no_views()
+    except StoreError as error:
+        logger.warning("the views are made anew from the runs: %s", error)
         return _no_views()
     if not isinstance(versions, list) or len(versions) != runs.num_rows:
         return _no_views()
@@ -164,7 +180,10 @@ def _stored_views(outputs: Outputs) -> Views:
 
 
 def _decode(outputs: Outputs, name: str, table: tables.Table) -> tuple[pa.Table, Mapping[bytes, bytes]]:
-    found = tables.decode(table, outputs.store.read(name), str(outputs.path(name)))
+    data = outputs.store.read(name, MAX_VIEW_BYTES + 1)
+    if len(data) > MAX_VIEW_BYTES:
+        raise DamagedError(f"{outputs.path(name)}: expected at most {MAX_VIEW_BYTES:,} bytes, got more")
+    found = tables.decode(table, data, str(outputs.path(name)))
     return found.replace_schema_metadata(table.schema.metadata), found.schema.metadata
 
 
@@ -190,9 +209,24 @@ def _merged(
 
 
 def _read(
+    outputs: Outputs, run_id: str, counted_at: Callable[[Run], datetime | None], has_rows: bool
+) -> tuple[dict[str, Any], pa.Table] | None:
+    """The row of a run in `runs` and its rows in `history`; None if it is damaged or gone by now.
+
+    `UNREAD` if it cannot be read now and has rows.
+    """
+    try:
+        return _rows_of(outputs, run_id, counted_at)
+    except StoreError as error:
+        if not has_rows:
+            raise
+        logger.warning("kept as it was in history, runs and latest: %s", error)
+        return UNREAD
+
+
+def _rows_of(
     outputs: Outputs, run_id: str, counted_at: Callable[[Run], datetime | None]
 ) -> tuple[dict[str, Any], pa.Table] | None:
-    """The row of a run in `runs` and its rows in `history`; None if it is damaged or gone by now."""
     name = RunName.parse(run_id)
     if name is None:  # its date is none
         return None

@@ -7,7 +7,7 @@ import typer
 from mnist_pipeline.cli.console import app, opened, out, print_lines
 from mnist_pipeline.cli.options import Given, WhichRun, takes
 from mnist_pipeline.cli.verdicts import print_verdict
-from mnist_pipeline.errors import DamagedError, PipelineError, RunNotFoundError
+from mnist_pipeline.errors import DamagedError, OutputsError, PipelineError, RunNotFoundError, StoreError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,9 @@ def list_published(given: Given) -> None:
     for item in list_runs(opened(settings)):
         try:
             manifest = item.manifest()
-        except DamagedError:
-            rows.append(terminal.RunLine(item.name.run_id, "damaged", "-", "-", "-", "-"))
+        except OutputsError as error:
+            state = "damaged" if isinstance(error, DamagedError) else "cannot be read"
+            rows.append(terminal.RunLine(item.name.run_id, state, "-", "-", "-", "-"))
             continue
         verdict = newest_verdict(opened(settings), manifest.content)
         standing = standing_of(opened(settings), manifest.content) or ("" if since(item) else "by hand")
@@ -139,21 +140,28 @@ def verify(
         chosen = [find_run(opened(settings), which, settings.dataset, settings.split)]
     if not chosen and not _unfinished(opened(settings), dataset, split):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
-    damaged = set()
+    damaged, unread = set(), 0
     for item in chosen:
-        problems = item.problems()
-        pruned = None if problems else item.pruned()
+        try:
+            problems = item.problems()
+            pruned = None if problems else item.pruned()
+        except OutputsError as error:  # says nothing of its bytes: it is left alone
+            out.print(f"{item.name.run_id}: cannot be read", soft_wrap=True)
+            out.print(f"  {error}", style="red", soft_wrap=True)
+            unread += 1
+            continue
         state = "damaged" if problems else f"verified{_pruned(pruned)}"
         out.print(f"{item.name.run_id}: {state}", soft_wrap=True)
         for problem in problems:
-            out.print(f"  {problem}", style="red", soft_wrap=True)
+            out.print(f"  {printable(problem)}", style="red", soft_wrap=True)
         if problems and not (repair and _repaired(settings, item)):
             damaged.add(item.name.run_id)
     unfinished = _unfinished(opened(settings), dataset, split, None if which is None else chosen)
     for run_id in unfinished:
         out.print(f"{run_id}: its repair is unfinished", soft_wrap=True)
     damaged.update(unfinished)
-    beside = _check_beside(opened(settings)) if which is None else 0
+    beside, unread_beside = _check_beside(opened(settings)) if which is None else (0, 0)
+    unread += unread_beside
     if damaged:
         way_out = (
             f"the reasons are given above; a run of the same date repairs it too, or move it out of "
@@ -172,6 +180,11 @@ def verify(
         raise DamagedError(f"runs damaged: {len(damaged)} of {count}; {way_out}")
     if beside:
         raise DamagedError(f"damaged beside the runs: {beside}; each line above says how to repair it")
+    if unread:
+        raise StoreError(
+            f"{settings.outputs}: expected to read everything, got {unread} that cannot be read; each line above says "
+            "why, nothing is known to be damaged: correct that, then verify again"
+        )
     out.print(f"runs verified: {len(chosen)}")
 
 
@@ -190,18 +203,16 @@ def _unfinished(
     ]
 
 
-def _check_beside(outputs: "OpenedOutputs") -> int:
-    """Check verdicts, decisions, shards and weights; return the number of damaged ones."""
+def _check_beside(outputs: "OpenedOutputs") -> tuple[int, int]:
+    """Check verdicts, decisions, shards and weights; return the numbers of damaged ones and of those not readable."""
     from mnist_pipeline.maintenance.verification import CHECKS, verify_kind
 
-    damaged = 0
-    for what, check in CHECKS.items():
-        verified = verify_kind(outputs, what, check)
-        damaged += len(verified.problems)
+    found = [verify_kind(outputs, what, check) for what, check in CHECKS.items()]
+    for verified in found:
         out.print(verified.line)
-        for problem in verified.problems:
+        for problem in (*verified.problems, *verified.unread):
             out.print(f"  {problem}", style="red", soft_wrap=True)
-    return damaged
+    return sum(len(verified.problems) for verified in found), sum(len(verified.unread) for verified in found)
 
 
 def _pruned(pruned: "Pruned | None") -> str:

@@ -28,7 +28,7 @@ class Inventory:
 
     @classmethod
     def take(cls, outputs: Outputs) -> "Inventory":
-        """List the folder, and what a link at its top leads to."""
+        """List the folder; what links lead to is not looked at."""
         files: dict[tuple[str, str], list[Entry]] = defaultdict(list)
         for entry in outputs.store.list(""):
             top, *below = entry.name.split("/")
@@ -77,7 +77,7 @@ def abandoned(inventory: Inventory, before: datetime, conflicts_before: datetime
     if not store.has_rename:
         return
     held = set(store.held_locks())
-    for name in store.children(layout.STAGING):
+    for name in filter(layout.STAGED.fullmatch, store.children(layout.STAGING)):
         some = inventory.of((layout.STAGING, name))
         limit = conflicts_before if name.startswith(layout.CONFLICT) else before
         old = all(entry.written_at < limit for entry in some)  # an empty directory is held, or nobody's

@@ -105,7 +105,7 @@ def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: da
         OutputsError: the folder cannot be read.
     """
     inventory = Inventory.take(outputs)
-    runs = _read_runs(outputs)
+    runs, unread = _read_runs(outputs)
     reasons = kept(
         [Aged(run.name.run_id, run.name.run_date, run.name.split_of) for run in runs],
         retention,
@@ -120,7 +120,7 @@ def plan_prune(outputs: Outputs, retention: Retention, grace: timedelta, now: da
     }
     return Prune(
         decisions=tuple(decisions),
-        shards=tuple(unused_shards(inventory, used, now - grace)),
+        shards=() if unread else tuple(unused_shards(inventory, used, now - grace)),  # it may have been made from any
         staging=tuple(
             abandoned(
                 inventory,
@@ -196,13 +196,19 @@ def _record_of(run: Run) -> str:
     return f"{layout.run_folder(run.name.run_id)}/{layout.PRUNED}"
 
 
-def _read_runs(outputs: Outputs) -> dict[Run, _Read | None]:
-    """All runs, oldest first, each with its manifest and mark; None if one of them is damaged."""
+def _read_runs(outputs: Outputs) -> tuple[dict[Run, _Read | None], bool]:
+    """All runs, oldest first, each with its manifest and mark; None if one of them is damaged or cannot be read.
+
+    And whether one cannot be read.
+    """
+    unread = False
 
     def read(run: Run) -> _Read | None:
+        nonlocal unread
         try:
             return _Read(run.manifest(), run.pruned())
-        except DamagedError:
+        except OutputsError as error:
+            unread = unread or not isinstance(error, DamagedError)
             return None
 
     runs = list_runs(outputs)
@@ -212,7 +218,7 @@ def _read_runs(outputs: Outputs) -> dict[Run, _Read | None]:
         known = found[run]
         return run.name.run_date, known is not None, known and known.manifest.published_at, run.name.run_id
 
-    return {run: found[run] for run in sorted(found, key=age)}
+    return {run: found[run] for run in sorted(found, key=age)}, unread
 
 
 def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str, str]:
@@ -223,7 +229,7 @@ def _needed(inventory: Inventory, runs: Mapping[Run, _Read | None]) -> dict[str,
     for run in reversed(list(runs)):
         read, split = runs[run], run.name.split_of
         if read is None:
-            needed[run.name.run_id] = "damaged"
+            needed[run.name.run_id] = "damaged, or cannot be read"
             continue
         counted_at = since(run)
         if counted_at is None:

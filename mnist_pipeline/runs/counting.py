@@ -17,7 +17,7 @@ from mnist_pipeline.runs.decisions import DISREGARDED, known_decision, standing_
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
-from mnist_pipeline.store.documents import ChecksummedDocument
+from mnist_pipeline.store.documents import ChecksummedDocument, Moment
 from mnist_pipeline.store.files import read_if_there
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Counted(ChecksummedDocument):
     checksum_field: ClassVar[str] = "counted_sha256"
 
     run_id: str
-    counted_at: datetime
+    counted_at: Moment
 
 
 def record_counted(outputs: Outputs, run_id: str, counted_at: datetime) -> None:

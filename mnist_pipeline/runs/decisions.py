@@ -5,17 +5,16 @@ run as it was then: published anew with other content, the run is undecided. Nei
 """
 
 import logging
-from datetime import datetime
 from typing import ClassVar, Literal
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, printable
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import RunContent
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
-from mnist_pipeline.store.documents import ChecksummedDocument
-from mnist_pipeline.store.files import read_expected
+from mnist_pipeline.store.documents import ChecksummedDocument, Moment, Sha256
+from mnist_pipeline.store.files import read_document
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +29,15 @@ class Decision(ChecksummedDocument):
     checksum_field: ClassVar[str] = "decision_sha256"
 
     run_id: str
-    run_sha256: str | None  # over the hashes of its files
+    run_sha256: Sha256 | None  # over the hashes of its files
     standing: Literal["accepted", "withdrawn"]
     reason: str
-    decided_at: datetime
+    decided_at: Moment
 
     @property
     def line(self) -> str:
         """For example `accepted 2026-11-26: new camera`."""
-        return f"{self.standing} {self.decided_at:%Y-%m-%d}: {self.reason}"
+        return f"{self.standing} {self.decided_at:%Y-%m-%d}: {printable(self.reason)}"
 
 
 def record_decision(outputs: Outputs, decision: Decision) -> Location:
@@ -62,7 +61,7 @@ def newest_decision(outputs: Outputs, run: RunContent) -> Decision | None:
         return None
     path = outputs.path(name)
     try:
-        decision = Decision.from_bytes(read_expected(outputs.store, name, "a decision"), str(path))
+        decision = Decision.from_bytes(read_document(outputs.store, name, "a decision"), str(path))
         if decision.run_id != run.run_id:
             raise DamagedError(f"{path}: expected a decision on {run.run_id}, got one on {decision.run_id}")
     except DamagedError as error:

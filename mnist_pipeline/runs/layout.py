@@ -8,6 +8,7 @@ verdict lists.
 
 import re
 
+from mnist_pipeline.store.base import LOCK
 from mnist_pipeline.store.base import STAGING as STAGING
 
 RUNS = "runs"
@@ -33,7 +34,21 @@ PREDICTIONS = "predictions"
 VERDICT = "verdict.json"  # in the folder of a verdict
 CONFLICT = "conflict-"  # starts the name of a staging directory whose run disagreed with the published one
 VERDICT_STAGING = re.compile(r"^verdict-[0-9a-f]{12}-")  # starts that of a verdict, before the run_id
+
+RUN_ID = re.compile(
+    r"(?P<run_date>\d{4}-\d\d-\d\d)-(?P<dataset>[a-z0-9][a-z0-9_-]*)-(?P<split>[a-z0-9_]+)-(?P<fingerprint>[0-9a-f]{12})"
+)
 SHARD_SET = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{12}")
+# What this package leaves in `.staging`; nothing else is collected there: directories of attempts and of verdicts,
+# conflicts, what is about to be created or deleted, unfinished files, and the locks of all of it.
+_RUN = re.sub(r"\?P<\w+>", "?:", RUN_ID.pattern)
+_ATTEMPT = rf"(verdict-[0-9a-f]{{12}}-)?{_RUN}(\.[0-9a-f]{{8}})?"
+_LOCKED = rf"{_ATTEMPT}|{_RUN}\.repair|({_RUN}|[0-9a-f]{{12}})\.quarantine|{SHARDS}-{SHARD_SET.pattern}\.in-use"
+STAGED = re.compile(
+    rf"{_ATTEMPT}|{CONFLICT}{_RUN}-[0-9a-f]{{8}}|\..+\.[0-9a-f]{{32}}"
+    r"|(deleted|doctor|\d{6}\.json|pruned\.json)-[0-9a-f]{32}"
+    rf"|({_LOCKED}|{re.escape(HISTORY)}|{re.escape(BASELINES)}){re.escape(LOCK)}"
+)
 
 
 def run_folder(run_id: str) -> str:

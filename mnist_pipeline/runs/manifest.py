@@ -1,23 +1,33 @@
 """Who a run is (its identity) and what it consists of (its manifest). Reads and writes no files."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
-from typing import Any, ClassVar, Literal, Self
+from datetime import date
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.plan import MAX_SHARDS
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
+from mnist_pipeline.runs.layout import RUN_ID, SHARD_SET
+from mnist_pipeline.store.documents import (
+    ChecksummedDocument,
+    Count,
+    Finite,
+    Moment,
+    Sha256,
+    Share,
+    canonical_sha256,
+)
 from mnist_pipeline.store.files import FileRecord
 
 FINGERPRINT_DIGITS = 12
-RUN_ID = re.compile(
-    r"(?P<run_date>\d{4}-\d\d-\d\d)-(?P<dataset>[a-z0-9][a-z0-9_-]*)-(?P<split>[a-z0-9_]+)-(?P<fingerprint>[0-9a-f]{12})"
-)
+MAX_ROWS = 2**31  # in a batch or a shard
+_SUMS = {"images", "labelled", "correct"}
+Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _Values(BaseModel):
@@ -30,14 +40,14 @@ class Identity(_Values):
     run_date: date
     dataset: str
     split: str
-    images: int
-    images_sha256: str
-    labels_sha256: str | None
-    weights_sha256: str
+    images: Count
+    images_sha256: Sha256
+    labels_sha256: Sha256 | None
+    weights_sha256: Sha256
     transform_version: str
     schema_version: str
-    batch_rows: int
-    shard_rows: int
+    batch_rows: Rows
+    shard_rows: Rows
 
     @property
     def fingerprint(self) -> str:
@@ -99,17 +109,25 @@ class Totals(_Values):
 
     model_config = ConfigDict(extra="ignore", frozen=True)  # a figure that a later version adds is passed over
 
-    images: int
-    labelled: int
-    correct: int
-    accuracy: float | None
-    top2_accuracy: float | None = None
-    nll: float | None = None
-    nll_error: float | None = None
-    brier: float | None = None
-    brier_error: float | None = None
-    ece: float | None = None
-    ece_noise: float | None = None
+    images: Count
+    labelled: Count
+    correct: Count
+    accuracy: Share | None
+    top2_accuracy: Share | None = None
+    nll: Finite | None = None
+    nll_error: Finite | None = None
+    brier: Finite | None = None
+    brier_error: Finite | None = None
+    ece: Finite | None = None
+    ece_noise: Finite | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not self.correct <= self.labelled <= self.images:
+            raise ValueError("expected correct <= labelled <= images")
+        if (self.accuracy is None) != (not self.labelled):
+            raise ValueError("expected an accuracy where there are labels")
+        return self
 
     @classmethod
     def of(cls, tally: Tally, calibration: Calibration) -> Self:
@@ -147,16 +165,32 @@ class Manifest(ChecksummedDocument):
     totals: Totals
     versions: Mapping[str, str]
     engine: Literal["direct", "prefect"]
-    workers: int
-    evaluated_at: datetime
-    published_at: datetime
-    timings_seconds: Mapping[str, float]
+    workers: Count
+    evaluated_at: Moment
+    published_at: Moment
+    timings_seconds: Mapping[str, Seconds]
     files: tuple[FileRecord, ...]
-    shard_set: str | None = None  # the folder of its images below shards/; schema version 1 did not name it
-    doubts: tuple[str, ...] = ()  # about the images that were evaluated
+    # The folder of its images below shards/; schema version 1 did not name it.
+    shard_set: Annotated[str, Field(pattern=rf"^{SHARD_SET.pattern}$")] | None = None
+    doubts: tuple[Annotated[str, Field(max_length=200)], ...] = ()  # about the images that were evaluated
     # Everything that was counted, so that a run can be judged and shown again without a look at its images.
     tally: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        who, name = self.identity, RunName.parse(self.run_id)
+        if name is None or (name.run_date, name.dataset, name.split) != (who.run_date, who.dataset, who.split):
+            raise ValueError("expected the run_id of its identity")
+        if who.images != self.totals.images or who.images > who.shard_rows * MAX_SHARDS:
+            raise ValueError("expected as many images in identity and totals, and in shards")
+        if len({file.path for file in self.files}) < len(self.files):
+            raise ValueError("expected each file once")
+        return self
+
+    @property
+    def _sums(self) -> dict[str, int]:
+        return self.totals.model_dump(include=_SUMS)
 
     @property
     def content(self) -> RunContent:
@@ -174,8 +208,12 @@ class Manifest(ChecksummedDocument):
                 f"version; move it away and run --run-date {self.identity.run_date} again"
             )
         try:
-            return Tally.from_json(self.tally), Calibration.from_json(self.calibration)
-        except ValueError as error:
+            tally, calibration = Tally.from_json(self.tally), Calibration.from_json(self.calibration)
+            # Its intervals are made here once, so that counts that cannot be fail here and nowhere else.
+            if tally.scores() and Totals.of(tally, calibration).model_dump(include=_SUMS) != self._sums:
+                raise ValueError("counts with other totals than those of the manifest")
+            return tally, calibration
+        except (ValueError, ArithmeticError) as error:
             raise DamagedError(
                 f"run {self.run_id}: expected counts that this version can read, got {error}; "
                 "read it with the version of mnist-pipeline that published it"
@@ -189,4 +227,4 @@ class Pruned(ChecksummedDocument):
     checksum_field: ClassVar[str] = "pruned_sha256"
 
     run_id: str
-    pruned_at: datetime
+    pruned_at: Moment

@@ -16,7 +16,7 @@ from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.store.base import Location, Store
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.opening import open_store
-from mnist_pipeline.weights.files import archive_weights, decode_weights, weights_sha256
+from mnist_pipeline.weights.files import MAX_FILE_BYTES, archive_weights, decode_weights, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Outputs:
         """
         name = layout.weights(sha256)
         try:
-            network = decode_weights(self.store.read(name), ".safetensors", str(self.path(name)))
+            network = decode_weights(self.store.read(name, MAX_FILE_BYTES + 1), ".safetensors", str(self.path(name)))
             found = weights_sha256(network)
         except FileNotFoundError:
             found = "no file"

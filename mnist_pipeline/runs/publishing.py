@@ -79,7 +79,9 @@ def _restore_predictions(run: Run, staging: StagingDirectory, manifest: Manifest
         _require_agreement(run, staging, manifest)
     elif ours == theirs:
         store.move(f"{staging.files}/{layout.PREDICTIONS}", run.predictions)
-    elif published.tally and any(published.tally[name] != (manifest.tally or {})[name] for name in DIGITS_COUNTED):
+    elif published.tally and any(
+        published.tally.get(name) != (manifest.tally or {}).get(name) for name in DIGITS_COUNTED
+    ):
         raise _conflict(run.folder / layout.MANIFEST, staging, manifest)
     else:  # the same digits, with probabilities that differ in their last bits: they need another manifest
         if replace_run(run, staging, manifest):

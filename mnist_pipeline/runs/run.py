@@ -11,12 +11,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mnist_pipeline import tables
-from mnist_pipeline.errors import DamagedError, PrunedError
+from mnist_pipeline.errors import DamagedError, PrunedError, StoreError, shown
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Manifest, Pruned, RunName
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.store.base import Location, Store, exists, is_empty
-from mnist_pipeline.store.files import FileRecord, prefetch, read_checked, read_expected, read_if_there
+from mnist_pipeline.store.base import Location, exists, is_empty
+from mnist_pipeline.store.files import (
+    FileRecord,
+    prefetch,
+    read_checked,
+    read_document,
+    read_if_there,
+    read_recorded,
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,14 @@ class Run:
         return self.outputs.path(self._files)
 
     def exists(self) -> bool:
-        """Whether there is anything of the run, damaged or not; without renames, whether it is published."""
+        """Whether there is anything of the run, sound or not; without renames, whether it is published."""
         store = self.outputs.store
         if not store.has_rename:  # a manifest makes a run, and other objects below its name do not
             return exists(store, f"{self._folder}/{layout.MANIFEST}")
-        return not is_empty(store, self._folder)
+        try:
+            return not is_empty(store, self._folder)
+        except StoreError:  # what cannot be looked through is there, and whoever reads it hears of the reason
+            return True
 
     def manifest(self) -> Manifest:
         """Read and check the manifest.
@@ -62,7 +72,7 @@ class Run:
         """
         name = f"{self._folder}/{layout.MANIFEST}"
         path = self.outputs.path(name)
-        manifest = Manifest.from_bytes(read_expected(self.outputs.store, name, "a manifest"), str(path))
+        manifest = Manifest.from_bytes(read_document(self.outputs.store, name, "a manifest"), str(path))
         if manifest.run_id != self.name.run_id:
             raise DamagedError(f"{path}: expected the manifest of {self.name.run_id}, got {manifest.run_id}'s")
         return manifest
@@ -76,7 +86,14 @@ class Run:
         """
         name = f"{self._folder}/{layout.PRUNED}"
         data = read_if_there(self.outputs.store, name)
-        return None if data is None else Pruned.from_bytes(data, str(self.outputs.path(name)))
+        if data is None:
+            return None
+        pruned = Pruned.from_bytes(data, str(self.outputs.path(name)))
+        if pruned.run_id != self.name.run_id:
+            raise DamagedError(
+                f"{self.outputs.path(name)}: expected the record of {self.name.run_id}, got {shown(pruned.run_id)}"
+            )
+        return pruned
 
     def paths(self, table: tables.Table) -> list[Location]:
         """The files of a table, in order.
@@ -104,7 +121,7 @@ class Run:
             PrunedError: its predictions were pruned.
         """
         files = self._files_of(table)
-        read = functools.partial(_read_written if self.verified else read_checked, self.outputs.store, self._files)
+        read = functools.partial(read_recorded if self.verified else read_checked, self.outputs.store, self._files)
         for file, data in zip(files, prefetch(read, files), strict=True):
             yield tables.decode(table, data, str(self.files / file.path), columns, self.name.key_columns)
 
@@ -165,10 +182,6 @@ class Run:
         if not (found := files_of_table(self.manifest(), table)):
             raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
         return found
-
-
-def _read_written(store: Store, folder: str, file: FileRecord) -> bytes:
-    return read_expected(store, f"{folder}/{file.path}", f"{file.size_bytes} bytes")
 
 
 def table_of(file: FileRecord) -> str:

@@ -10,11 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from mnist_pipeline.errors import printable
 from mnist_pipeline.store.base import Location, Store
-from mnist_pipeline.store.documents import canonical_sha256
+from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, canonical_sha256, parse_json
 from mnist_pipeline.store.files import FileRecord, content_name, record
 
 logger = logging.getLogger(__name__)
+
+MAX_WHY = 200  # characters
+_FILE = TypeAdapter(FileRecord)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,9 @@ class CheckpointFolder:
         """The checkpoint of that name as its record has it, or None; the file itself is not read."""
         path = self.location / name
         try:
-            document = json.loads(self.store.read(f"{self.records}/{name}.json"))
-            checkpoint = Checkpoint(FileRecord(**document["file"]), document["notes"])
+            document = parse_json(self.store.read(f"{self.records}/{name}.json", MAX_DOCUMENT_BYTES + 1))
+            file = _FILE.validate_python(asdict(FileRecord(**document["file"])))
+            checkpoint = Checkpoint(file, document["notes"])
             # The notes are numbers that are published: they are checked like the file they are about.
             if document["content_sha256"] != canonical_sha256(_content(checkpoint)):
                 raise ValueError("its own checksum is another")
@@ -60,8 +67,9 @@ class CheckpointFolder:
                 raise ValueError(f"it is about {checkpoint.file.path}")
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
-            logger.warning("%s has an unreadable checkpoint record and will be recomputed: %s", path, error)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            why = printable(error)[:MAX_WHY]
+            logger.warning("%s has a damaged checkpoint record and will be recomputed: %s", path, why)
             return None
         return checkpoint
 
@@ -69,7 +77,7 @@ class CheckpointFolder:
         """The bytes of a file, or None if they are not what its record says."""
         path = self.location / checkpoint.file.name
         try:
-            data = self.store.read(f"{self.folder}/{checkpoint.file.name}")
+            data = self.store.read(f"{self.folder}/{checkpoint.file.name}", checkpoint.file.size_bytes + 1)
         except FileNotFoundError:
             return None
         if problem := checkpoint.file.problem_with(data):

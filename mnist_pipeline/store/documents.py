@@ -1,16 +1,22 @@
 """JSON documents that carry the sha256 of their own content: whatever byte is altered, it is noticed on reading.
 
-Reads and writes no files.
+Whatever else a document holds is bounded by the types of its fields, so that its readers need not look again: a
+checksum keeps bytes as they were written, and says nothing of who wrote them. Reads and writes no files.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, listed, shown
+
+MAX_DOCUMENT_BYTES = 32 << 20  # the manifest of 100,000 shards, which is as many as there may be, has 25 MB
+MAX_COUNT = 10**15  # of images, rows or bytes: sums of some of them fit into int64
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 
 
 def canonical_json(document: Any) -> bytes:
@@ -21,6 +27,34 @@ def canonical_json(document: Any) -> bytes:
 def canonical_sha256(document: Any) -> str:
     """Sha256 in hex of the canonical JSON of `document`."""
     return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse a document that anybody may have written.
+
+    Raises:
+        ValueError: it is too large, nested too deeply, or not JSON.
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"expected at most {MAX_DOCUMENT_BYTES:,} bytes, got more")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("expected a few levels, got many") from None
+
+
+def _moment(value: datetime) -> datetime:
+    if not _FIRST <= value < _LAST:
+        raise ValueError(f"expected a time from {_FIRST.year} to {_LAST.year}")
+    return value.astimezone(UTC)
+
+
+# Types of the fields of documents.
+Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ChecksummedDocument(BaseModel):
@@ -50,7 +84,7 @@ class ChecksummedDocument(BaseModel):
             DamagedError: not such a document, or any byte of it is not as written.
         """
         try:
-            document = json.loads(data)
+            document = parse_json(data)
             unaltered = _render(document) == data
             unaltered &= document.pop(cls.checksum_field) == _checksum(document)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -61,10 +95,11 @@ class ChecksummedDocument(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+            problems = error.errors(include_url=False, include_input=False)
+            fields = listed(".".join(map(str, problem["loc"])) or problem["msg"] for problem in problems)
             raise DamagedError(
                 f"{name}: expected {cls.kind} that this version can read, got one of schema version "
-                f"{document.get('schema_version')} in which these fields are missing or differ: {fields}; "
+                f"{shown(document.get('schema_version'))} in which these fields are missing or differ: {fields}; "
                 "read it with the version of mnist-pipeline that it names"
             ) from error
 

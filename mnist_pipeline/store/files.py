@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator
 
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.base import Store
+from mnist_pipeline.store.disk import open_regular
+from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, Count, Sha256
 
 CONTENT_DIGITS = 16  # of its sha256 in the name of a file: attempts that made other bytes never meet under one name
 PREFETCHED = 8  # files
@@ -18,14 +22,23 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def _below(path: str) -> str:
+    if not path.isprintable() or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("expected a path below its folder")
+    return path
+
+
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must be: path relative to its root, rows, size in bytes, sha256 in hex."""
+    """What a file must be: path relative to its root, rows, size in bytes, sha256 in hex.
 
-    path: str
-    rows: int
-    size_bytes: int
-    sha256: str
+    The types hold for records that are read from documents.
+    """
+
+    path: Annotated[str, AfterValidator(_below)]
+    rows: Count
+    size_bytes: Count
+    sha256: Sha256
 
     @property
     def name(self) -> str:
@@ -39,7 +52,8 @@ class FileRecord:
     def problem_with(self, data: bytes) -> str | None:
         """Why `data` is not this file's content, or None if it is."""
         if len(data) != self.size_bytes:
-            return f"expected {self.size_bytes} bytes, got {len(data)}"
+            got = "more" if len(data) > self.size_bytes else len(data)  # of larger ones the rest was not read
+            return f"expected {self.size_bytes} bytes, got {got}"
         if (got := hashlib.sha256(data).hexdigest()) != self.sha256:
             return f"expected sha256 {self.sha256}, got {got}"
         return None
@@ -49,9 +63,9 @@ def record(path: str, rows: int, data: bytes | Path) -> FileRecord:
     """The record of a file that holds `data`, or the content of the file at that path."""
     if isinstance(data, bytes):
         return FileRecord(path, rows, len(data), hashlib.sha256(data).hexdigest())
-    with data.open("rb") as file:
+    with open_regular(data) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileRecord(path, rows, data.stat().st_size, digest)
+        return FileRecord(path, rows, file.tell(), digest)
 
 
 def content_name(name: str, sha256: str) -> str:
@@ -60,29 +74,49 @@ def content_name(name: str, sha256: str) -> str:
     return f"{stem}-{sha256[:CONTENT_DIGITS]}{dot}{suffix}"
 
 
-def read_expected(store: Store, name: str, expected: str) -> bytes:
-    """The bytes of a file that has to exist.
+def read_expected(store: Store, name: str, expected: str, limit_bytes: int | None = None) -> bytes:
+    """The bytes of a file that has to exist, or its first `limit_bytes`.
 
     Raises:
         DamagedError: it does not.
         StoreError: it cannot be read, which says nothing about its content.
     """
     try:
-        return store.read(name)
+        return store.read(name, limit_bytes)
     except FileNotFoundError as error:
         raise DamagedError(f"{store.location / name}: expected {expected}, got no file") from error
 
 
+def read_document(store: Store, name: str, expected: str) -> bytes:
+    """The bytes of a document that has to exist; of one that is too large, enough to see that.
+
+    Raises:
+        DamagedError: it does not.
+        StoreError: it cannot be read, which says nothing about its content.
+    """
+    return read_expected(store, name, expected, MAX_DOCUMENT_BYTES + 1)
+
+
 def read_if_there(store: Store, name: str) -> bytes | None:
-    """The bytes of a file, or None if it does not exist.
+    """The bytes of a document as by `read_document`, or None if it does not exist.
 
     Raises:
         StoreError: it cannot be read.
     """
     try:
-        return store.read(name)
+        return store.read(name, MAX_DOCUMENT_BYTES + 1)
     except FileNotFoundError:
         return None
+
+
+def read_recorded(store: Store, folder: str, file: FileRecord) -> bytes:
+    """The bytes of a file below a folder, one more than its record says at the utmost.
+
+    Raises:
+        DamagedError: it is missing.
+        StoreError: it cannot be read.
+    """
+    return read_expected(store, f"{folder}/{file.path}", f"{file.size_bytes} bytes", file.size_bytes + 1)
 
 
 def read_checked(store: Store, folder: str, file: FileRecord) -> bytes:
@@ -92,10 +126,10 @@ def read_checked(store: Store, folder: str, file: FileRecord) -> bytes:
         DamagedError: it is missing, or holds other bytes.
         StoreError: it cannot be read.
     """
-    name = f"{folder}/{file.path}"
-    data = read_expected(store, name, f"{file.size_bytes} bytes")
+    data = read_recorded(store, folder, file)
     if problem := file.problem_with(data):
-        raise DamagedError(f"{store.location / name}: {problem}; the file was altered after it was published")
+        path = store.location / folder / file.path
+        raise DamagedError(f"{path}: {problem}; the file was altered after it was published")
     return data
 
 

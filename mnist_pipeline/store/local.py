@@ -1,17 +1,26 @@
 """A store on a local disk: atomic writes, fsync, renames, and locks between processes.
 
-Threats: a process killed, a power cut, a full disk, other processes at the same time. Unfinished files and locks are
-kept in `.staging`, where no reader looks. A file is written there, synced and renamed; a folder is published by one
-rename once everything in it is synced. Locks are `flock`s on `.staging/NAME.lock`, released by the system when their
-process ends. Accepted: what was written with `sync=False` may hold anything after a power cut, and is verified by its
-checksum before use; on a file system without flock (some NFS) locks exclude nobody.
+Threats: a process killed, a power cut, a full or failing disk, other processes at the same time, and links, pipes and
+devices where files of ours are expected. Unfinished files and locks are kept in `.staging`, where no reader looks. A
+file is written there, synced and renamed; a folder is published by one rename once everything in it is synced.
+
+What cannot be read is a StoreError and never a missing file; a folder, pipe, socket or device is no file, and is never
+waited for. Among others, a folder that cannot be looked through is listed as one entry, written just now.
+
+What fails to sync is written again. The system reports lost pages once, and the next fsync of the same file succeeds:
+a file that fails to sync never gets its name, and a staging directory of which anything fails to sync is deleted.
+Accepted: what was written with `sync=False` may hold anything after a power cut, and is verified by its checksum before
+use; a process killed between a failed fsync and that deletion; a name whose folder fails to sync after the rename, as
+the journal of a file system that loses names stops it.
+
+Nothing is created or deleted through a link, but that a link at the top, such as `runs`, may lead to another folder of
+the same disk: what is there is read and published, and never deleted. Accepted: whoever puts a link in a folder's place
+between look and use may write there anyway; on a file system without flock (some NFS) locks exclude nobody.
 """
 
 import errno
-import fcntl
 import os
 import shutil
-import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +28,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mnist_pipeline.errors import StoreError, system_line
+from mnist_pipeline.errors import StoreError
 from mnist_pipeline.store.base import LOCK, STAGING, Entry
+from mnist_pipeline.store.disk import (
+    MISSING,
+    MisplacedError,
+    make_folder,
+    open_regular,
+    sync_path,
+    sync_tree,
+)
+from mnist_pipeline.store.disk import translated as translated
+from mnist_pipeline.store.disk import write_file as write_file
+from mnist_pipeline.store.locks import acquire, is_held, release
 
 
 @dataclass(frozen=True)
@@ -35,26 +55,31 @@ class LocalStore:
 
     def read(self, name: str, limit_bytes: int | None = None) -> bytes:
         path = self.location / name
-        with translated(f"cannot read {path}"), suppress(FileNotFoundError, NotADirectoryError):
-            if stat.S_ISREG(path.stat().st_mode):  # a folder is no file, and a pipe or a device would be read for ever
-                with path.open("rb") as file:
-                    return file.read() if limit_bytes is None else file.read(limit_bytes)
+        with translated(f"cannot read {path}"), suppress(*MISSING, MisplacedError), open_regular(path) as file:
+            return file.read() if limit_bytes is None else file.read(limit_bytes)
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
 
     def list(self, folder: str) -> Iterator[Entry]:
-        with translated(f"cannot look through {self.location / folder}"):
-            tops = [self.location / folder]
-            if not folder:  # a link at the top leads to another disk of the same outputs
-                tops += [path for path in _below(self.location) if path.is_symlink() and path.is_dir()]
-            for top in tops:
-                for here, folders, names in os.walk(top):  # unlike rglob, goes on where a folder vanishes
-                    folders.sort()
-                    yield from self._entries(f"{here}/{name}" for name in sorted(names))
+        top, unread = str(self.location / folder), list[str]()
+
+        def note(error: OSError) -> None:
+            if isinstance(error, MISSING):  # vanished meanwhile
+                return
+            if error.filename in (top, None):
+                raise error
+            unread.append(error.filename)
+
+        with translated(f"cannot look through {top}"):
+            for here, folders, names in os.walk(top, onerror=note):  # unlike rglob, goes on where a folder vanishes
+                folders.sort()
+                yield from self._entries(f"{here}/{name}" for name in sorted(names))
+            yield from map(self._unread, unread)
 
     def find(self, folders: str, files: Sequence[str]) -> Iterator[Entry]:
         with translated(f"cannot look through {self.location / folders}"):
-            matching = _matching(str(self.location), folders.split("/"))
+            matching, unread = _matching(str(self.location), folders.split("/"))
             yield from self._entries([f"{folder}/{name}" for folder in matching for name in files])
+            yield from map(self._unread, unread)
 
     def children(self, folder: str) -> Sequence[str]:
         with translated(f"cannot look through {self.location / folder}"):
@@ -63,6 +88,7 @@ class LocalStore:
     def write(self, name: str, data: bytes | Path, sync: bool = True) -> None:
         path = self.location / name
         with translated(f"cannot write {path}"):
+            self._forbid_links(name)
             if sync:
                 make_folder(path.parent)
             write_file(path, data, self._staging, sync)
@@ -72,6 +98,7 @@ class LocalStore:
     def create(self, name: str, data: bytes) -> bool:
         path = self.location / name
         with translated(f"cannot create {path}"):
+            self._forbid_links(name)
             make_folder(path.parent)
             ready = self._staging / f"{path.name}-{uuid.uuid4().hex}"
             write_file(ready, data, self._staging)
@@ -99,8 +126,15 @@ class LocalStore:
     def move(self, source: str, target: str, first: str = "") -> bool:  # noqa: ARG002  everything moves at once
         old, new = self.location / source, self.location / target
         with translated(f"cannot move {old} to {new}"):
-            for each in [*sorted(old.rglob("*")), old] if old.is_dir() else ():
-                sync_path(each)  # what appears under its new name outlives a power cut
+            self._forbid_links(source)
+            self._forbid_links(target)
+            try:
+                sync_tree(old)  # what appears under its new name outlives a power cut
+            except OSError:
+                if source.startswith(f"{STAGING}/"):  # else the next attempt would take it over
+                    with suppress(StoreError):
+                        self.delete(source)
+                raise
             make_folder(new.parent)
             try:
                 old.rename(new)
@@ -118,8 +152,9 @@ class LocalStore:
     def delete(self, name: str) -> None:
         path = self.location / name
         with translated(f"cannot delete {path}"):
+            self._forbid_links(name, deleted=True)
             if not path.is_dir() or path.is_symlink():
-                with suppress(FileNotFoundError, NotADirectoryError):
+                with suppress(*MISSING):
                     path.unlink()
                     sync_path(path.parent)
                 return
@@ -131,39 +166,57 @@ class LocalStore:
 
     @contextmanager
     def lock(self, name: str, wait: bool = True, shared: bool = False) -> Iterator[bool]:
-        path = self._staging / f"{name.replace('/', '-')}{LOCK}"
+        path = self.location / STAGING / f"{name.replace('/', '-')}{LOCK}"
         with translated(f"cannot lock {path}"):
             self._staging.mkdir(parents=True, exist_ok=True)
-            handle = _acquire(path, wait, shared)
+            handle = acquire(path, wait, shared)
         try:
             yield handle is not None
         finally:
             if handle is not None:
-                _release(path, handle, shared)
+                release(path, handle, shared)
 
     def local_folder(self, name: str) -> Path:
         path = self.location / name
         with translated(f"cannot create {path}"):
+            self._forbid_links(f"{name}/")
             path.mkdir(parents=True, exist_ok=True)
         return path
 
     def held_locks(self) -> Sequence[str]:
-        names = [name for name in self.children(STAGING) if name.endswith(LOCK)]
-        return [name.removesuffix(LOCK) for name in names if _is_held(self._staging / name)]
+        with translated(f"cannot look through {self.location / STAGING}"):
+            names = [path.name for path in _below(self._staging) if path.name.endswith(LOCK)]
+        return [name.removesuffix(LOCK) for name in names if is_held(self.location / STAGING / name)]
 
     @property
     def _staging(self) -> Path:
+        self._forbid_links(f"{STAGING}/")
         return self.location / STAGING
+
+    def _forbid_links(self, name: str, deleted: bool = False) -> None:
+        """Raise MisplacedError if a folder of this name is a link; at the top one may be, unless it is deleted from."""
+        folder = self.location
+        for depth, part in enumerate(name.split("/")[:-1]):
+            folder /= part
+            if (deleted or depth or part.startswith(".")) and folder.is_symlink():
+                raise MisplacedError(errno.ELOOP, f"expected {folder} to be a folder, got a link", str(folder))
 
     def _entries(self, paths: Iterable[str]) -> Iterator[Entry]:
         start = len(str(self.location)) + 1
         for path in paths:
             try:
                 status = os.lstat(path)
-            except (FileNotFoundError, NotADirectoryError):  # vanished meanwhile
+            except MISSING:  # vanished meanwhile
+                continue
+            except OSError:
+                yield self._unread(path)
                 continue
             version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
             yield Entry(path[start:], status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), version)
+
+    def _unread(self, path: str) -> Entry:
+        """The entry of a file or folder of which nothing is known but that it is there."""
+        return Entry(path[len(str(self.location)) + 1 :], 0, datetime.now(UTC), "cannot be read")
 
     def _holds(self, name: str, data: bytes) -> bool:
         try:
@@ -172,130 +225,43 @@ class LocalStore:
             return False
 
 
-def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync: bool = True) -> None:
-    """Create or replace one file on disk: `path` holds its old content or all of the new, never a part.
-
-    Args:
-        path: the file; its folder is created.
-        data: the whole content, or a file that holds it.
-        scratch: folder for the unfinished file, on the same file system; beside `path` if None.
-        sync: whether the content must survive a power cut at once.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    folder = scratch or path.parent
-    for each in (path.parent, folder):
-        each.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        with unfinished.open("wb") as file:
-            if isinstance(data, bytes):
-                file.write(data)
-            else:
-                with data.open("rb") as source:
-                    shutil.copyfileobj(source, file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents so that they survive a power cut."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        sync_path(each.parent)
-
-
-def sync_path(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _below(folder: Path) -> Sequence[Path]:
     try:
         return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    except MISSING:
         return []
 
 
-def _matching(folder: str, pattern: Sequence[str]) -> Sequence[str]:
-    """The folders below one that match a pattern, one item a level: a name, or `*` for each."""
-    found = [folder]
-    for name in pattern:
-        found = [f"{each}/{child}" for each in found for child in (_folders(each) if name == "*" else (name,))]
-    return found
+def _matching(folder: str, pattern: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The folders below one that match a pattern, one item a level: a name, or `*` for each; and those not readable."""
+    found, unread = [folder], []
+    for depth, name in enumerate(pattern):
+        above, found = found, []
+        for each in above:
+            try:
+                found += [f"{each}/{child}" for child in (_folders(each) if name == "*" else (name,))]
+            except OSError:
+                if depth < 2:  # else one of many, which must not hide the others
+                    raise
+                unread.append(each)
+    return found, unread
 
 
 def _folders(folder: str) -> Sequence[str]:
     try:
         with os.scandir(folder) as found:
-            return sorted([each.name for each in found if each.is_dir()])
-    except (FileNotFoundError, NotADirectoryError):
+            return sorted([each.name for each in found if _may_be_folder(each)])
+    except MISSING:
         return ()
+
+
+def _may_be_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return True
 
 
 def _remove_folder(folder: Path) -> None:
     with suppress(OSError):  # some that `ignore_errors` does not ignore; what is left is an orphan
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _acquire(path: Path, wait: bool, shared: bool) -> int | None:
-    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, kind)
-            # The last holder may have removed the file between our open and our lock: then we hold nothing.
-            if os.path.samestat(path.stat(), os.fstat(handle)):
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _release(path: Path, handle: int, shared: bool) -> None:
-    with suppress(OSError):
-        if shared:  # the last of those that share it removes the file
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    with suppress(OSError):
-        os.close(handle)
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn an operating-system error into a StoreError that says what was being done."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(system_line(doing, error)) from error

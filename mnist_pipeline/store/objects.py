@@ -44,8 +44,9 @@ class ObjectStore:
     def read(self, name: str, limit_bytes: int | None = None) -> bytes:
         key, bucket = self._key(name), self._bucket
         with self._translated(name):
-            if limit_bytes is None:
-                return bytes(bucket.get(key).bytes())
+            found = bucket.get(key)  # not its range at once: an empty object has none
+            if limit_bytes is None or found.meta["size"] <= limit_bytes:
+                return bytes(found.bytes())
             return bytes(bucket.get_range(key, start=0, length=limit_bytes))
 
     def list(self, folder: str) -> Iterator[Entry]:

@@ -2,9 +2,10 @@
 
 import json
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, shown
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
+from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, parse_json
 
 
 def read_baselines(outputs: Outputs) -> dict[str, str]:
@@ -16,7 +17,7 @@ def read_baselines(outputs: Outputs) -> dict[str, str]:
     """
     path = outputs.path(layout.BASELINES)
     try:
-        found = json.loads(outputs.store.read(layout.BASELINES))
+        found = parse_json(outputs.store.read(layout.BASELINES, MAX_DOCUMENT_BYTES + 1))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -24,7 +25,7 @@ def read_baselines(outputs: Outputs) -> dict[str, str]:
             f"{path}: expected run_ids by data set, got {error}; delete it and set them again"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(run_id, str) for run_id in found.values()):
-        raise DamagedError(f"{path}: expected run_ids by data set, got {found!r}; delete it and set them again")
+        raise DamagedError(f"{path}: expected run_ids by data set, got {shown(found)}; delete it and set them again")
     return found
 
 

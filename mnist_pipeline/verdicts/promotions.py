@@ -3,7 +3,6 @@
 A promotion is a numbered document that is created once and never changed; the weights lie in the archive.
 """
 
-from datetime import datetime
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
@@ -11,8 +10,8 @@ from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
-from mnist_pipeline.store.documents import ChecksummedDocument
-from mnist_pipeline.store.files import read_expected
+from mnist_pipeline.store.documents import ChecksummedDocument, Moment, Sha256
+from mnist_pipeline.store.files import read_document
 
 
 class Promotion(ChecksummedDocument):
@@ -21,13 +20,13 @@ class Promotion(ChecksummedDocument):
     kind: ClassVar[str] = "a promotion"
     checksum_field: ClassVar[str] = "promotion_sha256"
 
-    weights_sha256: str
-    previous_sha256: str
+    weights_sha256: Sha256
+    previous_sha256: Sha256
     run_id: str
     verdict_id: str
     outcome: Outcome
     forced: bool  # made current although the verdict was no pass
-    promoted_at: datetime
+    promoted_at: Moment
 
 
 def current_promotion(outputs: Outputs) -> Promotion | None:
@@ -40,7 +39,7 @@ def current_promotion(outputs: Outputs) -> Promotion | None:
     name = numbered.newest(outputs.store, layout.PROMOTIONS)
     if name is None:
         return None
-    return Promotion.from_bytes(read_expected(outputs.store, name, "a promotion"), str(outputs.path(name)))
+    return Promotion.from_bytes(read_document(outputs.store, name, "a promotion"), str(outputs.path(name)))
 
 
 def record_promotion(outputs: Outputs, promotion: Promotion) -> Location:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from mnist_pipeline.runs.quarantine import move_to_quarantine
 from mnist_pipeline.runs.run import table_of
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.store.base import Location, is_empty
-from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
+from mnist_pipeline.store.documents import ChecksummedDocument, Count, Moment, Sha256, canonical_sha256
 from mnist_pipeline.store.files import FileRecord, read_checked, read_if_there
 from mnist_pipeline.store.local import translated
 
@@ -42,11 +41,11 @@ class ReferenceRecord(BaseModel):
 
     against: str
     run_id: str
-    sha256: str | None  # over the hashes of its files; None if they could not be known
+    sha256: Sha256 | None  # over the hashes of its files; None if they could not be known
     problem: str | None
     same_images: bool
     same_weights: bool
-    changed: int | None
+    changed: Count | None
 
 
 class VerdictDocument(ChecksummedDocument):
@@ -63,7 +62,7 @@ class VerdictDocument(ChecksummedDocument):
     references: tuple[ReferenceRecord, ...]
     gates: Mapping[str, Any]
     versions: Mapping[str, str]
-    judged_at: datetime
+    judged_at: Moment
     files: tuple[FileRecord, ...]
 
 

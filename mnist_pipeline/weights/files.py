@@ -89,7 +89,7 @@ def archive_weights(network: Network, store: Store, folder: str) -> str:
     data = encode_weights(network)
     name = f"{folder}/{hashlib.sha256(data).hexdigest()}.safetensors"
     try:
-        kept = store.read(name, MAX_FILE_BYTES) == data
+        kept = store.read(name, MAX_FILE_BYTES + 1) == data
     except FileNotFoundError:
         kept = False
     if not kept:

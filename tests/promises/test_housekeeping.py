@@ -1,6 +1,7 @@
 """Housekeeping: old predictions and reports go, after a time in which they can be read; what is needed stays."""
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def test_a_run_of_which_an_attempt_is_in_progress_is_left_alone(tmp_path: Path) 
 def test_a_damaged_run_is_left_alone(tmp_path: Path) -> None:
     old, *_ = publish(tmp_path, *DATES)
     (tmp_path / "runs" / old / "manifest.json").write_text("{}")
-    assert reasons(tmp_path)[old] == "damaged"
+    assert reasons(tmp_path)[old] == "damaged, or cannot be read"
 
 
 def test_a_pruned_run_cannot_become_the_baseline(tmp_path: Path) -> None:
@@ -349,24 +350,55 @@ def test_a_night_holds_its_shards_from_their_building_to_the_end(
 def test_orphans_of_dead_attempts_are_deleted_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
     publish(tmp_path, *DATES)
     root = tmp_path / ".staging"
-    dead, tonight, verdict, conflict = "dead-run", "tonight-killed", "verdict-0123456789ab-dead", "conflict-of-old"
+    dead, tonight, living = (identity(f"2026-02-0{day}").run_id for day in (1, 2, 3))
+    verdict, conflict = f"verdict-0123456789ab-{dead}", f"conflict-{dead}-01234567"
     for name in (dead, tonight, verdict, conflict):
         (root / name / "run").mkdir(parents=True)
         (root / name / "run" / "part").write_bytes(b"x")
     (root / f"{dead}.lock").touch()
     (root / f".history.parquet.{'0' * 32}").write_bytes(b"x")
     (root / f"000001.json-{'0' * 32}").write_bytes(b"x")
+    (root / f"{dead}.01234567" / "run").mkdir(parents=True)
+    (root / f"deleted-{'0' * 32}").mkdir()
+    theirs = {"notes.txt", "yarn.lock", f"run-{'0' * 32}", f"{dead}-copy", f"old-{dead}"}
+    for name in theirs:
+        (root / name).write_bytes(b"x")
     age(root, 5)
     age(root / tonight, 0)
-    with staging_directory(opened(tmp_path), "living") as staging:
+    with staging_directory(opened(tmp_path), living) as staging:
         staging.outputs.store.write(f"{staging.files}/part", b"x")
-        age(root / "living", 5)
-        age(root / "living.lock", 5)
+        age(root / living, 5)
+        age(root / f"{living}.lock", 5)
         prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
-        assert {path.name for path in root.iterdir()} == {tonight, conflict, "living", "living.lock"}
+        assert {path.name for path in root.iterdir()} == theirs | {tonight, conflict, living, f"{living}.lock"}
     age(root / conflict, 31)
     prune(tmp_path, datetime.now(UTC), retention=Retention(keep_days=30, keep_last=1))
-    assert {path.name for path in root.iterdir()} == {tonight}
+    assert {path.name for path in root.iterdir()} == theirs | {tonight}
+
+
+def test_a_prune_touches_nothing_behind_a_link(tmp_path: Path) -> None:
+    outputs, elsewhere = tmp_path / "outputs", tmp_path / "elsewhere"
+    old, *_ = publish(outputs, *DATES)
+    for name in ("runs", "reports"):
+        (outputs / name).rename(elsewhere.with_name(name))
+        (outputs / name).symlink_to(elsewhere.with_name(name))
+    precious = elsewhere / old / "run" / "precious"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"x")
+    (outputs / ".staging" / old).symlink_to(elsewhere / old)
+    age(elsewhere, 40)
+    before = {name: snapshot(tmp_path / name) for name in ("runs", "reports", "elsewhere")}
+    for days in (0, 2):
+        assert prune(outputs, datetime.now(UTC) + days * DAY) == []
+    assert set(reasons(outputs).values()) == {"a link to elsewhere"}
+    assert {name: snapshot(tmp_path / name) for name in before} == before
+    assert len(load_history(outputs)) == 40
+    shutil.rmtree(outputs / ".staging")
+    (outputs / ".staging").symlink_to(elsewhere)
+    found = command("prune", "--apply", "--outputs", outputs)
+    assert found.exit_code == 5
+    assert f"expected {outputs}/.staging to be a folder, got a link; move it away" in found.stderr
+    assert snapshot(elsewhere) == before["elsewhere"]
 
 
 def test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predictions(tmp_path: Path) -> None:
@@ -382,13 +414,14 @@ def test_a_night_that_is_run_again_after_the_prune_was_planned_keeps_its_predict
 
 def test_a_staging_directory_that_is_taken_over_after_the_prune_was_planned_is_left_alone(tmp_path: Path) -> None:
     publish(tmp_path, *DATES)
-    dead = tmp_path / ".staging" / "dead-run"
+    run_id = identity("2026-02-01").run_id
+    dead = tmp_path / ".staging" / run_id
     (dead / "run").mkdir(parents=True)
     age(dead, 5)
     plan = plan_prune(opened(tmp_path), LAST_ONLY, DAY, datetime.now(UTC))
-    with staging_directory(opened(tmp_path), "dead-run") as taken_over:
+    with staging_directory(opened(tmp_path), run_id) as taken_over:
         assert carry_out(opened(tmp_path), plan, NOW) == [f"{dead}: an attempt is in progress there"]
-        assert taken_over.folder == ".staging/dead-run"
+        assert taken_over.folder == f".staging/{run_id}"
         assert dead.is_dir()
 
 

@@ -190,7 +190,7 @@ def test_readers_see_whole_tables_through_a_thousand_publishes(tmp_path: Path, t
 
 MUTANTS = (
     Mutant(
-        "mnist_pipeline/store/local.py",
+        "mnist_pipeline/store/disk.py",
         "        unfinished.replace(path)\n",
         "        path.write_bytes(b'')\n        import time\n        time.sleep(0.05)\n        path.write_bytes(data)\n"
         "        unfinished.unlink()\n",

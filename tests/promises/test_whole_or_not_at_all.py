@@ -192,7 +192,7 @@ MUTANTS = (
         KILLED,
     ),
     Mutant(  # in place
-        LOCAL,
+        "mnist_pipeline/store/disk.py",
         "        unfinished.replace(path)\n",
         "        unfinished.unlink()\n"
         "        path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())\n",
@@ -212,7 +212,7 @@ MUTANTS = (
         KILLED,
     ),
     Mutant(  # a lock that is not released once its file cannot be removed
-        LOCAL,
+        "mnist_pipeline/store/locks.py",
         "    with suppress(OSError):\n        if shared:",
         "    if True:\n        if shared:",
         REFUSED_AT_TIMES,

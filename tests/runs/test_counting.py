@@ -53,7 +53,7 @@ def test_a_damaged_record_does_not_count_and_is_named(tmp_path: Path, caplog: py
     ((location, problem),) = check_counted(outputs)
     assert location == path
     assert problem is not None
-    assert problem.endswith("run its date again, or accept the run")
+    assert str(problem).endswith("run its date again, or accept the run")
     count(outputs, WHO.run_id)
     assert [problem for _, problem in check_counted(outputs)] == [None]
 

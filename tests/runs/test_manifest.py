@@ -31,9 +31,14 @@ MANIFEST = Manifest(
     evaluated_at=datetime(2026, 2, 1, 2, 30, 0, 123456, UTC),
     published_at=datetime(2026, 2, 1, 2, 30, 1, tzinfo=UTC),
     timings_seconds={"fetch": 0.1, "predict": 0.9352941176470588},
-    files=(FileRecord("predictions/part-00000.parquet", 12, 4096, "5" * 64), FileRecord("summary.parquet", 10, 9, "6")),
+    files=(
+        FileRecord("predictions/part-00000.parquet", 12, 4096, "5" * 64),
+        FileRecord("summary.parquet", 10, 9, "6" * 64),
+    ),
 )
 WRITTEN = MANIFEST.to_bytes()
+WHO: dict[str, Any] = json.loads(WRITTEN)["identity"]
+FILE: dict[str, Any] = json.loads(WRITTEN)["files"][1]
 
 hex64 = st.text("0123456789abcdef", min_size=64, max_size=64)
 identities = st.builds(
@@ -188,17 +193,17 @@ def rewritten(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"fingerprint": None}, "fingerprint"),
+        ({"fingerprint": None}, "'fingerprint'"),
         (
             {"fingerprint": None, "workers": "many", "totals": {}},
-            "fingerprint, totals.images, totals.labelled, totals.correct, totals.accuracy, workers",
+            "'fingerprint', 'totals.images', 'totals.labelled', 'totals.correct', 'totals.accuracy' and 1 more",
         ),
-        ({"engine": "other"}, "engine"),
+        ({"engine": "other"}, "'engine'"),
     ],
 )
 def test_fields_missing_or_wrong_are_another_versions_manifest(changes: dict[str, Any], named: str) -> None:
     message = (
-        "expected a run's manifest that this version can read, got one of schema version 1 in which these fields are "
+        "expected a run's manifest that this version can read, got one of schema version '1' in which these fields are "
         f"missing or differ: {named}; read it with the version"
     )
     with pytest.raises(DamagedError, match=message):
@@ -210,6 +215,14 @@ def test_a_field_that_a_later_version_added_is_passed_over() -> None:
 
 
 # What was counted
+
+LABELS = (np.arange(12) % 10).astype(np.int8)
+PREDICTED = np.where(np.arange(12) == 0, 1, LABELS).astype(np.int8)  # 11 of them right
+SURE = np.full(12, 0.5, np.float32)
+COUNTS = {
+    "tally": Tally.count(LABELS, PREDICTED, SURE).to_json(),
+    "calibration": Calibration.count(LABELS, PREDICTED, SURE, np.full((10, 12), 0.1, np.float32)).to_json(),
+}
 
 
 def test_a_manifest_brings_back_what_was_counted(tmp_path: Path) -> None:
@@ -225,7 +238,7 @@ def test_a_manifest_brings_back_what_was_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [["tally", "calibration"], ["tally"], ["calibration"]])
 def test_a_manifest_of_a_version_that_kept_no_counts_reads_but_has_none(lost: list[str]) -> None:
-    counts = {"tally": Tally.empty().to_json(), "calibration": Calibration.empty().to_json()}
+    counts = dict(COUNTS)
     Manifest.from_bytes(rewritten(**counts), "x").counted()
     manifest = Manifest.from_bytes(rewritten(**(counts | dict.fromkeys(lost))), "x")
     assert manifest.totals == MANIFEST.totals
@@ -245,6 +258,56 @@ def test_counts_of_another_form_are_another_versions() -> None:
     )
     with pytest.raises(DamagedError, match=message):
         Manifest.from_bytes(rewritten(**counts), "x").counted()
+
+
+@pytest.mark.parametrize(
+    ("counts", "got"),
+    [
+        ({"tally": Tally.empty().to_json()}, "counts with other totals"),
+        ({"tally": COUNTS["tally"] | {"confusion": [[2**62] * 10] * 10}}, "."),
+        ({"calibration": COUNTS["calibration"] | {"bin_correct": [9] * 15}}, "expected 0 <= successes <= trials"),
+        ({"tally": {"confusion": []}}, "tally: missing confidence_sum"),
+    ],
+)
+def test_counts_that_contradict_each_other_are_damage(counts: dict[str, Any], got: str) -> None:
+    with pytest.raises(DamagedError, match=f"expected counts that this version can read, got {got}"):
+        Manifest.from_bytes(rewritten(**(COUNTS | counts)), "x").counted()
+
+
+ABSURD: dict[str, dict[str, Any]] = {
+    "negative counts": {"totals": {"images": 12, "labelled": -12, "correct": -11, "accuracy": 1.0}},
+    "more correct than labelled": {"totals": {"images": 12, "labelled": 3, "correct": 4, "accuracy": 1.0}},
+    "an accuracy of 7": {"totals": {"images": 12, "labelled": 12, "correct": 11, "accuracy": 7.0}},
+    "no accuracy": {"totals": {"images": 12, "labelled": 12, "correct": 11, "accuracy": None}},
+    "too many images": {"identity": WHO | {"images": 10**30}},
+    "other images than counted": {"identity": WHO | {"images": 11}},
+    "a million shards": {
+        "identity": WHO | {"images": 10**6, "shard_rows": 1},
+        "totals": {"images": 10**6, "labelled": 0, "correct": 0, "accuracy": None},
+    },
+    "shards of no rows": {"identity": WHO | {"shard_rows": 0}},
+    "another date": {"identity": WHO | {"run_date": "2026-02-01"}},
+    "no run_id": {"run_id": "../../etc"},
+    "weights elsewhere": {"identity": WHO | {"weights_sha256": "../../etc/passwd"}},
+    "shards elsewhere": {"shard_set": "../../etc"},
+    "the year 1": {"published_at": "0001-01-01T00:00:00Z"},
+    "the year 9999": {"published_at": "9999-12-31T23:59:59-12:00"},
+    "no time zone": {"evaluated_at": "2026-02-01T00:00:00"},
+    "a file twice": {"files": [FILE, FILE]},
+    "a file above": {"files": [FILE | {"path": "../summary.parquet"}]},
+    "a file at the root": {"files": [FILE | {"path": "/etc/passwd"}]},
+    "a file of two lines": {"files": [FILE | {"path": "a\nb"}]},
+    "a file of negative size": {"files": [FILE | {"size_bytes": -1}]},
+    "a file without a hash": {"files": [FILE | {"sha256": "6"}]},
+    "seconds before it began": {"timings_seconds": {"fetch": -1.0}},
+    "endless seconds": {"timings_seconds": {"fetch": 1e300}},
+}
+
+
+@pytest.mark.parametrize("changes", ABSURD.values(), ids=ABSURD)
+def test_a_manifest_of_absurd_content_is_refused_though_its_checksum_holds(changes: dict[str, Any]) -> None:
+    with pytest.raises(DamagedError, match="expected a run's manifest that this version can read"):
+        Manifest.from_bytes(rewritten(**changes), "x")
 
 
 def counted(labels: list[int] | None) -> tuple[Tally, Calibration]:

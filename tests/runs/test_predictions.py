@@ -163,7 +163,7 @@ def test_a_record_with_another_tally_is_not_believed(
     assert record.read_text() != text
     with caplog.at_level(logging.WARNING):
         assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None
-    assert "part-00000.parquet has an unreadable checkpoint record and will be recomputed" in caplog.text
+    assert "part-00000.parquet has a damaged checkpoint record and will be recomputed" in caplog.text
 
 
 @pytest.mark.parametrize("lost", ["predictions/part-00000.parquet", "records/part-00000.parquet.json"])

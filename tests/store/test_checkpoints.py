@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mnist_pipeline.errors import OutputsError, StoreError
+from mnist_pipeline.errors import DamagedError, OutputsError, StoreError
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
-from mnist_pipeline.store.files import FileRecord
+from mnist_pipeline.store.files import FileRecord, read_checked
 from mnist_pipeline.store.local import LocalStore
 from tests.published import on_disk
 from tests.stores import DiedError, FaultyStore, MemoryStore
@@ -75,7 +75,7 @@ def test_a_checkpoint_written_again_replaces_the_old_one(checkpoints: Checkpoint
         (flipped(DATA, 0), "expected sha256 "),
         (flipped(DATA, 255), "expected sha256 "),
         (DATA[:-1], "expected 256 bytes, got 255"),
-        (DATA + b"\0", "expected 256 bytes, got 257"),
+        (DATA + b"\0", "expected 256 bytes, got more"),
         (b"", "expected 256 bytes, got 0"),
     ],
     ids=["first bit", "last bit", "cut", "longer", "empty"],
@@ -94,7 +94,20 @@ def test_a_damaged_file_is_not_found_and_a_warning_says_why(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b"3", b"\xff\xfe", b'{"file": {}}', b'{"file": {"path": "x"}, "notes": {}}', b"{}"],
+    [
+        b"[" * 100_000,
+        b"1" * 5000,
+        b'{"file": NaN}',
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b'{"file": {}}',
+        b'{"file": {"path": "x"}, "notes": {}}',
+        b"{}",
+    ],
 )
 def test_an_unreadable_record_counts_for_none_and_a_warning_says_so(
     content: bytes, checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
@@ -102,9 +115,7 @@ def test_an_unreadable_record_counts_for_none_and_a_warning_says_so(
     checkpoints.write(NAME, 3, DATA, NOTES)
     record_path(checkpoints).write_bytes(content)
     assert checkpoints.find(NAME) is None
-    assert (
-        f"{folder_of(checkpoints) / NAME} has an unreadable checkpoint record and will be recomputed: " in caplog.text
-    )
+    assert f"{folder_of(checkpoints) / NAME} has a damaged checkpoint record and will be recomputed: " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -126,10 +137,19 @@ def test_a_record_with_any_change_counts_for_none(
     change(document)
     record_path(checkpoints).write_text(json.dumps(document))
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable checkpoint record" in caplog.text
+    assert "has a damaged checkpoint record" in caplog.text
 
 
-@pytest.mark.parametrize("change", [lambda file: file.pop("rows"), lambda file: file.update(owner="x")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.pop("rows"),
+        lambda file: file.update(owner="x"),
+        lambda file: file.update(rows=-1),
+        lambda file: file.update(size_bytes=10**30),
+        lambda file: file.update(path=f"../../{NAME}"),
+    ],
+)
 def test_a_record_of_other_fields_counts_for_none_though_its_checksum_holds(
     change: Callable[[dict[str, Any]], object], checkpoints: CheckpointFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,7 +159,7 @@ def test_a_record_of_other_fields_counts_for_none_though_its_checksum_holds(
     change(document["file"])
     record_path(checkpoints).write_text(json.dumps({**document, "content_sha256": canonical_sha256(document)}))
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable checkpoint record" in caplog.text
+    assert "has a damaged checkpoint record" in caplog.text
 
 
 def test_a_record_of_other_bytes_does_not_vouch_for_these(
@@ -149,7 +169,7 @@ def test_a_record_of_other_bytes_does_not_vouch_for_these(
     checkpoints.write("other", 3, DATA[::-1], NOTES)
     record_path(checkpoints).write_bytes(record_path(checkpoints).with_name("other.json").read_bytes())
     assert checkpoints.find(NAME) is None
-    assert "has an unreadable checkpoint record and will be recomputed: it is about predictions/other" in caplog.text
+    assert "has a damaged checkpoint record and will be recomputed: it is about predictions/other" in caplog.text
 
 
 def test_a_folder_in_the_place_of_a_file_is_no_file(checkpoints: CheckpointFolder) -> None:
@@ -214,3 +234,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_no_unfinished_fi
     with pytest.raises(OutputsError, match=f"cannot write .*{NAME}: .*; a folder is where a file is expected"):
         checkpoints.write(NAME, 3, DATA, NOTES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_file_that_grew_is_not_read_whole(checkpoints: CheckpointFolder) -> None:
+    written = checkpoints.write(NAME, 3, DATA, NOTES)
+    with (folder_of(checkpoints) / NAME).open("ab") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    assert checkpoints.find(NAME) is None
+    with pytest.raises(DamagedError, match="expected 256 bytes, got more"):
+        read_checked(checkpoints.store, "run", written.file)

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnist_pipeline.errors import DamagedError
-from mnist_pipeline.store.documents import ChecksummedDocument, canonical_sha256
+from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, ChecksummedDocument, canonical_sha256
 from mnist_pipeline.store.files import FileRecord
 
 
@@ -160,9 +160,12 @@ def test_a_document_of_an_earlier_version_reads_though_later_ones_have_more_fiel
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"text": None}, "text"),
-        ({"text": None, "day": "never", "files": [{"path": "x"}]}, "text, day, files.0.rows, files.0.size_bytes"),
-        ({"schema_version": None}, "schema_version"),
+        ({"text": None}, "'text'"),
+        (
+            {"text": None, "day": "never", "files": [{"path": "x"}]},
+            "'text', 'day', 'files.0.rows', 'files.0.size_bytes'",
+        ),
+        ({"schema_version": None}, "'schema_version'"),
     ],
 )
 def test_fields_missing_or_wrong_are_another_versions_document_and_all_are_named(
@@ -170,7 +173,7 @@ def test_fields_missing_or_wrong_are_another_versions_document_and_all_are_named
 ) -> None:
     version = "1" if "schema_version" not in changes else "None"
     message = (
-        rf"^x: expected a note that this version can read, got one of schema version {version} in which these fields "
+        rf"^x: expected a note that this version can read, got one of schema version '{version}' in which these fields "
         rf"are missing or differ: {named}.*; read it with the version of mnist-pipeline that it names$"
     )
     with pytest.raises(DamagedError, match=message):
@@ -180,3 +183,25 @@ def test_fields_missing_or_wrong_are_another_versions_document_and_all_are_named
 def test_a_number_that_is_none_is_not_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         NOTE.model_copy(update={"values": {"x": float("nan")}}).to_bytes()
+
+
+HOSTILE = {
+    "nested deeply": b"[" * 100_000,
+    "an object nested deeply": b'{"a":' * 100_000,
+    "a number of 5,000 digits": b"1" * 5000,
+    "a number beyond all": b'{"a": 1e999}',
+    "NaN": b'{"a": NaN}',
+    "no UTF-8": b"\xff",
+    "another type": b"[3]",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_whatever_a_document_holds_it_is_damage(data: bytes) -> None:
+    with pytest.raises(DamagedError, match=r"^x: expected a note"):
+        Note.from_bytes(data, "x")
+
+
+def test_a_document_that_is_too_large_is_not_parsed() -> None:
+    with pytest.raises(DamagedError, match="expected at most 33,554,432 bytes, got more"):
+        Note.from_bytes(b" " * (MAX_DOCUMENT_BYTES + 1), "x")

@@ -3,13 +3,16 @@
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.local import LocalStore, make_folder, write_file
+from mnist_pipeline.store.disk import MisplacedError, make_folder, open_regular, write_file
+from mnist_pipeline.store.local import LocalStore
 from tests.published import hashes, snapshot
 
 
@@ -153,10 +156,10 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_empty(
 def test_a_file_that_cannot_be_read_is_an_error_and_not_missing(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Path, *_: object) -> None:
-        raise OSError(5, "Input/output error", str(self))
+    def fail(path: Path, *_: object) -> int:
+        raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(os, "open", fail)
     path = tmp_path / ".staging/attempt/a.parquet"
     with pytest.raises(StoreError, match=f"^cannot read {path}: Input/output error; check the disk and its mount"):
         store.read(".staging/attempt/a.parquet")
@@ -217,3 +220,197 @@ def test_a_file_whose_replacement_fails_stays_as_it_was(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_file(path, b"new")
     assert hashes(tmp_path) == {"x.json": hashlib.sha256(b"old").hexdigest()}
+
+
+# What is no file, and what is a link
+
+
+SPECIAL: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("make", SPECIAL.values(), ids=SPECIAL)
+def test_what_is_no_regular_file_is_none_and_is_not_waited_for(
+    make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    make(Path("special"))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        LocalStore(tmp_path).read("special")
+    with pytest.raises(MisplacedError, match=r"expected a regular file, got a (pipe|socket|device|folder)"):
+        open_regular(Path("special"))
+
+
+def test_a_file_is_written_in_the_place_of_a_pipe_and_moved_beside_one(store: LocalStore, tmp_path: Path) -> None:
+    for name in (".staging/attempt/pipe", "history.parquet"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / ".staging/attempt/link").symlink_to("/dev/zero")
+    store.write("history.parquet", b"1")
+    assert store.read("history.parquet") == b"1"
+    assert store.move(".staging/attempt", "quarantine/one")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("elsewhere")])
+def test_whatever_bears_the_name_of_a_lock_is_neither_waited_for_nor_followed(
+    make: Callable[[Path], object], store: LocalStore, tmp_path: Path
+) -> None:
+    make(tmp_path / ".staging" / "one.lock")
+    assert list(store.held_locks()) == []
+    with suppress(StoreError), store.lock("one", wait=False):
+        pass
+    assert not (tmp_path / ".staging" / "elsewhere").exists()
+
+
+WRITES: dict[str, Callable[[LocalStore, str], object]] = {
+    "write": lambda store, name: store.write(f"{name}/a", b"1"),
+    "create": lambda store, name: store.create(f"{name}/a", b"1"),
+    "delete": lambda store, name: store.delete(f"{name}/precious"),
+    "move from": lambda store, name: store.move(f"{name}/precious", "runs/b"),
+    "move to": lambda store, name: store.move(".staging/attempt", f"{name}/b"),
+    "scratch": lambda store, name: store.local_folder(f"{name}"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("name", [".repairs", "runs/linked", "verdicts/a/linked"])
+def test_nothing_is_created_or_deleted_through_a_link(
+    write: Callable[[LocalStore, str], object], name: str, store: LocalStore, tmp_path: Path
+) -> None:
+    precious = tmp_path / "elsewhere" / "precious"
+    write_file(precious, b"1")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=f"expected {tmp_path / name} to be a folder, got a link; move it away"):
+        write(store, name)
+    assert list((tmp_path / "elsewhere").iterdir()) == [precious]
+    store.delete(name)
+    assert not (tmp_path / name).is_symlink()
+    assert precious.read_bytes() == b"1"
+
+
+def test_a_link_at_the_top_is_read_and_published_through_and_never_deleted_through(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (tmp_path / "runs").symlink_to(elsewhere)
+    assert store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
+    assert store.read("runs/one/manifest.json") == b"{}"
+    assert list(store.children("runs")) == ["one"]
+    assert [entry.name for entry in store.list("")] == []
+    with pytest.raises(StoreError, match=r"cannot delete .*: expected .*/runs to be a folder, got a link"):
+        store.delete("runs/one/manifest.json")
+
+
+def test_where_staging_is_a_link_nothing_is_done(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / ".staging").rename(tmp_path / "elsewhere")
+    (tmp_path / ".staging").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+    for act in (
+        lambda: store.write("a", b"1"),
+        lambda: store.delete(".staging/attempt"),
+        lambda: store.update(["a"], lambda: {"a": b"1"}),
+        store.held_locks,
+    ):
+        with pytest.raises(StoreError, match=r"expected .*/\.staging to be a folder, got a link; move it away"):
+            act()
+    assert snapshot(tmp_path) == before
+
+
+# A disk that fails
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """The number-th fsync fails, and no other, as the system reports lost pages once."""
+    calls, syncing = list[int](), os.fsync
+
+    def sync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == number:
+            raise OSError(5, "Input/output error")
+        syncing(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return calls
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_of_a_directory_that_fails_to_sync_nothing_is_taken_over(
+    number: int, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(monkeypatch, number)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
+    assert [entry.name for entry in store.list("")] == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_published_folder_that_fails_to_sync_on_its_way_to_quarantine_stays(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish(".staging/attempt", "runs/one", "manifest.json", b"{}")
+    failing_once(monkeypatch, 1)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.move("runs/one", "quarantine/one")
+    assert store.read("runs/one/a.parquet") == b"a.parquet"
+
+
+@pytest.mark.parametrize("write", [LocalStore.write, LocalStore.create])
+def test_a_file_that_fails_to_sync_gets_no_name_and_is_written_again(
+    write: Callable[[LocalStore, str, bytes], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    calls = failing_once(monkeypatch, 1)
+    with pytest.raises(StoreError, match="Input/output error"):
+        write(store, "one", b"1")
+    assert [entry.name for entry in store.list("")] == []
+    before = len(calls)
+    write(store, "one", b"1")
+    assert store.read("one") == b"1"
+    assert len(calls) > before
+
+
+# One of many that cannot be looked through
+
+
+def test_a_folder_among_others_that_cannot_be_looked_through_is_listed_as_new(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("runs/a/manifest.json", b"1")
+    store.write("runs/b/manifest.json", b"2")
+    (tmp_path / "runs/c").symlink_to(tmp_path / "runs/c")
+    scanning, looking = os.scandir, os.lstat
+
+    def scan(path: str) -> object:
+        if str(path).endswith("runs/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scanning(path)
+
+    def look(path: str) -> os.stat_result:
+        if "runs/b/" in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return looking(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "lstat", look)
+    listed = {entry.name: entry.version for entry in store.list("runs")}
+    assert listed["runs/b"] == "cannot be read"
+    assert "runs/a/manifest.json" in listed
+    found = {entry.name: entry.version for entry in store.find("runs/*", ["manifest.json"])}
+    assert found["runs/b/manifest.json"] == found["runs/c/manifest.json"] == "cannot be read"
+    with pytest.raises(StoreError, match=r"cannot look through .*: Permission denied"):
+        list(store.list("runs/b"))
+
+
+def test_a_lock_that_cannot_be_asked_is_taken_for_held(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(".staging/one.lock", b"")
+
+    def fail(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", fail)
+    assert list(store.held_locks()) == ["one"]

@@ -206,21 +206,6 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
     assert store.read("a") == b"old"
 
 
-def test_a_pipe_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileNotFoundError):
-        LocalStore(tmp_path).read("pipe")
-
-
-def test_links_at_the_top_are_followed_and_no_others(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "one").write_bytes(b"1")
-    (tmp_path / "outputs" / "runs").mkdir(parents=True)
-    (tmp_path / "outputs" / "shards").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "outputs" / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
-    assert names(LocalStore(tmp_path / "outputs")) == ["shards/one"]
-
-
 def test_a_store_may_be_sent_to_another_process(store: Store) -> None:
     if isinstance(store, MemoryStore):
         return

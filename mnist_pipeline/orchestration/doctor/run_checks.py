@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from mnist_pipeline.datasets.source_files import verified_file
-from mnist_pipeline.errors import DamagedError, DataError
+from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
 from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.pipeline.nightly import state_of
@@ -119,23 +119,24 @@ def _recent_run_dates(due: Due) -> Iterator[Finding]:
         yield Finding(what, None, f"none due yet in {outputs}" if due.dates else "not due: no active schedule")
         return
     missing = missing_run_dates(outputs, dataset, split, dates)
-    damaged = list(_damaged(run for run in published if run.name.run_date in dates))
+    wrong = list(_wrong(run for run in published if run.name.run_date in dates))
     if missing:
         found = f"no published run that counts of {', '.join(map(str, missing))} in {outputs}"
         yield Finding(what, False, found, f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`")
-    if damaged:
-        again = f"`mnist-pipeline verify --repair --outputs {shlex.quote(str(outputs))}`"
-        yield Finding(what, False, "; ".join(damaged), again)
-    if not missing and not damaged:
+    if wrong:
+        repairs = all(isinstance(error, DamagedError) for error in wrong)
+        command = f"`mnist-pipeline verify{' --repair' if repairs else ''} --outputs {shlex.quote(str(outputs))}`"
+        yield Finding(what, False, "; ".join(map(str, wrong)), command)
+    if not missing and not wrong:
         yield Finding(what, True, f"every one from {dates[0]} to {dates[-1]} is published in {outputs}")
 
 
-def _damaged(runs: Iterable[Run]) -> Iterator[str]:
+def _wrong(runs: Iterable[Run]) -> Iterator[OutputsError]:
     for run in runs:
         try:
             run.manifest()
-        except DamagedError as error:
-            yield str(error)
+        except OutputsError as error:
+            yield error
 
 
 def _newest_verdict(settings: Settings) -> Iterator[Finding]:

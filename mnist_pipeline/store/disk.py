@@ -1,0 +1,118 @@
+"""Single files and folders on a disk: read, written and synced. Why, and what is accepted, is said in `local.py`."""
+
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from mnist_pipeline.errors import StoreError, system_line
+
+MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+class MisplacedError(OSError):
+    """Something else is where a file or folder of ours is expected: whoever has put it there has to move it away."""
+
+
+def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync: bool = True) -> None:
+    """Create or replace one file on disk: `path` holds its old content or all of the new, never a part.
+
+    Args:
+        path: the file; its folder is created.
+        data: the whole content, or a file that holds it.
+        scratch: folder for the unfinished file, on the same file system; beside `path` if None.
+        sync: whether the content must survive a power cut at once.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = scratch or path.parent
+    for each in (path.parent, folder):
+        each.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        with unfinished.open("wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents so that they survive a power cut."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_path(each.parent)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, without waiting for anybody to write it.
+
+    Raises:
+        MisplacedError: it is a folder, pipe, socket or device, which might be read for ever.
+        OSError: it cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise MisplacedError(errno.ENXIO, "expected a regular file, got a socket", str(path)) from error
+    try:
+        mode = os.fstat(handle).st_mode  # of what was opened: what bears the name may be another by now
+        if not stat.S_ISREG(mode):
+            kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+            raise MisplacedError(errno.EINVAL, f"expected a regular file, got a {kind}", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def sync_path(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything in a folder survive a power cut, if it is one; links and special files hold nothing."""
+    for here, _, names in os.walk(folder, topdown=False, onerror=_raise):
+        for name in sorted(names):
+            path = Path(here, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                sync_path(path)
+        sync_path(Path(here))
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, MISSING):
+        raise error
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn an operating-system error into a StoreError that says what was being done."""
+    try:
+        yield
+    except MisplacedError as error:
+        raise StoreError(f"{doing}: {error.strerror}; move it away, then run again") from error
+    except OSError as error:
+        raise StoreError(system_line(doing, error)) from error

@@ -1,0 +1,183 @@
+"""What cannot be read is not damaged: no command moves, replaces or forgets a run for it, on disk and in a bucket."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from io import BufferedReader
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mnist_pipeline import load_history
+from mnist_pipeline.cli import app
+from mnist_pipeline.core.retention import Retention
+from mnist_pipeline.errors import DamagedError, StoreError
+from mnist_pipeline.maintenance.pruning import plan_prune
+from mnist_pipeline.maintenance.verification import require_sound, verify_all
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
+from mnist_pipeline.runs.publishing import commit
+from mnist_pipeline.store import disk, local
+from mnist_pipeline.store.base import Address, Location
+from mnist_pipeline.verdicts.records import sound_verdict
+from mnist_pipeline.views import current_views, update_views
+from tests.objectstore import ObjectStore, always, objects
+from tests.objectstore import server as server
+from tests.published import at, flip_bit, hashes, identity, on_disk, opened, publish_run, publish_verdict, staged
+
+OLD, NEW = identity("2026-01-30"), identity("2026-01-31")
+
+Unreadable = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """Two published runs, and a verdict on the first."""
+    place: Location = tmp_path / "outputs"
+    if request.param == "bucket":
+        store: ObjectStore = request.getfixturevalue("server")
+        place = store.bucket()
+    for who in (OLD, NEW):
+        publish_run(place, who, published_at=at(who.run_date.day - 29))
+    publish_verdict(place, OLD.run_id, views=True)
+    return place
+
+
+@pytest.fixture
+def unreadable(request: pytest.FixtureRequest, outputs: Location, monkeypatch: pytest.MonkeyPatch) -> Unreadable:
+    """Makes all files and objects with this in their names unreadable for a while."""
+    if isinstance(outputs, Address):
+        server: ObjectStore = request.getfixturevalue("server")
+        return lambda part: server.proxy.faults(always(lambda method, key: method == "GET" and part in key, "refuse"))
+
+    def refused(part: str) -> Callable[[Path], BufferedReader]:
+        def refuse(path: Path) -> BufferedReader:
+            if part in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return disk.open_regular(path)
+
+        return refuse
+
+    @contextmanager
+    def block(part: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "open_regular", refused(part))
+            yield
+
+    return block
+
+
+def content(outputs: Location) -> dict[str, str]:
+    found = objects(outputs) if isinstance(outputs, Address) else hashes(outputs)
+    return {name: version for name, version in found.items() if not name.startswith((".staging", "data/"))}
+
+
+FILES = [f"runs/{OLD.run_id}/manifest.json", f"{OLD.run_id}/summary"]
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_verify_says_what_cannot_be_read_goes_on_and_repairs_nothing(
+    part: str, outputs: Location, unreadable: Unreadable
+) -> None:
+    before = content(outputs)
+    for words in (["verify"], ["verify", "--repair"]):
+        with unreadable(part):
+            found = CliRunner().invoke(app, [*words, "--outputs", str(outputs)])
+        assert found.exit_code == 5, found.output
+        assert f"{OLD.run_id}: cannot be read\n" in found.stdout
+        assert f"{NEW.run_id}: verified\n" in found.stdout
+        assert "damaged" not in found.stdout.replace(", 0 damaged", "")
+        assert "expected to read everything, got 1 that cannot be read" in found.stderr
+        assert content(outputs) == before
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_run_that_cannot_be_read_is_not_replaced_by_the_same_run_made_again(
+    part: str, outputs: Location, unreadable: Unreadable
+) -> None:
+    before = content(outputs)
+    with staged(outputs, OLD) as (staging, manifest), unreadable(part), pytest.raises(StoreError):
+        commit(opened(outputs), staging, manifest)
+    assert content(outputs) == before
+    assert run_by_id(opened(outputs), OLD.run_id).problems() == []
+
+
+def test_a_verdict_that_cannot_be_read_is_not_moved_away(outputs: Location, unreadable: Unreadable) -> None:
+    before = content(outputs)
+    for part in ("verdict.json", "gates"):
+        with unreadable(part), pytest.raises(StoreError):
+            sound_verdict(opened(outputs), OLD.run_id, "0" * 12)
+    assert content(outputs) == before
+
+
+@pytest.mark.parametrize("part", ["verdict.json", "gates", f"counted/{OLD.run_id}"])
+def test_the_maintenance_names_what_cannot_be_read_and_does_not_call_it_damaged(
+    part: str, outputs: Location, unreadable: Unreadable
+) -> None:
+    with unreadable(part):
+        verified = verify_all(opened(outputs))
+    line = "records that runs count: 1" if "counted" in part else "verdicts: 0"
+    assert [each.line for each in verified if each.unread] == [f"{line} verified, 0 damaged, 1 cannot be read"]
+    with pytest.raises(StoreError, match=r"^cannot be read: 1: .*; nothing is known to be damaged"):
+        require_sound(verified)
+
+
+def test_what_is_damaged_comes_before_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for who in (OLD, NEW):
+        publish_run(tmp_path, who)
+    flip_bit(tmp_path / "runs" / NEW.run_id / "summary.parquet")
+
+    def refuse(path: Path) -> BufferedReader:
+        if OLD.run_id in str(path):
+            raise OSError(116, "Stale file handle", str(path))
+        return disk.open_regular(path)
+
+    monkeypatch.setattr(local, "open_regular", refuse)
+    with pytest.raises(DamagedError, match=f"^damaged: 1: .*{NEW.run_id}.*`mnist-pipeline verify --repair`"):
+        require_sound(verify_all(opened(tmp_path)))
+
+
+def test_a_run_that_cannot_be_read_keeps_its_rows_and_is_read_again(outputs: Location, unreadable: Unreadable) -> None:
+    whole = load_history(str(outputs))
+    publish_verdict(outputs, OLD.run_id, "1" * 12, outcome="fail", judged_at=at(5))
+    with unreadable(f"runs/{OLD.run_id}"):
+        update_views(opened(outputs))
+    assert load_history(str(outputs)).equals(whole) is False  # it is read again, and has the verdict
+    assert current_views(opened(outputs)).runs["outcome"].to_pylist() == ["fail", None]
+
+
+def test_a_view_that_cannot_be_read_is_made_anew(outputs: Location, unreadable: Unreadable) -> None:
+    whole = current_views(opened(outputs))
+    for part in ("history.parquet", "runs.parquet"):
+        with unreadable(part):
+            assert current_views(opened(outputs)).runs.equals(whole.runs)
+
+
+def test_a_run_that_cannot_be_read_is_kept_by_a_prune_and_so_are_all_shards(tmp_path: Path) -> None:
+    outputs = tmp_path
+    for who in (OLD, NEW):
+        publish_run(outputs, who)
+    unused = outputs / "shards" / "toy-test-0123456789ab" / "images"
+    unused.mkdir(parents=True)
+    (unused / "part-00000.parquet").write_bytes(b"1")
+    now, retention = datetime.now(UTC) + timedelta(days=400), Retention(keep_days=1, keep_last=1)
+    assert len(plan_prune(opened(outputs), retention, timedelta(days=1), now).shards) == 1
+    on_disk(run_by_id(opened(outputs), OLD.run_id).folder).rename(outputs / "away")
+    loop = outputs / "runs" / OLD.run_id
+    loop.symlink_to(loop)
+    plan = plan_prune(opened(outputs), retention, timedelta(days=1), now)
+    assert {decision.run.name.run_id: decision.action for decision in plan.decisions}[OLD.run_id] == "keep"
+    assert plan.shards == ()
+
+
+def test_a_folder_that_cannot_be_looked_through_is_a_run_and_hides_no_other(tmp_path: Path) -> None:
+    publish_run(tmp_path, NEW)
+    loop = tmp_path / "runs" / OLD.run_id
+    loop.symlink_to(loop)
+    assert [run.name.run_id for run in list_runs(opened(tmp_path))] == [OLD.run_id, NEW.run_id]
+    found = CliRunner().invoke(app, ["verify", "--outputs", str(tmp_path)])
+    assert found.exit_code == 5
+    assert f"{OLD.run_id}: cannot be read\n  cannot read {loop}/manifest.json: Too many levels" in found.stdout
+    assert f"{NEW.run_id}: verified\n" in found.stdout
+    listed = CliRunner().invoke(app, ["runs", "--outputs", str(tmp_path)])
+    assert (listed.exit_code, "cannot be read" in listed.stdout) == (0, True)
