@@ -1,6 +1,7 @@
 """Encodes and decodes the declared tables as Parquet with page checksums, in memory or by appending to a file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, StoreError, listed, shown
 from mnist_pipeline.tables.columns import column_of
 from mnist_pipeline.tables.schemas import SCHEMA_VERSION, Table
 
 FIRST_VERSION = "1"  # wrote no keys into some tables: read, and never written
 WRITTEN_AT_ONCE = 100_000  # rows that a `Writer` buffers
+# What a file may take in memory: a shard's worth at any rate, and more in relation to its size. LZ4 and RLE of blank
+# images come to 255 times.
+MAX_SMALL_BYTES = 64 << 20
+MAX_RATIO = 256
 
 
 def build(table: Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -114,30 +119,40 @@ def decode(
         The columns as this version has them, in their order. A column that may be null and is not there is all nulls.
 
     Raises:
-        DamagedError: the bytes are not Parquet, a checksum fails, or they are another table or of another version.
+        DamagedError: the bytes are not Parquet, a checksum fails, they are another table or of another version, or
+            would take more memory than a table of ours of that size.
+        StoreError: there is no memory for it.
     """
-    try:
+    with _damage(table, name):
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         found = file.schema_arrow
-        content = file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamagedError(f"{name}: expected a {table.name} table, got a damaged file ({error})") from error
+    # The schema first, then the footer: a file of a few bytes may decode to any number of rows.
     version = (found.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
-    if version == SCHEMA_VERSION and found.equals(table.schema):
-        return content
     missing = [field for field in table.schema if found.get_field_index(field.name) < 0]
     known = {*(keys or {}), *(field.name for field in table.schema if field.nullable)}
-    if not (
+    as_written = version == SCHEMA_VERSION and found.equals(table.schema)
+    if not as_written and not (
         version in (SCHEMA_VERSION, FIRST_VERSION)
         and all(field.name in known for field in missing)
         and all(_is_read(field, table) for field in found)
     ):
         raise DamagedError(
             f"{name}: expected the columns of {table.name}, schema version {SCHEMA_VERSION}, "
-            f"got {found.names}, version {version}; "
+            f"got {listed(found.names)}, version {shown(version)}; "
             "was it written by another version of this package?"
         )
     wanted = pa.schema([field for field in table.schema if columns is None or field.name in columns])
+    stored = [field for field in wanted if field not in missing]
+    limit = MAX_SMALL_BYTES + MAX_RATIO * len(data)
+    if (size := _decoded_bytes(file.metadata, stored)) > limit:
+        raise DamagedError(
+            f"{name}: expected a {table.name} table that takes at most {limit:,} bytes in memory, got one of {size:,}"
+        )
+    with _damage(table, name):
+        content = file.read(columns=[field.name for field in stored], use_threads=False)
+        content.validate(full=True)  # an index beyond its dictionary, or text that is none, would end its readers
+    if as_written:
+        return content
     filled = dict.fromkeys((field.name for field in missing), None) | dict(keys or {})
     return pa.table(
         [
@@ -147,6 +162,34 @@ def decode(
         ],
         schema=wanted.with_metadata(table.schema.metadata),
     )  # fmt: skip
+
+
+@contextmanager
+def _damage(table: Table, name: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise StoreError(f"{name}: expected memory for a {table.name} table, got {error}; make room") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(f"{name}: expected a {table.name} table, got a damaged file ({error})") from error
+
+
+def _decoded_bytes(footer: pq.FileMetaData, columns: Sequence[pa.Field]) -> int:
+    """What columns may take in memory by the footer: their pages, and in each row a value or, of a text, all of a page.
+
+    Accepted: the sizes are those that the file declares. Pages that hold more than that are decoded, each up to 2 GB.
+    """
+    types = {field.name: field.type for field in columns}
+    size = 0
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            if (type_ := types.get(chunk.path_in_schema)) is None:
+                continue
+            width = 4 if pa.types.is_dictionary(type_) or pa.types.is_string(type_) else type_.bit_width // 8 + 1
+            if pa.types.is_string(type_) and chunk.has_dictionary_page:  # each row may be the longest one
+                width += chunk.total_uncompressed_size
+            size += chunk.total_uncompressed_size + width * max(group.num_rows, chunk.num_values)
+    return size
 
 
 def _is_read(found: pa.Field, table: Table) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_pipeline import tables
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, StoreError
 from mnist_pipeline.tables import (
     CONFUSION,
     HISTORY,
@@ -474,7 +474,7 @@ def test_a_table_cut_short_is_refused(table: Table, keep: float) -> None:
 @pytest.mark.parametrize("found", [IMAGES, PREDICTIONS, CONFUSION, HISTORY], ids=lambda table: table.name)
 def test_a_table_of_other_columns_is_refused(found: Table) -> None:
     with pytest.raises(
-        DamagedError, match=r"x: expected the columns of summary, schema version .+, got \['.*by another version"
+        DamagedError, match=r"x: expected the columns of summary, schema version .+, got '.*by another version"
     ):
         tables.decode(SUMMARY, tables.encode(found, sample(found)), "x")
 
@@ -501,9 +501,7 @@ def test_the_same_columns_of_another_schema_version_are_refused(monkeypatch: pyt
     of_another = dataclasses.replace(SUMMARY)  # a table makes its schema once
     data = tables.encode(of_another, sample(of_another))
     monkeypatch.undo()
-    with pytest.raises(
-        DamagedError, match=r"schema version 2, got \['run_id'.*\], version 0; was it written by another"
-    ):
+    with pytest.raises(DamagedError, match=r"schema version 2, got 'run_id'.*, version '0'; was it written by another"):
         tables.decode(SUMMARY, data, "x")
 
 
@@ -537,7 +535,7 @@ def test_the_first_schema_version_gets_its_keys_from_the_run() -> None:
     assert {tuple(row[name] for name in keys) for row in read.to_pylist()} == {
         (keys["run_id"], datetime(2026, 1, 31), "a", "b")
     }
-    with pytest.raises(DamagedError, match=r"schema version 2, got \['label', .*\], version 1"):
+    with pytest.raises(DamagedError, match=r"schema version 2, got 'label', .*, version '1'"):
         tables.decode(CONFUSION, old, "x")
 
 
@@ -628,3 +626,63 @@ def test_appended_pages_carry_checksums(tmp_path: Path) -> None:
     data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
     with pytest.raises(DamagedError, match=r"x: expected a flips table, got a damaged file .*CRC"):
         tables.decode(tables.FLIPS, bytes(data), "x")
+
+
+# Files that grow as they are decoded
+
+
+def bomb(table: tables.Table, rows: int, text: str = "x") -> bytes:
+    """A file of the table's own schema whose rows are all the same: some kilobytes, whatever their number."""
+    columns = {
+        column.name: tables.constant(
+            text if column.type in (pa.string(), tables.KEY) else False if column.type == pa.bool_() else 0,
+            column.type,
+            rows,
+        )
+        for column in table.columns
+        if not pa.types.is_timestamp(column.type)
+    }
+    columns |= {
+        column.name: tables.constant(datetime(2026, 1, 1), column.type, rows)
+        for column in table.columns
+        if pa.types.is_timestamp(column.type)
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(tables.build(table, columns), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(("table", "rows", "text"), [(HISTORY, 700_000, "x"), (HISTORY, 1000, "x" * 200_000)])
+def test_a_small_file_of_very_many_or_long_values_is_refused_before_it_is_decoded(
+    table: tables.Table, rows: int, text: str
+) -> None:
+    data = bomb(table, rows, text)
+    assert len(data) < 100_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DamagedError, match=r"expected a history table that takes at most .* bytes in memory, got one"):
+        tables.decode(table, data, "x")
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    assert tables.decode(table, bomb(table, 1000), "x").num_rows == 1000
+
+
+def test_a_column_that_is_not_wanted_is_not_decoded() -> None:
+    data = bomb(HISTORY, 700_000)
+    assert tables.decode(HISTORY, data, "x", ["digit"]).num_rows == 700_000
+
+
+def test_names_of_columns_are_quoted_and_cut() -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"\x1b[2J\nroot: all is well" + "x" * 1000: pa.array([1])}), sink)
+    with pytest.raises(DamagedError) as caught:
+        tables.decode(HISTORY, bytes(sink.getvalue()), "x")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+def test_without_memory_nothing_is_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 5 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read", fail)
+    with pytest.raises(StoreError, match="x: expected memory for a summary table, got malloc of size 5 failed"):
+        tables.decode(SUMMARY, tables.encode(SUMMARY, sample(SUMMARY)), "x")
