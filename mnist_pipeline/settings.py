@@ -42,8 +42,10 @@ from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import MAX_PATH, SettingsError, shown
 from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
+from mnist_pipeline.store.disk import open_regular
 from mnist_pipeline.store.probe import dead_end
 
+MAX_SMALL_BYTES = 1 << 20  # of a file that a person writes; the project's have some kB
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 # The variables of Services and linked containers: their addresses, and what these consist of.
 _SERVICE_ADDRESS = r"(.+_)?port(_[0-9]+_(tcp|udp|sctp))?"
@@ -413,12 +415,23 @@ def _project_tables() -> list[dict[str, Any]]:
     return [_read_toml(path) for path in sorted(project_file("config").glob("*.toml"))]
 
 
+def read_small(path: Path) -> str:
+    """The text of a file that a person writes; a pipe is not waited for, nor a device read for ever.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open_regular(path) as file:
+        return file.read(MAX_SMALL_BYTES).decode("utf-8")
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_small(path))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"config file {path}: cannot be read ({error}); check the path given") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"config file {path}: not valid TOML ({error}); correct that line") from error
 
 

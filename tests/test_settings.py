@@ -367,7 +367,7 @@ def test_a_config_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) 
 
 def test_a_config_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     refused(f"config file {tmp_path / 'no.toml'}: cannot be read ([Errno 2] No such file", tmp_path / "no.toml")
-    refused(f"config file {tmp_path}: cannot be read ([Errno 21] Is a directory", tmp_path)
+    refused(f"config file {tmp_path}: cannot be read ([Errno 22] expected a regular file, got a folder", tmp_path)
     latin = tmp_path / "latin.toml"
     latin.write_bytes("dataset = 'é'".encode("latin1"))
     refused(f"config file {latin}: cannot be read ('utf-8' codec can't decode", latin)
@@ -584,3 +584,18 @@ def test_without_images_a_data_set_that_cannot_be_found_is_refused_all_the_same(
 def test_where_idx_files_are_read_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"images {tmp_path}: expected none here, where IDX files are read: "):
         load_settings(dataset="mine", images=tmp_path).described_dataset()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "nested deeply"])
+def test_a_config_file_that_is_none_is_refused_and_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match=rf"config file {path}: (cannot be read|not valid TOML)"):
+        load_settings(path)

@@ -32,7 +32,7 @@ from mnist_pipeline.errors import SettingsError, has_secrets, masked
 from mnist_pipeline.orchestration.automations import HEARTBEAT_LOST, Change, find_block, set_up_automations
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.server import refuse_credentials, require_answer, wait_for
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_defaults, project_file
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_defaults, project_file, read_small
 from mnist_pipeline.store.base import Location
 
 POOL = "mnist"
@@ -177,7 +177,7 @@ def read_entries(project: Path, outputs: Location) -> list[Entry]:
     """
     path = prefect_file(project)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(read_small(path))
         values = _fill_in(document, os.environ | _variables(project, outputs))
         load = cache(_load)  # several deployments run the same flow
         return [_entry(project.absolute(), path, values.get("pull"), entry, load) for entry in values["deployments"]]

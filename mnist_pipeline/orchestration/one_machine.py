@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_HOME
 from mnist_pipeline.errors import EngineError, masked
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, credentials_file, make_credentials
 from mnist_pipeline.orchestration.database import require_database
-from mnist_pipeline.settings import project_file
+from mnist_pipeline.settings import project_file, read_small
 
 HOST = "127.0.0.1"
 API_URL = "PREFECT_API_URL"
@@ -149,7 +149,7 @@ def _running(name: str, words: Sequence[str], variables: Mapping[str, str]) -> I
 
 def _variables(path: Path) -> dict[str, str]:
     """The variables of a file of NAME=VALUE lines, without quotes."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in read_small(path).splitlines()]
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 

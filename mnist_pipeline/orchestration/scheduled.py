@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.deployments import our_deployments, schedule_line
 from mnist_pipeline.pipeline.nightly import consecutive
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, PATHS, Settings, load_settings, project_defaults
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, PATHS, Settings, load_settings, project_defaults, read_small
 from mnist_pipeline.store.base import is_remote
 
 EVALUATION = "mnist-evaluation/"  # starts the names of the deployments that evaluate
@@ -119,8 +119,8 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
 
 def _outputs_in(config: Path | None) -> Any:
     try:
-        return tomllib.loads(config.read_text(encoding="utf-8")).get("outputs") if config else None
-    except (OSError, ValueError):  # which `load_settings` reports
+        return tomllib.loads(read_small(config)).get("outputs") if config else None
+    except (OSError, ValueError, RecursionError):  # which `load_settings` reports
         return None
 
 
