@@ -413,7 +413,7 @@ def test_a_night_that_cannot_be_judged_stays_published(tmp_path: Path) -> None:
     words = ["--dataset", "toy", "--data-dir", settings.data_dir, "--outputs", settings.outputs]
     result = command("run", "--direct", "--run-date", RUN_DATE, *words)
     assert result.exit_code == 5
-    assert "baselines.json: expected run_ids by data set, got []; delete it and set them again" in result.stderr
+    assert "baselines.json: expected run_ids by data set, got '[]'; delete it and set them again" in result.stderr
     assert len(list(on_disk(settings.outputs / "runs").iterdir())) == 1
     on_disk(settings.outputs / "baselines.json").unlink()
     assert command("run", "--direct", "--run-date", RUN_DATE, *words).exit_code == 0

@@ -7,7 +7,7 @@ import typer
 from mnist_pipeline.cli.console import app, opened, out, print_lines
 from mnist_pipeline.cli.options import Given, WhichRun, takes
 from mnist_pipeline.cli.verdicts import print_verdict
-from mnist_pipeline.errors import DamagedError, OutputsError, PipelineError, RunNotFoundError, StoreError, printable
+from mnist_pipeline.errors import DamagedError, OutputsError, PipelineError, RunNotFoundError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,7 @@ def verify(
         state = "damaged" if problems else f"verified{_pruned(pruned)}"
         out.print(f"{item.name.run_id}: {state}", soft_wrap=True)
         for problem in problems:
-            out.print(f"  {printable(problem)}", style="red", soft_wrap=True)
+            out.print(f"  {problem}", style="red", soft_wrap=True)
         if problems and not (repair and _repaired(settings, item)):
             damaged.add(item.name.run_id)
     unfinished = _unfinished(opened(settings), dataset, split, None if which is None else chosen)

@@ -63,9 +63,14 @@ def check_decisions(outputs: Outputs) -> Iterator[Checked]:
 
 def check_counted(outputs: Outputs) -> Iterator[Checked]:
     """Every record that a run counts."""
+
+    def look(run_id: str) -> None:
+        if read_counted(outputs, run_id) is None:
+            raise DamagedError("expected a record, got no file; run its date again, or accept the run")
+
     for child in outputs.store.children(layout.COUNTED):
         run_id = child.removesuffix(".json")
-        yield _checked(outputs.path(layout.counted(run_id)), partial(read_counted, outputs, run_id))
+        yield _checked(outputs.path(layout.counted(run_id)), partial(look, run_id))
 
 
 def check_shards(outputs: Outputs) -> Iterator[Checked]:

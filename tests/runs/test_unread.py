@@ -1,5 +1,6 @@
 """What cannot be read is not damaged: no command moves, replaces or forgets a run for it, on disk and in a bucket."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mnist_pipeline import load_history
+from mnist_pipeline import load_history, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.errors import DamagedError, StoreError
@@ -19,11 +20,23 @@ from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.store import disk, local
 from mnist_pipeline.store.base import Address, Location
+from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.verdicts.records import sound_verdict
 from mnist_pipeline.views import current_views, update_views
 from tests.objectstore import ObjectStore, always, objects
 from tests.objectstore import server as server
-from tests.published import at, flip_bit, hashes, identity, on_disk, opened, publish_run, publish_verdict, staged
+from tests.published import (
+    at,
+    flip_bit,
+    give_up,
+    hashes,
+    identity,
+    on_disk,
+    opened,
+    publish_run,
+    publish_verdict,
+    staged,
+)
 
 OLD, NEW = identity("2026-01-30"), identity("2026-01-31")
 
@@ -181,3 +194,77 @@ def test_a_folder_that_cannot_be_looked_through_is_a_run_and_hides_no_other(tmp_
     assert f"{NEW.run_id}: verified\n" in found.stdout
     listed = CliRunner().invoke(app, ["runs", "--outputs", str(tmp_path)])
     assert (listed.exit_code, "cannot be read" in listed.stdout) == (0, True)
+
+
+# Documents of absurd content with fitting checksums
+
+
+def rewrite(path: Path, checksum: str, **changes: object) -> None:
+    document = json.loads(path.read_text()) | changes
+    del document[checksum]
+    path.write_text(json.dumps({**document, checksum: canonical_sha256(document)}, indent=2) + "\n")
+
+
+ABSURD: dict[str, tuple[str, str, dict[str, object]]] = {
+    "negative totals": (
+        f"runs/{OLD.run_id}/manifest.json",
+        "manifest_sha256",
+        {"totals": {"images": 12, "labelled": -3, "correct": -1, "accuracy": 1.0}},
+    ),
+    "a verdict of the year 1": (
+        f"verdicts/{OLD.run_id}/{'0' * 12}/verdict.json",
+        "verdict_sha256",
+        {"judged_at": "0001-01-01T00:00:00"},
+    ),
+    "a verdict of files elsewhere": (
+        f"verdicts/{OLD.run_id}/{'0' * 12}/verdict.json",
+        "verdict_sha256",
+        {"files": [{"path": "../../x", "rows": 1, "size_bytes": 1, "sha256": "0" * 64}]},
+    ),
+    "a record without a time zone": (
+        f"counted/{OLD.run_id}.json",
+        "counted_sha256",
+        {"counted_at": "2026-02-01T00:00:00"},
+    ),
+    "a mark of the year 9999": (
+        f"runs/{OLD.run_id}/pruned.json",
+        "pruned_sha256",
+        {"pruned_at": "9999-12-31T23:59:59-12:00"},
+    ),
+    "a mark of another run": (f"runs/{OLD.run_id}/pruned.json", "pruned_sha256", {"run_id": NEW.run_id}),
+}
+
+
+@pytest.mark.parametrize(("name", "checksum", "changes"), ABSURD.values(), ids=ABSURD)
+def test_a_document_of_absurd_content_is_damaged_and_stops_no_other_run(
+    name: str, checksum: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    for who in (OLD, NEW):
+        publish_run(tmp_path, who)
+    publish_verdict(tmp_path, OLD.run_id)
+    if "pruned" in name:
+        give_up(tmp_path, OLD.run_id)
+    rewrite(tmp_path / name, checksum, **changes)
+    update_views(opened(tmp_path), afresh=True)
+    assert NEW.run_id in current_views(opened(tmp_path)).runs["run_id"].to_pylist()
+    plan_prune(opened(tmp_path), Retention(keep_days=1, keep_last=1), timedelta(days=1), datetime.now(UTC))
+    with pytest.raises(DamagedError, match=r"^damaged: 1: "):
+        require_sound(verify_all(opened(tmp_path)))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"PAR1", b""])
+def test_views_of_any_content_are_made_anew(content: bytes, tmp_path: Path) -> None:
+    publish_run(tmp_path, NEW)
+    whole = current_views(opened(tmp_path)).runs
+    for name in ("history.parquet", "runs.parquet", "latest.json"):
+        (tmp_path / name).write_bytes(content)
+        update_views(opened(tmp_path))
+    assert current_views(opened(tmp_path)).runs.equals(whole)
+
+
+@pytest.mark.parametrize("versions", ["[" * 100_000, "3", "[1, 2]", "1" * 5000])
+def test_views_of_any_versions_are_made_anew(versions: str, tmp_path: Path) -> None:
+    publish_run(tmp_path, NEW)
+    whole = current_views(opened(tmp_path))
+    (tmp_path / "runs.parquet").write_bytes(tables.encode(tables.RUNS, whole.runs, {"versions": versions}))
+    assert current_views(opened(tmp_path)).versions == whole.versions

@@ -3,7 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mnist_pipeline.cli import app
 from mnist_pipeline.errors import DamagedError, OutputsError
 from mnist_pipeline.runs.layout import BASELINES
 from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
@@ -90,3 +92,16 @@ def test_a_choice_waits_for_the_one_before_it(tmp_path: Path) -> None:
             (tmp_path / BASELINES).write_text(json.dumps({"other/test": OTHER}))
         waiting.result(timeout=60)
     assert read_baselines(opened(tmp_path)) == {"other/test": OTHER, "toy/test": ONE}
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"toy/test": NaN}', b'{"toy/test": ' + b"1" * 5000 + b"}"])
+def test_a_file_of_any_content_is_damage(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "baselines.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"baselines\.json: expected run_ids by data set, got .*; delete it"):
+        read_baselines(opened(tmp_path))
+
+
+def test_what_is_pinned_is_shown_without_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "baselines.json").write_text(json.dumps({"toy/test": "\x1b[2J\nforged"}))
+    found = CliRunner().invoke(app, ["baseline", "show", "--outputs", str(tmp_path)])
+    assert (found.exit_code, found.stdout) == (0, "toy/test: \\x1b[2J\\nforged\n")
