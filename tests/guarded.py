@@ -6,6 +6,7 @@ are loaded first, before the guard is up, so that nothing is left to be imported
 
 import encodings.raw_unicode_escape  # noqa: F401  pickletools decodes with it, whatever it is given
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -59,7 +60,10 @@ def main(folder: Path) -> None:
 
 def harmless(event: str, arguments: tuple[Any, ...], path: Path) -> bool:
     if event == "open":
-        return str(arguments[0]) == str(path) and arguments[1] in ("r", "rb")
+        file, mode, flags = arguments  # of `os.open` without a mode; of what that has opened its number
+        if mode is None:
+            return str(file) == str(path) and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        return isinstance(file, int) and mode in ("r", "rb")
     return event in ALLOWED
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from mnist_pipeline.errors import DataError
+from mnist_pipeline.store import disk
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,13 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     Raises:
         DataError: it is no regular file, or cannot be read.
     """
-    with input_errors(path), open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DataError(f"{path}: expected a regular file, got a pipe or a device; copy it into a file")
-        yield file
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # without it the opening of a pipe waits for a writer
+    with input_errors(path):
+        try:
+            opened = disk.open_regular(path)
+        except disk.MisplacedError as error:
+            raise DataError(f"{path}: {error.strerror}; name a file, or copy it into one") from error
+        with opened as file:
+            yield file
 
 
 @contextmanager

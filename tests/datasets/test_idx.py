@@ -192,5 +192,5 @@ def test_a_file_that_is_gone_or_cannot_be_read_is_said(tmp_path: Path) -> None:
     source_split.images.path.unlink()
     with pytest.raises(DataError, match="images: expected a readable file, got No such file"):
         read_images(source_split, RowRange(0, 1))
-    with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got Is a directory"):
+    with pytest.raises(DataError, match=f"{tmp_path}: expected a regular file, got a folder; "):
         verified_file(tmp_path)

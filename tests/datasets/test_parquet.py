@@ -435,7 +435,7 @@ def test_a_folder_without_parquet_files_and_a_path_to_nothing_are_refused(tmp_pa
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", column(IMAGES))
     (tmp_path / "b.parquet").mkdir()
-    refused(DataError, f"{tmp_path / 'b.parquet'}: expected a readable file, got Is a directory", tmp_path)
+    refused(DataError, f"{tmp_path / 'b.parquet'}: expected a regular file, got a folder; ", tmp_path)
     (tmp_path / "b.parquet").rmdir()
     (tmp_path / "b.parquet").symlink_to("gone")
     refused(DataError, f"{tmp_path / 'b.parquet'}: expected a readable file, got No such file", tmp_path)

@@ -153,8 +153,8 @@ def test_folders_in_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.parquet")
-    for path in (tmp_path, tmp_path / "a.parquet", Path("/dev/zero")):
-        refused(DataError, "expected a regular file, got a pipe or a device; copy it into a file", path)
+    for path, kind in ((tmp_path, "pipe"), (tmp_path / "a.parquet", "pipe"), (Path("/dev/zero"), "device")):
+        refused(DataError, f"expected a regular file, got a {kind}; name a file, or copy it into one", path)
 
 
 def repeated(path: Path, rows: int, values: int, **how: Any) -> Path:

@@ -64,7 +64,7 @@ def test_a_file_that_is_none_of_ours_is_refused_and_left_as_it_is(content: bytes
 def test_a_folder_in_its_place_is_no_choice_and_none_can_be_made(tmp_path: Path) -> None:
     (path := tmp_path / BASELINES).mkdir()
     assert read_baselines(opened(tmp_path)) == {}
-    with pytest.raises(OutputsError, match=rf"^cannot write {path}: Is a directory; check that the folder exists"):
+    with pytest.raises(OutputsError, match=rf"^cannot write {path}: Is a directory; a folder is where a file is"):
         set_baseline(opened(tmp_path), "toy", "test", ONE)
     assert left_over(tmp_path) == []
 
@@ -72,7 +72,7 @@ def test_a_folder_in_its_place_is_no_choice_and_none_can_be_made(tmp_path: Path)
 def test_a_place_where_no_folder_can_be_is_an_outputs_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        OutputsError, match=r"^cannot lock .*file/.*baselines\.json\.lock: .*check that the folder exists"
+        OutputsError, match=r"^cannot lock .*file/.*baselines\.json\.lock: .*a file is where a folder is expected"
     ):
         set_baseline(opened(tmp_path / "file"), "toy", "test", ONE)
 

@@ -256,7 +256,7 @@ def test_a_file_in_the_place_of_a_verdict_stays_and_is_said(tmp_path: Path) -> N
     folder = folder_of(tmp_path)
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
-    with pytest.raises(OutputsError, match=rf"^cannot move .* to {folder}: .*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=rf"^cannot move .* to {folder}: .*; a file is where a folder is expected"):
         publish_verdict(tmp_path, RUN_ID, NAME)
     assert folder.read_text() == "in the way"
     assert left(tmp_path) == []
@@ -349,7 +349,7 @@ def test_what_a_killed_attempt_left_does_not_get_into_the_next_verdict(tmp_path:
 
 def test_outputs_that_cannot_be_written_are_said(tmp_path: Path) -> None:
     (tmp_path / VERDICTS).write_text("in the way")
-    with pytest.raises(OutputsError, match=r"^cannot move .*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=r"^cannot move .*; a file is where a folder is expected"):
         publish_verdict(tmp_path, RUN_ID, NAME)
     assert left(tmp_path) == []
     (tmp_path / "file").write_text("")

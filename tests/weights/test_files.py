@@ -286,5 +286,5 @@ def test_archived_weights_that_are_gone_or_others_are_damage(tmp_path: Path) -> 
 
 def test_an_archive_that_cannot_be_written_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("in the way")
-    with pytest.raises(OutputsError, match=f"^cannot write {tmp_path}/weights/.*; check that the folder exists"):
+    with pytest.raises(OutputsError, match=f"^cannot write {tmp_path}/weights/.*; a file is where a folder is"):
         opened(tmp_path).archive_weights(random_network())
