@@ -1,5 +1,6 @@
 """One shard's predictions as one Parquet file of a run, with the tally that was counted on the way."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def write_predictions(
     predictions, confidence = choose(probabilities)
     labels = images.labels
     columns: dict[str, Any] = {
-        **tables.constants(tables.PREDICTIONS, identity.key_columns, rows),
+        **_key_columns(identity, rows),
         "image_id": images.image_ids,
         "label": pa.nulls(rows, pa.int8()) if labels is None else labels,
         "prediction": predictions,
@@ -58,6 +59,11 @@ def write_predictions(
         "made_with": made_with,
     }
     return checkpoints.write(shard.file_name, rows, data, notes)
+
+
+@functools.lru_cache(maxsize=2)  # a shard has as many rows as the one before, but the last
+def _key_columns(identity: Identity, rows: int) -> dict[str, pa.Array]:
+    return tables.constants(tables.PREDICTIONS, identity.key_columns, rows)
 
 
 def reusable_predictions(checkpoints: CheckpointFolder, shard: Shard, made_with: dict[str, str]) -> Checkpoint | None:

@@ -3,18 +3,17 @@
 Present and verified: reuse. Present and damaged: log it and recompute. Absent: compute.
 """
 
-import json
+import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from mnist_pipeline.errors import printable
 from mnist_pipeline.store.base import Location, Store
-from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, canonical_sha256, parse_json
+from mnist_pipeline.store.documents import MAX_DOCUMENT_BYTES, canonical_json, canonical_sha256, parse_json
 from mnist_pipeline.store.files import FileRecord, content_name, record
 
 logger = logging.getLogger(__name__)
@@ -55,10 +54,9 @@ class CheckpointFolder:
 
     def record(self, name: str) -> Checkpoint | None:
         """The checkpoint of that name as its record has it, or None; the file itself is not read."""
-        path = self.location / name
         try:
             document = parse_json(self.store.read(f"{self.records}/{name}.json", MAX_DOCUMENT_BYTES + 1))
-            file = _FILE.validate_python(asdict(FileRecord(**document["file"])))
+            file = _FILE.validate_python(vars(FileRecord(**document["file"])))
             checkpoint = Checkpoint(file, document["notes"])
             # The notes are numbers that are published: they are checked like the file they are about.
             if document["content_sha256"] != canonical_sha256(_content(checkpoint)):
@@ -69,19 +67,20 @@ class CheckpointFolder:
             return None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             why = printable(error)[:MAX_WHY]
-            logger.warning("%s has a damaged checkpoint record and will be recomputed: %s", path, why)
+            where = self.location / name
+            logger.warning("%s has a damaged checkpoint record and will be recomputed: %s", where, why)
             return None
         return checkpoint
 
     def read(self, checkpoint: Checkpoint) -> bytes | None:
         """The bytes of a file, or None if they are not what its record says."""
-        path = self.location / checkpoint.file.name
         try:
             data = self.store.read(f"{self.folder}/{checkpoint.file.name}", checkpoint.file.size_bytes + 1)
         except FileNotFoundError:
             return None
         if problem := checkpoint.file.problem_with(data):
-            logger.warning("%s is damaged and will be recomputed: %s", path, problem)
+            where = self.location / checkpoint.file.name
+            logger.warning("%s is damaged and will be recomputed: %s", where, problem)
             return None
         return data
 
@@ -98,15 +97,15 @@ class CheckpointFolder:
         Raises:
             StoreError: it cannot be written.
         """
-        file = record(f"{PurePosixPath(self.folder).name}/{name}", rows, data)
+        file = record(f"{self.folder.rpartition('/')[2]}/{name}", rows, data)
         if self.content_names:
             file = replace(file, path=content_name(file.path, file.sha256))
         self.store.write(f"{self.folder}/{file.name}", data, sync=False)
-        content = _content(checkpoint := Checkpoint(file, notes))
-        document = json.dumps({**content, "content_sha256": canonical_sha256(content)})
-        self.store.write(f"{self.records}/{name}.json", document.encode(), sync=False)
+        content = canonical_json(_content(checkpoint := Checkpoint(file, notes)))
+        document = b'%s,"content_sha256":"%s"}' % (content[:-1], hashlib.sha256(content).hexdigest().encode())
+        self.store.write(f"{self.records}/{name}.json", document, sync=False)
         return checkpoint
 
 
 def _content(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"file": asdict(checkpoint.file), "notes": checkpoint.notes}
+    return {"file": vars(checkpoint.file), "notes": checkpoint.notes}

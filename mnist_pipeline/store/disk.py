@@ -7,7 +7,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 from mnist_pipeline.errors import StoreError, system_line
@@ -31,12 +31,9 @@ def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync
     Raises:
         OSError: it cannot be written.
     """
-    folder = scratch or path.parent
-    for each in (path.parent, folder):
-        each.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{path.name}.{uuid.uuid4().hex}"
+    unfinished = f"{scratch or path.parent}/.{path.name}.{uuid.uuid4().hex}"
     try:
-        with unfinished.open("wb") as file:
+        with _created(unfinished) as file:
             if isinstance(data, bytes):
                 file.write(data)
             else:
@@ -45,10 +42,22 @@ def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            os.replace(unfinished, path)  # noqa: PTH105  of texts: paths would be a tenth of a small file
+        except FileNotFoundError:  # its folder, which is there nearly always
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Path(unfinished).replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        Path(unfinished).unlink(missing_ok=True)
         raise
+
+
+def _created(path: str) -> BufferedWriter:
+    try:
+        return open(path, "wb")  # noqa: PTH123  closed by the caller
+    except FileNotFoundError:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Path(path).open("wb")
 
 
 def make_folder(folder: Path) -> None:

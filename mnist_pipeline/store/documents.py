@@ -4,15 +4,18 @@ Whatever else a document holds is bounded by the types of its fields, so that it
 checksum keeps bytes as they were written, and says nothing of who wrote them. Reads and writes no files.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from mnist_pipeline.errors import DamagedError, listed, shown
+
+D = TypeVar("D", bound="ChecksummedDocument")
 
 MAX_DOCUMENT_BYTES = 32 << 20  # the manifest of 100,000 shards, which is as many as there may be, has 25 MB
 MAX_COUNT = 10**15  # of images, rows or bytes: sums of some of them fit into int64
@@ -84,24 +87,33 @@ class ChecksummedDocument(BaseModel):
             DamagedError: not such a document, or any byte of it is not as written.
         """
         try:
-            document = parse_json(data)
-            unaltered = _render(document) == data
-            unaltered &= document.pop(cls.checksum_field) == _checksum(document)
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise DamagedError(f"{name}: expected {cls.kind}, got a damaged file ({error})") from error
-        if not unaltered:
-            raise DamagedError(f"{name}: expected {cls.kind} as it was written, got altered bytes")
-        # From here on the bytes are what was written, by whatever version of this package.
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False)
-            fields = listed(".".join(map(str, problem["loc"])) or problem["msg"] for problem in problems)
-            raise DamagedError(
-                f"{name}: expected {cls.kind} that this version can read, got one of schema version "
-                f"{shown(document.get('schema_version'))} in which these fields are missing or differ: {fields}; "
-                "read it with the version of mnist-pipeline that it names"
-            ) from error
+            document: Self = _parsed(cls, data)
+        except DamagedError as error:
+            raise DamagedError(f"{name}: {error}") from error
+        return document
+
+
+@functools.lru_cache(maxsize=4)  # the manifest of very many files takes a second, and each step of a night reads it
+def _parsed(kind: type[D], data: bytes) -> D:
+    try:
+        document = parse_json(data)
+        unaltered = _render(document) == data
+        unaltered &= document.pop(kind.checksum_field) == _checksum(document)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedError(f"expected {kind.kind}, got a damaged file ({error})") from error
+    if not unaltered:
+        raise DamagedError(f"expected {kind.kind} as it was written, got altered bytes")
+    # From here on the bytes are what was written, by whatever version of this package.
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        fields = listed(".".join(map(str, problem["loc"])) or problem["msg"] for problem in problems)
+        raise DamagedError(
+            f"expected {kind.kind} that this version can read, got one of schema version "
+            f"{shown(document.get('schema_version'))} in which these fields are missing or differ: {fields}; "
+            "read it with the version of mnist-pipeline that it names"
+        ) from error
 
 
 def _render(document: object) -> bytes:

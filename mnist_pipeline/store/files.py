@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
@@ -43,7 +43,7 @@ class FileRecord:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.path).name
+        return self.path.rpartition("/")[2]
 
     def is_named(self, name: str) -> bool:
         """Whether this is the file of that name; its content may be part of the name it has."""

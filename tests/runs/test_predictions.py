@@ -159,7 +159,7 @@ def test_a_record_with_another_tally_is_not_believed(
     record = record_of(checkpoints)
     text = record.read_text()
     assert text.count("1") > 1
-    record.write_text(text.replace('"confidence_sum": [0', '"confidence_sum": [1', 1))
+    record.write_text(text.replace('"confidence_sum":[0', '"confidence_sum":[1', 1))
     assert record.read_text() != text
     with caplog.at_level(logging.WARNING):
         assert predictions.reusable_predictions(checkpoints, FIRST, MADE_WITH) is None

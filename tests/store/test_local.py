@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -145,10 +145,10 @@ LOOKS: dict[str, Callable[[LocalStore], object]] = {
 def test_a_folder_that_cannot_be_read_is_an_error_and_not_empty(
     look: Callable[[LocalStore], object], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Path) -> Iterator[Path]:
-        raise PermissionError(13, "Permission denied", str(self))
+    def fail(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", fail)
+    monkeypatch.setattr(os, "listdir", fail)
     with pytest.raises(StoreError, match=r"^cannot .*: Permission denied; give this user the permission"):
         look(store)
 
