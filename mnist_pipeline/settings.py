@@ -125,7 +125,7 @@ DatasetName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
 # Text from a flag or a variable is a number here.
-PixelScale = Annotated[Literal[1, 255], BeforeValidator(lambda value: {"1": 1, "255": 255}.get(value, value))]
+PixelScale = Annotated[Literal[1, 255], BeforeValidator(lambda value: int(value) if value in ("1", "255") else value)]
 LabelColumn = Annotated[
     str,
     Field(min_length=1, max_length=200, json_schema_extra={"pattern": f"^{_NO_ADDRESS}"}),
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
         if self.images is None:
             if self.label_column is not None:
                 raise SettingsError(
-                    f"--label-column {shown(self.label_column)}: expected --images beside it, got none; IDX files of "
+                    f"label_column {shown(self.label_column)}: expected images beside it, got none; IDX files of "
                     "labels have no columns"
                 )
             self.described_dataset()

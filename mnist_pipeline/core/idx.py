@@ -111,7 +111,7 @@ def _kind(data: bytes) -> str:
     """What a file is that does not start as IDX does, and what to do about it."""
     if data.startswith(b"\x1f\x8b"):
         return "this is gzip: end its name with .gz"
-    if data[1:4] == bytes([UNSIGNED_BYTE, 0, 0]):
+    if data[2:4] == b"\0\0" and 0x08 <= data[1] <= 0x0E:
         return "this is IDX with a little-endian header: write the file again with a big-endian one"
     return "this is some other kind of file: check where it comes from"
 

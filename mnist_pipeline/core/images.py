@@ -18,6 +18,7 @@ DIGITS = 10
 # Every shard and run is identified by it: change it whenever `normalise` or `flatten` changes a bit.
 TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
 # For pixels in 0..1 already, which are not normalised.
+ROUNDED = 1.01  # up to here a float is 1 that was rounded
 AS_GIVEN_VERSION = "as-given-float32-row-major/1"
 INVERTED = " inverted"  # ends the version of images that were black on white
 
@@ -148,7 +149,9 @@ def _advice(images: NDArray[Any], image: NDArray[Any], top: int) -> str:
         return "pixels of -1..1: store (x + 1) / 2"
     if low < 0:
         return "standardised or signed pixels: store them as they were before, in 0..255 or 0..1"
-    if top == 1 and high <= 255:
+    if top == 1 and high < ROUNDED:
+        return "rounded above 1: clip them to 0..1"
+    if top == 1 and 128 <= high <= 255:
         return "pixels of 0..255 need --pixel-scale 255"
     return "correct the image, or leave it out; pixels of another range need to be rescaled to 0..255"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import DIGITS, PIXELS
+from mnist_pipeline.core.images import DIGITS, PIXELS, ROUNDED
 from mnist_pipeline.errors import ImagesError, NumericalError, WeightsError
 
 HIDDEN_1 = 50
@@ -107,9 +107,9 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
             f"x: expected finite pixels, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite; "
             "correct the images"
         )
-    if images.size and (images.max() > 1 or images.min() < 0):
+    if images.size and (images.max() > ROUNDED or images.min() < 1 - ROUNDED):
         warnings.warn(
-            f"x: expected pixels in 0..1, got {images.min():g} to {images.max():g}, and predicts nonsense from them; "
+            f"x: expected pixels in 0..1, got {images.min():.9g} to {images.max():.9g}, for which it is not made; "
             "divide bytes by 255, as load_mnist does with normalize=True",
             stacklevel=2,
         )

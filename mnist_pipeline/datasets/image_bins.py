@@ -18,6 +18,7 @@ from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.errors import ImagesError
 
 LEVELS = 256
+MAX_COUNT = 10**12  # of images
 FEW_IMAGES = 10  # means of fewer images vary more
 MAX_MEAN, MAX_MEAN_OF_FEW = 0.65, 0.8  # of ink; a larger mean is that of an inverted set
 DOUBTFUL_MEAN, DOUBTFUL_MEAN_OF_FEW = 0.55, 0.7
@@ -62,8 +63,8 @@ class ImageBins(Counts):
         """
         bins = cls.empty()
         for name, found in bins._arrays():
-            for level, count in dict(document[name]).items():
-                if type(count) is not int or count < 0 or not 0 <= int(level) < LEVELS:
+            for level, count in document[name].items():
+                if type(count) is not int or not 0 <= count <= MAX_COUNT or not 0 <= int(level) < LEVELS:
                     raise ValueError(f"bins: {name}: expected counts by level 0..255, got {count!r} of {level!r}")
                 found[int(level)] = count
         return bins
@@ -120,15 +121,21 @@ def require_meant(bins: ImageBins, name: str, inverted: bool | None) -> None:
 
 
 def _mistake(bins: ImageBins, inverted: bool | None) -> str | None:
-    images = f"{bins.images:,} images"
+    images, half = f"{bins.images:,} images", bins.images / 2
     if bins.blank == bins.images:
         return f"expected ink, got {images} that are blank; check how the file was written"
-    if bins.largest_pixel < MIN_LARGEST:
-        return (
-            f"expected full ink somewhere, got at most {bins.largest_pixel} of 255 in {images}; integers of 0 and 1 "
-            "need --pixel-scale 1, pixels of another range or divided twice need to be rescaled to 0..255 or 0..1"
+    if bins.largest_pixel < MIN_LARGEST or bins.faint + bins.blank > half:
+        advice = (
+            "integers of 0 and 1 need --pixel-scale 1, floats of 0..1 no --pixel-scale; divide pixels by 255 only once"
+            if bins.largest_pixel <= 1
+            else "pixels of another range need to be rescaled to 0..255, or to floats of 0..1"
         )
-    if inverted is not False and bins.mean_ink > (MAX_MEAN if bins.images >= FEW_IMAGES else MAX_MEAN_OF_FEW):
+        found = f"at most {bins.largest_pixel} of 255 in {images}"
+        if bins.largest_pixel >= MIN_LARGEST:
+            found = f"none in {bins.faint + bins.blank:,} of {images}"
+        return f"expected full ink somewhere, got {found}; {advice}"
+    too_bright = bins.mean_ink > (MAX_MEAN if bins.images >= FEW_IMAGES else MAX_MEAN_OF_FEW)
+    if inverted is not False and (too_bright or bins.on_white > half):
         advice = (
             "leave --invert out"
             if inverted

@@ -3,6 +3,7 @@
 Fetches both splits first, so that a missing file fails early; reads the test split only after the weights are on disk.
 """
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images, read_labels
-from mnist_pipeline.datasets.image_bins import ImageBins, require_meant
+from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
 from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.report.card import Card, render_card
@@ -28,6 +29,8 @@ from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location, is_remote
 from mnist_pipeline.store.opening import write_location
 from mnist_pipeline.weights.files import encode_weights, load_weights, weights_sha256
+
+logger = logging.getLogger(__name__)
 
 TRAIN, TEST = "train", "test"
 SCORING_ROWS = 10_000
@@ -103,7 +106,9 @@ def fit_weights(
             "give a labelled data set"
         )
     name = f"{source_images.dataset}/{source_images.split}"
-    require_meant(_bins_of(images), name, source_images.pixel_format.inverted)
+    require_meant(bins := _bins_of(images), name, source_images.pixel_format.inverted)
+    for doubt in doubts(bins):
+        logger.warning("%s: %s", name, doubt)
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
@@ -169,5 +174,6 @@ def _describe(source_images: IdxSplit) -> dict[str, str]:
     return {
         "data set": f"{source_images.dataset}/{source_images.split}, {source_images.rows:,} images",
         "images sha256": source_images.images.sha256,
+        "pixels": source_images.transform_version,
         "labels sha256": source_images.labels.sha256 if source_images.labels else "no labels",
     }

@@ -137,7 +137,7 @@ def test_whatever_pixels_mean_the_network_sees_mnists_form(
 
 @pytest.mark.parametrize("images", [BITS + 1, (BITS + 1).astype(np.int16), (BITS + 1).astype(np.float32)])
 def test_pixels_above_the_given_scale_are_refused(images: NDArray[Any]) -> None:
-    with pytest.raises(ImagesError, match=r"image 0: expected pixels in 0..1, got 2.* need --pixel-scale 255"):
+    with pytest.raises(ImagesError, match=r"image 0: expected pixels in 0..1, got 2.*; correct the image"):
         into_input(images, PixelFormat(1))
 
 
@@ -158,7 +158,8 @@ def test_signed_bytes_are_known_by_their_range() -> None:
 ADVICE = {
     np.inf: "correct the image, or leave it out",
     -1e-6: "pixels of -1..1: store",
-    1.0001: "pixels of 0..255 need --pixel-scale 255",
+    1.0001: "rounded above 1: clip them to 0..1",
+    100: "correct the image, or leave it out; pixels of another range",
     255: "pixels of 0..255 need --pixel-scale 255",
     256: "correct the image, or leave it out; pixels of another range",
     -2: "standardised or signed pixels",

@@ -57,12 +57,12 @@ def test_bins_of_parts_are_those_of_the_whole_and_survive_json() -> None:
     assert json.dumps(ImageBins.from_json(json.loads(whole)).to_json()) == whole
 
 
-NO_COUNTS: list[Any] = [{"256": 1}, {"-1": 1}, {"x": 1}, {"0": -1}, {"0": 1.0}, {"0": True}, [1], 1]
+NO_COUNTS: list[Any] = [{"256": 1}, {"-1": 1}, {"x": 1}, {"0": -1}, {"0": 1.0}, {"0": True}, {"0": 10**30}, [], [1], 1]
 
 
 @pytest.mark.parametrize("document", [{}, {"mean": {}}, *({"mean": {}, "largest": each} for each in NO_COUNTS)])
 def test_bins_that_are_none_are_refused(document: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
+    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
         ImageBins.from_json(document)
 
 
@@ -73,7 +73,8 @@ def test_bins_that_are_none_are_refused(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("top", [1, 9, 15, 127])
 def test_pixels_of_another_range_are_refused(top: int, rows: int) -> None:
     images = np.rint(drawn(rows) * (top / 255)).astype(np.uint8)
-    refused(binned(images), f"expected full ink somewhere, got at most {top} of 255 in {rows} images; integers of 0")
+    advice = "integers of 0 and 1 need" if top == 1 else "pixels of another range need to be rescaled"
+    refused(binned(images), f"expected full ink somewhere, got at most {top} of 255 in {rows} images; {advice}")
 
 
 @pytest.mark.parametrize("ink", [0.08, 0.13, 0.29])  # thin digits, MNIST, Fashion-MNIST
@@ -84,6 +85,16 @@ def test_white_paper_is_refused_but_where_it_is_meant(ink: float) -> None:
     refused(bins, "expected white ink on black paper, got a mean pixel of", inverted=True)
     with pytest.raises(ImagesError, match=r"; leave --invert out$"):
         require_meant(bins, "mine/test", inverted=True)
+
+
+def test_a_few_good_images_do_not_hide_that_most_are_of_another_range_or_inverted() -> None:
+    few = binned(drawn(3))
+    refused(
+        few + binned(drawn(40) // 255), "expected full ink somewhere, got none in 40 of 43 images; pixels of another"
+    )
+    half_white = binned(drawn(19)) + binned(255 - drawn(21))
+    refused(half_white, "expected white ink on black paper, got a mean pixel of 0.5")
+    require_meant(half_white, "mine/test", inverted=False)
 
 
 def test_a_single_image_on_white_paper_is_refused() -> None:

@@ -276,7 +276,7 @@ OUT_OF_RANGE = [
     (np.inf, "expected pixels in 0..1, got inf at pixel 59; correct"),
     (-np.inf, "expected pixels in 0..1, got -inf at pixel 59; correct"),
     (-0.25, "expected pixels in 0..1, got -0.25 at pixel 59; pixels of -1..1: store (x + 1) / 2"),
-    (1.5, "expected pixels in 0..1, got 1.5 at pixel 59; pixels of 0..255 need --pixel-scale 255"),
+    (1.5, "expected pixels in 0..1, got 1.5 at pixel 59; correct the image, or leave it out; pixels of another"),
     (255, "expected pixels in 0..1, got 255.0 at pixel 59; pixels of 0..255 need --pixel-scale 255"),
     (256, "expected pixels in 0..1, got 256.0 at pixel 59; correct"),
 ]
@@ -386,7 +386,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([images, images], ["pixels", "pixels"]), path)
     refused(ImagesError, "got 'pixels: list<element: uint8>', 'pixels: list<element: uint8>'; rename", path)
     pq.write_table(pa.table([images, labels, labels], ["pixels", "label", "label"]), path)
-    refused(LabelError, "column 'label': expected integers 0-9, got 'uint8, uint8'; ", path)
+    refused(LabelError, "column 'label': expected integers 0-9, got 2 columns of that name; ", path)
 
 
 def test_the_only_column_of_lists_may_have_any_name(tmp_path: Path) -> None:

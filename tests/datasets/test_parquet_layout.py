@@ -39,7 +39,22 @@ def refused(error: type[DataError], message: str, path: Path, label_column: str 
 
 # Labels
 
-NEAR = ("labels", "Label", "LABEL", " label", "lable", "target", "y", "class", "Digit", "image_label", "ground_truth")
+NEAR = (
+    "labels",
+    "Label",
+    "LABEL",
+    " label",
+    "lable",
+    "target",
+    "y",
+    "class",
+    "Digit",
+    "image_label",
+    "ground_truth",
+    "classLabel",
+    "yTrue",
+    "lbl",
+)
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -56,6 +71,19 @@ def test_a_column_that_may_be_the_labels_is_not_passed_over(name: str, tmp_path:
 @pytest.mark.parametrize("name", ["id", "split", "name", "pixel_count", "table", "yes", "classified_by", "laboratory"])
 def test_other_columns_beside_images_without_labels_are_ignored(name: str, tmp_path: Path) -> None:
     assert open_parquet("mine", "test", file(tmp_path, pixels=IMAGES, **{name: LABELS})).labels_sha256 is None
+
+
+def test_labels_of_another_form_are_not_passed_over(tmp_path: Path) -> None:
+    path = file(tmp_path, pixels=IMAGES, labels=[[0.0] * 10] * ROWS)
+    refused(LabelError, "got none, but 'labels'; name the column with --label-column", path)
+
+
+def test_columns_beside_images_without_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = file(tmp_path, pixels=IMAGES, etikett=LABELS)
+    for label_column, said in ((None, [f"{path}: no labels; columns that are not read: 'etikett'"]), ("none", [])):
+        caplog.clear()
+        open_parquet("mine", "test", path, label_column=label_column)
+        assert caplog.messages == said
 
 
 def test_the_exact_name_is_meant_whatever_else_is_there(tmp_path: Path) -> None:
@@ -93,6 +121,8 @@ CUBES = pa.array([[[[0]]]] * ROWS)
         ({"pixels": [[["x"]]]}, "column 'pixels': expected lists of 784 numbers, got 'list<element: list<element: "),
         ({"p": pa.array([bytes(783)], pa.binary(783)), "pixels": [1]}, "column 'pixels': expected lists of 784 numb"),
         ({"img": PNG, "embedding": IMAGES}, "expected one column of lists of 784 numbers, or one of them named pixels"),
+        ({"img": pa.array([b"PNG"] * ROWS).dictionary_encode(), "x": IMAGES}, "expected one column of lists of 784"),
+        ({"img": pa.array([[True]] * ROWS), "x": IMAGES}, "expected one column of lists of 784 numbers, or one of"),
         ({"img": [b"PNG"] * ROWS, "x": IMAGES}, "got 'img: binary', 'x: list<element: uint8>'; rename, add or drop"),
     ],
 )
@@ -125,7 +155,7 @@ def test_names_of_columns_are_quoted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["b.PARQUET", "b.parq", "b.pq", "b.parquet.gz", "3.png", "3.JPG", "x.npz", "y.csv", "t10k-images-ubyte"],
+    ["b.PARQUET", "b.parq", "b.pq", "b.parquet.gz", "3.png", "3.JPG", "x.npz", "y.csv", "t10k-images", "labels.txt"],
 )
 def test_other_data_in_a_folder_is_not_left_out(name: str, tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", IMAGES)
@@ -145,7 +175,7 @@ def test_folders_in_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCapture
     write(tmp_path / "more" / "b.parquet", IMAGES)
     with caplog.at_level(logging.WARNING):
         open_parquet("mine", "test", tmp_path)
-    assert caplog.messages == [f"{tmp_path}: folders in it are not read: 'more'"]
+    assert caplog.messages == [f"{tmp_path}: only files *.parquet are read, and not 'more'"]
 
 
 # Files that are not what they should be
@@ -179,6 +209,12 @@ def test_images_of_a_few_pixels_too_many_are_named_by_row(tmp_path: Path) -> Non
     path = write(tmp_path / "a.parquet", pa.array([[0] * PIXELS, [0] * (PIXELS + 1)], pa.list_(pa.uint8())))
     with pytest.raises(ImagesError, match="row 1: expected 784 pixels, got a list of 785"):
         list(open_parquet("mine", "test", path).read([RowRange(0, 2)]))
+
+
+def test_a_dot_in_the_name_of_a_column_hides_no_values(tmp_path: Path) -> None:
+    path = repeated(tmp_path / "bomb.parquet", 3, 4_000_000)
+    pq.write_table(pq.read_table(path).rename_columns(["a.b"]), path, compression="zstd")
+    refused(ImagesError, "expected 784 values for each of 3 images, got 4,000,002 in all", path)
 
 
 @pytest.mark.parametrize("dictionary", [True, False])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +121,20 @@ def test_doubts_are_warned_of_and_in_manifest_and_verdict(tmp_path: Path, caplog
     assert doubt in judge_published(settings, published).verdict.notes
 
 
-def test_shards_whose_records_have_no_bins_are_built_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("notes", [{}, {"bins": {"mean": {}, "largest": {}}}, {"bins": 1}])
+def test_shards_whose_records_have_no_bins_are_built_again(notes: dict[str, Any], tmp_path: Path) -> None:
     settings = as_idx(tmp_path, IMAGES)
-    run = evaluation.evaluate(settings)
+    evaluation.evaluate(settings)
     records = sorted(on_disk(settings.outputs).glob("shards/*/records/*.json"))
     shard_set = opened(settings.outputs).shards_in(records[0].parent.parent.name)
     before = [shard_set.record(record.stem) for record in records]
     for record, checkpoint in zip(records, before, strict=True):  # as an earlier version wrote it
         assert checkpoint is not None
-        shard_set.write(record.stem, checkpoint.file.rows, shard_set.read(checkpoint) or b"", notes={})
-    evaluation.evaluate(settings)
+        shard_set.write(record.stem, checkpoint.file.rows, shard_set.read(checkpoint) or b"", notes=notes)
+    settings = settings.model_copy(update={"run_date": settings.run_date + timedelta(days=1)})
+    assert evaluation.evaluate(settings).new
     assert [shard_set.record(record.stem) for record in records] == before
     assert json.loads(records[0].read_text())["notes"]["bins"]["largest"] == {"255": 10}
-    assert not evaluation.evaluate(settings).new
-    assert run.totals.images == ROWS
 
 
 def test_training_refuses_images_that_cannot_be_meant(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_training_refuses_images_that_cannot_be_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "error", "message"),
     [
-        ({"label_column": "y"}, SettingsError, "--label-column 'y': expected --images beside it, got none"),
+        ({"label_column": "y"}, SettingsError, "label_column 'y': expected images beside it, got none"),
         ({"pixel_scale": 1}, ImagesError, ": expected pixels in 0..1, got 255 at pixel 0; pixels of 0..255"),
         ({"invert": True}, ImagesError, "got a mean pixel of 0.88 in 25 images; leave --invert out"),
     ],

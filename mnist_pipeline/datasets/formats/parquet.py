@@ -4,9 +4,9 @@ The input is a file or a folder of files with a column of 784 numbers (or 28 lis
 labels, a column of them. Integers in 0..255 are divided by 255 like MNIST's bytes; floats in 0..1 are used as they are.
 
 Threat: a small file that would decode to gigabytes. The footer is checked before anything is decoded: schema, values
-per image, and the size of what is read against the size of the file. Accepted: sizes that the footer does not tell
-truly. A row may hold many more values than 784 while others hold fewer; what is decoded at once is then bounded only by
-`MAX_RATIO`, that is 10,000 times the size of the file.
+per image, and the size of what is read, at most `MAX_RATIO` (10,000) times that of the file. A row may hold many more
+values than 784 while others hold fewer: that much may be decoded at once. Accepted: a footer that lies about its sizes,
+as no writer's does by mistake; what is decoded then is not bounded.
 """
 
 import logging
@@ -46,9 +46,9 @@ BUFFER_BYTES = 1 << 20
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
 MAX_VALUES = 2  # times 784 for each image; fewer are decoded, so that the message can name the row
-# Endings of files that people keep images or labels in. In a folder of images they must not be passed over in silence.
-DATA_ENDINGS = re.compile(
-    r"\.(parquet|parq|pq|arrow|feather|npz|npy|csv|tsv|jsonl|png|jpe?g|bmp|gif|tiff?|webp)"
+# Names of files that people keep images or labels in. In a folder of images they must not be passed over in silence.
+DATA_NAMES = re.compile(
+    r"image|label|\.(parquet|parq|pq|arrow|feather|npz|npy|csv|tsv|jsonl|png|jpe?g|bmp|gif|tiff?|webp)"
     r"(\.(gz|zst|bz2|xz|lz4|snappy))?$|ubyte(\.gz)?$",
     re.IGNORECASE,
 )
@@ -192,6 +192,8 @@ def open_parquet(
         start += rows
     if layout is None or start == 0:
         raise DataError(f"{path}: expected at least one image, got none; give a data set with images")
+    if layout.label is None and label_column is None and layout.unread:
+        logger.warning("%s: no labels; columns that are not read: %s", path, listed(layout.unread))
     hashes = [{"name": file.source_file.path.name, "sha256": file.source_file.sha256} for file in files]
     sha256 = canonical_sha256(hashes) if folder else files[0].source_file.sha256
     return ParquetSplit(dataset, split, tuple(files), layout, sha256, tuple(entries), pixel_format)
@@ -205,13 +207,14 @@ def _files_of(folder: Path) -> list[Path]:
     """
     there = sorted(each for each in folder.iterdir() if each.name[0] not in "._")
     found = [each for each in there if each.name.endswith(".parquet")]
-    if left_out := [each.name for each in there if each not in found and DATA_ENDINGS.search(each.name)]:
+    others = [each.name for each in there if each not in found]
+    if left_out := [name for name in others if DATA_NAMES.search(name)]:
         raise DataError(
             f"{folder}: expected no data but files *.parquet, got {listed(left_out)}; they would be left out: move "
             "them away, or name the folder or file that is meant"
         )
-    if below := [each.name for each in there if each not in found and each.is_dir()]:
-        logger.warning("%s: folders in it are not read: %s", folder, listed(below))
+    if others:
+        logger.warning("%s: only files *.parquet are read, and not %s", folder, listed(others))
     return found
 
 
@@ -257,10 +260,12 @@ class _Opened:
             DataError: the file would decode to far more than it holds.
         """
         path, metadata = self.source_file.path, self.parquet.metadata
-        names = [metadata.schema.column(index).path.partition(".")[0] for index in range(metadata.num_columns)]
+        paths = [f"{metadata.schema.column(index).path}." for index in range(metadata.num_columns)]
+        read = tuple(f"{name}." for name in layout.columns)  # there may be dots in a name, too
+        wanted = [index for index, path in enumerate(paths) if path.startswith(read)]
         decoded_bytes, width = 0, np.dtype(layout.numbers).itemsize
         for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
-            for chunk in (group.column(index) for index, name in enumerate(names) if name in layout.columns):
+            for chunk in map(group.column, wanted):
                 if chunk.num_values > MAX_VALUES * PIXELS * group.num_rows:
                     raise ImagesError(
                         f"{path}: expected {PIXELS} values for each of {group.num_rows:,} images, got "

@@ -6,7 +6,7 @@ It reads no files. Errors name the file and row through `name_row`, called with 
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ PIXEL_COLUMNS = ("pixels", "image", "images")
 LABEL_COLUMN = "label"
 NO_LABELS = "none"  # as the name of the label column
 # Other names that columns of labels have, and how near to one of them a misspelt name is, as a ratio of difflib.
-LABEL_NAMES = (LABEL_COLUMN, "labels", "target", "targets", "class", "category", "digit", "digits", "truth", "gt", "y")
+LABEL_NAMES = frozenset({
+    "label", "labels", "lbl", "target", "targets", "tgt", "class", "cls", "classlabel", "category", "digit", "digits",
+    "truth", "groundtruth", "gt", "y",
+})  # fmt: skip
 NEAR = 0.8
 # Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
 BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
@@ -36,6 +39,7 @@ class Layout:
     numbers: str  # a NumPy dtype
     label: str | None
     label_type: str | None  # an Arrow type
+    unread: tuple[str, ...] = field(default=(), compare=False)  # the other columns
 
     @property
     def columns(self) -> list[str]:
@@ -58,16 +62,16 @@ def layout_of(schema: pa.Schema, name: str, label_column: str | None = None) -> 
         ImagesError: no column holds images, or it is not clear which does.
         LabelError: the labels are not integers, or it is not clear which column holds them.
     """
-    label = _label_field(schema, name, label_column)
-    pixels = _pixel_field(schema, name, label)
-    return Layout(pixels.name, str(_numbers(pixels.type)), label and label.name, label and str(label.type))
+    pixels = _pixel_field(schema, name, LABEL_COLUMN if label_column is None else label_column)
+    label = _label_field(schema, name, label_column, pixels)
+    unread = tuple(field.name for field in schema if field.name not in (pixels.name, label and label.name))
+    return Layout(pixels.name, str(_numbers(pixels.type)), label and label.name, label and str(label.type), unread)
 
 
-def _pixel_field(schema: pa.Schema, name: str, label: pa.Field | None) -> pa.Field:
-    fields = [field for field in schema if label is None or field.name != label.name]
-    by_name = [field for wanted in PIXEL_COLUMNS for field in fields if field.name == wanted]
+def _pixel_field(schema: pa.Schema, name: str, label_column: str) -> pa.Field:
+    by_name = [field for wanted in PIXEL_COLUMNS for field in schema if field.name == wanted]
     found = [field for field in by_name if field.name == by_name[0].name] or [
-        field for field in fields if _numbers(field.type) or _may_be_images(field.type)
+        field for field in schema if field.name != label_column and (_numbers(field.type) or _may_be_images(field.type))
     ]
     if len(found) == 1 and _numbers(found[0].type):
         return found[0]
@@ -83,13 +87,14 @@ def _pixel_field(schema: pa.Schema, name: str, label: pa.Field | None) -> pa.Fie
     )
 
 
-def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.Field | None:
+def _label_field(schema: pa.Schema, name: str, label_column: str | None, pixels: pa.Field) -> pa.Field | None:
     if label_column == NO_LABELS:
         return None
     wanted = LABEL_COLUMN if label_column is None else label_column
     found = [field for field in schema if field.name == wanted]
     if not found:
-        near = [field.name for field in schema if _near_label(field)] if label_column is None else schema.names
+        others = [each for each in schema.names if each != pixels.name]
+        near = [each for each in others if _is_near_label(each)] if label_column is None else schema.names
         if near or label_column is not None:
             raise LabelError(
                 f"{name}: expected the labels in a column {shown(wanted)}, got none, but {listed(near)}; name the "
@@ -97,21 +102,21 @@ def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.F
             )
         return None
     if len(found) > 1 or not pa.types.is_integer(found[0].type):
-        types = ", ".join(str(field.type) for field in found)
+        got = shown(found[0].type) if len(found) == 1 else f"{len(found)} columns of that name"
         raise LabelError(
-            f"{name}: column {shown(wanted)}: expected integers 0-9, got {shown(types)}; store integers, or name "
-            "another column with --label-column"
+            f"{name}: column {shown(wanted)}: expected integers 0-9, got {got}; store integers, or name another column "
+            "with --label-column"
         )
     return found[0]
 
 
-def _near_label(field: pa.Field) -> bool:
-    """Whether a column may have been meant as the labels."""
-    name = field.name.strip().casefold()
-    near = any(word in re.split(r"[^a-z]+", name) for word in LABEL_NAMES) or any(
-        difflib.SequenceMatcher(None, name, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 2
+def _is_near_label(name: str) -> bool:
+    """Whether a column of this name may have been meant as the labels."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
+    whole = re.sub(r"[^a-z]", "", words)
+    return not LABEL_NAMES.isdisjoint({whole, *re.split(r"[^a-z]+", words)}) or any(
+        difflib.SequenceMatcher(None, whole, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 3
     )
-    return near and not _numbers(field.type)
 
 
 def decode_pixels(column: pa.Array, name_row: RowName, out: NDArray[np.float32], pixel_format: PixelFormat) -> None:
@@ -168,10 +173,14 @@ def _may_be_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
     """Whether people keep images in columns of such a type, though they are not read: encoded, or in other shapes."""
     if isinstance(type, pa.StructType):
         return any(_may_be_images(field.type) for field in type)
-    if _is_list(type):
+    if pa.types.is_dictionary(type):
+        return _may_be_images(type.value_type)
+    if _is_list(type) or isinstance(type, pa.ListViewType | pa.LargeListViewType):
         inner = type.value_type
-        return _may_be_images(inner) or pa.types.is_integer(inner) or pa.types.is_floating(inner)
-    return isinstance(type, pa.BaseExtensionType) or pa.types.is_binary(type) or pa.types.is_large_binary(type)
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+        return _may_be_images(inner) or any(each(inner) for each in numbers)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return isinstance(type, pa.BaseExtensionType) or any(each(type) for each in binary)
 
 
 def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word

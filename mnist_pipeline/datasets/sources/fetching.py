@@ -101,6 +101,8 @@ def _from_folder(
                     "meant, or move away what is not"
                 )
             found[file.name] = None
+            if others := _others(data_dir, dataset):
+                logger.warning("%s: no %s; files that are not read: %s", data_dir, file.name, listed(others))
         else:
             logger.warning("%s holds no %s; asking the other sources for it", data_dir, file.name)
     return found
@@ -108,15 +110,19 @@ def _from_folder(
 
 def _near(data_dir: Path, dataset: Dataset, name: str) -> list[str]:
     """The files of a folder that may have been meant by a name, and are none of the data set's own."""
-    known = {file.name for split in dataset.splits.values() for file in split.files}
-    others = sorted(each.name for each in data_dir.iterdir() if each.name.removesuffix(".gz") not in known)
     words = [word for word in ("label", "image") if word in name.casefold()]
     return [
         other
-        for other in others
+        for other in _others(data_dir, dataset)
         if any(word in other.casefold() for word in words)
         or difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio() >= NEAR
     ]
+
+
+def _others(data_dir: Path, dataset: Dataset) -> list[str]:
+    """The files of a folder that are none of the data set's own."""
+    known = {file.name for split in dataset.splits.values() for file in split.files}
+    return sorted(each.name for each in data_dir.iterdir() if each.name.removesuffix(".gz") not in known)
 
 
 def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> SourceFile:
