@@ -50,7 +50,8 @@ _ADVICE = {
     "a folder is where a file is expected: move it away": ("EISDIR",),
     "keep the whole outputs folder on one disk: link the folder itself, not one in it": ("EXDEV",),
     "raise the limit of open files (ulimit -n)": ("EMFILE", "ENFILE"),
-    "free memory, or raise the limit of processes (ulimit -u)": ("ENOMEM", "EAGAIN"),
+    "free memory, or raise its limit (ulimit -v)": ("ENOMEM",),
+    "raise the limit of processes (ulimit -u)": ("EAGAIN",),
     "check the disk and its mount": ("EIO", "ESTALE", "ENODEV", "ENXIO", "ETIMEDOUT"),
     "another program is using it: wait for that, or end it": ("ETXTBSY", "EBUSY"),
 }
@@ -217,5 +218,6 @@ def of_machine(error: BaseException) -> MachineError | None:
         what = " and ".join(shown(os.fsdecode(each), MAX_PATH) for each in there if isinstance(each, str | bytes))
         return MachineError(system_line(what or "this machine", error))
     if isinstance(error, MemoryError) or str(error) == "can't start new thread":
-        return MachineError(system_line("this machine", OSError(errno.ENOMEM, str(error) or "out of memory")))
+        number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EAGAIN
+        return MachineError(system_line("this machine", OSError(number, str(error) or "out of memory")))
     return None

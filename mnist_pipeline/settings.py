@@ -5,6 +5,7 @@ Unknown keys are rejected in every layer.
 """
 
 import difflib
+import errno
 import os
 import re
 import tomllib
@@ -40,7 +41,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.errors import MAX_PATH, SettingsError, shown
+from mnist_pipeline.errors import MAX_PATH, SettingsError, printable, shown
 from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
 from mnist_pipeline.store.disk import open_regular
 from mnist_pipeline.store.probe import dead_end
@@ -389,9 +390,10 @@ def _build(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None  # pydantic repeats the input, passwords included
-    except UnreadableVariable as error:  # of the structured ones
-        name = next(name for name in ("datasets", "gates", "retention") if f'"{name}"' in str(error)).upper()
-        raise SettingsError(f"environment variable {ENVIRONMENT_PREFIX}{name}: expected JSON; correct it") from error
+    except (UnreadableVariable, RecursionError) as error:  # of the structured ones
+        names = [f"{ENVIRONMENT_PREFIX}{name}" for name in ("DATASETS", "GATES", "RETENTION")]
+        wrong = [name for name in names if f'"{name.removeprefix(ENVIRONMENT_PREFIX).lower()}"' in str(error)]
+        raise SettingsError(f"environment variable {' or '.join(wrong or names)}: expected JSON; correct it") from None
     finally:
         _LAYERS.reset(layers)
     if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
@@ -419,19 +421,22 @@ def read_small(path: Path) -> str:
     """The text of a file that a person writes; a pipe is not waited for, nor a device read for ever.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, is too large, or is no regular file.
         UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path) as file:
-        return file.read(MAX_SMALL_BYTES).decode("utf-8")
+        data = file.read(MAX_SMALL_BYTES + 1)
+    if len(data) > MAX_SMALL_BYTES:
+        raise OSError(errno.EFBIG, f"expected at most {MAX_SMALL_BYTES:,} bytes, got more", str(path))
+    return data.decode("utf-8")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_small(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"config file {path}: cannot be read ({error}); check the path given") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsError(f"config file {path}: cannot be read ({error}); name another file") from error
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"config file {path}: not valid TOML ({error}); correct that line") from error
 
 
@@ -454,7 +459,7 @@ def _is_of_a_service(field: str, value: str) -> bool:
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join("an address" if is_remote(part) else printable(part)[:MAX_PATH] for part in problem["loc"])
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *outer, key = problem["loc"]
             nearest = _nearest(str(key), _keys_below(outer))
@@ -477,5 +482,5 @@ def _keys_below(outer: Sequence[int | str]) -> Iterable[str]:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, [each for each in names if each != name], n=1)
     return f" (did you mean {near[0]}?)" if near else ""

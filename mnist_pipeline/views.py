@@ -62,7 +62,7 @@ def update_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fal
     Args:
         outputs: the outputs folder.
         run_id: the only run that has changed, if that is known: no other is looked for, as long as the views have it.
-        afresh: read every run, and use nothing that the views hold.
+        afresh: read every run, and use nothing that the views hold, but of runs that cannot be read now.
 
     Raises:
         StoreError: a view cannot be written; the runs themselves are not touched.
@@ -89,11 +89,13 @@ def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fa
     Raises:
         StoreError: a run that has no rows yet cannot be read.
     """
-    stored = _no_views() if afresh else _stored_views(outputs)
+    stored = _stored_views(outputs)
     known = dict(zip(stored.runs["run_id"].to_pylist(), stored.versions, strict=True))
     versions = {**known, **_versions(outputs, run_id)} if run_id in known else _versions(outputs)
     whole = {each["values"] for each in stored.history["run_id"].value_counts().to_pylist() if each["counts"] == DIGITS}
-    changed = [run_id for run_id, version in versions.items() if known.get(run_id) != version or run_id not in whole]
+    changed = [
+        run_id for run_id, version in versions.items() if afresh or known.get(run_id) != version or run_id not in whole
+    ]
     since = counting(outputs)  # after the versions: a row that is behind its version would stay so
     read = dict(prefetch(lambda run_id: (run_id, _read(outputs, run_id, since, run_id in known)), changed))
     for run_id in [run_id for run_id, each in read.items() if each is UNREAD]:

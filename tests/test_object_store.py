@@ -55,6 +55,8 @@ from tests.published import at, identity, on_disk, opened, publish_run, publish_
 RUN_DATE = "2026-01-31"
 VIEWS = {"history.parquet", "runs.parquet", "latest.json"}
 
+PINNED = "2026-01-31-toy-test-ba9876543210"
+
 
 @pytest.fixture
 def toy(tmp_path: Path, bucket: Address) -> Settings:
@@ -398,11 +400,11 @@ def test_baselines_that_are_set_at_the_same_time_are_all_kept(server: ObjectStor
     def pin(number: int) -> None:
         outputs = opened(bucket)
         together.wait(60)
-        set_baseline(outputs, f"data{number}", "test", "some run")
+        set_baseline(outputs, f"data{number}", "test", PINNED)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(pin, range(6)))
-    assert read_baselines(opened(bucket)) == {f"data{number}/test": "some run" for number in range(6)}
+    assert read_baselines(opened(bucket)) == {f"data{number}/test": PINNED for number in range(6)}
     set_baseline(opened(bucket), "data3", "test", None)
     assert "data3/test" not in read_baselines(opened(bucket))
 

@@ -114,6 +114,25 @@ def test_settings_of_prefect_that_cannot_be_read_are_one_line(monkeypatch: pytes
         prepare_environment()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "PREFECT_PROFILES_PATH",
+            "/dev/zero",
+            "PREFECT_PROFILES_PATH: expected a file or folder, got",
+        ),
+        ("SSL_CERT_FILE", "/nowhere.pem", "'SSL_CERT_FILE'.*: expected files that can be used, got .*No such file"),
+    ],
+)
+def test_a_variable_that_names_no_file_is_named(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{message}"):
+        prepare_environment()
+
+
 def test_our_own_settings_pass_over_the_env_file() -> None:
     assert ENV_FILE.is_file()
     load_settings()  # would refuse it: it is no TOML

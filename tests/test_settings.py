@@ -360,6 +360,27 @@ def test_what_an_address_holds_is_not_repeated() -> None:
     assert "pass" not in refused("settings refused: cluster: expected", cluster="tcp://user:pass@scheduler:8786")
 
 
+def test_a_key_that_is_an_address_is_not_repeated(tmp_path: Path) -> None:
+    for table in ("", "[datasets.toy]\n", "[gates.mnist]\n"):
+        mine = config(tmp_path, f'{table}"https://u:se hunter@h/" = 1\n')
+        with pytest.raises(SettingsError, match="an address: no such setting") as caught:
+            load_settings(mine)
+        assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["DATASETS", "GATES", "RETENTION"])
+def test_a_variable_nested_deeply_is_no_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"MNIST_PIPELINE_{name}", "[" * 100_000)
+    with pytest.raises(SettingsError, match=f"environment variable .*MNIST_PIPELINE_{name}.*: expected JSON"):
+        load_settings()
+
+
+def test_a_pixel_scale_is_1_or_255_and_nothing_else(tmp_path: Path) -> None:
+    for text in ("[1]", "{}", "2", "1.5", '"x"'):
+        with pytest.raises(SettingsError, match="pixel_scale: expected 1 or 255"):
+            load_settings(config(tmp_path, f"pixel_scale = {text}\n"))
+
+
 def test_a_config_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None:
     mine = config(tmp_path, "batch_rows = 2\nshard_rows = = 2\n")
     refused(f"config file {mine}: not valid TOML (Invalid value (at line 2, column 14)); correct that line", mine)
@@ -586,7 +607,7 @@ def test_where_idx_files_are_read_images_are_refused(tmp_path: Path) -> None:
         load_settings(dataset="mine", images=tmp_path).described_dataset()
 
 
-@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "nested deeply"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "nested deeply", "long", "numerous"])
 def test_a_config_file_that_is_none_is_refused_and_not_waited_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     if kind == "a pipe":
@@ -596,6 +617,11 @@ def test_a_config_file_that_is_none_is_refused_and_not_waited_for(kind: str, tmp
     elif kind == "a folder":
         path.mkdir()
     else:
-        path.write_text("a = " + "[" * 100_000)
+        texts = {
+            "nested deeply": "a = " + "[" * 100_000,
+            "long": "#" * (1 << 20) + "\na = 1",
+            "numerous": "a = " + "9" * 5000,
+        }
+        path.write_text(texts[kind])
     with pytest.raises(SettingsError, match=rf"config file {path}: (cannot be read|not valid TOML)"):
         load_settings(path)

@@ -40,7 +40,7 @@ class Stream(io.TextIOWrapper):
 def program(monkeypatch: pytest.MonkeyPatch, exit_code: int = 0) -> typer.Typer:
     """A command line of two commands, of which `show` does no more than print."""
     app = typer.Typer(cls=_Command)
-    monkeypatch.setattr(console, "SHOWING", ("show",))
+    monkeypatch.setattr(console, "CHANGING", ("run",))
 
     @app.command()
     def show() -> None:
@@ -102,7 +102,7 @@ def test_closed_streams_are_open_for_what_a_command_starts() -> None:
 
 
 def test_a_terminal_of_no_columns_is_none() -> None:
-    assert "Usage: " in run("COLUMNS=0 $M", "--help").stdout
+    assert "Usage: " in run("COLUMNS=0 TERMINAL_WIDTH=x $M", "--help").stdout
 
 
 def test_what_an_encoding_lacks_is_escaped_and_a_picture_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:

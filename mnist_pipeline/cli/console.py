@@ -55,14 +55,15 @@ EXIT_CODES = """Exit codes:
 
 130, 143  interrupted, terminated: no partial result is visible"""
 
-SHOWING = ("runs", "show", "compare", "images")  # the commands that do no more than print
+CHANGING = ("run", "backfill", "train", "promote", "accept", "withdraw", "setup", "up", "prune", "reindex", "fetch")
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer has in it, or beside it
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/).*", re.DOTALL)
 
 PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
 
-if not os.environ.get("COLUMNS", "80").strip("0"):
-    del os.environ["COLUMNS"]  # 0 where there is no terminal: nothing would be as wide as that
+for _name in ("COLUMNS", "TERMINAL_WIDTH"):
+    if not re.fullmatch("0*[1-9][0-9]*", os.environ.get(_name, "80"), re.ASCII):
+        del os.environ[_name]  # 0 where there is no terminal: nothing would be as wide as that
 
 
 class _Lines(Console):
@@ -128,7 +129,7 @@ class _Command(TyperGroup):
             signal.signal(signal.SIGINT, stop)
         try:
             result = super().invoke(ctx)
-            if ctx.invoked_subcommand in SHOWING and streams.is_lost():
+            if ctx.invoked_subcommand not in CHANGING and streams.is_lost():
                 raise typer.Exit(MachineError.exit_code)
             return result
         except _USAGE_ERROR as error:  # shows the words that cannot be parsed: there may be a password in an address

@@ -6,7 +6,7 @@ import typer
 
 from mnist_pipeline.cli.console import app, opened, opened_existing, out, progress_for
 from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, takes
-from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
+from mnist_pipeline.errors import MAX_LISTED, OutputsError, RunNotFoundError, StoreError, VerdictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,14 +183,18 @@ def reindex(given: Given) -> None:
     settings = given.load()
     if not list_runs(opened(settings)):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the path")
-    update_views(opened(settings), afresh=True)
-    runs, damaged = list_runs(opened(settings)), []
+    runs, bad = list_runs(opened(settings)), list[OutputsError]()
+    try:
+        update_views(opened(settings), afresh=True)
+    except StoreError as error:
+        bad.append(error)
     for found in runs:
         try:
             if not found.pruned():  # prune deletes the report too
                 write_report(opened(settings), found)
-        except DamagedError as error:  # one damaged run must not prevent the reports of the others
-            damaged.append(str(error))
-    out.print(f"runs indexed: {len(runs) - len(damaged)}")
-    if damaged:
-        raise DamagedError("; ".join(damaged))
+        except OutputsError as error:  # one damaged run must not prevent the reports of the others
+            bad.append(error)
+    out.print(f"runs indexed: {len(runs) - len(bad)}")
+    if bad:
+        more = f" and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+        raise type(bad[0])("; ".join(map(str, bad[:MAX_LISTED])) + more)

@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import redirect_stderr
+from pathlib import Path
 
 from mnist_pipeline.errors import SettingsError, listed
 from mnist_pipeline.store.base import is_remote
@@ -37,6 +38,8 @@ def prepare_environment() -> None:
     for name, value in os.environ.items():
         if name.startswith("PREFECT_") and name.endswith(("_HOME", "_PATH")) and is_remote(value):
             raise SettingsError(f"{name}: expected a path on disk, got an address; correct it")
+        if name.startswith("PREFECT_") and name.endswith("_PATH") and _is_special(Path(value)):
+            raise SettingsError(f"{name}: expected a file or folder, got a pipe or device; correct it")
     import httpx
     from pydantic import ValidationError
 
@@ -59,11 +62,18 @@ def prepare_environment() -> None:
         ) from None
     try:
         httpx.Client().close()
+    except OSError as error:
+        given = listed(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE") if os.environ.get(name))
+        raise SettingsError(f"{given}: expected files that can be used, got {error}; correct or unset them") from None
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise SettingsError(
             "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: expected addresses http://HOST:PORT, got another "
             f"({type(error).__name__}); correct or unset them"
         ) from None
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def spare_loopback() -> None:

@@ -14,7 +14,7 @@ from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.datasets.shards import read_selected
-from mnist_pipeline.errors import DamagedError, PipelineError, of_machine
+from mnist_pipeline.errors import OutputsError, PipelineError, of_machine
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
@@ -88,9 +88,9 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         wanted = {row["image_id"] for row in [*mistakes, *flips]}
         found = read_selected(outputs.shards_of(manifest), identity, wanted)
         pictures = {image_id: as_bytes(pixels)[0] for image_id, pixels in found.items()}
-    except DamagedError as error:
+    except OutputsError as error:  # shards are a cache
         logger.warning("the report of %s is without pictures: %s", run.name.run_id, error)
-        notes.append("without pictures: the shards that this run was made from are gone or damaged")
+        notes.append("without pictures: the shards of this run are gone, damaged or cannot be read")
         mistakes, flips = [], []
     return Page(
         decision=decision.line if decision else None,

@@ -15,7 +15,6 @@ from mnist_pipeline.runs.layout import RUN_ID, SHARD_SET
 from mnist_pipeline.store.documents import (
     ChecksummedDocument,
     Count,
-    Finite,
     Moment,
     Sha256,
     Share,
@@ -28,6 +27,7 @@ MAX_ROWS = 2**31  # in a batch or a shard
 _SUMS = {"images", "labelled", "correct"}
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Loss = Annotated[float, Field(ge=0, le=1e6)]  # in nats or squares an image
 
 
 class _Values(BaseModel):
@@ -114,19 +114,19 @@ class Totals(_Values):
     correct: Count
     accuracy: Share | None
     top2_accuracy: Share | None = None
-    nll: Finite | None = None
-    nll_error: Finite | None = None
-    brier: Finite | None = None
-    brier_error: Finite | None = None
-    ece: Finite | None = None
-    ece_noise: Finite | None = None
+    nll: Loss | None = None
+    nll_error: Loss | None = None
+    brier: Loss | None = None
+    brier_error: Loss | None = None
+    ece: Share | None = None
+    ece_noise: Share | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if not self.correct <= self.labelled <= self.images:
             raise ValueError("expected correct <= labelled <= images")
-        if (self.accuracy is None) != (not self.labelled):
-            raise ValueError("expected an accuracy where there are labels")
+        if self.accuracy != (self.correct / self.labelled if self.labelled else None):
+            raise ValueError("expected the accuracy of correct and labelled")
         return self
 
     @classmethod

@@ -146,6 +146,8 @@ class Run:
             return []
         try:
             manifest, pruned = self.manifest(), self.pruned()
+            if manifest.tally is not None:  # schema version 1 did not keep it
+                manifest.counted()
         except DamagedError as error:
             return [str(error)]
 

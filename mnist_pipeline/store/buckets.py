@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mnist_pipeline.errors import SettingsError, listed
+from mnist_pipeline.errors import SettingsError, shown
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -51,7 +51,7 @@ def unusable(bucket: str) -> SettingsError:
     """The error for variables on which obstore gives up."""
     return SettingsError(
         f"{bucket}: expected variables that describe an object store, got one that it cannot take; correct one of "
-        f"{listed(_variables(bucket))}"
+        f"{', '.join(map(shown, _variables(bucket)))}"
     )
 
 

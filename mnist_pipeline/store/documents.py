@@ -41,9 +41,11 @@ def parse_json(data: bytes) -> Any:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"expected at most {MAX_DOCUMENT_BYTES:,} bytes, got more")
     try:
-        return json.loads(data)
+        document = json.loads(data)
     except RecursionError:
         raise ValueError("expected a few levels, got many") from None
+    json.dumps(document, ensure_ascii=False).encode()  # half a character is JSON, and no text that can be written
+    return document
 
 
 def _moment(value: datetime) -> datetime:

@@ -22,9 +22,9 @@ def read_baselines(outputs: Outputs) -> dict[str, str]:
         return {}
     except ValueError as error:
         raise DamagedError(
-            f"{path}: expected run_ids by data set, got {error}; delete it and set them again"
+            f"{path}: expected run_ids by data set, got something else ({error}); delete it and set them again"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(run_id, str) for run_id in found.values()):
+    if not isinstance(found, dict) or not all(layout.RUN_ID.fullmatch(str(run_id)) for run_id in found.values()):
         raise DamagedError(f"{path}: expected run_ids by data set, got {shown(found)}; delete it and set them again")
     return found
 

@@ -212,8 +212,8 @@ def test_without_its_shards_a_report_has_a_note_instead_of_pictures(
     (page,) = pages
     assert (page.mistakes, page.flips) == ((), ())
     assert page.mistakes_total > 0
-    assert page.notes[-1] == "without pictures: the shards that this run was made from are gone or damaged"
-    assert "ithout pictures: the shards that this run was made from are gone or damaged" in text
+    assert page.notes[-1] == "without pictures: the shards of this run are gone, damaged or cannot be read"
+    assert "ithout pictures: the shards of this run are gone, damaged or cannot be read" in text
     assert f"the report of {run.name.run_id} is without pictures: " in caplog.text
 
 

@@ -154,6 +154,7 @@ def test_an_overflow_in_one_image_of_the_middle_batch_of_the_middle_shard_fails_
     toy: Settings, tmp_path: Path
 ) -> None:
     images = np.zeros((ROWS, 28, 28), np.uint8)
+    images[:, 0, 0] = 255  # blank ones are refused
     images[MIDDLE, 9, 9:11] = 255
     (tmp_path / "data" / images_name()).write_bytes(idx.encode(images))
     tensors = dict(NETWORK) | {"W1": NETWORK["W1"].copy()}

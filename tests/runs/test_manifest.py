@@ -274,6 +274,7 @@ def test_counts_that_contradict_each_other_are_damage(counts: dict[str, Any], go
         Manifest.from_bytes(rewritten(**(COUNTS | counts)), "x").counted()
 
 
+SUMS = {"images": 12, "labelled": 12, "correct": 11, "accuracy": 11 / 12}
 ABSURD: dict[str, dict[str, Any]] = {
     "negative counts": {"totals": {"images": 12, "labelled": -12, "correct": -11, "accuracy": 1.0}},
     "more correct than labelled": {"totals": {"images": 12, "labelled": 3, "correct": 4, "accuracy": 1.0}},
@@ -287,6 +288,8 @@ ABSURD: dict[str, dict[str, Any]] = {
     },
     "shards of no rows": {"identity": WHO | {"shard_rows": 0}},
     "another date": {"identity": WHO | {"run_date": "2026-02-01"}},
+    "an accuracy of other counts": {"totals": SUMS | {"accuracy": 0.125}},
+    "a loss below nothing": {"totals": SUMS | {"nll": -5.0}},
     "no run_id": {"run_id": "../../etc"},
     "weights elsewhere": {"identity": WHO | {"weights_sha256": "../../etc/passwd"}},
     "shards elsewhere": {"shard_set": "../../etc"},
@@ -308,6 +311,11 @@ ABSURD: dict[str, dict[str, Any]] = {
 def test_a_manifest_of_absurd_content_is_refused_though_its_checksum_holds(changes: dict[str, Any]) -> None:
     with pytest.raises(DamagedError, match="expected a run's manifest that this version can read"):
         Manifest.from_bytes(rewritten(**changes), "x")
+
+
+def test_half_a_character_is_damage_though_its_checksum_holds() -> None:
+    with pytest.raises(DamagedError, match="expected a run's manifest, got a damaged file"):
+        Manifest.from_bytes(rewritten(versions={"python": "\ud800"}), "x")
 
 
 def counted(labels: list[int] | None) -> tuple[Tally, Calibration]:

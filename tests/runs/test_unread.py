@@ -159,6 +159,15 @@ def test_a_run_that_cannot_be_read_keeps_its_rows_and_is_read_again(outputs: Loc
     assert current_views(opened(outputs)).runs["outcome"].to_pylist() == ["fail", None]
 
 
+def test_views_made_afresh_keep_the_rows_of_a_run_that_cannot_be_read(
+    outputs: Location, unreadable: Unreadable
+) -> None:
+    before = current_views(opened(outputs)).runs["run_id"].to_pylist()
+    with unreadable(f"runs/{OLD.run_id}/manifest.json"):
+        update_views(opened(outputs), afresh=True)
+    assert current_views(opened(outputs)).runs["run_id"].to_pylist() == before
+
+
 def test_a_view_that_cannot_be_read_is_made_anew(outputs: Location, unreadable: Unreadable) -> None:
     whole = current_views(opened(outputs))
     for part in ("history.parquet", "runs.parquet"):
@@ -211,6 +220,7 @@ ABSURD: dict[str, tuple[str, str, dict[str, object]]] = {
         "manifest_sha256",
         {"totals": {"images": 12, "labelled": -3, "correct": -1, "accuracy": 1.0}},
     ),
+    "counts of other totals": (f"runs/{OLD.run_id}/manifest.json", "manifest_sha256", {"calibration": {"a": 1}}),
     "a verdict of the year 1": (
         f"verdicts/{OLD.run_id}/{'0' * 12}/verdict.json",
         "verdict_sha256",

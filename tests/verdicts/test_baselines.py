@@ -1,4 +1,5 @@
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,7 +102,10 @@ def test_a_file_of_any_content_is_damage(content: bytes, tmp_path: Path) -> None
         read_baselines(opened(tmp_path))
 
 
-def test_what_is_pinned_is_shown_without_control_characters(tmp_path: Path) -> None:
-    (tmp_path / "baselines.json").write_text(json.dumps({"toy/test": "\x1b[2J\nforged"}))
-    found = CliRunner().invoke(app, ["baseline", "show", "--outputs", str(tmp_path)])
-    assert (found.exit_code, found.stdout) == (0, "toy/test: \\x1b[2J\\nforged\n")
+def test_what_is_pinned_is_a_run_id(tmp_path: Path) -> None:
+    for pinned in ("\x1b[2J\nforged", "\ud800", "https://user:hunter@host/"):
+        (tmp_path / "baselines.json").write_text(json.dumps({"toy/test": pinned}))
+        found = CliRunner().invoke(app, ["baseline", "show", "--outputs", str(tmp_path)])
+        assert (found.exit_code, found.stdout) == (5, "")
+        assert "baselines.json: expected run_ids by data set, got " in found.stderr
+        assert not {"\x1b", "hunter"} & set(re.split(r"\W", found.stderr))
