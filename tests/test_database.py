@@ -117,19 +117,6 @@ def test_a_temporary_server_that_takes_too_long_is_one_line(file: Path, monkeypa
         server.start_temporary_server()
 
 
-def test_nonsense_in_the_settings_of_prefect_is_named(tmp_path: Path) -> None:
-    variables = {"PREFECT_API_REQUEST_TIMEOUT": "hunter2", "PREFECT_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-m", "mnist_pipeline", "doctor", "--outputs", str(tmp_path)],
-        env=os.environ | variables, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        "error: settings of Prefect: request_timeout: Input should be a valid number, unable to parse string as a "
-        "number; correct it in the environment ('PREFECT_API_REQUEST_TIMEOUT') or in prefect.toml"
-    )
-
-
 def test_a_broken_file_of_prefects_settings_is_named(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text("garbage = = 1")
     done = subprocess.run(
