@@ -2,17 +2,19 @@
 
 import errno
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader
 from pathlib import Path
 
 from mnist_pipeline.errors import StoreError, system_line
 
 MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+COPIED_BYTES = 1 << 20
 
 
 class MisplacedError(OSError):
@@ -33,15 +35,18 @@ def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync
     """
     unfinished = f"{scratch or path.parent}/.{path.name}.{uuid.uuid4().hex}"
     try:
-        with _created(unfinished) as file:
+        handle = _created(unfinished)
+        try:
             if isinstance(data, bytes):
-                file.write(data)
+                _write_all(handle, data)
             else:
                 with data.open("rb") as source:
-                    shutil.copyfileobj(source, file)
+                    while some := source.read(COPIED_BYTES):
+                        _write_all(handle, some)
             if sync:
-                file.flush()
-                os.fsync(file.fileno())
+                os.fsync(handle)
+        finally:
+            os.close(handle)
         try:
             os.replace(unfinished, path)  # noqa: PTH105  of texts: paths would be a tenth of a small file
         except FileNotFoundError:  # its folder, which is there nearly always
@@ -52,12 +57,18 @@ def write_file(path: Path, data: bytes | Path, scratch: Path | None = None, sync
         raise
 
 
-def _created(path: str) -> BufferedWriter:
+def _created(path: str) -> int:
     try:
-        return open(path, "wb")  # noqa: PTH123  closed by the caller
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return Path(path).open("wb")
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 def make_folder(folder: Path) -> None:
@@ -75,21 +86,45 @@ def open_regular(path: Path) -> BufferedReader:
         MisplacedError: it is a folder, pipe, socket or device, which might be read for ever.
         OSError: it cannot be opened.
     """
+    handle, _ = _opened(path)
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
+    """The bytes of a file, or its first `limit_bytes`; in as few system calls as can be.
+
+    Raises:
+        MisplacedError: as `open_regular`.
+        OSError: it cannot be read.
+    """
+    handle, size_bytes = _opened(path)
+    try:
+        found, left = [], size_bytes + 1 if limit_bytes is None else min(limit_bytes, size_bytes + 1)
+        # One more than its size shows one that grows. As much memory as the limit allows is never asked for.
+        while left > 0 and (some := os.read(handle, left)):
+            found.append(some)
+            left -= len(some)
+            if left == 1 and len(found) == 1:  # all of it, as nearly always
+                break
+        return found[0] if len(found) == 1 else b"".join(found)
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> tuple[int, int]:
+    """The handle of a regular file, and its size in bytes."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
         raise MisplacedError(errno.ENXIO, "expected a regular file, got a socket", str(path)) from error
-    try:
-        mode = os.fstat(handle).st_mode  # of what was opened: what bears the name may be another by now
-        if not stat.S_ISREG(mode):
-            kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
-            raise MisplacedError(errno.EINVAL, f"expected a regular file, got a {kind}", str(path))
-        return os.fdopen(handle, "rb")
-    except BaseException:
+    status = os.fstat(handle)  # of what was opened: what bears the name may be another by now
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe" if stat.S_ISFIFO(status.st_mode) else "device"
+        raise MisplacedError(errno.EINVAL, f"expected a regular file, got a {kind}", str(path))
+    return handle, status.st_size
 
 
 def sync_path(path: Path) -> None:

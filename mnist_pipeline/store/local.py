@@ -34,7 +34,7 @@ from mnist_pipeline.store.disk import (
     MISSING,
     MisplacedError,
     make_folder,
-    open_regular,
+    read_regular,
     sync_path,
     sync_tree,
 )
@@ -55,10 +55,8 @@ class LocalStore:
 
     def read(self, name: str, limit_bytes: int | None = None) -> bytes:
         path = self.location / name
-        with translated(f"cannot read {path}"), suppress(*MISSING, MisplacedError), open_regular(path) as file:
-            # Not just the limit: so much memory would be asked for. One more than its size shows one that grows.
-            size_bytes = os.fstat(file.fileno()).st_size
-            return file.read() if limit_bytes is None else file.read(min(limit_bytes, size_bytes + 1))
+        with translated(f"cannot read {path}"), suppress(*MISSING, MisplacedError):
+            return read_regular(path, limit_bytes)
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
 
     def list(self, folder: str) -> Iterator[Entry]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -63,18 +62,18 @@ def unreadable(request: pytest.FixtureRequest, outputs: Location, monkeypatch: p
         server: ObjectStore = request.getfixturevalue("server")
         return lambda part: server.proxy.faults(always(lambda method, key: method == "GET" and part in key, "refuse"))
 
-    def refused(part: str) -> Callable[[Path], BufferedReader]:
-        def refuse(path: Path) -> BufferedReader:
+    def refused(part: str) -> Callable[..., bytes]:
+        def refuse(path: Path, limit_bytes: int | None = None) -> bytes:
             if part in str(path):
                 raise PermissionError(13, "Permission denied", str(path))
-            return disk.open_regular(path)
+            return disk.read_regular(path, limit_bytes)
 
         return refuse
 
     @contextmanager
     def block(part: str) -> Iterator[None]:
         with monkeypatch.context() as patch:
-            patch.setattr(local, "open_regular", refused(part))
+            patch.setattr(local, "read_regular", refused(part))
             yield
 
     return block
@@ -140,12 +139,12 @@ def test_what_is_damaged_comes_before_what_cannot_be_read(tmp_path: Path, monkey
         publish_run(tmp_path, who)
     flip_bit(tmp_path / "runs" / NEW.run_id / "summary.parquet")
 
-    def refuse(path: Path) -> BufferedReader:
+    def refuse(path: Path, limit_bytes: int | None = None) -> bytes:
         if OLD.run_id in str(path):
             raise OSError(116, "Stale file handle", str(path))
-        return disk.open_regular(path)
+        return disk.read_regular(path, limit_bytes)
 
-    monkeypatch.setattr(local, "open_regular", refuse)
+    monkeypatch.setattr(local, "read_regular", refuse)
     with pytest.raises(DamagedError, match=f"^damaged: 1: .*{NEW.run_id}.*`mnist-pipeline verify --repair`"):
         require_sound(verify_all(opened(tmp_path)))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -186,7 +187,7 @@ def test_a_file_and_its_name_reach_the_disk_at_once_if_that_is_asked_for(
     sync: bool, store: LocalStore, tmp_path: Path, steps: list[str]
 ) -> None:
     store.write("runs/one/a.parquet", b"1", sync=sync)
-    synced = [step for step in steps if step.startswith("sync")]
+    synced = [re.sub(r"/\S*/\.a\.parquet\.\S+", "a file", step) for step in steps if step.startswith("sync")]
     above = [f"sync {folder}" for folder in (tmp_path / "runs", tmp_path)]  # new folders
     assert synced == ([*above, "sync a file", f"sync {tmp_path / 'runs/one'}"] if sync else [])
 
