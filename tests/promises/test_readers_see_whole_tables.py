@@ -21,7 +21,7 @@ from mnist_pipeline.errors import PrunedError
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from tests.processes import run_at_once, start_together
 from tests.promises.conftest import Tried
-from tests.promises.mutants import Mutant
+from tests.promises.mutants import NAMED, Mutant
 from tests.published import identity, opened, publish_run
 
 IMAGES, DIGITS = 12, 10
@@ -191,9 +191,9 @@ def test_readers_see_whole_tables_through_a_thousand_publishes(tmp_path: Path, t
 MUTANTS = (
     Mutant(
         "mnist_pipeline/store/disk.py",
-        "        unfinished.replace(path)\n",
-        "        path.write_bytes(b'')\n        import time\n        time.sleep(0.05)\n        path.write_bytes(data)\n"
-        "        unfinished.unlink()\n",
+        NAMED,
+        "            path.write_bytes(b'')\n            import time\n            time.sleep(0.05)\n"
+        "            path.write_bytes(data)\n            os.unlink(unfinished)\n",
         "test_readers_see_whole_tables_while_runs_are_published_and_pruned",
     ),
     Mutant(

@@ -372,8 +372,8 @@ MUTANTS = (
     ),
     Mutant(
         "mnist_pipeline/settings.py",
-        "    if is_remote(path):",
-        "    if not path.name:",
+        "    if is_remote(given):",
+        "    if not str(given):",
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(

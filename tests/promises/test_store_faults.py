@@ -46,7 +46,10 @@ MUTANTS = (
         ANY_END,
     ),
     Mutant(
-        "mnist_pipeline/views.py", "if known.get(run_id) != version or run_id not in whole]", "if not known]", ANY_END
+        "mnist_pipeline/views.py",
+        "if afresh or known.get(run_id) != version or run_id not in whole",
+        "if not known",
+        ANY_END,
     ),
 )
 

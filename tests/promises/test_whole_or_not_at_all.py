@@ -12,7 +12,7 @@ import pytest
 from tests.promises.attempts import EARLIER
 from tests.promises.conftest import Tried
 from tests.promises.faults import CUT, CUT_AND_KILLED, KILL, Call, CannotTrace, Fault, Torturer
-from tests.promises.mutants import Mutant
+from tests.promises.mutants import NAMED, Mutant
 
 PUBLISHING = ("publish", "repair", "judge", "promote", "pin")
 SHORT = ("publish",)  # tests/promises/test_store_faults.py tries all between two operations
@@ -193,9 +193,9 @@ MUTANTS = (
     ),
     Mutant(  # in place
         "mnist_pipeline/store/disk.py",
-        "        unfinished.replace(path)\n",
-        "        unfinished.unlink()\n"
-        "        path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())\n",
+        NAMED,
+        "            path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())\n"
+        "            os.unlink(unfinished)\n",
         KILLED,
     ),
     Mutant(  # a promotion that is seen before it is whole
