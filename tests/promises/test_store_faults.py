@@ -48,7 +48,7 @@ MUTANTS = (
     Mutant(
         "mnist_pipeline/views.py",
         "if afresh or known.get(run_id) != version or run_id not in whole",
-        "if not known",
+        "if afresh or not known",
         ANY_END,
     ),
 )
