@@ -27,7 +27,6 @@ MIN_LARGEST = 128  # below: pixels of another range, such as 0..1 or 0..127
 USUAL_LARGEST = 250
 DOUBTFUL_SHARE = 0.01  # of the images that are blank, faint or on white paper
 WHITE_PAPER = 195  # level of the mean of an image, 0.76, that none of these sets reaches
-_ONES = np.ones(PIXELS, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +44,10 @@ class ImageBins(Counts):
     @classmethod
     def count(cls, pixels: NDArray[np.float32]) -> Self:
         """Count images, `[N, 784]` float32 in 0..1, as the network sees them."""
-        levels = np.rint(pixels * np.float32(255))
+        levels = pixels * np.float32(255)
+        np.rint(levels, out=levels)
         # Sums of integers below 2**24 are exact in float32, in any order: the same bins on every processor.
-        means = (levels @ _ONES).astype(np.int64) // PIXELS
+        means = levels.sum(axis=1).astype(np.int64) // PIXELS
         return cls(*(np.bincount(each, minlength=LEVELS) for each in (means, levels.max(axis=1).astype(np.int64))))
 
     def to_json(self) -> dict[str, Any]:
