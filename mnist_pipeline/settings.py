@@ -5,7 +5,6 @@ Unknown keys are rejected in every layer.
 """
 
 import difflib
-import errno
 import os
 import re
 import tomllib
@@ -43,10 +42,9 @@ from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
 from mnist_pipeline.errors import MAX_PATH, SettingsError, printable, shown
 from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
-from mnist_pipeline.store.disk import open_regular
+from mnist_pipeline.store.disk import read_small
 from mnist_pipeline.store.probe import dead_end
 
-MAX_SMALL_BYTES = 1 << 20  # of a file that a person writes; the project's have some kB
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
 # The variables of Services and linked containers: their addresses, and what these consist of.
 _SERVICE_ADDRESS = r"(.+_)?port(_[0-9]+_(tcp|udp|sctp))?"
@@ -415,20 +413,6 @@ def _configured(parameters: Mapping[str, Any]) -> Settings | None:
 
 def _project_tables() -> list[dict[str, Any]]:
     return [_read_toml(path) for path in sorted(project_file("config").glob("*.toml"))]
-
-
-def read_small(path: Path) -> str:
-    """The text of a file that a person writes; a pipe is not waited for, nor a device read for ever.
-
-    Raises:
-        OSError: it cannot be read, is too large, or is no regular file.
-        UnicodeDecodeError: it is not UTF-8.
-    """
-    with open_regular(path) as file:
-        data = file.read(MAX_SMALL_BYTES + 1)
-    if len(data) > MAX_SMALL_BYTES:
-        raise OSError(errno.EFBIG, f"expected at most {MAX_SMALL_BYTES:,} bytes, got more", str(path))
-    return data.decode("utf-8")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_names_from_outside_are_quoted_and_cut() -> None:
         ("https://me:pass@host/a", "https://***@host/a"),
         ("HTTPS://token@host", "HTTPS://***@host"),
         ("s3://me:p/a?s#s@bucket/key", "s3://***@bucket/key"),  # signs that should have been escaped
-        ("/work/https:/me:pass@host/a.png", "/work/https:/***@host/a.png"),  # what a path makes of it
+        ("/data/https:/me:pass@host/a.png", "/data/https:/***@host/a.png"),  # what a path makes of it
         ("run 'https://host/a?token=pass': expected", "run 'https://host/a?***': expected"),
         ("(http://a/?t=1), http://me@b; x@1.2", "(http://a/?***), http://***@b; x@1.2"),
         ("http://me:pa\nss@host", "http://***@host"),

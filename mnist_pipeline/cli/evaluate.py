@@ -20,7 +20,6 @@ COMPLETED = "Completed"  # name of a final state of flow runs
 @takes(*OF_A_RUN)
 def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
     """Evaluate a network on a data set and publish the run."""
-    from mnist_pipeline.core.intervals import chance_note
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.layout import report as report_name
     from mnist_pipeline.store.base import exists
@@ -43,8 +42,7 @@ def run(ctx: typer.Context, given: Given, direct: Direct = False) -> None:
         judged = run_flow("evaluate", ctx.obj, config=given.config, **given.flags | {"run_date": settings.run_date})
     published = judged.published
     out.print()
-    chance = chance_note(published.totals.correct, published.totals.labelled)
-    chance = chance and f" (accuracy {chance})"
+    chance = terminal.chance_suffix(published.totals.correct, published.totals.labelled)
     if published.new:
         out.print(f"published run {published.run_id}{chance}", style="bold", soft_wrap=True)
     else:

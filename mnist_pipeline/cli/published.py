@@ -64,7 +64,6 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     from dataclasses import fields
 
     from mnist_pipeline import tables
-    from mnist_pipeline.core.intervals import chance_note
     from mnist_pipeline.core.tally import DigitScore
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.counting import made_by_hand
@@ -74,8 +73,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
     manifest = found.manifest()
-    chance = chance_note(manifest.totals.correct, manifest.totals.labelled)
-    chance = chance and f" (accuracy {chance})"
+    chance = terminal.chance_suffix(manifest.totals.correct, manifest.totals.labelled)
     out.print(f"run {found.name.run_id}{_pruned(found.pruned())}{chance}", style="bold", soft_wrap=True)
     out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
     out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))

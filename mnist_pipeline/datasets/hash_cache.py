@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 from mnist_pipeline.datasets.catalogue import Sha256
 from mnist_pipeline.datasets.source_files import SourceFile, open_regular, stamp_of, verified_open
 from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.store.disk import write_file
 from mnist_pipeline.store.documents import ChecksummedDocument
-from mnist_pipeline.store.local import write_file
 
 # Two writes within one tick of the file system's clock leave the same times, so a later change of a file that was
 # written just before it was hashed may go undetected. FAT has the coarsest clock, 2 s.

@@ -6,6 +6,7 @@ Fashion-MNIST: each single image has a pixel of 254 or more, none has a mean abo
 have none above 0.52. Inverted, the sets have means from 0.71 on.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.counts import Counts, counts
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.errors import ImagesError
+
+logger = logging.getLogger(__name__)
 
 LEVELS = 256
 MAX_COUNT = 10**12  # of images
@@ -143,6 +146,14 @@ def _mistake(bins: ImageBins, inverted: bool | None) -> str | None:
         )
         return f"expected white ink on black paper, got a mean pixel of {bins.mean_ink:.2f} in {images}; {advice}"
     return None
+
+
+def warn_of_doubts(bins: ImageBins, name: str) -> tuple[str, ...]:
+    """Log what is doubtful about the set of that name; the same as `doubts`."""
+    found = doubts(bins)
+    for doubt in found:
+        logger.warning("%s: %s", name, doubt)
+    return found
 
 
 def doubts(bins: ImageBins) -> tuple[str, ...]:

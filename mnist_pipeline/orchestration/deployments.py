@@ -32,8 +32,9 @@ from mnist_pipeline.errors import SettingsError, has_secrets, masked
 from mnist_pipeline.orchestration.automations import HEARTBEAT_LOST, Change, find_block, set_up_automations
 from mnist_pipeline.orchestration.environment import PREFECT_DEFAULTS
 from mnist_pipeline.orchestration.server import refuse_credentials, require_answer, wait_for
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_defaults, project_file, read_small
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, project_defaults, project_file
 from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.disk import read_small
 
 POOL = "mnist"
 POOL_TYPE = "process"

@@ -20,7 +20,8 @@ from prefect.settings import PREFECT_HOME
 from mnist_pipeline.errors import EngineError, masked
 from mnist_pipeline.orchestration.credentials import CLIENT_SIDE, SERVER_SIDE, credentials_file, make_credentials
 from mnist_pipeline.orchestration.database import require_database
-from mnist_pipeline.settings import project_file, read_small
+from mnist_pipeline.settings import project_file
+from mnist_pipeline.store.disk import read_small
 
 HOST = "127.0.0.1"
 API_URL = "PREFECT_API_URL"

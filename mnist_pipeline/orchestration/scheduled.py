@@ -20,8 +20,9 @@ from pydantic import TypeAdapter
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.deployments import our_deployments, schedule_line
 from mnist_pipeline.pipeline.nightly import consecutive
-from mnist_pipeline.settings import ENVIRONMENT_PREFIX, PATHS, Settings, load_settings, project_defaults, read_small
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote
+from mnist_pipeline.store.disk import read_small
 
 EVALUATION = "mnist-evaluation/"  # starts the names of the deployments that evaluate
 DEADLINE = "mnist-deadline/"

@@ -24,7 +24,7 @@ from mnist_pipeline.core.plan import Shard, ShardGroup
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
+from mnist_pipeline.datasets.image_bins import ImageBins, require_meant, warn_of_doubts
 from mnist_pipeline.errors import DamagedError, NumericalError
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
@@ -168,9 +168,7 @@ def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
     bins = ImageBins.total(each.bins for each in sharded)
     images = f"{plan.identity.dataset}/{plan.identity.split}"
     require_meant(bins, images, plan.source_images.pixel_format.inverted)
-    for doubt in (found := doubts(bins)):
-        logger.warning("%s: %s", images, doubt)
-    return replace(plan, doubts=found)
+    return replace(plan, doubts=warn_of_doubts(bins, images))
 
 
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:

@@ -1,6 +1,5 @@
 """Picks images to show, with their predictions."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +11,7 @@ from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.datasets.image_bins import ImageBins, doubts
+from mnist_pipeline.datasets.image_bins import ImageBins, warn_of_doubts
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import LabelError
 from mnist_pipeline.pipeline.inputs import open_images
@@ -20,8 +19,6 @@ from mnist_pipeline.pipeline.planning import current_network
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import load_weights
-
-logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 1000
 
@@ -77,8 +74,7 @@ def _pictures(source_images: OpenSplit, network: Network, start: int) -> Iterato
     ]
     for rows, images in zip(ranges, source_images.read(ranges), strict=True):
         if rows.start == start:  # the first ones tell
-            for doubt in doubts(ImageBins.count(images.pixels)):
-                logger.warning("%s/%s: %s", source_images.dataset, source_images.split, doubt)
+            warn_of_doubts(ImageBins.count(images.pixels), f"{source_images.dataset}/{source_images.split}")
         probabilities = predict(network, images.pixels)
         pictures = as_bytes(images.pixels)
         for position, picture in enumerate(pictures):

@@ -3,7 +3,6 @@
 Fetches both splits first, so that a missing file fails early; reads the test split only after the weights are on disk.
 """
 
-import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images, read_labels
-from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
+from mnist_pipeline.datasets.image_bins import ImageBins, require_meant, warn_of_doubts
 from mnist_pipeline.errors import LabelError, SettingsError
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.report.card import Card, render_card
@@ -29,8 +28,6 @@ from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location, is_remote
 from mnist_pipeline.store.opening import write_location
 from mnist_pipeline.weights.files import encode_weights, load_weights, weights_sha256
-
-logger = logging.getLogger(__name__)
 
 TRAIN, TEST = "train", "test"
 SCORING_ROWS = 10_000
@@ -107,8 +104,7 @@ def fit_weights(
         )
     name = f"{source_images.dataset}/{source_images.split}"
     require_meant(bins := _bins_of(images), name, source_images.pixel_format.inverted)
-    for doubt in doubts(bins):
-        logger.warning("%s: %s", name, doubt)
+    warn_of_doubts(bins, name)
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:

@@ -55,6 +55,12 @@ def accuracy_line(correct: int, labelled: int) -> str:
     return ": ".join(filter(None, (found, chance_note(correct, labelled))))
 
 
+def chance_suffix(correct: int, labelled: int) -> str:
+    """What the first line of a run ends with if its accuracy may be that of guessing; else nothing."""
+    note = chance_note(correct, labelled)
+    return f" (accuracy {note})" if note else ""
+
+
 def not_counted_line(run_id: str, by_hand: Sequence[str] = ()) -> str:
     """That a run is not the night of its date, why, and how it becomes that, in one line."""
     what = ", ".join(by_hand) or "weights or settings"

@@ -15,6 +15,7 @@ MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 COPIED_BYTES = 1 << 20
+MAX_SMALL_BYTES = 1 << 20  # of a file that a person writes; the project's have some kB
 
 
 class MisplacedError(OSError):
@@ -109,6 +110,19 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
         return found[0] if len(found) == 1 else b"".join(found)
     finally:
         os.close(handle)
+
+
+def read_small(path: Path) -> str:
+    """The text of a file that a person writes, in UTF-8.
+
+    Raises:
+        OSError: it cannot be read, is too large, or is no regular file.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    data = read_regular(path, MAX_SMALL_BYTES + 1)
+    if len(data) > MAX_SMALL_BYTES:
+        raise OSError(errno.EFBIG, f"expected at most {MAX_SMALL_BYTES:,} bytes, got more", str(path))
+    return data.decode("utf-8")
 
 
 def _opened(path: Path) -> tuple[int, int]:

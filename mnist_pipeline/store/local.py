@@ -37,9 +37,9 @@ from mnist_pipeline.store.disk import (
     read_regular,
     sync_path,
     sync_tree,
+    translated,
+    write_file,
 )
-from mnist_pipeline.store.disk import translated as translated
-from mnist_pipeline.store.disk import write_file as write_file
 from mnist_pipeline.store.locks import acquire, is_held, release
 
 

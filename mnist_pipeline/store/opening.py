@@ -1,7 +1,8 @@
 """A location -> the store below it, or the content of one file there: the only module that knows every store."""
 
 from mnist_pipeline.store.base import Address, Location, Store
-from mnist_pipeline.store.local import LocalStore, translated, write_file
+from mnist_pipeline.store.disk import translated, write_file
+from mnist_pipeline.store.local import LocalStore
 from mnist_pipeline.store.objects import ObjectStore
 
 

