@@ -1,7 +1,7 @@
 """Measures what very many shards cost of the processor, beside what their files cost by themselves.
 
 Run it with `python -m benchmarks.many_shards`; it takes some minutes. The same 60,000 images are evaluated in 200 and
-in 20,000 shards. Then the files of each, two Parquet files and two records a shard, are written, read, hashed and
+in 20,000 shards; flags are passed on to the run, as `--workers 2`. Then the files of each, two Parquet files and two records a shard, are written, read, hashed and
 synced once more as a run does it, by pyarrow, hashlib and json alone. Compare within one table only.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
         for shards in SHARDS:
             outputs = Path(folder, str(shards))
             used = _run(outputs, IMAGES // shards)
-            files = _files(outputs, Path(folder, "files")) * shards
+            files = _files(outputs, Path(folder, f"{shards}-files")) * shards
             print(f"| {shards:,} | {used:.1f} | {used - files:.1f} |", flush=True)
 
 
@@ -42,7 +42,9 @@ def _run(outputs: Path, shard_rows: int) -> float:
     command = [sys.executable, "-m", "mnist_pipeline", "run", "--direct", "--no-report", "--split", "train"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [*command, "--shard-rows", str(shard_rows), "--outputs", str(outputs)], check=True, capture_output=True
+        [*command, *sys.argv[1:], "--shard-rows", str(shard_rows), "--outputs", str(outputs)],
+        check=True,
+        capture_output=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -50,20 +52,27 @@ def _run(outputs: Path, shard_rows: int) -> float:
 
 def _files(outputs: Path, target: Path) -> float:
     """Seconds of the processor that the files of one shard take."""
-    target.mkdir(exist_ok=True)
+    folders = [target / name for name in ("scratch", "images", "image-records", "predictions", "prediction-records")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    _, kept, kept_records, made, made_records = folders
     images = sorted(outputs.glob("shards/*/images/*"))[:SAMPLE]
     records = [json.loads(each.read_bytes()) for each in sorted(outputs.glob("shards/*/records/*"))[:SAMPLE]]
     predictions = sorted(outputs.glob("runs/*/predictions/*"))[: len(images)]
     shards, predicted = [pq.read_table(each) for each in images], [pq.read_table(each) for each in predictions]
+    names = [each.name for each in images]
     begun = time.process_time()
-    for shard, some, record in zip(shards, predicted, records, strict=True):
-        _put(target / "images", _encoded(tables.IMAGES, shard))
-        _put(target / "record", json.dumps(record).encode())
-        _read(target)
-        _put(target / "predictions", _encoded(tables.PREDICTIONS, some))
-        _put(target / "record", json.dumps(record).encode())
-        hashlib.sha256((target / "predictions").read_bytes()).hexdigest()
-        _with_handle(target / "predictions", os.fsync)
+    for name, shard, record in zip(names, shards, records, strict=True):
+        _put(kept / name, _encoded(tables.IMAGES, shard))
+        _put(kept_records / name, json.dumps(record).encode())
+    for name, some, record in zip(names, predicted, records, strict=True):
+        _read(kept / name, kept_records / name)
+        _put(made / name, _encoded(tables.PREDICTIONS, some))
+        _put(made_records / name, json.dumps(record).encode())
+    for name in names:
+        hashlib.sha256((made / name).read_bytes()).hexdigest()
+        _with_handle(made / name, os.fsync)
+        (made_records / name).unlink()
     return (time.process_time() - begun) / len(images)
 
 
@@ -77,14 +86,14 @@ def _encoded(table: tables.Table, data: pa.Table) -> bytes:
 
 
 def _put(path: Path, data: bytes) -> None:
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.parent.with_name("scratch") / path.name
     unfinished.write_bytes(data)
     unfinished.replace(path)
 
 
-def _read(target: Path) -> None:
-    json.loads((target / "record").read_bytes())
-    data = (target / "images").read_bytes()
+def _read(images: Path, record: Path) -> None:
+    json.loads(record.read_bytes())
+    data = images.read_bytes()
     hashlib.sha256(data).hexdigest()
     file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     file.read(columns=["image_id", "label"], use_threads=False)

@@ -131,6 +131,7 @@ LabelColumn = Annotated[
     AfterValidator(lambda name: _no_address(name)),
 ]
 Workers = Annotated[int, Field(ge=1, le=256)]
+MAX_TINY_ROWS = 30  # of shards that several threads finish no sooner than one; benchmarks/many_shards.py
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
 # Every date of the calendar and no other text. Prefect's server validates parameters by the pattern in their schema and
@@ -154,6 +155,13 @@ def _switched_off(gates: object) -> object:
     return {
         name: None if value is False and name.startswith(("min_", "max_")) else value for name, value in gates.items()
     }
+
+
+def _workers(settings: Mapping[str, Any]) -> int:
+    """One a core. One in all for tiny shards on a disk: threads would wait for each other's turn in the interpreter."""
+    tiny = settings.get("shard_rows", MAX_TINY_ROWS + 1) <= MAX_TINY_ROWS
+    on_disk = isinstance(settings.get("outputs"), Path)
+    return 1 if tiny and on_disk and settings.get("runner") == "threads" else _cores()
 
 
 def _cores() -> int:
@@ -217,8 +225,10 @@ class Settings(BaseSettings):
     outputs: AnyLocation = Field(description="folder of shards, runs and history, or s3://BUCKET/PREFIX")
     batch_rows: Rows = Field(description="images per forward pass")
     shard_rows: Rows = Field(description="images per Parquet file")
-    workers: Workers = Field(default_factory=_cores, description="threads or processes at work; one a core if left out")
     runner: Runner = Field(description="kind of worker: threads, processes or dask")
+    workers: Workers = Field(
+        default_factory=_workers, description="threads or processes at work; one a core if left out"
+    )
     cluster: ClusterAddress | None = Field(default=None, description="Dask scheduler, tcp://HOST:PORT; for runner dask")
     max_tasks: int = Field(ge=1, le=1000, description="maximum number of tasks per step of one run")
     report: bool = Field(description="write the report of the run")
@@ -443,6 +453,8 @@ def _is_of_a_service(field: str, value: str) -> bool:
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
+        if problem["type"] == "default_factory_not_called":  # follows from another problem
+            continue
         where = ".".join("an address" if is_remote(part) else printable(part)[:MAX_PATH] for part in problem["loc"])
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *outer, key = problem["loc"]

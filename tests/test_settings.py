@@ -69,6 +69,23 @@ def test_the_projects_own_config_is_enough() -> None:
     assert settings.cache.is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("flags", "one"),
+    [
+        ({"shard_rows": 30}, True),
+        ({"shard_rows": 31}, False),
+        ({"shard_rows": 30, "workers": 3}, False),
+        ({"shard_rows": 30, "runner": "processes"}, False),
+        ({"shard_rows": 30, "outputs": "s3://bucket/prefix"}, False),
+    ],
+)
+def test_tiny_shards_on_a_disk_have_one_thread_if_no_number_is_given(
+    flags: dict[str, Any], one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_cores", lambda: 3)
+    assert load_settings(**flags).workers == (1 if one else 3)
+
+
 def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = config(tmp_path, "batch_rows = 2\n")
     assert load_settings(mine).batch_rows == 2
