@@ -1,7 +1,7 @@
 """Measures what very many shards cost of the processor, beside what their files cost by themselves.
 
 Run it with `python -m benchmarks.many_shards`; it takes some minutes. The same 60,000 images are evaluated in 200 and
-in 20,000 shards; flags are passed on to the run, as `--workers 2`. Then the files of each, two Parquet files and two records a shard, are written, read, hashed and
+X
 synced once more as a run does it, by pyarrow, hashlib and json alone. Compare within one table only.
 """
 
