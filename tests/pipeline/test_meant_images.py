@@ -21,9 +21,12 @@ from mnist_pipeline.pipeline.judging import judge_published
 from mnist_pipeline.pipeline.training import train
 from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.store.base import Address
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import images_name, labels_name, random_labels, random_network, small_settings
 from tests.datasets.test_image_bins import drawn
+from tests.objectstore import bucket as bucket
+from tests.objectstore import server as server
 from tests.parquet_files import column, write
 from tests.published import on_disk, opened
 
@@ -96,6 +99,23 @@ def test_what_is_said_of_the_images_gives_the_bits_of_plain_ones_and_is_another_
     (run, expected) = (evaluation.evaluate(each) for each in (settings, usual))
     assert probabilities(settings, run) == probabilities(usual, expected)
     assert run.identity.transform_version != expected.identity.transform_version
+
+
+def test_outputs_in_a_bucket_refuse_doubt_and_agree_as_those_on_a_disk(bucket: Address, tmp_path: Path) -> None:
+    for wrong in (BITS, 255 - IMAGES):
+        settings = as_idx(tmp_path, wrong, outputs=bucket)
+        for _ in range(2):  # with new shards, and with those that are there
+            with pytest.raises(ImagesError):
+                evaluation.evaluate(settings)
+    with pytest.raises(LabelError, match="in a column 'y'"):
+        evaluation.evaluate(as_parquet(tmp_path, IMAGES, outputs=bucket, label_column="y"))
+    assert list_runs(opened(bucket)) == []
+    doubtful = evaluation.evaluate(as_idx(tmp_path, np.minimum(IMAGES, 200), outputs=bucket))
+    assert len(run_by_id(opened(bucket), doubtful.run_id).manifest().doubts) == 1
+    settings = as_idx(tmp_path, 1 - BITS, outputs=bucket, pixel_scale=1, invert=True)
+    usual = as_idx(tmp_path / "plain", BITS * np.uint8(255))
+    found = [probabilities(each, evaluation.evaluate(each)) for each in (settings, usual)]
+    assert found[0] == found[1]
 
 
 def test_floats_of_255_are_read_with_their_scale(tmp_path: Path) -> None:
