@@ -152,9 +152,9 @@ def _versions(outputs: Outputs, only: str | None = None) -> dict[str, str]:
     published = sorted(run_id for run_id, names in found.items() if any(layout.MANIFEST in name for name in names))
     for entry in outputs.store.find(f"{layout.VERDICTS}/{which}/*", (layout.VERDICT,)):
         found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
-    for entry in outputs.store.list(layout.decisions(only) if only else layout.DECISIONS):
+    for entry in outputs.store.list(layout.decisions(only) if only else layout.DECISIONS, tolerant=True):
         found[entry.name.split("/", 2)[1]].append(f"{entry.name} {entry.version}")
-    for entry in outputs.store.list(layout.COUNTED):
+    for entry in outputs.store.list(layout.COUNTED, tolerant=True):
         run_id = entry.name.split("/", 1)[1].removesuffix(".json")
         found[run_id].append(f"{entry.name} {entry.version}")
     # A run_id begins with its date: their order is that of (run_date, run_id).

@@ -43,7 +43,7 @@ class MemoryStore:
                 raise FileNotFoundError(name)
             return self.files[name].data[:limit_bytes]
 
-    def list(self, folder: str) -> Iterator[Entry]:
+    def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
         with self._guard:
             found = [name for name in sorted(self.files) if not folder or name.startswith(f"{folder}/")]
             entries = [(name, self.files[name]) for name in found]

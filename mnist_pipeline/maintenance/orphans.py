@@ -30,7 +30,7 @@ class Inventory:
     def take(cls, outputs: Outputs) -> "Inventory":
         """List the folder; what links lead to is not looked at."""
         files: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-        for entry in outputs.store.list(""):
+        for entry in outputs.store.list("", tolerant=True):
             top, *below = entry.name.split("/")
             files[top, below[0] if below else ""].append(entry)
         return cls(outputs, files)

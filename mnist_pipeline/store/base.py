@@ -78,8 +78,17 @@ class Store(Protocol):
             StoreError: it cannot be read, which says nothing about its content.
         """
 
-    def list(self, folder: str) -> Iterator[Entry]:
-        """All files below a folder, which need not exist, in any order; those that vanish meanwhile are left out."""
+    def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
+        """All files below a folder, which need not exist, in any order; those that vanish meanwhile are left out.
+
+        Args:
+            folder: the start of their names.
+            tolerant: list a folder below that cannot be looked through as one entry, written just now, so that it does
+                not hide the others. Only for those who do nothing to what they do not know.
+
+        Raises:
+            StoreError: it cannot be looked through.
+        """
 
     def find(self, folders: str, files: Sequence[str]) -> Iterator[Entry]:
         """The files of these names in the folders of a pattern such as `runs/*` or `verdicts/*/*`."""
@@ -159,7 +168,7 @@ def exists(store: Store, name: str) -> bool:
 
 def is_empty(store: Store, folder: str) -> bool:
     """Whether there is no file below this folder, which need not exist."""
-    return next(iter(store.list(folder)), None) is None
+    return next(iter(store.list(folder, tolerant=True)), None) is None
 
 
 def is_remote(location: object) -> bool:

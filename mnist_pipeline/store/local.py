@@ -5,7 +5,7 @@ devices where files of ours are expected. Unfinished files and locks are kept in
 file is written there, synced and renamed; a folder is published by one rename once everything in it is synced.
 
 What cannot be read is a StoreError and never a missing file; a folder, pipe, socket or device is no file, and is never
-waited for. Among others, a folder that cannot be looked through is listed as one entry, written just now.
+waited for.
 
 What fails to sync is written again. The system reports lost pages once, and the next fsync of the same file succeeds:
 a file that fails to sync never gets its name, and a staging directory of which anything fails to sync is deleted.
@@ -59,26 +59,26 @@ class LocalStore:
             return read_regular(path, limit_bytes)
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
 
-    def list(self, folder: str) -> Iterator[Entry]:
+    def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
         top, unread = str(self.location / folder), list[str]()
 
         def note(error: OSError) -> None:
             if isinstance(error, MISSING):  # vanished meanwhile
                 return
-            if error.filename in (top, None):
+            if not tolerant or error.filename in (top, None):
                 raise error
             unread.append(error.filename)
 
         with translated(f"cannot look through {top}"):
             for here, folders, names in os.walk(top, onerror=note):  # unlike rglob, goes on where a folder vanishes
                 folders.sort()
-                yield from self._entries(f"{here}/{name}" for name in sorted(names))
+                yield from self._entries((f"{here}/{name}" for name in sorted(names)), tolerant)
             yield from map(self._unread, unread)
 
     def find(self, folders: str, files: Sequence[str]) -> Iterator[Entry]:
         with translated(f"cannot look through {self.location / folders}"):
             matching, unread = _matching(str(self.location), folders.split("/"))
-            yield from self._entries([f"{folder}/{name}" for folder in matching for name in files])
+            yield from self._entries([f"{folder}/{name}" for folder in matching for name in files], tolerant=True)
             yield from map(self._unread, unread)
 
     def children(self, folder: str) -> Sequence[str]:
@@ -203,7 +203,7 @@ class LocalStore:
             if (deleted or depth or part.startswith(".")) and os.path.islink(folder):  # noqa: PTH114  asked very often
                 raise MisplacedError(errno.ELOOP, f"expected {folder} to be a folder, got a link", folder)
 
-    def _entries(self, paths: Iterable[str]) -> Iterator[Entry]:
+    def _entries(self, paths: Iterable[str], tolerant: bool) -> Iterator[Entry]:
         start = len(str(self.location)) + 1
         for path in paths:
             try:
@@ -211,6 +211,8 @@ class LocalStore:
             except MISSING:  # vanished meanwhile
                 continue
             except OSError:
+                if not tolerant:
+                    raise
                 yield self._unread(path)
                 continue
             version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"

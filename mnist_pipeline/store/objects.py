@@ -49,7 +49,7 @@ class ObjectStore:
                 return bytes(found.bytes())
             return bytes(bucket.get_range(key, start=0, length=limit_bytes))
 
-    def list(self, folder: str) -> Iterator[Entry]:
+    def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:  # noqa: ARG002  a bucket has no folders
         start = len(f"{self.location.key}/") if self.location.key else 0
         with self._translated(folder):
             for some in self._bucket.list(f"{self._key(folder)}/" if self._key(folder) else None):

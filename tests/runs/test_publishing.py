@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,29 @@ def test_a_file_that_nobody_planned_does_not_get_published(tmp_path: Path, caplo
     (run,) = list_runs(opened(tmp_path))
     assert run.problems() == []
     assert ".DS_Store was not planned and is deleted" in caplog.text
+
+
+def test_a_folder_that_cannot_be_looked_through_is_not_taken_for_unplanned_or_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanning = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path).endswith("predictions"):
+            raise OSError(5, "Input/output error", path)
+        return scanning(path)
+
+    with staged(tmp_path, WHO) as (staging, manifest):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", scan)
+            with pytest.raises(StoreError, match=r"cannot look through .*: Input/output"):
+                commit(opened(tmp_path), staging, manifest)
+        assert commit(opened(tmp_path), staging, manifest)
+    run = run_by_id(opened(tmp_path), WHO.run_id)
+    assert run.problems() == []
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(StoreError, match="cannot look through"):
+        run.problems()
 
 
 @pytest.mark.parametrize("path", FILES)

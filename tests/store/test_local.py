@@ -398,13 +398,14 @@ def test_a_folder_among_others_that_cannot_be_looked_through_is_listed_as_new(
 
     monkeypatch.setattr(os, "scandir", scan)
     monkeypatch.setattr(os, "lstat", look)
-    listed = {entry.name: entry.version for entry in store.list("runs")}
+    listed = {entry.name: entry.version for entry in store.list("runs", tolerant=True)}
     assert listed["runs/b"] == "cannot be read"
     assert "runs/a/manifest.json" in listed
     found = {entry.name: entry.version for entry in store.find("runs/*", ["manifest.json"])}
     assert found["runs/b/manifest.json"] == found["runs/c/manifest.json"] == "cannot be read"
-    with pytest.raises(StoreError, match=r"cannot look through .*: Permission denied"):
-        list(store.list("runs/b"))
+    for folder, tolerant in (("runs/b", True), ("runs", False)):
+        with pytest.raises(StoreError, match=r"cannot look through .*: Permission denied"):
+            list(store.list(folder, tolerant))
 
 
 def test_a_lock_that_cannot_be_asked_is_taken_for_held(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
