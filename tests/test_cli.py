@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.options import OF_A_RUN
 from mnist_pipeline.core.network import SHAPES
+from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights, weights_sha256
 from tests.builders import images_name, make_split, random_network
@@ -286,7 +287,10 @@ def test_a_night_to_come_is_refused(home: Path) -> None:
     assert "run_date: expected a date that has begun in UTC, where today is " in result.stderr
 
 
-def test_a_folder_without_the_described_files_is_warned_of(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_without_the_described_files_is_warned_of(
+    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "PAUSES_SECONDS", ())
     (home / "empty").mkdir()
     unreachable = home / "unreachable.toml"
     unreachable.write_text('[[datasets.mnist.sources]]\nkind = "web"\nurl = "http://127.0.0.1:9/mnist/"\n')

