@@ -1,69 +1,95 @@
 # `make run` and `make test` do all their set-up; the other targets are for development.
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 PYTHON ?= python3
-BIN := .venv/bin
+NEWEST ?= python3.13
+VENV := .venv
+BIN := $(VENV)/bin
 # One more than there are cores: the tests with servers spend most of their time waiting.
 TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # The tests start many processes: what one has compiled the others need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test check unit search slow torture mutants bench train docs clean help
+.PHONY: run test check unit search newest slow torture mutants bench train docs lock clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: .venv/run.stamp  ## evaluate tonight's run: fetch, shard, predict, publish
+run: $(VENV)/run.stamp  ## evaluate tonight's run: fetch, shard, predict, publish
 	$(BIN)/mnist-pipeline run
 
 test: check unit  ## format, lint, types and all tests but the slow ones
 
-check: .venv/dev.stamp
+check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: .venv/dev.stamp
+unit: $(VENV)/dev.stamp
 	# In the order of tests/conftest.py: tests that wait for servers start first.
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not slow and not torture"
 
-search: .venv/dev.stamp  ## the property tests with new random examples
+search: $(VENV)/dev.stamp  ## the property tests with new random examples
 	$(BIN)/pytest -n $(TESTERS) --hypothesis-profile=search -m "hypothesis and not slow and not torture"
 
-slow: .venv/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
+newest:          ## the same tests on the newest Python that was tried, in an environment of its own
+	$(MAKE) unit VENV=.venv-newest PYTHON=$(NEWEST)
+
+slow: $(VENV)/dev.stamp  ## what takes long: crashes, restarts, a cluster with an object store
 	$(BIN)/pytest -n $(TESTERS) -m slow
 
-torture: .venv/dev.stamp  ## every fault at every system call of publishing, and the other long tests of the promises
+torture: $(VENV)/dev.stamp  ## every fault at every system call of publishing, and the other long tests of the promises
 	$(BIN)/pytest -n $(TESTERS) -m torture
 
-mutants: .venv/dev.stamp  ## break the code once for each promise, and check that its test fails
+mutants: $(VENV)/dev.stamp  ## break the code once for each promise, and check that its test fails
 	$(BIN)/python -m tests.promises.mutants
 
-bench: .venv/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per step and per batch size
+bench: $(VENV)/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per step and per batch size
 	$(BIN)/python -m benchmarks.compare --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.stages --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.batch_rows
 
-train: .venv/run.stamp  ## retrain the weights that ship with the package
+train: $(VENV)/run.stamp  ## retrain the weights that ship with the package
 	$(BIN)/mnist-pipeline train --direct --out mnist_pipeline/weights/mnist.safetensors
 
-docs: .venv/dev.stamp  ## regenerate the data dictionary
+docs: $(VENV)/dev.stamp  ## regenerate the data dictionary
 	$(BIN)/python -m docs.dictionary
 
+# Every Python from 3.11 on and every platform, with the hashes of their wheels; the build back-end included.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--custom-compile-command 'make lock' pyproject.toml
+
+lock: $(VENV)/dev.stamp  ## write the lock files anew, with the newest versions
+	echo 'hatchling' | $(LOCK) --extra objectstore --output-file requirements.lock -
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
 clean:           ## remove the environment and all caches, not the outputs
-	rm -rf .venv .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 
-.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+# Exactly the files of the lock, each checked by its hash. Then this checkout, which pip does not install beside hashes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+define install
+	@echo 'Installing $(1) into $(VENV), which takes about a minute:'
+	@$(PIP) install --require-hashes --only-binary :all: -r $(1) \
+		| grep --line-buffered -oE '^(Collecting [^ ]+|Installing collected packages)' || test $${PIPESTATUS[0]} = 0
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) check
+endef
+
+$(VENV)/run.stamp: $(BIN)/python pyproject.toml requirements.lock
+	$(call install,requirements.lock)
 	touch $@
 
-.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@ .venv/run.stamp
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml requirements-dev.lock
+	$(call install,requirements-dev.lock)
+	touch $@ $(VENV)/run.stamp
 
 # The peers have a separate environment, so that neither side constrains the other's versions.
 .venv-bench/bench.stamp: pyproject.toml

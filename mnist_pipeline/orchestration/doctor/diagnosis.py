@@ -25,8 +25,8 @@ from mnist_pipeline.orchestration.scheduled import Due, ScheduledRun, merged
 from mnist_pipeline.pipeline.nightly import consecutive
 from mnist_pipeline.settings import Settings
 
-# With other versions the server fails to start or never schedules a run; see the comments in pyproject.toml.
-PINNED = {"prefect", "fastapi", "sqlalchemy"}
+# Set-up, the temporary server and these checks rely on details of Prefect that change between its minor versions.
+PINNED = {"prefect"}
 
 
 def diagnose(settings: Settings, project: Path, outputs_given: bool = False) -> list[Finding]:

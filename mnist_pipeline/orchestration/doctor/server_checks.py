@@ -312,8 +312,8 @@ def _schedule(client: SyncPrefectClient, name: str, found: DeploymentResponse) -
         False,
         "no run is planned though the schedule is active",
         "right after set-up or a server start wait a minute, then `mnist-pipeline doctor`; if it persists, the "
-        "server's schedule service does not work: check its log, "
-        "`python -m pip install 'sqlalchemy[asyncio]>=2.0,<2.1'` on its machine and restart it",
+        "server's schedule service does not work: check its log and `python -m pip check` on its machine, then restart "
+        "it",
     )
 
 
