@@ -71,15 +71,15 @@ def test_in_an_empty_environment_the_wheel_evaluates_with_the_locked_libraries(
     environment, work = tmp_path / "environment", tmp_path / "work"
     work.mkdir()
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    python = environment / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    lock = ["--require-hashes", "--only-binary", ":all:", "-r", ROOT / "requirements.lock"]
-    for command in (["install", "--quiet", *lock], ["install", "--quiet", "--no-deps", built[0]], ["check"]):
-        subprocess.run([*pip, *command], check=True, capture_output=True)
+    python = str(environment / "bin" / "python")
+    lock = ["--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock")]
+    for words in (["install", *lock], ["install", "--no-deps", str(built[0])], ["check"]):
+        command = [python, "-m", "pip", "--disable-pip-version-check", *words]
+        subprocess.run(command, check=True, capture_output=True)
     make_split(tmp_path / "data", 30)
     variables = clean_environment(tmp_path / "home") | {"MNIST_PIPELINE_DATA_DIR": str(tmp_path / "data")}
     variables.pop("PYTHONPATH", None)
-    command = [environment / "bin" / "mnist-pipeline", "run", "--direct", "--dataset", "toy"]
+    command = [str(environment / "bin" / "mnist-pipeline"), "run", "--direct", "--dataset", "toy"]
     done = subprocess.run(command, cwd=work, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(work.glob("outputs/reports/*.html"))

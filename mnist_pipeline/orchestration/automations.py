@@ -6,7 +6,7 @@ from typing import Literal
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.events.actions import ActionTypesOrUnknown, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
@@ -63,7 +63,7 @@ def find_block(client: SyncPrefectClient, notify_block: str) -> SendNotification
 
 def set_up_automations(client: SyncPrefectClient, block: SendNotification | None, lost: timedelta) -> list[Change]:
     """Create or update both automations; without a block that of failed runs keeps what it does."""
-    notify: list[ActionTypes] = [block] if block else [DoNothing()]
+    notify: list[ActionTypesOrUnknown] = [block] if block else [DoNothing()]
     return [
         _set_up(client, _on_failure(notify), keep_actions=block is None),
         _set_up(client, _on_lost_heartbeat(lost), keep_actions=False),
@@ -76,7 +76,7 @@ def notified(client: SyncPrefectClient) -> bool:
     return any(each.enabled and any(not isinstance(action, DoNothing) for action in each.actions) for each in found)
 
 
-def _on_failure(actions: list[ActionTypes]) -> AutomationCore:
+def _on_failure(actions: list[ActionTypesOrUnknown]) -> AutomationCore:
     return AutomationCore(
         name=FAILED_AUTOMATION,
         description=f"Reports failed, crashed and rejected runs tagged {TAG}. Kept by `mnist-pipeline setup`.",
