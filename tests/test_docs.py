@@ -4,12 +4,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from docs.dictionary import PAGE, render
+from docs import dictionary, reference
 from mnist_pipeline.cli import EXIT_CODES, app
 from mnist_pipeline.errors import PipelineError
 
@@ -48,8 +49,9 @@ def test_every_python_example_compiles(name: str, code: str) -> None:
     compile(code, name, "exec")
 
 
-def test_the_data_dictionary_matches_the_schemas() -> None:
-    assert PAGE.read_text(encoding="utf-8") == render(), "run `make docs`"
+@pytest.mark.parametrize("page", [dictionary, reference])
+def test_a_generated_page_matches_its_declarations(page: Any) -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), "run `make docs`"
 
 
 def test_every_link_target_exists() -> None:
