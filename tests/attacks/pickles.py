@@ -92,7 +92,7 @@ HOSTILE: dict[str, Callable[[Path], bytes]] = {
         {"W1": Call(Call(getattr, Call(builtins.__import__, "os"), "system"), f"touch {s}")}, 4
     ),
     "a global with dots": lambda s: (
-        b"\x80\x04" + text("pathlib") + text("os.system") + b"\x93" + text(f"touch {s}") + b"\x85R."
+        b"\x80\x04" + text("shutil") + text("os.system") + b"\x93" + text(f"touch {s}") + b"\x85R."
     ),
     "a global of NumPy with dots": lambda s: (
         b"\x80\x04" + text("numpy") + text("ma.core.builtins.eval") + b"\x93" + opening(s) + b"\x85R."
