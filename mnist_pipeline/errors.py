@@ -31,6 +31,7 @@ character, such as an escape sequence in a path, is escaped in every message: it
 secrets of an address are masked in every message, wherever it came from.
 """
 
+import difflib
 import errno
 import os
 import re
@@ -90,6 +91,12 @@ def listed(names: Iterable[object]) -> str:
     every = [*names]
     more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
     return (", ".join(map(shown, every[:MAX_LISTED])) or "none") + more
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Part of a message: which of the names may have been meant; empty if none resembles it."""
+    near = difflib.get_close_matches(name, [each for each in names if each != name], n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def system_line(doing: str, error: OSError) -> str:

@@ -4,7 +4,6 @@ Later layers win: `config/*.toml` of the project, the --config file, environment
 Unknown keys are rejected in every layer.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -40,7 +39,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import KEYS, NAME_PATTERN, SPLIT_PATTERN, Dataset, unlisted
-from mnist_pipeline.errors import MAX_PATH, SettingsError, printable, shown
+from mnist_pipeline.errors import MAX_PATH, SettingsError, nearest, printable, shown
 from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
 from mnist_pipeline.store.disk import read_small
 from mnist_pipeline.store.probe import dead_end
@@ -441,8 +440,8 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
         if not variable.lower().startswith(prefix) or _is_of_a_service(field, environment[variable]):
             continue
         if field not in Settings.model_fields:
-            nearest = _nearest(field, Settings.model_fields)
-            raise SettingsError(f"environment variable {variable}: no such setting{nearest}; unset it")
+            near = nearest(field, Settings.model_fields)
+            raise SettingsError(f"environment variable {variable}: no such setting{near}; unset it")
 
 
 def _is_of_a_service(field: str, value: str) -> bool:
@@ -458,8 +457,8 @@ def _explain(error: ValidationError) -> str:
         where = ".".join("an address" if is_remote(part) else printable(part)[:MAX_PATH] for part in problem["loc"])
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *outer, key = problem["loc"]
-            nearest = _nearest(str(key), _keys_below(outer))
-            lines.append(f"{where}: no such setting{nearest}; take it out or correct its name")
+            near = nearest(str(key), _keys_below(outer))
+            lines.append(f"{where}: no such setting{near}; take it out or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{where}: expected a value, got none")
         else:
@@ -475,8 +474,3 @@ def _keys_below(outer: Sequence[int | str]) -> Iterable[str]:
     if not outer:
         return Settings.model_fields
     return [field.name for field in fields(Gates)] if outer[0] == "gates" else KEYS
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [each for each in names if each != name], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
