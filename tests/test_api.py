@@ -3,6 +3,7 @@ import shutil
 import traceback
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,39 @@ def test_a_reason_with_a_password_is_not_kept(reason: str, outputs: Path) -> Non
     assert not (outputs / "decisions").exists()
 
 
-def test_the_package_is_the_door_to_both(outputs: Path) -> None:
-    assert mnist_pipeline.load_run is load_run
-    assert mnist_pipeline.load_history is load_history
+def test_the_package_shows_what_is_public_and_no_more() -> None:
+    public = [name for name in dir(mnist_pipeline) if not name.startswith("__")]
+    assert public == sorted(mnist_pipeline.__all__)
+    assert {name: getattr(mnist_pipeline, name).__name__ for name in public} == {name: name for name in public}
+    assert mnist_pipeline.__version__ == version("mnist-pipeline")
+    assert "__version__" in dir(mnist_pipeline)
+
+
+@pytest.mark.parametrize("table", ["predictions", "gates"])
+def test_columns_of_a_run_come_in_the_order_asked_for(table: Any, below_a_key: Path) -> None:
+    every = load_run("latest", "toy", table=table, outputs=below_a_key)
+    columns = every.columns[:3:-2].tolist()
+    frame = load_run("latest", "toy", table=table, outputs=below_a_key, columns=columns)
+    pd.testing.assert_frame_equal(frame, every[columns])
+    assert frame.attrs == every.attrs
+    with pytest.raises(SettingsError, match=f"columns: {table} has no 'digti'"):
+        load_run("latest", "toy", table=table, outputs=below_a_key, columns=["digti"])
+
+
+def test_a_table_of_a_verdict_that_is_empty_says_why(outputs: Path) -> None:
+    def reason(table: Any) -> str:
+        because: str = load_run(NEW.run_id, table=table, outputs=outputs).attrs["empty_because"]
+        return because
+
+    judge_run(opened(outputs), NEW.run_id, Gates(), against={})
+    assert reason("comparison") == reason("flips") == "compared with nothing: no run had passed, no baseline was set"
+    assert reason("gates").startswith("no gate was judged; compared with nothing")
+    same = publish_run(outputs, identity("2026-02-01", labels_sha256=None), views=False, seed=1)
+    judge_run(opened(outputs), NEW.run_id, Gates(), against={"baseline": same.name.run_id, "earlier": "gone"})
+    gone = "against the earlier run gone: it is no longer published"
+    against = f"against the baseline run {same.name.run_id}: "
+    assert reason("comparison") == f"{against}no labels; {gone}"
+    assert reason("flips") == f"{against}the runs are over different images; {gone}"
 
 
 def test_latest_json_names_the_run_that_latest_loads(outputs: Path) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline import api
-from mnist_pipeline.api import init_network, load_mnist
+from mnist_pipeline.api import book, init_network, load_mnist
 from mnist_pipeline.core.network import SHAPES, Network, predict
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.settings import Settings
@@ -27,7 +26,7 @@ def _small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert dataset == "mnist"
         return small_settings(tmp_path, split=split)
 
-    monkeypatch.setattr(api, "load_settings", load_settings)
+    monkeypatch.setattr(book, "load_settings", load_settings)
 
 
 def test_training_and_test_images_come_with_their_labels_as_in_the_book() -> None:

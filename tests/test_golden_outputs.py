@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import api, load_history, load_run, tables
+from mnist_pipeline import load_history, load_run, tables
+from mnist_pipeline.api.arguments import RUN_TABLES, VERDICT_TABLES
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.errors import PrunedError
@@ -113,9 +114,9 @@ def test_rebuilt_views_equal_the_published_ones(outputs: Location, expected: Exp
 
 def test_tables_of_the_first_schema_version_have_the_columns_of_this_one(outputs: Location, expected: Expected) -> None:
     failed = expected[2]["run_id"]
-    for table in api.RUN_TABLES | api.VERDICT_TABLES:
+    for table in RUN_TABLES | VERDICT_TABLES:
         frame = load_run(failed, outputs=str(outputs), table=table)  # type: ignore[arg-type]
-        assert list(frame.columns) == (api.RUN_TABLES | api.VERDICT_TABLES)[table].schema.names
+        assert list(frame.columns) == (RUN_TABLES | VERDICT_TABLES)[table].schema.names
         assert (frame["run_id"] == failed).all()
         assert set(frame["dataset"] + "/" + frame["split"]) == {"toy/test"}
     gates = load_run(failed, outputs=str(outputs), table="gates").query("gate == 'no_certain_loss' and digit.isna()")

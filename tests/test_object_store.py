@@ -18,7 +18,7 @@ import pytest
 from obstore.fsspec import FsspecStore
 from typer.testing import CliRunner, Result
 
-from mnist_pipeline import load_history, load_run, run_files, tables
+from mnist_pipeline import load_history, load_predictions, load_run, run_files, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.errors import (
@@ -186,6 +186,7 @@ def test_pandas_duckdb_and_polars_read_the_files_of_a_run(server: ObjectStore, b
     paths = run_files(dataset="toy", outputs=str(bucket))
     assert len(paths) == 3
     pd.testing.assert_frame_equal(load_run(dataset="toy", outputs=str(bucket)), expected)
+    pd.testing.assert_frame_equal(load_predictions("toy", outputs=str(bucket)), expected)
     s3 = pyarrow.fs.S3FileSystem(endpoint_override=server.variables["AWS_ENDPOINT_URL"])
     inside = [path.removeprefix("s3://") for path in paths]
     pd.testing.assert_frame_equal(

@@ -166,7 +166,7 @@ def judge_run(
         constants = {**manifest.identity.key_columns, "verdict_id": name}
         references = _compare_all(outputs, run, chosen, constants, staged)
         results = judge(gates, *manifest.counted(), references)
-        staged.add(tables.COMPARISON, _comparison_rows(references, constants))
+        staged.add(tables.COMPARISON, comparison_table(references, constants))
         staged.add(tables.GATES, _gate_rows(results, gates, constants))
         document = VerdictDocument(
             schema_version=tables.SCHEMA_VERSION,
@@ -398,7 +398,8 @@ def _record(reference: Reference, content: RunContent) -> ReferenceRecord:
     return ReferenceRecord(sha256=content.sha256, **facts)
 
 
-def _comparison_rows(references: Sequence[Reference], constants: Mapping[str, Any]) -> pa.Table:
+def comparison_table(references: Sequence[Reference], constants: Mapping[str, Any]) -> pa.Table:
+    """The table of comparisons with some references; `constants` are its other columns."""
     rows = [
         {"against": reference.against, "reference_run_id": reference.run_id, **row}
         for reference in references
