@@ -20,7 +20,8 @@ from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.report.plots import NARROW, WIDE, Scale, TrendPoint, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, TrendPoint, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.scale import Scale
 from mnist_pipeline.report.terminal import percent
 
 TEMPLATE = "page.html.jinja"

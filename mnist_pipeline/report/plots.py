@@ -5,12 +5,12 @@ It writes no files. Colours are CSS variables of the page, so that one drawing s
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from io import BytesIO, StringIO
-from math import ceil, floor, log10
+from math import ceil, log10
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from PIL import Image
 from mnist_pipeline.core.calibration import ReliabilityBin
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.report.drawing import matplotlib, new_figure
+from mnist_pipeline.report.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +46,6 @@ OUTCOMES: tuple[tuple[Outcome | None, str, str, str], ...] = (
 
 WIDE, NARROW = (960, 280), (360, 260)  # of the trend, in CSS pixels: on a desktop, and on a phone
 FONT = "DejaVu Sans"  # ships with matplotlib, and is wider than most fonts that a browser uses instead
-NICE_STEPS = (1.0, 2.0, 5.0, 10.0)
-SMALLEST_STEP = 1e-5  # of a scale of shares: 0.001 %
 _style_guard = Lock()  # matplotlib keeps its style in one dictionary per process
 
 
@@ -60,34 +59,6 @@ class TrendPoint:
     low: float
     high: float
     outcome: Outcome | None
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A range of values with round ends and round ticks."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def around(cls, values: Iterable[float], lower: float = -1.0, upper: float = 1.0, steps: int = 4) -> "Scale":
-        """The smallest range around `values` within `lower`..`upper`; all of it without values."""
-        found = list(values) or [lower, upper]
-        rough = max((max(found) - min(found)) / steps, SMALLEST_STEP)
-        power = 10.0 ** floor(log10(rough))
-        step = power * next(nice for nice in NICE_STEPS if nice * power >= rough * (1 - 1e-9))
-        first, last = floor(min(found) / step + 1e-9), ceil(max(found) / step - 1e-9)
-        if first == last:  # widen it, within the limits
-            first, last = (first - 1, last) if (last + 1) * step > upper else (first, last + 1)
-        ticks = tuple(
-            tick for position in range(first, last + 1) if lower <= (tick := round(position * step, 9)) <= upper
-        )
-        return cls(max(lower, round(first * step, 9)), min(upper, round(last * step, 9)), ticks)
-
-    def at(self, value: float) -> float:
-        """The relative position of a value in the range, 0..1."""
-        return (value - self.low) / (self.high - self.low)
 
 
 def digit_png(pixels: NDArray[np.uint8]) -> str:

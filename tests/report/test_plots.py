@@ -20,7 +20,8 @@ from PIL import Image
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.intervals import wilson
-from mnist_pipeline.report.plots import NARROW, WIDE, Scale, TrendPoint, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.plots import NARROW, WIDE, TrendPoint, digit_png, reliability_svg, trend_svg
+from mnist_pipeline.report.scale import Scale
 
 FIRST = date(2026, 1, 1)
 
