@@ -116,13 +116,14 @@ def current_views(outputs: Outputs, run_id: str | None = None, afresh: bool = Fa
     )
 
 
-def stored_runs(outputs: Outputs, run_id: str) -> pa.Table:
-    """The runs as runs.parquet has them, if that run is among them; otherwise as they are now.
+def stored_runs(outputs: Outputs, run_id: str | None = None) -> pa.Table:
+    """The runs as runs.parquet has them, if it has any, and that one; otherwise as they are now.
 
     For the steps after a run was published: that has updated the views a moment ago.
     """
-    stored = _stored_views(outputs)
-    return stored.runs if run_id in stored.runs["run_id"].to_pylist() else current_views(outputs).runs
+    runs = _stored_views(outputs).runs
+    known = runs["run_id"].to_pylist()
+    return runs if known and run_id in (None, *known) else current_views(outputs).runs
 
 
 def complete_repairs(outputs: Outputs) -> list[str]:
@@ -254,6 +255,7 @@ def _run_row(run: Run, manifest: Manifest, verdict: PublishedVerdict | None, sin
         "accuracy_high": interval and interval.high,
         "verdict_id": verdict and verdict.document.verdict_id,
         "outcome": verdict and verdict.outcome,
+        "changed": verdict and verdict.changed,
         "standing": standing_of(run.outputs, manifest.content),
         "counts": since is not None,
         "is_of_date": False,  # see _with_marks

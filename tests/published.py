@@ -189,8 +189,9 @@ def verdict_document(
     outcome: Outcome = "pass",
     run_sha256: str = "0" * 64,
     judged_at: datetime = datetime(2026, 2, 2, tzinfo=UTC),
+    references: Sequence[records.ReferenceRecord] = (),
 ) -> records.VerdictDocument:
-    """What a verdict against nothing says, by gates of which only the first is on."""
+    """What a verdict says, against nothing if no references are given, by gates of which only the first is on."""
     return records.VerdictDocument(
         schema_version=tables.SCHEMA_VERSION,
         verdict_id=name,
@@ -198,7 +199,7 @@ def verdict_document(
         run_sha256=run_sha256,
         outcome=outcome,
         notes=("compared with nothing",),
-        references=(),
+        references=tuple(references),
         gates={"alpha": 0.001, "min_images": None, "digit_accuracy": {"3": 0.9}},
         versions=MADE_WITH,
         judged_at=judged_at,

@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.opening import open_store
-from mnist_pipeline.verdicts.records import newest_verdict
+from mnist_pipeline.verdicts.records import ReferenceRecord, newest_verdict
 from mnist_pipeline.views import current_views, update_views
 from tests.builders import small_settings
 from tests.processes import run_at_once, start_together
@@ -42,6 +43,18 @@ from tests.stores import FaultyStore
 
 def at(day: int) -> datetime:
     return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
+
+
+def compared_with(changed: int | None) -> ReferenceRecord:
+    return ReferenceRecord(
+        against="baseline",
+        run_id="reference",
+        sha256=None,
+        problem=None,
+        same_images=changed is not None,
+        same_weights=True,
+        changed=changed,
+    )
 
 
 def stored(outputs: Location) -> list[dict[str, Any]]:
@@ -362,7 +375,7 @@ def test_a_run_without_labels_has_null_figures(tmp_path: Path) -> None:
     unknown = {name for name, value in row.items() if value is None}
     assert unknown == {
         *("accuracy", "accuracy_low", "accuracy_high", "top2_accuracy", "nll", "nll_error", "brier", "brier_error"),
-        *("ece", "ece_noise", "verdict_id", "outcome", "standing", "labels_sha256", "pruned_at"),
+        *("ece", "ece_noise", "verdict_id", "outcome", "changed", "standing", "labels_sha256", "pruned_at"),
     }
 
 
@@ -414,6 +427,19 @@ def test_a_run_of_an_earlier_version_without_counts_has_its_row(tmp_path: Path) 
     (row,) = stored_runs(tmp_path)
     assert row["accuracy"] == few["accuracy"] is not None
     assert row["nll"] is None
+
+
+def test_rows_of_a_table_with_fewer_columns_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = publish_run(tmp_path, identity())
+    compared = [compared_with(None), compared_with(7), compared_with(9)]  # the first has other images
+    publish_verdict(tmp_path, run.name.run_id, references=compared)
+    fewer = replace(tables.RUNS, columns=tuple(each for each in tables.RUNS.columns if each.name != "changed"))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(tables, "RUNS", fewer)
+        update_views(opened(tmp_path))
+    assert [row["changed"] for row in stored_runs(tmp_path)] == [None]
+    update_views(opened(tmp_path))
+    assert [row["changed"] for row in stored_runs(tmp_path)] == [7]
 
 
 def test_a_damaged_table_of_runs_is_made_anew(tmp_path: Path) -> None:

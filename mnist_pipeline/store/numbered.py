@@ -8,6 +8,11 @@ from mnist_pipeline.store.base import Store
 _NAME = re.compile(r"(\d{6})\.json")
 
 
+def names(store: Store, folder: str) -> list[str]:
+    """The names of the documents, in order."""
+    return [_named(folder, number) for number in sorted(_numbers(store, folder))]
+
+
 def newest(store: Store, folder: str) -> str | None:
     """The name of the last document, or None."""
     number = max(_numbers(store, folder), default=None)

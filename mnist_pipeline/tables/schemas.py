@@ -327,6 +327,12 @@ RUNS = Table(
             nullable=True,
         ),
         Column(
+            "changed",
+            pa.int64(),
+            "changed predictions against the first reference of that verdict over the same images; null without one",
+            nullable=True,
+        ),
+        Column(
             "standing",
             pa.string(),
             "what a person decided of the run: accepted or withdrawn, damaged if that cannot be read; null if nothing",

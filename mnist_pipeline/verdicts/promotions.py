@@ -3,15 +3,19 @@
 A promotion is a numbered document that is created once and never changed; the weights lie in the archive.
 """
 
+import logging
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import ChecksummedDocument, Moment, Sha256
-from mnist_pipeline.store.files import read_document
+from mnist_pipeline.store.files import prefetch, read_document
+
+logger = logging.getLogger(__name__)
 
 
 class Promotion(ChecksummedDocument):
@@ -37,8 +41,23 @@ def current_promotion(outputs: Outputs) -> Promotion | None:
         StoreError: it cannot be read.
     """
     name = numbered.newest(outputs.store, layout.PROMOTIONS)
-    if name is None:
-        return None
+    return None if name is None else _read(outputs, name)
+
+
+def known_promotions(outputs: Outputs) -> list[Promotion]:
+    """All promotions, oldest first; those that are damaged or cannot be read are logged and left out."""
+
+    def known(name: str) -> Promotion | None:
+        try:
+            return _read(outputs, name)
+        except OutputsError as error:
+            logger.warning("left out: %s", error)
+            return None
+
+    return [each for each in prefetch(known, numbered.names(outputs.store, layout.PROMOTIONS)) if each]
+
+
+def _read(outputs: Outputs, name: str) -> Promotion:
     return Promotion.from_bytes(read_document(outputs.store, name, "a promotion"), str(outputs.path(name)))
 
 

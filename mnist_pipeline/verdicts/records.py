@@ -89,6 +89,11 @@ class PublishedVerdict:
         judged = sum(file.rows for file in self.document.files if table_of(file) == tables.GATES.name)
         return self.document.outcome if judged else "none"
 
+    @property
+    def changed(self) -> int | None:
+        """Changed predictions against the first reference over the same images, or None."""
+        return next((each.changed for each in self.document.references if each.changed is not None), None)
+
     def read(self, table: tables.Table) -> pa.Table:
         """A table of the verdict, its bytes checked against the document before they are parsed.
 

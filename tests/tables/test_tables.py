@@ -285,6 +285,7 @@ PANDAS_DTYPES = {
         "ece_noise": "float64",
         "verdict_id": "category",
         "outcome": TEXT,
+        "changed": "Int64",
         "standing": TEXT,
         **COUNT_DTYPES,
         "counted_at": "datetime64[us, UTC]",
