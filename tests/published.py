@@ -207,6 +207,19 @@ def verdict_document(
     )
 
 
+def compared_with(changed: int | None) -> records.ReferenceRecord:
+    """What a verdict says of a reference with so many changed predictions, or with other images."""
+    return records.ReferenceRecord(
+        against="baseline",
+        run_id="reference",
+        sha256=None,
+        problem=None,
+        same_images=changed is not None,
+        same_weights=True,
+        changed=changed,
+    )
+
+
 def publish_verdict(
     outputs: Location | Outputs,
     run_id: str,

@@ -25,6 +25,7 @@ LEVELS = (
     {"api"},
     {"pipeline"},
     {"maintenance", "runtime", "settings"},
+    {"index"},
     {"views"},
     {"verdicts"},
     {"runs"},

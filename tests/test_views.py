@@ -22,11 +22,12 @@ from mnist_pipeline.runs.publishing import commit
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.opening import open_store
-from mnist_pipeline.verdicts.records import ReferenceRecord, newest_verdict
+from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import current_views, update_views
 from tests.builders import small_settings
 from tests.processes import run_at_once, start_together
 from tests.published import (
+    compared_with,
     flip_bit,
     give_up,
     identity,
@@ -43,18 +44,6 @@ from tests.stores import FaultyStore
 
 def at(day: int) -> datetime:
     return datetime(2026, 2, day, 3, 30, 0, 123456, UTC)
-
-
-def compared_with(changed: int | None) -> ReferenceRecord:
-    return ReferenceRecord(
-        against="baseline",
-        run_id="reference",
-        sha256=None,
-        problem=None,
-        same_images=changed is not None,
-        same_weights=True,
-        changed=changed,
-    )
 
 
 def stored(outputs: Location) -> list[dict[str, Any]]:

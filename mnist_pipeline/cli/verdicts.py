@@ -1,5 +1,6 @@
-"""The commands for verdicts and views: compare, baseline, accept, withdraw, promote, report, reindex."""
+"""The commands for verdicts and views: compare, baseline, accept, withdraw, promote, report, open, reindex."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -163,6 +164,7 @@ def promote(
 @takes("dataset", "split", "outputs")
 def report(given: Given, which: WhichRun = "latest") -> None:
     """Write the report of a published run: one HTML file."""
+    from mnist_pipeline.index import try_index
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal
     from mnist_pipeline.verdicts.finding import find_run
@@ -170,12 +172,43 @@ def report(given: Given, which: WhichRun = "latest") -> None:
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     out.print(f"report: {terminal.path_line(write_report(opened(settings), found))}", soft_wrap=True)
+    try_index(opened(settings), found.name.run_id)
+
+
+@app.command("open")
+@takes("dataset", "split", "outputs")
+def open_page(
+    given: Given,
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="A run_id, a run date, latest or latest-passed: its report. The index if left out."
+        ),
+    ] = None,
+) -> None:
+    """Open the index over all nights, or the report of a run, in the browser, and print where it is."""
+    import webbrowser
+
+    from mnist_pipeline.pipeline.reporting import written_page
+    from mnist_pipeline.store.base import is_remote
+    from mnist_pipeline.verdicts.finding import find_run
+
+    settings = given.load()
+    outputs = opened(settings)
+    run = None if which is None else find_run(outputs, which, settings.dataset, settings.split)
+    page = written_page(outputs, run)
+    out.print(str(page), soft_wrap=True)
+    if is_remote(page):
+        out.print("not opened: a browser needs the https address at which the bucket is served", soft_wrap=True)
+    elif not webbrowser.open(Path(page).as_uri()):
+        out.print("not opened: no browser found here; open the file yourself", soft_wrap=True)
 
 
 @app.command()
 @takes("outputs")
 def reindex(given: Given) -> None:
-    """Rebuild history.parquet, runs.parquet, latest.json and all reports from the published runs."""
+    """Rebuild history.parquet, runs.parquet, latest.json, all reports and their index from the published runs."""
+    from mnist_pipeline.index import update_index
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.views import update_views
@@ -194,6 +227,10 @@ def reindex(given: Given) -> None:
                 write_report(opened(settings), found)
         except OutputsError as error:  # one damaged run must not prevent the reports of the others
             bad.append(error)
+    try:
+        update_index(opened(settings), *(found.name.run_id for found in runs), afresh=True)
+    except StoreError as error:
+        bad.append(error)
     out.print(f"runs indexed: {len(runs) - len(bad)}")
     if bad:
         more = f" and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""

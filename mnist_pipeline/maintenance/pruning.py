@@ -18,6 +18,7 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.core.retention import Aged, Retention, kept
 from mnist_pipeline.errors import DamagedError, OutputsError
+from mnist_pipeline.index import try_index
 from mnist_pipeline.maintenance.orphans import (
     MAX_WRITE_TIME,
     Inventory,
@@ -157,6 +158,8 @@ def carry_out(outputs: Outputs, prune: Prune, now: datetime) -> list[str]:
     for orphan in (*prune.shards, *prune.staging):
         with _or_left(str(outputs.path(orphan.name)), left):
             collect(outputs, orphan)
+    if changed := prune.of("mark", "restore", "delete"):
+        try_index(outputs, *(decision.run.name.run_id for decision in changed))
     return left
 
 

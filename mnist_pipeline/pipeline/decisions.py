@@ -5,6 +5,7 @@ from typing import Literal
 
 from mnist_pipeline import tables
 from mnist_pipeline.errors import SettingsError, has_secrets, shown
+from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.decisions import Decision, record_decision
@@ -47,4 +48,6 @@ def decide(outputs: Outputs, run: Run, standing: Literal["accepted", "withdrawn"
     update_views(outputs, run.name.run_id)
     if exists(outputs.store, layout.report(run.name.run_id)):
         try_report(outputs, run.name.run_id)
+    else:
+        try_index(outputs, run.name.run_id)
     return decision

@@ -18,6 +18,7 @@ from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, out
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.core.judgement import judge
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
+from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
@@ -102,17 +103,22 @@ class Judged:
 def judge_published(settings: Settings, published: Published) -> Judged:
     """Judge a run by the gates of its data set; one that a person has accepted or withdrawn is what they decided.
 
+    The pages over the nights show it afterwards, also if it could not be judged.
+
     Raises:
         PipelineError: as `judge_run`; the run itself stays published.
     """
     outputs, gates = Outputs.at(settings.outputs), settings.gates_of_dataset()
-    verdict = judge_run(
-        outputs,
-        published.run_id,
-        gates,
-        gates_chosen=settings.dataset in settings.gates,
-        verified=True,
-    )
+    try:
+        verdict = judge_run(
+            outputs,
+            published.run_id,
+            gates,
+            gates_chosen=settings.dataset in settings.gates,
+            verified=True,
+        )
+    finally:
+        try_index(outputs, published.run_id)
     accepted, line = not verdict.fails(gates), None
     if known_decision(outputs, RunContent(published.run_id, None)):  # of whatever content
         decision = known_decision(outputs, run_by_id(outputs, published.run_id).manifest().content)

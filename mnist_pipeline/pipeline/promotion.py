@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from mnist_pipeline import tables
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, SettingsError
+from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_published, judge_run
@@ -85,6 +86,7 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     if (lost or shas[0] != shas[1]) and (passed or force):
         archived = outputs.archive_weights(candidate)
         record = record_promotion(outputs, _promotion(*shas, verdict, forced=not passed))
+        try_index(outputs)  # which names the weights
         if not passed:
             accepted = _accept_forced(settings.model_copy(update={"weights": archived}), verdict, progress)
     return Promoted(*shas, Judged(now, verdict, accepted=passed), record, accepted)

@@ -2,6 +2,7 @@
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.evaluation import Published, Timings, evaluate_plan
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import make_plan
@@ -43,4 +44,6 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
             f"run {run.name.run_id}: expected what it was made from to make it again, got other {', '.join(other)}; "
             f"bring that back, or move {run.folder} away"
         )
-    return evaluate_plan(plan, timings, progress)
+    published = evaluate_plan(plan, timings, progress)
+    try_index(run.outputs, plan.run_id)
+    return published

@@ -14,17 +14,18 @@ from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.datasets.shards import read_selected
-from mnist_pipeline.errors import OutputsError, PipelineError, of_machine
+from mnist_pipeline.errors import OutputsError, PipelineError, RunNotFoundError, of_machine
+from mnist_pipeline.index import links_of, try_index, update_index
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import made_by_hand
 from mnist_pipeline.runs.decisions import known_decision
-from mnist_pipeline.runs.lookup import run_by_id
+from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
-from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
 from mnist_pipeline.views import stored_runs
 
@@ -64,9 +65,31 @@ def try_report(outputs: Outputs, run_id: str, verified: bool = False) -> None:
     try:
         path = write_report(outputs, replace(run_by_id(outputs, run_id), verified=verified))
         logger.info("report: %s", path)
+        try_index(outputs, run_id)
     except Exception as error:
         bug = not isinstance(error, PipelineError) and of_machine(error) is None
         logger.warning("the report of %s could not be written: %s", run_id, error, exc_info=bug)
+
+
+def written_page(outputs: Outputs, run: Run | None) -> Location:
+    """The report of a run, or the index over all; written now if it does not exist.
+
+    Raises:
+        RunNotFoundError: there are no runs to show in an index.
+        DamagedError: the run does not verify.
+        OutputsError: the page cannot be written, or the predictions of the run were pruned, and its report with them.
+    """
+    name = layout.report(run.name.run_id) if run else layout.INDEX
+    if exists(outputs.store, name):
+        return outputs.path(name)
+    if run:
+        write_report(outputs, run)
+        try_index(outputs, run.name.run_id)
+    elif not list_runs(outputs):
+        raise RunNotFoundError(f"{outputs}: expected published runs, got none; check the folder given")
+    else:
+        update_index(outputs)
+    return outputs.path(name)
 
 
 def _page(outputs: Outputs, run: Run) -> "Page":
@@ -93,6 +116,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         notes.append("without pictures: the shards of this run are gone, damaged or cannot be read")
         mistakes, flips = [], []
     return Page(
+        links=links_of(outputs, run.name),
         decision=decision.line if decision else None,
         run_id=run.name.run_id,
         run_date=run.name.run_date,

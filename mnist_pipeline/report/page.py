@@ -12,7 +12,7 @@ from itertools import groupby
 from math import floor
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.calibration import Calibration
@@ -20,9 +20,10 @@ from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.report.links import Links, line_of
 from mnist_pipeline.report.plots import NARROW, WIDE, TrendPoint, digit_png, reliability_svg, trend_svg
 from mnist_pipeline.report.scale import Scale
-from mnist_pipeline.report.terminal import percent
+from mnist_pipeline.report.templates import environment, template
 
 TEMPLATE = "page.html.jinja"
 MAX_RUNS = 366  # in the trend: a year
@@ -82,6 +83,7 @@ class Page:
         mistakes: example images, out of `mistakes_total`, with a wrong prediction, the most confident first.
         provenance: name -> value, in the order shown.
         decision: what a person decided of the run, in a line; None if nothing.
+        links: to the index and to the neighbours; None for a page that stands alone.
     """
 
     run_id: str
@@ -101,6 +103,7 @@ class Page:
     mistakes_total: int
     provenance: Mapping[str, str]
     decision: str | None = None
+    links: Links | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def render_page(page: Page) -> str:
     cells = _confusions(tally)
     return _template().render(
         page=page,
+        links=page.links,
         verdict=VERDICTS[page.outcome],
         summary=_summary(page),
         not_passed=[*_grouped(page.results, "fail"), *_grouped(page.results, "inconclusive")],
@@ -162,26 +166,18 @@ def render_page(page: Page) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("mnist_pipeline", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters: Mapping[str, Callable[..., str]] = {
-        "percent": percent,
-        "number": "{:,}".format,
         "points": "{:+.2f}".format,
         "p": p_text,
         "sure": sure,
         "sentence": sentence,
         "sensitivity": sensitivity,
         "png": digit_png,
+        "line_of": line_of,
     }
-    environment.filters.update(filters)
-    environment.tests["paired"] = lambda line: isinstance(line, Paired)
-    return environment.get_template(TEMPLATE)
+    environment().filters.update(filters)
+    environment().tests["paired"] = lambda line: isinstance(line, Paired)
+    return template(TEMPLATE)
 
 
 def p_text(p: float) -> str:

@@ -27,6 +27,7 @@ BASELINES = "baselines.json"
 HISTORY = "history.parquet"
 RUNS_VIEW = "runs.parquet"
 LATEST = "latest.json"
+INDEX = f"{REPORTS}/index.html"
 
 MANIFEST = "manifest.json"  # in the folder of a run
 PRUNED = "pruned.json"
@@ -47,7 +48,7 @@ _LOCKED = rf"{_ATTEMPT}|{_RUN}\.repair|({_RUN}|[0-9a-f]{{12}})\.quarantine|{SHAR
 STAGED = re.compile(
     rf"{_ATTEMPT}|{CONFLICT}{_RUN}-[0-9a-f]{{8}}|\..+\.[0-9a-f]{{32}}"
     r"|(deleted|doctor|\d{6}\.json|pruned\.json)-[0-9a-f]{32}"
-    rf"|({_LOCKED}|{re.escape(HISTORY)}|{re.escape(BASELINES)}){re.escape(LOCK)}"
+    rf"|({_LOCKED}|{re.escape(HISTORY)}|{re.escape(BASELINES)}|{REPORTS}-(index|{_RUN})\.html){re.escape(LOCK)}"
 )
 
 
@@ -84,6 +85,11 @@ def repair_folder(run_id: str) -> str:
 def report(run_id: str) -> str:
     """The report of a run."""
     return f"{REPORTS}/{run_id}.html"
+
+
+def month_page(month: str) -> str:
+    """The page over the runs of a month, as in 2026-11."""
+    return f"{REPORTS}/{month}.html"
 
 
 def weights(sha256: str) -> str:

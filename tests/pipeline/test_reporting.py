@@ -92,6 +92,7 @@ def test_a_report_that_fails_is_a_warning_and_the_night_succeeds(
 
 def test_a_report_that_cannot_be_written_is_an_outputs_error(tmp_path: Path) -> None:
     run = night(tmp_path)
+    shutil.rmtree(outputs_of(run) / "reports")
     (outputs_of(run) / "reports").write_text("in the way")
     with pytest.raises(OutputsError, match=rf"cannot write .*{run.name.run_id}\.html: .*then run again"):
         write_report(opened(outputs_of(run)), run)
@@ -106,15 +107,17 @@ def test_no_report_is_written_of_a_damaged_run(tmp_path: Path, caplog: pytest.Lo
         try_report(opened(outputs_of(run)), run.name.run_id)
     assert "could not be written" in caplog.text
     assert "Traceback" not in caplog.text  # nobody need look for a bug
-    assert not (outputs_of(run) / "reports").exists()
+    assert not (outputs_of(run) / layout.report(run.name.run_id)).exists()
 
 
 def test_a_report_written_again_is_the_same_bytes(tmp_path: Path) -> None:
     night(tmp_path, "2026-01-30")
     run = night(tmp_path, seed=1)
     first = on_disk(write_report(opened(outputs_of(run)), run)).read_bytes()
-    night(tmp_path, "2026-02-01")  # a later night is no part of it
-    assert on_disk(write_report(opened(outputs_of(run)), run)).read_bytes() == first
+    later = night(tmp_path, "2026-02-01").name.run_id  # is no part of it, but for the link to it
+    after = on_disk(write_report(opened(outputs_of(run)), run))
+    link = f'<a rel="next" href="2026-02.html#{later}">2026-02-01, the next night →</a>\n'
+    assert after.read_text() == first.decode().replace("</nav>", f"{link}</nav>", 1)
 
 
 def test_the_report_of_a_run_that_was_never_judged_says_so(tmp_path: Path, pages: list[Page]) -> None:
