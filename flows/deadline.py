@@ -30,11 +30,11 @@ def deadline(
 
     Args:
         dataset: data set of the nights; those of all scheduled deployments that evaluate if left out.
-        split: split of the data set.
+        split: split of the data set; that of each deployment if left out.
         run_date: the last date that is due; the UTC date of the scheduled start if left out.
         nights: how many dates to check, up to that one.
         outputs: folder of the published runs; that of each deployment if left out.
-        config: TOML file laid over the project's own configuration.
+        config: TOML file laid over the project's own configuration; none if left out.
     """
     given: dict[str, Any] = {"dataset": dataset, "split": split, "outputs": outputs}
     run_date = run_date or logical_date()

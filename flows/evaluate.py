@@ -54,25 +54,25 @@ def evaluate(
     The flow run ends as Completed, or as Rejected if the verdict fails; the run stays published either way.
 
     Args:
-        dataset: data set to evaluate. Omitted parameters come from config and environment.
+        dataset: data set to evaluate.
         split: split of the data set.
         run_date: UTC calendar date of the run; the date of the scheduled start if left out.
         weights: weights file; the current ones, promoted last or shipped, if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
-        workers: threads or processes that work at once.
+        workers: threads or processes that work at once; one a core if left out.
         runner: kind of worker: threads, processes, or those of a Dask cluster.
         cluster: address of the Dask scheduler; a temporary cluster on this machine if left out.
         images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
-            name.
-        data_dir: folder with IDX files, asked before any other source.
-        label_column: column of the labels in the images; `none` if they have none.
-        pixel_scale: pixel value of full ink, 1 or 255.
-        invert: whether the images are black on white.
-        cache: folder of the verified source files.
-        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
+            name. None if left out.
+        data_dir: folder with IDX files, asked before any other source; none if left out.
+        label_column: column of the labels in the images; `none` if they have none; `label` if left out.
+        pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
+        invert: whether the images are black on white; no if left out.
+        cache: folder of the verified source files; that of the worker's user if left out.
+        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX; that of the deployment if left out.
         report: whether to write the report of the run.
-        config: TOML file laid over the project's own configuration.
+        config: TOML file laid over the project's own configuration; none if left out.
     """
     settings = load_settings(
         config,
@@ -136,17 +136,17 @@ def backfill(
 
     Args:
         run_date: UTC calendar date of the run.
-        dataset: data set to evaluate. Omitted parameters come from config and environment.
+        dataset: data set to evaluate.
         split: split of the data set.
         weights: weights file; the current ones, promoted last or shipped, if left out.
         images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
-            name.
-        data_dir: folder with IDX files, asked before any other source.
-        label_column: column of the labels in the images; `none` if they have none.
-        pixel_scale: pixel value of full ink, 1 or 255.
-        invert: whether the images are black on white.
-        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX.
-        config: TOML file laid over the project's own configuration.
+            name. None if left out.
+        data_dir: folder with IDX files, asked before any other source; none if left out.
+        label_column: column of the labels in the images; `none` if they have none; `label` if left out.
+        pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
+        invert: whether the images are black on white; no if left out.
+        outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX; that of the deployment if left out.
+        config: TOML file laid over the project's own configuration; none if left out.
     """
     return evaluate.fn(
         run_date=run_date,

@@ -11,8 +11,8 @@ def maintenance(outputs: AnyLocation | None = None, config: LocalPath | None = N
     """Verify runs, verdicts, decisions, shards and weights; prune by `retention`; fail if anything is damaged.
 
     Args:
-        outputs: folder of the published runs. Omitted parameters come from config and environment.
-        config: TOML file laid over the project's own configuration.
+        outputs: folder of the published runs; that of the deployment if left out.
+        config: TOML file laid over the project's own configuration; none if left out.
     """
     settings = load_settings(config, outputs=outputs)
     verified = tasks.verify(settings)

@@ -30,16 +30,16 @@ def train(
     """Train a network on the train split, score it on the test split, write weights and model card.
 
     Args:
-        dataset: data set to train on. Omitted parameters come from config and environment.
+        dataset: data set to train on.
         epochs: passes over all images.
         seed: random seed of the initial weights, the order of the images and their shifts.
         target: the .safetensors file to write; named after its content in the outputs folder if left out.
-        data_dir: folder with IDX files, asked before any other source.
-        pixel_scale: pixel value of full ink, 1 or 255.
-        invert: whether the images are black on white.
-        cache: folder of the verified source files.
-        outputs: folder of the weights if no target is given.
-        config: TOML file laid over the project's own configuration.
+        data_dir: folder with IDX files, asked before any other source; none if left out.
+        pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
+        invert: whether the images are black on white; no if left out.
+        cache: folder of the verified source files; that of the worker's user if left out.
+        outputs: folder of the weights if no target is given; that of the deployment if left out.
+        config: TOML file laid over the project's own configuration; none if left out.
     """
     given: dict[str, Any] = {
         "dataset": dataset,

@@ -164,9 +164,20 @@ def test_parameters_come_as_text_from_the_command_line_and_are_taken() -> None:
     assert flow_of("adhoc").validate_parameters(given)["batch_rows"] == 100
 
 
-def test_every_parameter_has_a_description_and_bounds_in_the_form() -> None:
+def test_every_parameter_says_in_the_form_what_leaving_it_out_means() -> None:
+    entries = read_entries(ROOT, ROOT / "outputs")
+    parameters = [(name, each) for entry in entries for name, each in entry.schema["properties"].items()]
+    silent = [name for name, each in parameters if "left out" not in each["description"] and "default" not in each]
+    assert silent == ["run_date"]  # of a backfill, which has to be given
+    described = {(name, each["description"].partition(", unless ")[0]) for name, each in parameters}
+    assert ("batch_rows", "images per forward pass. If left out: 1000") in described
+    assert ("report", "whether to write the report of the run. If left out: yes") in described
+    unless = {each["description"].partition(", unless ")[2] for name, each in parameters if name == "workers"}
+    assert unless == {"`config` or the worker's MNIST_PIPELINE_WORKERS says otherwise."}
+
+
+def test_parameters_have_bounds_in_the_form() -> None:
     schema = flow_of("adhoc").parameters
-    assert all(entry.get("description") for entry in schema.properties.values())
     (rows, _) = schema.properties["batch_rows"]["anyOf"]
     assert (rows["minimum"], rows["maximum"]) == (1, 100_000)
 

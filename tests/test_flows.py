@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
     (summary,) = ask(in_this_process, "artifacts/filter", artifacts)
     assert "night of 2026-01-30: fail" in summary["data"]
     assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
+    assert re.search(r"\| all nights \| `/.*/outputs/reports/index\.html` \|", summary["data"])
 
     words = ["mnist_pipeline", "run", "--run-date", "2026-01-30", "--config", "strict.toml", "--report"]
     done = python_m(tmp_path, environment, *words)

@@ -15,6 +15,8 @@ from mnist_pipeline.maintenance.verification import Verified
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.report.terminal import accuracy_line, not_counted_line, percent, score_cells
+from mnist_pipeline.runs import layout
+from mnist_pipeline.settings import Settings
 
 
 def _text(value: object) -> str:
@@ -27,13 +29,18 @@ def _code(value: object) -> str:
     return f"`{printable(value).translate({ord(each): None for each in '`|'})}`"
 
 
-def show_judged(judged: Judged) -> None:
-    """Create the three artifacts of a run in the current flow run."""
+def show_judged(settings: Settings, judged: Judged) -> None:
+    """Create the three artifacts of a run in the current flow run.
+
+    Args:
+        settings: where its pages are, and whether it has a report.
+        judged: the run.
+    """
     published = judged.published
     identity, totals = published.identity, published.totals
     key = f"{identity.dataset}-{identity.split}".replace("_", "-")
     shown = f"{identity.run_date}: {percent(totals.accuracy)}, {judged.verdict.outcome} ({published.run_id})"
-    create_markdown_artifact(_summary(judged), key=f"{key}-summary", description=shown)
+    create_markdown_artifact(_summary(settings, judged), key=f"{key}-summary", description=shown)
     digits = [score_cells(score) for score in published.scores]
     create_table_artifact(digits, key=f"{key}-digits", description=shown)
     create_table_artifact(_confusion(published), key=f"{key}-confusion", description=shown)
@@ -55,13 +62,16 @@ def show_maintained(outputs: str, verified: Sequence[Verified], pruned: str) -> 
     create_markdown_artifact("\n".join(lines) + "\n", key="maintenance", description=f"{found}; {pruned}")
 
 
-def _summary(judged: Judged) -> str:
+def _summary(settings: Settings, judged: Judged) -> str:
     published, verdict, identity = judged.published, judged.verdict, judged.published.identity
     not_passed = [result for result in verdict.results if result.outcome != "pass"]
     facts = {
         "run": f"`{published.run_id}`",
         "published": "by this flow run" if published.new else "before, with the same predictions",
         "files": _code(published.folder),
+        # As text: a page that was loaded over http may not link to a file.
+        **({"report": _code(settings.outputs / layout.report(published.run_id))} if settings.report else {}),
+        "all nights": _code(settings.outputs / layout.INDEX),
         "verdict": f"`{verdict.verdict_id}`",
         **{_text(reference.against): _code(reference.run_id) for reference in verdict.references},
         "weights sha256": f"`{identity.weights_sha256}`",

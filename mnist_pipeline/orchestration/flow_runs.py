@@ -1,6 +1,8 @@
 """The parameters, the run date, the name and the final state of a flow run."""
 
+import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, ParamSpec, Self, TypeVar
@@ -14,7 +16,7 @@ from prefect.states import Failed
 
 from mnist_pipeline.errors import PipelineError, SettingsError, VerdictError, has_secrets
 from mnist_pipeline.pipeline.judging import Judged
-from mnist_pipeline.settings import load_settings
+from mnist_pipeline.settings import ENVIRONMENT_PREFIX, Settings, load_settings, project_defaults
 
 REJECTED = "Rejected"  # a published run that fails its gates
 # In a worker's process Prefect raises the exception of a failed state and logs it as "unexpected exception" with its
@@ -39,12 +41,37 @@ class _Flow(Flow[P, R]):
 
 
 def flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Prefect's decorator of that name, for flows that let no secrets of an address into Prefect's database."""
+    """Prefect's decorator of that name, for flows that let no secrets of an address into Prefect's database.
+
+    The form in Prefect's UI says of each parameter what leaving it out means: a real default there would win over
+    config and environment.
+    """
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        function.__doc__ = with_defaults(inspect.cleandoc(function.__doc__ or ""), project_defaults())
         return _Flow(function, persist_result=False, **options)
 
     return decorate
+
+
+def with_defaults(doc: str, defaults: Mapping[str, Any]) -> str:
+    """A docstring whose arguments say what leaving them out means, and what wins over that.
+
+    Args:
+        doc: without the indentation of the code. Arguments that name a default keep it.
+        defaults: of the others, by name.
+    """
+
+    def completed(found: re.Match[str]) -> str:
+        name, text = found["name"], found[0].removesuffix(".")
+        if name not in Settings.model_fields or name == "run_date" or re.search("deployment|scheduled", text):
+            return found[0]
+        if "left out" not in text:
+            default = defaults.get(name, "what the project's configuration says")
+            text += f". If left out: {'yes' if default is True else 'no' if default is False else default}"
+        return f"{text}, unless `config` or the worker's {ENVIRONMENT_PREFIX}{name.upper()} says otherwise."
+
+    return re.sub(r"^    (?P<name>\w+): .*(\n     .*)*", completed, doc, flags=re.MULTILINE)
 
 
 def logical_date() -> date:

@@ -112,7 +112,7 @@ def judge(settings: Settings, published: Published) -> Judged:
     usual = logging.INFO if judged.verdict.outcome == "pass" else logging.WARNING
     logger.log(usual if judged.accepted else logging.ERROR, "%s", judged.line)
     try:
-        show_judged(judged)
+        show_judged(settings, judged)
     except Exception:
         # The run is published: a missing view in the UI must not fail it.
         logger.warning("the artifacts of %s could not be created", published.run_id, exc_info=True)
