@@ -4,6 +4,7 @@ import html
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from mnist_pipeline import load_run
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.options import OF_A_RUN
 from mnist_pipeline.core.network import SHAPES
@@ -150,7 +152,48 @@ def test_images_saves_a_picture_and_only_wrong_ones_if_asked(home: Path) -> None
 
 
 def test_images_past_the_end_says_so(home: Path) -> None:
-    assert "no images from there on" in command("images", "--start", "35").stdout
+    assert "no such images from there on" in command("images", "--start", "35").stdout
+
+
+def test_images_of_a_run_are_listed_and_drawn_as_it_predicted_them(home: Path) -> None:
+    run()
+    wrong = load_run("latest", "toy").query("not correct")
+    result = command("images", "latest", "--wrong", "--count", "3", "--save", "grid.png")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines() if line.strip()[:1].isdigit()]
+    assert len(rows) == 3
+    assert {int(row[0]) for row in rows} <= set(wrong["image_id"])
+    assert f"3 of {len(wrong)} such images; `--count {len(wrong)}` lists all" in result.stdout
+    assert (home / "grid.png").read_bytes().startswith(b"\x89PNG")
+    pair = command("images", RUN_DATE, "--wrong", "--label", rows[0][1], "--prediction", rows[0][2])
+    assert {tuple(line.split()[1:3]) for line in pair.stdout.splitlines() if "%)" in line} == {tuple(rows[0][1:3])}
+
+
+def test_images_of_a_run_without_shards_are_listed_and_not_drawn(home: Path) -> None:
+    run()
+    shutil.rmtree(home / "outputs" / "shards")
+    result = command("images", "latest", "--save", "grid.png")
+    assert result.exit_code == 0, result.output
+    assert "not drawn: " in result.stderr
+    assert "expected a shard, got no file" in result.stderr
+    assert "10 of 35 such images" in result.stdout
+    assert not (home / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--changed",), "expected a RUN, got none"),
+        (("--against", "latest"), "expected a RUN, got none"),
+        (("latest", "--weights", "x", "--data-dir", "y"), "--weights, --data-dir: expected none of these with a RUN"),
+    ],
+)
+def test_options_of_images_that_do_not_go_together_are_refused(
+    words: tuple[str, ...], message: str, home: Path
+) -> None:
+    result = command("images", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_fetch_verifies_every_split(home: Path) -> None:

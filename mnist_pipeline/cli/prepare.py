@@ -1,13 +1,22 @@
 """The commands for data and weights: fetch, images, train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, out, progress_for
+from mnist_pipeline.cli.console import app, err, opened, out, print_lines, progress_for
 from mnist_pipeline.cli.engine import run_flow
 from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, path_option, takes
+from mnist_pipeline.errors import OutputsError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnist_pipeline.pipeline.examples import Wanted
+    from mnist_pipeline.report.picture import Picture
+
+MAX_DRAWN = 400  # images
 
 
 @app.command()
@@ -67,32 +76,119 @@ def fetch(
 
 
 @app.command()
-@takes("dataset", "split", "weights", *OF_IMAGES)
+@takes("dataset", "split", "weights", *OF_IMAGES, "outputs")
 def images(
     ctx: typer.Context,
     given: Given,
-    start: Annotated[int, typer.Option(min=0, help="First image to check.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=400, help="Maximum number of images shown.")] = 10,
-    wrong: Annotated[bool, typer.Option("--wrong", help="Only images the network gets wrong.")] = False,
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="A run_id, a run date, latest or latest-passed: its images as it predicted them. Without it those of "
+            "the data set, predicted now.",
+        ),
+    ] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only images with a wrong prediction.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only images of RUN whose prediction changed, the lost ones first.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="The run they changed against (the reference of RUN's verdict).", show_default=False
+        ),
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Only images of this label.", show_default=False)
+    ] = None,
+    prediction: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Only images with this prediction.", show_default=False)
+    ] = None,
+    start: Annotated[int, typer.Option(min=0, help="First image to look at.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of images; at most 400 are drawn.")] = 10,
     save: Annotated[Path | None, path_option("--save", about="Save as .png, .svg or .pdf instead.")] = None,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Images in a row (as many as fit).", show_default=False)
     ] = None,
 ) -> None:
-    """Show a grid of digits with label and prediction."""
-    from mnist_pipeline.pipeline import examples
-    from mnist_pipeline.report import grid, terminal
+    """Show images with label and prediction: which are wrong, or changed in a published run, and what they look like.
 
+    Of a RUN it lists the most confident predictions first; on a terminal it draws them as well.
+    """
+    from mnist_pipeline.pipeline.examples import Wanted, pick
+    from mnist_pipeline.report.picture import CAPTION
+
+    wanted = Wanted(wrong, label, prediction, start)
+    if which is not None:
+        _images_of_run(given, which, wanted, count, changed, against, save, columns)
+        return
+    if changed or against is not None:
+        raise SettingsError(
+            "--changed and --against: expected a RUN, got none; name it: `mnist-pipeline images latest --changed`"
+        )
     settings = given.load()
     with progress_for(ctx.obj) as progress:
-        shown = examples.pick(settings, start, count, wrong, progress)
+        shown = pick(settings, wanted, min(count, MAX_DRAWN), progress)
     if not shown:
-        out.print("every image from there on is right" if wrong else "no images from there on")
+        out.print(
+            "every image from there on is right"
+            if wanted == Wanted(True, start=start)
+            else "no such images from there on"
+        )
         return
-    pixels, captions = [picture.pixels for picture in shown], [picture.caption for picture in shown]
+    _draw(shown, f"{settings.dataset}/{settings.split}: {CAPTION}", save, columns)
+    if save:
+        out.print(f"saved to {save}: {len(shown)} of at most {count} images", soft_wrap=True)
+
+
+def _images_of_run(
+    given: Given,
+    which: str,
+    wanted: "Wanted",
+    count: int,
+    changed: bool,
+    against: str | None,
+    save: Path | None,
+    columns: int | None,
+) -> None:
+    from mnist_pipeline.pipeline.examples import select, select_changed, with_pixels
+    from mnist_pipeline.report import terminal
+    from mnist_pipeline.report.picture import CAPTION, CAPTION_OF_CHANGED
+    from mnist_pipeline.verdicts.finding import find_run
+
+    if unused := [name for name in ("weights", *OF_IMAGES) if given.flags[name] is not None]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise SettingsError(f"{flags}: expected none of these with a RUN, which has its own images; leave them out")
+    settings = given.load()
+    run = find_run(opened(settings), which, settings.dataset, settings.split)
+    before = find_run(opened(settings), against, run.name.dataset, run.name.split) if against is not None else None
+    changed = changed or before is not None
+    selected = select_changed(run, wanted, count, before) if changed else select(run, wanted, count)
+    pictures = selected.pictures
+    if pictures and (save or out.is_terminal):
+        drawn = pictures[:MAX_DRAWN]
+        try:
+            drawn = with_pixels(run, drawn)
+        except OutputsError as error:  # shards are a cache: what is known without them is listed all the same
+            err.print(f"not drawn: {error}", style="red", soft_wrap=True)
+        else:
+            title = f"{run.name.run_id}: {CAPTION_OF_CHANGED if changed else CAPTION}"
+            _draw(drawn, title, save, columns)
+            if save:
+                out.print(f"saved to {save}: {len(drawn)} of {selected.total:,} images", soft_wrap=True)
+    if pictures:
+        print_lines(lambda _: terminal.images_table(pictures))
+    more = f"; `--count {selected.total}` lists all" if len(pictures) < selected.total else ""
+    out.print(f"run {run.name.run_id}: {len(pictures):,} of {selected.total:,} such images{more}", soft_wrap=True)
+
+
+def _draw(pictures: "Sequence[Picture]", title: str, save: Path | None, columns: int | None) -> None:
+    """Draw pictures that have pixels in the terminal, or save them as a picture."""
+    from mnist_pipeline.report import grid, terminal
+
+    pixels = [picture.pixels for picture in pictures if picture.pixels is not None]
+    captions = [picture.caption for picture in pictures]
     if save is None:
         out.print(terminal.digits_grid(pixels, captions, columns or terminal.columns_that_fit(out.width)))
     else:
-        title = f"{settings.dataset}/{settings.split}: #image_id, label -> prediction if another, confidence"
-        grid.save_grid(save, title, pixels, captions, columns or min(len(shown), 10))
-        out.print(f"saved to {save}: {len(shown)} of at most {count} images", soft_wrap=True)
+        grid.save_grid(save, title, pixels, captions, columns or min(len(pictures), 10))

@@ -3,19 +3,15 @@
 A report is a view: it can be deleted, and rebuilt at any time from the published files.
 """
 
-import heapq
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mnist_pipeline import tables
-from mnist_pipeline.core.gates import Reference
-from mnist_pipeline.core.images import as_bytes
 from mnist_pipeline.core.intervals import chance_note
-from mnist_pipeline.datasets.shards import read_selected
 from mnist_pipeline.errors import OutputsError, PipelineError, RunNotFoundError, of_machine
 from mnist_pipeline.index import links_of, try_index, update_index
+from mnist_pipeline.pipeline.examples import Selection, Wanted, select, select_changed, with_pixels
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
@@ -26,7 +22,7 @@ from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import Location, exists
-from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
+from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import stored_runs
 
 if TYPE_CHECKING:
@@ -35,8 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_EXAMPLES = 40  # in each gallery
-DIRECTIONS = ("lost", "still wrong", "gained", None)  # in the order they are shown
+MAX_EXAMPLES = 300  # in each gallery: some 200 kB
 
 
 def write_report(outputs: Outputs, run: Run) -> Location:
@@ -93,28 +88,27 @@ def written_page(outputs: Outputs, run: Run | None) -> Location:
 
 
 def _page(outputs: Outputs, run: Run) -> "Page":
-    from mnist_pipeline.report.page import ExampleImage, Page
+    from mnist_pipeline.report.page import Page
 
     manifest = run.manifest()
-    identity, (tally, calibration) = manifest.identity, manifest.counted()
+    tally, calibration = manifest.counted()
     published = newest_verdict(outputs, manifest.content)
     verdict = read_verdict(published) if published else None
-    flipped = _flipped(verdict)
-    mistakes, flips = _mistakes(run), _flips(published, flipped)
+    mistakes, flips = select(run, Wanted(wrong=True), MAX_EXAMPLES) if tally.labelled else Selection(), Selection()
+    if verdict and any(reference.changed is not None for reference in verdict.references):
+        flips = select_changed(run, Wanted(), MAX_EXAMPLES)
     decision = known_decision(outputs, manifest.content)
     notes = list(verdict.notes) if verdict else []
     if chance := chance_note(tally.correct, tally.labelled):
         notes.append(f"accuracy {chance}")
     if made_by_hand(run):
         notes.append(not_counted_line(run.name.run_id))
+    shown = (*flips.pictures, *mistakes.pictures)
     try:
-        wanted = {row["image_id"] for row in [*mistakes, *flips]}
-        found = read_selected(outputs.shards_of(manifest), identity, wanted)
-        pictures = {image_id: as_bytes(pixels)[0] for image_id, pixels in found.items()}
+        shown = with_pixels(run, shown)
     except OutputsError as error:  # shards are a cache
         logger.warning("the report of %s is without pictures: %s", run.name.run_id, error)
         notes.append("without pictures: the shards of this run are gone, damaged or cannot be read")
-        mistakes, flips = [], []
     return Page(
         links=links_of(outputs, run.name),
         decision=decision.line if decision else None,
@@ -129,67 +123,12 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         calibration=calibration,
         references=verdict.references if verdict else (),
         trend=tuple(_trend(outputs, run)),
-        flips=tuple(
-            ExampleImage(
-                image_id=row["image_id"],
-                pixels=pictures[row["image_id"]],
-                label=row["label"],
-                prediction=row["now"],
-                confidence=row["confidence_now"],
-                before=row["before"],
-                confidence_before=row["confidence_before"],
-                direction=row["direction"] or "changed",
-            )
-            for row in flips
-        ),
-        flips_total=(flipped and flipped.changed) or 0,
-        mistakes=tuple(
-            ExampleImage(
-                image_id=row["image_id"],
-                pixels=pictures[row["image_id"]],
-                label=row["label"],
-                prediction=row["prediction"],
-                confidence=row["confidence"],
-            )
-            for row in mistakes
-        ),
-        mistakes_total=tally.labelled - tally.correct,
+        flips=shown[: len(flips.pictures)],
+        flips_total=flips.total,
+        mistakes=shown[len(flips.pictures) :],
+        mistakes_total=mistakes.total,
         provenance=dict(_provenance(manifest, verdict)),
     )
-
-
-def _mistakes(run: Run) -> list[dict[str, Any]]:
-    """The most confident wrong predictions, most confident first; decodes one file of the run at a time."""
-    import pyarrow.compute as pc  # imported here: a run without a report need not wait for it
-
-    columns = ["image_id", "label", "prediction", "correct", "confidence"]
-    worst: list[dict[str, Any]] = []
-    for chunk in run.read_files(tables.PREDICTIONS, columns):
-        wrong = chunk.filter(pc.equal(chunk["correct"], False))  # null, without label, is not wrong
-        worst += wrong.sort_by([("confidence", "descending"), ("image_id", "ascending")])[:MAX_EXAMPLES].to_pylist()
-    return heapq.nsmallest(MAX_EXAMPLES, worst, key=lambda row: (-row["confidence"], row["image_id"]))
-
-
-def _flipped(verdict: Verdict | None) -> Reference | None:
-    """The first reference over the same images, or None."""
-    references = verdict.references if verdict else ()
-    return next((reference for reference in references if reference.changed is not None), None)
-
-
-def _flips(verdict: PublishedVerdict | None, flipped: Reference | None) -> list[dict[str, Any]]:
-    """The changed predictions against one reference: lost images first, the most confident of each kind first."""
-    if verdict is None or flipped is None:
-        return []
-    import pyarrow.compute as pc
-
-    flips = verdict.read(tables.FLIPS)
-    flips = flips.filter(pc.equal(flips["against"], flipped.against))
-    chosen: list[dict[str, Any]] = []
-    for direction in DIRECTIONS:
-        kind = pc.equal(flips["direction"], direction) if direction else pc.is_null(flips["direction"])
-        ordered = flips.filter(kind).sort_by([("confidence_now", "descending"), ("image_id", "ascending")])
-        chosen += ordered[: MAX_EXAMPLES - len(chosen)].to_pylist()
-    return chosen
 
 
 def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":

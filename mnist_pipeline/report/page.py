@@ -4,16 +4,14 @@ The same run gives the same text. It judges nothing and reads no file except its
 references and galleries.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from itertools import groupby
-from math import floor
 
-import numpy as np
 from jinja2 import Template
-from numpy.typing import NDArray
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.comparison import Comparison, Paired, holm_over_digits
@@ -21,12 +19,14 @@ from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Referenc
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.report.links import Links, line_of
+from mnist_pipeline.report.picture import Picture, sure
 from mnist_pipeline.report.plots import NARROW, WIDE, TrendPoint, digit_png, reliability_svg, trend_svg
 from mnist_pipeline.report.scale import Scale
 from mnist_pipeline.report.templates import environment, template
 
 TEMPLATE = "page.html.jinja"
 MAX_RUNS = 366  # in the trend: a year
+MAX_UNFOLDED = 40  # pictures of a gallery; as many are not divided by label
 MAX_CONFUSIONS = 10  # listed beside the matrix
 
 VERDICTS: Mapping[Outcome | None, str] = {
@@ -43,29 +43,6 @@ SHORT_OF = {
     "max_nll": "an excess", "max_brier": "an excess",
 }  # fmt: skip
 MEANS = {"max_nll", "max_brier"}
-
-
-@dataclass(frozen=True, eq=False)
-class ExampleImage:
-    """One example image of a gallery.
-
-    Attributes:
-        image_id: its position in the split.
-        pixels: `[28, 28]` uint8, 0..255.
-        label: None for a data set without labels.
-        prediction, confidence: of the run.
-        before, confidence_before: of the reference; changed predictions only.
-        direction: "lost", "gained", "still wrong" or "changed"; changed predictions only.
-    """
-
-    image_id: int
-    pixels: NDArray[np.uint8]
-    label: int | None
-    prediction: int
-    confidence: float
-    before: int | None = None
-    confidence_before: float | None = None
-    direction: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +74,9 @@ class Page:
     calibration: Calibration
     references: tuple[Reference, ...]
     trend: tuple[TrendPoint, ...]
-    flips: tuple[ExampleImage, ...]
+    flips: tuple[Picture, ...]
     flips_total: int
-    mistakes: tuple[ExampleImage, ...]
+    mistakes: tuple[Picture, ...]
     mistakes_total: int
     provenance: Mapping[str, str]
     decision: str | None = None
@@ -131,12 +108,36 @@ class Confusion:
     share: float
 
 
+@dataclass(frozen=True)
+class Group:
+    """Pictures of a gallery that are folded away together.
+
+    Attributes:
+        title: what they have in common.
+        direction: of all of them; None in a gallery of wrong predictions.
+        pictures: by label, then by prediction, the most common first, then the most confident first.
+        total: the number of such images; not all of them need be shown.
+        predicted: how many of them have which prediction.
+        anchors: image_id -> the id in the page, of the first picture of each label and wrong prediction.
+        unfolded: whether it is unfolded at first.
+    """
+
+    title: str
+    direction: str | None
+    pictures: Sequence[Picture]
+    total: int
+    predicted: str
+    anchors: Mapping[int, str]
+    unfolded: bool
+
+
 def render_page(page: Page) -> str:
     """Render the page as HTML, to be written as UTF-8."""
     tally, trend = page.tally, page.trend[-MAX_RUNS:]
     compared = next((reference for reference in page.references if reference.comparisons), None)
     rows = _rows(tally, compared)
     cells = _confusions(tally)
+    mistakes = _groups(page.mistakes, {score.digit: score.images - score.correct for score in tally.scores()})
     return _template().render(
         page=page,
         links=page.links,
@@ -160,6 +161,9 @@ def render_page(page: Page) -> str:
         trends={
             name: trend_svg(trend, page.run_id, size) for name, size in (("wide", WIDE), ("narrow", NARROW)) if trend
         },
+        flips=_groups(page.flips),
+        mistakes=mistakes,
+        anchors={anchor for group in mistakes for anchor in group.anchors.values()},
         flipped=next((reference for reference in page.references if reference.changed is not None), None),
     )
 
@@ -174,6 +178,7 @@ def _template() -> Template:
         "sensitivity": sensitivity,
         "png": digit_png,
         "line_of": line_of,
+        "alt": alternative,
     }
     environment().filters.update(filters)
     environment().tests["paired"] = lambda line: isinstance(line, Paired)
@@ -187,11 +192,11 @@ def p_text(p: float) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
-def sure(confidence: float) -> str:
-    """A confidence 0..1 as a percentage; 100 % only if it is 1, since a mistake at 99.98 % matters."""
-    if 0.995 <= confidence < 1.0:
-        return f"{floor(10_000 * confidence) / 100:.2f} %"
-    return f"{100 * confidence:.0f} %"
+def alternative(picture: Picture) -> str:
+    """What a picture shows, for those who do not see it."""
+    what = "a handwritten digit" if picture.label is None else f"a handwritten {picture.label}"
+    before = "" if picture.before is None else f", {picture.before} before"
+    return f"{what}, taken for {picture.prediction}{before}"
 
 
 def sentence(text: str) -> str:
@@ -246,6 +251,48 @@ def _rows(tally: Tally, compared: Reference | None) -> list[Row]:
     low, high = (bounds.low, bounds.high) if bounds else (None, None)
     last = Row("all", tally.labelled, tally.correct, tally.accuracy, low, high, None, whole, whole.p if whole else None)
     return [*rows, last]
+
+
+def _groups(pictures: Sequence[Picture], totals: Mapping[int, int] | None = None) -> list[Group]:
+    """The pictures by direction, in their order; where there are many of one, by label, the most pictures first.
+
+    Args:
+        pictures: of a gallery.
+        totals: the number of such images of each label; only these if None.
+    """
+    groups, unfolded = [], 0
+    for direction in dict.fromkeys(picture.direction for picture in pictures):
+        of_it = [picture for picture in pictures if picture.direction == direction]
+        by_title: dict[str, list[Picture]] = {}
+        for picture in of_it:
+            title = f"{picture.before} before" if picture.label is None else f"label {picture.label}"
+            by_title.setdefault("all digits" if len(of_it) <= MAX_UNFOLDED else title, []).append(picture)
+        for title, members in sorted(by_title.items(), key=lambda item: (-len(item[1]), item[0])):
+            unfolded += len(members)
+            labels = {picture.label for picture in members}
+            total = sum(totals[label] for label in labels if label is not None) if totals else len(members)
+            groups.append(_group(title, direction, members, total, unfolded <= MAX_UNFOLDED))
+    return groups
+
+
+def _group(title: str, direction: str | None, pictures: Sequence[Picture], total: int, unfolded: bool) -> Group:
+    pairs = Counter((picture.label, picture.prediction) for picture in pictures)
+    predicted = Counter(picture.prediction for picture in pictures)
+    firsts = {(picture.label, picture.prediction): picture.image_id for picture in reversed(pictures)}
+
+    def order(picture: Picture) -> tuple[int, int, int]:
+        label = -1 if picture.label is None else picture.label
+        return label, -pairs[picture.label, picture.prediction], picture.prediction
+
+    return Group(
+        title=title,
+        direction=direction,
+        pictures=sorted(pictures, key=order),
+        total=total,
+        predicted=", ".join(f"{digit} ({n:,})" for digit, n in sorted(predicted.items(), key=lambda i: (-i[1], i[0]))),
+        anchors={} if direction else {firsts[pair]: f"wrong-{pair[0]}-{pair[1]}" for pair in pairs},
+        unfolded=unfolded,
+    )
 
 
 def _change_scale(rows: Sequence[Row]) -> Scale:

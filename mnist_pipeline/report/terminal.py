@@ -16,6 +16,7 @@ from mnist_pipeline.core.gates import WORST_FIRST, GateResult, Outcome, Referenc
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.intervals import chance_note, wilson
 from mnist_pipeline.core.tally import DigitScore
+from mnist_pipeline.report.picture import Picture, sure
 
 CELL_GAP = 2
 INK = 96  # pixels at least this bright are drawn
@@ -164,6 +165,28 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
     for start in range(0, len(cells), columns):
         grid.add_row(*cells[start : start + columns])
     return grid
+
+
+def images_table(pictures: Sequence[Picture]) -> Table:
+    """One line for each image: image_id, label, prediction; of changed ones also the prediction before.
+
+    At most 60 characters wide up to image 9,999,999.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    changed = any(picture.before is not None for picture in pictures)
+    for heading in ("image_id", "label", "prediction", *(("before", "") if changed else ())):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for picture in pictures:
+        before, sure_before = picture.before, picture.confidence_before
+        cells = [
+            str(picture.image_id),
+            "-" if picture.label is None else str(picture.label),
+            f"{picture.prediction} ({sure(picture.confidence)})",
+            "-" if before is None or sure_before is None else f"{before} ({sure(sure_before)})",
+            picture.direction or "",
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return table
 
 
 def path_line(path: PurePath) -> str:

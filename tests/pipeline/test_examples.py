@@ -11,7 +11,8 @@ from mnist_pipeline.core.network import predict
 from mnist_pipeline.datasets.formats.idx import read_images
 from mnist_pipeline.errors import LabelError, WeightsError
 from mnist_pipeline.pipeline import examples
-from mnist_pipeline.pipeline.examples import Picture, pick
+from mnist_pipeline.pipeline.examples import Wanted, pick
+from mnist_pipeline.report.picture import Picture
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
 from tests.builders import make_split, random_images, random_labels, random_network, small_settings
@@ -48,11 +49,11 @@ def ids(pictures: list[Picture]) -> list[int]:
     ],
 )
 def test_pictures_are_those_from_start_on(start: int, count: int, expected: Any, toy: Settings) -> None:
-    assert ids(pick(toy, start, count, wrong=False)) == list(expected)
+    assert ids(pick(toy, Wanted(start=start), count)) == list(expected)
 
 
 def test_a_picture_is_an_image_with_label_prediction_and_confidence(toy: Settings) -> None:
-    for picture in pick(toy, 0, ROWS, wrong=False):
+    for picture in pick(toy, Wanted(), ROWS):
         np.testing.assert_array_equal(picture.pixels, random_images(ROWS)[picture.image_id], strict=True)
         assert picture.label == random_labels(ROWS)[picture.image_id]
         assert picture.prediction == PREDICTIONS[picture.image_id]
@@ -61,15 +62,15 @@ def test_a_picture_is_an_image_with_label_prediction_and_confidence(toy: Setting
 
 @pytest.mark.parametrize(("start", "count"), [(0, 2), (0, 100), (7, 5), (WRONG[-1], 3), (WRONG[-1] + 1, 3)])
 def test_wrong_pictures_are_those_whose_prediction_is_not_the_label(start: int, count: int, toy: Settings) -> None:
-    assert ids(pick(toy, start, count, wrong=True)) == [row for row in WRONG if row >= start][:count]
+    assert ids(pick(toy, Wanted(wrong=True, start=start), count)) == [row for row in WRONG if row >= start][:count]
 
 
 def test_without_labels_no_picture_is_wrong(tmp_path: Path, toy: Settings) -> None:
     make_split(tmp_path / "unlabelled", ROWS, labelled=False)
     unlabelled = toy.model_copy(update={"data_dir": tmp_path / "unlabelled"})
     with pytest.raises(LabelError, match="toy/test: expected labels, got none; without them nothing can be wrong"):
-        pick(unlabelled, 0, 5, wrong=True)
-    assert [picture.label for picture in pick(unlabelled, 0, 5, wrong=False)] == [None] * 5
+        pick(unlabelled, Wanted(wrong=True), 5)
+    assert [picture.label for picture in pick(unlabelled, Wanted(), 5)] == [None] * 5
 
 
 def test_no_more_is_read_than_is_needed(toy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +81,13 @@ def test_no_more_is_read_than_is_needed(toy: Settings, monkeypatch: pytest.Monke
         return read_images(*arguments)
 
     monkeypatch.setattr("mnist_pipeline.datasets.formats.idx.read_images", read)
-    pick(toy, 2, 5, wrong=False)
+    pick(toy, Wanted(start=2), 5)
     assert [(rows.start, rows.stop) for rows in seen] == [(2, 6), (6, 10)]
 
 
 def test_weights_that_are_none_are_refused(toy: Settings, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="expected a weights file, got nothing there"):
-        pick(toy.model_copy(update={"weights": tmp_path / "none.npz"}), 0, 1, wrong=False)
+        pick(toy.model_copy(update={"weights": tmp_path / "none.npz"}), Wanted(), 1)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_weights_that_are_none_are_refused(toy: Settings, tmp_path: Path) -> Non
         (None, 6, 1.0, "#247 6 (100 %)"),
         (0, 1, 0.104, "#247 0 -> 1 (10 %)"),
         (0, 0, 0.104, "#247 0 (10 %)"),
+        (4, 6, 0.9998, "#247 4 -> 6 (99.98 %)"),
     ],
 )
 def test_a_caption_tells_label_and_prediction_where_they_differ(
@@ -104,6 +106,11 @@ def test_a_caption_tells_label_and_prediction_where_they_differ(
 ) -> None:
     blank = np.zeros((28, 28), np.uint8)
     assert Picture(247, blank, label, prediction, confidence).caption == caption
+
+
+@pytest.mark.parametrize(("label", "caption"), [(4, "#247 4: 9 -> 6 (81 %)"), (None, "#247 9 -> 6 (81 %)")])
+def test_a_caption_of_a_changed_image_has_both_predictions(label: int | None, caption: str) -> None:
+    assert Picture(247, None, label, 6, 0.81, before=9, confidence_before=0.7).caption == caption
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.floats(0.1, 1))
@@ -116,7 +123,7 @@ def test_a_caption_has_an_arrow_exactly_where_the_prediction_is_wrong(
 
 def test_without_weights_given_the_current_ones_are_looked_through(toy: Settings, tmp_path: Path) -> None:
     toy = toy.model_copy(update={"weights": None})
-    shipped = [picture.prediction for picture in pick(toy, 0, ROWS, wrong=False)]
+    shipped = [picture.prediction for picture in pick(toy, Wanted(), ROWS)]
     promote_to(toy.outputs, random_network())
-    promoted = [picture.prediction for picture in pick(toy, 0, ROWS, wrong=False)]
+    promoted = [picture.prediction for picture in pick(toy, Wanted(), ROWS)]
     assert promoted == PREDICTIONS.tolist() != shipped

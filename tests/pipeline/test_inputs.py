@@ -16,7 +16,7 @@ from mnist_pipeline.datasets.formats.parquet import ParquetSplit
 from mnist_pipeline.datasets.source_files import SourceFile
 from mnist_pipeline.errors import ChecksumError, DataError
 from mnist_pipeline.pipeline import evaluation, inputs
-from mnist_pipeline.pipeline.examples import pick
+from mnist_pipeline.pipeline.examples import Wanted, pick
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.settings import Settings
 from tests.builders import images_name, labels_name, random_images, random_labels, small_settings
@@ -210,4 +210,4 @@ def test_images_that_rotted_are_not_shown(night: MakeSettings) -> None:
     evaluation.evaluate(night())
     rot(night())
     with pytest.raises(DataError, match="as when it was hashed last"):
-        pick(night(), 0, 25, wrong=False)
+        pick(night(), Wanted(), 25)

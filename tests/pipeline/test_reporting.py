@@ -133,17 +133,19 @@ def test_the_report_of_a_run_that_was_never_judged_says_so(tmp_path: Path, pages
 
 
 def test_the_most_confident_mistakes_come_first_and_are_shown_with_their_images(
-    tmp_path: Path, pages: list[Page]
+    tmp_path: Path, pages: list[Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reporting, "MAX_EXAMPLES", 40)
     run = night(tmp_path)
     write_report(opened(outputs_of(run)), run)
     (page,) = pages
     wrong = frame(run).query("~correct").sort_values(["confidence", "image_id"], ascending=[False, True])
-    assert page.mistakes_total == len(wrong) > reporting.MAX_EXAMPLES
+    assert page.mistakes_total == len(wrong) > reporting.MAX_EXAMPLES == 40
     assert [item.image_id for item in page.mistakes] == wrong["image_id"].tolist()[: reporting.MAX_EXAMPLES]
     for item, (_, row) in zip(page.mistakes, wrong.iterrows(), strict=False):
         assert (item.label, item.prediction) == (row["label"], row["prediction"])
         assert item.confidence == pytest.approx(row["confidence"])
+        assert item.pixels is not None
         np.testing.assert_array_equal(item.pixels, random_images(ROWS)[item.image_id])
 
 
@@ -213,8 +215,8 @@ def test_without_its_shards_a_report_has_a_note_instead_of_pictures(
             flip_bit(shard)
     text = on_disk(write_report(opened(outputs_of(run)), run)).read_text()
     (page,) = pages
-    assert (page.mistakes, page.flips) == ((), ())
-    assert page.mistakes_total > 0
+    assert len(page.mistakes) == page.mistakes_total > 0
+    assert {picture.pixels for picture in page.mistakes} == {None}
     assert page.notes[-1] == "without pictures: the shards of this run are gone, damaged or cannot be read"
     assert "ithout pictures: the shards of this run are gone, damaged or cannot be read" in text
     assert f"the report of {run.name.run_id} is without pictures: " in caplog.text

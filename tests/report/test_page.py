@@ -1,15 +1,11 @@
 import base64
-import html
 import io
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,9 @@ from mnist_pipeline.core.comparison import Paired, Pairs, holm, unpaired
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import Tally
-from mnist_pipeline.report.page import MAX_RUNS, ExampleImage, Page, p_text, render_page, sensitivity, sentence, sure
+from mnist_pipeline.pipeline.reporting import MAX_EXAMPLES
+from mnist_pipeline.report.page import MAX_RUNS, Page, p_text, render_page, sensitivity, sentence
+from mnist_pipeline.report.picture import Picture, sure
 from mnist_pipeline.report.plots import TrendPoint
 from tests.builders import random_images
 
@@ -84,12 +82,12 @@ def nights(number: int) -> tuple[TrendPoint, ...]:
     return tuple(found)
 
 
-def flip(place: int, direction: str | None = "lost", label: int | None = 4) -> ExampleImage:
-    return ExampleImage(1000 + place, PIXELS[place], label, 6, 0.81, 4, 0.93, direction)
+def flip(place: int, direction: str | None = "lost", label: int | None = 4) -> Picture:
+    return Picture(1000 + place, PIXELS[place % 40], label, 6, 0.81, 4, 0.93, direction)
 
 
-def mistake(place: int) -> ExampleImage:
-    return ExampleImage(2000 + place, PIXELS[place], 4, 6, 0.99985)
+def mistake(place: int) -> Picture:
+    return Picture(2000 + place, PIXELS[place % 40], 4, 6, 0.99985)
 
 
 PAGE = Page(
@@ -283,10 +281,11 @@ def test_the_same_night_is_the_same_text() -> None:
 
 
 def test_a_page_with_full_galleries_and_a_year_of_nights_is_small() -> None:
-    flips, mistakes = tuple(map(flip, range(40))), tuple(map(mistake, range(40)))
+    flips = tuple(flip(place, label=place % 10) for place in range(MAX_EXAMPLES))
+    mistakes = tuple(replace(mistake(place), label=place % 10) for place in range(MAX_EXAMPLES))
     page = render_page(replace(PAGE, flips=flips, mistakes=mistakes, trend=nights(2 * MAX_RUNS)))
-    assert page.count("<img ") == 80
-    assert len(page.encode()) < 1_000_000
+    assert page.count("<img ") == 2 * MAX_EXAMPLES
+    assert len(page.encode()) < 1_300_000  # of random pixels: those of digits take a fifth
     assert f"The latest {MAX_RUNS} of {2 * MAX_RUNS} runs." in page
 
 
@@ -403,7 +402,7 @@ def test_every_figure_of_every_digit_is_in_the_table(full: Reader) -> None:
             *(str(score.digit), f"{score.correct:,}", f"of {score.images:,}", f"{100 * score.accuracy:.2f} %"),
             f"{100 * score.accuracy_low:.2f} to {100 * score.accuracy_high:.2f}",
             f"{score.correct:,} of {score.images:,}",
-            *(f"{100 * score.precision:.2f} %", f"{score.mean_confidence:.3f}"),
+            *(f"{100 * score.precision:.2f} %", f"{score.f1:.4f}", f"{score.mean_confidence:.3f}"),
             f"{score.top_wrong_prediction} ({score.top_wrong_count}x)",
             *(f"{100 * line.difference:+.2f}", f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"),
             *(f"p {p_text(p)}", p_text(p)),
@@ -470,14 +469,68 @@ def test_galleries_show_the_very_images_with_their_captions(full: Reader) -> Non
     shown = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(value.partition(",")[2])))) for value in full.values("src")
     ]
-    assert [bool((255 - image == PIXELS[place]).all()) for place, image in enumerate(shown)] == [True] * 5
+    assert [bool((255 - image == PIXELS[place % 40]).all()) for place, image in enumerate(shown)] == [True] * 5
     flips, mistakes = full.text("flips"), full.text("mistakes")
-    assert "123 images are predicted as another digit than in the last passed run; 3 shown." in flips
-    assert "#1000 label 4\n4 (93 %) before\n6 (81 %) now\nlost\n" in flips
-    assert "#1002 label 8\n4 (93 %) before\n6 (81 %) now\nstill wrong" in flips
-    assert "77 images are predicted wrongly; the 2 most confident shown." in mistakes
+    changed = f"mnist-pipeline images {RUN_ID} --changed --count 123"
+    assert "123 images are predicted as another digit than in the last passed run." in flips
+    assert f"3 are shown, the lost ones first, the most confident first; {changed} lists all." in flips
+    assert "lost, all digits: 1 image, taken for 6 (1)\n#1000 label 4\nwas 4 (93 %)\nnow 6 (81 %)\n" in flips
+    assert "still wrong, all digits: 1 image, taken for 6 (1)\n#1002 label 8\nwas 4 (93 %)\nnow 6 (81 %)" in flips
+    assert "77 images are predicted wrongly." in mistakes
+    assert f"The 2 most confident are shown; mnist-pipeline images {RUN_ID} --wrong --count 77 lists all" in mistakes
     assert "#2003\n4 → 6 (99.98 %)" in mistakes
     assert rendered(PAGE).count("image-rendering: pixelated") == 1
+
+
+def test_galleries_of_many_images_are_folded_by_label_and_the_first_ones_are_open() -> None:
+    wrong = tuple(
+        replace(mistake(place), label=label, prediction=prediction)
+        for place, (label, prediction) in enumerate([(9, 4), (8, 3), (9, 4), (9, 7), *[(8, 2)] * 12, *[(5, 3)] * 30])
+    )
+    page = rendered(replace(PAGE, mistakes=wrong, tally=ALL_WRONG.tally))
+    section = Reader(page[page.index('<section id="mistakes"') : page.index('<section id="provenance"')])
+    totals = [score.images for score in ALL_WRONG.tally.scores()]
+    titles = [line for line in section.text().split("\n") if line.startswith("label")]
+    assert titles == [
+        f"label 5: 30 of {totals[5]} images, taken for 3 (30)",
+        f"label 8: 13 of {totals[8]} images, taken for 2 (12), 3 (1)",
+        f"label 9: 3 of {totals[9]} images, taken for 4 (2), 7 (1)",
+    ]
+    assert re.findall(r"#(\d+)", section.text())[-3:] == ["2000", "2002", "2003"]
+    assert [name for tag, name, _ in section.attributes if (tag, name) == ("details", "open")] == ["open"]
+
+
+def test_the_most_common_mistakes_lead_to_their_images() -> None:
+    label, prediction = divmod(int((TALLY.confusion * (1 - np.eye(10, dtype=int))).argmax()), 10)
+    reader = read(replace(PAGE, mistakes=(replace(mistake(1), label=label, prediction=prediction),)))
+    assert f"#wrong-{label}-{prediction}" in reader.values("href")
+    assert f"wrong-{label}-{prediction}" in reader.values("id")
+    assert f"images of {label} taken for {prediction}" in reader.text("confusion")
+
+
+def test_images_without_pixels_are_listed_all_the_same() -> None:
+    reader = read(replace(PAGE, flips=(replace(flip(0), pixels=None),), mistakes=()))
+    assert "img" not in [tag for tag, _, _ in reader.attributes]
+    assert "#1000 label 4\nwas 4 (93 %)\nnow 6 (81 %)" in reader.text("flips")
+
+
+# What those need who do not see it, or have no mouse
+
+
+@pytest.mark.parametrize("page", [PAGE, UNLABELLED], ids=["full", "unlabelled"])
+def test_tables_pictures_and_scrolling_parts_have_names_and_the_keyboard_reaches_them(page: Page) -> None:
+    text = rendered(page)
+    reader = Reader(text)
+    assert reader.opened.count("main") == 1
+    assert len(re.findall(r"<table[^>]*>\s*<caption[^>]*>\w", text)) == reader.opened.count("table") > 0
+    scrolling = re.findall(r'<div class="scroll"([^>]*)>', text)
+    assert all(re.fullmatch(r' role="region" aria-label="\w[^"]+" tabindex="0"', found) for found in scrolling)
+    assert len({*scrolling}) == len(scrolling) > 0
+    alternatives = [value for tag, name, value in reader.attributes if (tag, name) == ("img", "alt")]
+    assert alternatives
+    assert all("handwritten" in each and "taken for 6" in each for each in alternatives)
+    levels = [int(tag[1]) for tag in reader.opened if re.fullmatch(r"h\d", tag)]
+    assert all(below <= above + 1 for above, below in pairwise(levels))
 
 
 def test_provenance_is_shown_in_order(full: Reader) -> None:
@@ -495,7 +548,7 @@ def test_a_run_without_labels_says_so_and_shows_what_was_predicted() -> None:
         assert f"\n{digit}\n{count:,}\n{100 * count / IMAGES:.2f} %" in reader.text("digits")
     for section in ("confusion", "confidence", "mistakes"):
         assert "No labels" in reader.text(section)
-    assert "#1000\n4 (93 %) before\n6 (81 %) now\nchanged" in reader.text("flips")
+    assert "changed, all digits: 1 image, taken for 6 (1)\n#1000\nwas 4 (93 %)\nnow 6 (81 %)" in reader.text("flips")
     assert "1 image is predicted as another digit" in reader.text("flips")
     assert "No run with an accuracy" in reader.text("nights")
 
@@ -574,79 +627,3 @@ def test_the_detectable_loss_is_shown_unless_the_gate_failed() -> None:
     )
     assert sensitivity(result("max_loss", "fail", "", detectable=0.0042)) == ""
     assert sensitivity(result("max_loss", "pass", "")) == ""
-
-
-# In a browser
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--window-size=1400,900", "--virtual-time-budget=5000",
-)  # fmt: skip
-# The page in frames of their own widths; outside them, what runs once one is loaded.
-FRAME = """<!doctype html><meta charset="utf-8">
-{frames}
-<script>
-for (const frame of document.querySelectorAll("iframe")) frame.onload = event => {{
-  const page = event.target.contentDocument, root = page.documentElement;
-  const right = found => found.getBoundingClientRect().right;
-  const beyond = [...page.querySelectorAll("body *")].filter(found => right(found) > root.clientWidth + 1);
-  const scrolling = [...page.querySelectorAll(".scroll")].filter(found => found.scrollWidth > found.clientWidth + 1);
-  const cut = [...page.querySelectorAll("td, th")].filter(found => found.scrollWidth > found.clientWidth + 1);
-  const name = found => found.tagName + "." + (found.getAttribute("class") || "");
-  frame.nextElementSibling.textContent = JSON.stringify({{
-    width: root.clientWidth, content: root.scrollWidth, height: root.scrollHeight,
-    beyond: beyond.map(name), scrolling: scrolling.map(name), cut: cut.map(found => found.textContent),
-    broken: [...page.images].filter(image => image.naturalWidth !== 28).length,
-  }});
-}};
-</script>"""
-
-
-def measured(page: Page, folder: Path, *widths: int) -> list[dict[str, Any]]:
-    """How the page comes out in a real browser, so many CSS pixels wide."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser found: none of {', '.join(BROWSERS)} is installed")
-    frame = f'height="900" style="border:0" srcdoc="{html.escape(rendered(page))}"></iframe><pre></pre>'
-    frames = "".join(f'<iframe width="{width}" {frame}' for width in widths)
-    (folder / "frame.html").write_text(FRAME.format(frames=frames))
-    command = [browser, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.findall(r"<pre>(.*?)</pre>", result.stdout, flags=re.DOTALL)
-    return [json.loads(html.unescape(each)) for each in found]
-
-
-@pytest.mark.parametrize("page", [PAGE, UNLABELLED, ALONE, LIKE_MNIST], ids=["full", "unlabelled", "alone", "mnist"])
-def test_nothing_is_wider_than_the_screen(page: Page, tmp_path: Path) -> None:
-    widths = (1280, 390)
-    for width, found in zip(widths, measured(page, tmp_path, *widths), strict=True):
-        assert found["width"] == width
-        assert found["content"] <= width
-        assert found["beyond"] == []
-        assert found["scrolling"] == []
-        assert found["cut"] == []
-        assert found["broken"] == 0
-        assert found["height"] > 900
-
-
-def test_large_counts_stay_apart_and_scroll_within_their_table(tmp_path: Path) -> None:
-    many = Tally(TALLY.confusion * 30_000, TALLY.unlabelled, TALLY.confidence_sum * 30_000)
-    (found,) = measured(replace(PAGE, tally=many, references=()), tmp_path, 390)
-    assert (found["content"], found["cut"]) == (390, [])
-    assert "DIV.scroll" in found["scrolling"]
-
-
-def test_names_without_an_end_do_not_widen_a_phone(tmp_path: Path) -> None:
-    long = "x" * 300
-    page = replace(
-        PAGE,
-        run_id=long,
-        dataset=long,
-        notes=(long,),
-        provenance={long: long},
-        references=(replace(LAST, run_id=long),),
-    )
-    (found,) = measured(page, tmp_path, 390)
-    assert (found["content"], found["beyond"]) == (390, [])
