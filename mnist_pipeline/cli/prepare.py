@@ -179,7 +179,8 @@ def _images_of_run(
     if pictures:
         print_lines(lambda _: terminal.images_table(pictures))
     more = f"; `--count {selected.total}` lists all" if len(pictures) < selected.total else ""
-    out.print(f"run {run.name.run_id}: {len(pictures):,} of {selected.total:,} such images{more}", soft_wrap=True)
+    found = f"{len(pictures):,} of {selected.total:,}" if pictures else "no"
+    out.print(f"run {run.name.run_id}: {found} such images{more}", soft_wrap=True)
 
 
 def _draw(pictures: "Sequence[Picture]", title: str, save: Path | None, columns: int | None) -> None:

@@ -100,9 +100,10 @@ def _reliability(bins: Sequence[ReliabilityBin]) -> str:
     lower.set_xticks(shares, [_percent(share) for share in shares])
     lower.set_yticks([])
     upper.grid(color=FAINT, linewidth=0.7)
-    return _svg(
-        figure, "reliability", "Accuracy against confidence, by bin of confidence; the numbers are in the table"
-    )
+    known = [(item.accuracy, item.mean_confidence) for item in bins if item.images]
+    below = sum(accuracy < mean for accuracy, mean in known if accuracy is not None and mean is not None)
+    what = f"Accuracy against confidence: in {below} of {len(known)} bins accuracy is below confidence"
+    return _svg(figure, "reliability", f"{what}; the numbers are in the table")
 
 
 def trend_svg(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int] = WIDE) -> str:
@@ -142,7 +143,12 @@ def _trend(points: Sequence[TrendPoint], run_id: str, size: tuple[int, int]) -> 
         loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=len(OUTCOMES), frameon=False,
         fontsize=11, labelcolor=INK, handletextpad=0.1, columnspacing=1.2, borderaxespad=0.2,
     )  # fmt: skip
-    what = f"Accuracy with 95 % intervals of {len(points)} runs; the numbers are in the table"
+    lowest, highest = min(point.accuracy for point in points), max(point.accuracy for point in points)
+    what = (
+        f"Accuracy with 95 % intervals of {len(points)} runs from {points[0].run_date} to {points[-1].run_date}: "
+        f"{100 * lowest:.2f} % to {100 * highest:.2f} %, the last {100 * points[-1].accuracy:.2f} %; "
+        "the numbers are in the table"
+    )
     return _svg(figure, f"trend-{width}", what)
 
 

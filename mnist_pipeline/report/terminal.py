@@ -174,8 +174,8 @@ def images_table(pictures: Sequence[Picture]) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     changed = any(picture.before is not None for picture in pictures)
-    for heading in ("image_id", "label", "prediction", *(("before", "") if changed else ())):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for heading in ("image_id", "label", "prediction", *(("before", "direction") if changed else ())):
+        table.add_column(heading, justify="left" if heading == "direction" else "right", no_wrap=True)
     for picture in pictures:
         before, sure_before = picture.before, picture.confidence_before
         cells = [

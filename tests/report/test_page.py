@@ -472,12 +472,13 @@ def test_galleries_show_the_very_images_with_their_captions(full: Reader) -> Non
     assert [bool((255 - image == PIXELS[place % 40]).all()) for place, image in enumerate(shown)] == [True] * 5
     flips, mistakes = full.text("flips"), full.text("mistakes")
     changed = f"mnist-pipeline images {RUN_ID} --changed --count 123"
+    wrong = f"mnist-pipeline images {RUN_ID} --wrong --count 77"
     assert "123 images are predicted as another digit than in the last passed run." in flips
-    assert f"3 are shown, the lost ones first, the most confident first; {changed} lists all." in flips
+    assert f"other way round. 3 are shown, the lost ones first, the most confident first; {changed} lists all." in flips
     assert "lost, all digits: 1 image, taken for 6 (1)\n#1000 label 4\nwas 4 (93 %)\nnow 6 (81 %)\n" in flips
     assert "still wrong, all digits: 1 image, taken for 6 (1)\n#1002 label 8\nwas 4 (93 %)\nnow 6 (81 %)" in flips
     assert "77 images are predicted wrongly." in mistakes
-    assert f"The 2 most confident are shown; mnist-pipeline images {RUN_ID} --wrong --count 77 lists all" in mistakes
+    assert f"of each pair first. The 2 most confident are shown; {wrong} lists all, and --label 9" in mistakes
     assert "#2003\n4 → 6 (99.98 %)" in mistakes
     assert rendered(PAGE).count("image-rendering: pixelated") == 1
 
@@ -529,6 +530,8 @@ def test_tables_pictures_and_scrolling_parts_have_names_and_the_keyboard_reaches
     alternatives = [value for tag, name, value in reader.attributes if (tag, name) == ("img", "alt")]
     assert alternatives
     assert all("handwritten" in each and "taken for 6" in each for each in alternatives)
+    drawings = [value for tag, name, value in reader.attributes if (tag, name) == ("svg", "aria-label")]
+    assert all(re.search(r"\d", each) for each in drawings)
     levels = [int(tag[1]) for tag in reader.opened if re.fullmatch(r"h\d", tag)]
     assert all(below <= above + 1 for above, below in pairwise(levels))
 
