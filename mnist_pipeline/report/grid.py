@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.errors import OutputsError, SettingsError
 
 CELL_INCHES = 1.15
+LETTER_INCHES = 0.08  # of the title
 
 
 def save_grid(
@@ -19,7 +20,7 @@ def save_grid(
 
     Args:
         path: a file that matplotlib can write: .png, .svg, .pdf.
-        title: a line above the grid.
+        title: above the grid; two lines if there is a colon in it.
         images: n arrays `[28, 28]` uint8, 0..255.
         captions: n lines of text.
         columns: images per row.
@@ -31,8 +32,10 @@ def save_grid(
     from mnist_pipeline.report.drawing import new_figure  # here, as it takes half a second
 
     rows = math.ceil(len(images) / columns)
-    figure = new_figure(figsize=(columns * CELL_INCHES, rows * CELL_INCHES * 1.3 + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=9)
+    lines = title.split(": ", 1)
+    width = max(columns * CELL_INCHES, max(map(len, lines)) * LETTER_INCHES)  # no title is cut
+    figure = new_figure(figsize=(width, rows * CELL_INCHES * 1.3 + 0.2 + 0.2 * len(lines)), layout="constrained")
+    figure.suptitle(":\n".join(lines), fontsize=9)
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise SettingsError(f"picture {path}: expected a suffix among {', '.join(sorted(known))}; choose another name")

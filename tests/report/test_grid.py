@@ -45,6 +45,13 @@ def test_captions_are_beside_their_images(tmp_path: Path) -> None:
     assert "<!-- 4 -&gt; 6 (81 %) -->" in text
 
 
+def test_a_title_longer_than_the_images_are_wide_is_whole(tmp_path: Path) -> None:
+    save_grid(tmp_path / "grid.png", "2026-01-31-toy-test-0123456789ab: " + "M" * 40, *pictures(1), columns=1)
+    ink = matplotlib.image.imread(tmp_path / "grid.png")[:, :, :3].mean(axis=2) < 0.5
+    assert ink[:60].any()
+    assert not ink[:60, [0, -1]].any()
+
+
 @pytest.mark.parametrize("name", ["grid", "grid.doc", "grid.png.txt"])
 def test_a_suffix_that_names_no_format_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{name}: expected a suffix among .*pdf.*png.*svg.*; choose another name"):
