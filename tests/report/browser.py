@@ -24,13 +24,13 @@ QUIET = (
     "--hide-scrollbars", "--window-size=1400,900", "--virtual-time-budget=20000",
 )  # fmt: skip
 FRAME = """<!doctype html><meta charset="utf-8">
-{frames}
 <script>
-for (const frame of document.querySelectorAll("iframe")) frame.onload = async event => {{
-  const page = event.target.contentDocument, root = page.documentElement;
+const look = async frame => {{
+  const page = frame.contentDocument, root = page.documentElement;
   frame.nextElementSibling.textContent = JSON.stringify(await (async () => {{ {script} }})());
 }};
-</script>"""
+</script>
+{frames}"""
 MEASURE = """
   const right = found => found.getBoundingClientRect().right;
   const seen = [...page.querySelectorAll("body *")].filter(found => !found.closest(".unseen"));
@@ -40,7 +40,7 @@ MEASURE = """
     .filter(found => found.scrollWidth > found.clientWidth + 1);
   const texts = [...page.querySelectorAll("svg text")].map(found => found.getBoundingClientRect());
   const shown = texts.filter(box => box.width > 0);
-  const over = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const over = (a, b) => a.left < b.right + 4 && b.left < a.right + 4 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
   const name = found => found.tagName + "." + (found.getAttribute("class") || "");
   return {
     width: root.clientWidth, content: root.scrollWidth, height: root.scrollHeight,
@@ -73,7 +73,7 @@ def _in_frames(page: str, script: str, folder: Path, *widths: int) -> list[dict[
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser found: none of {', '.join(BROWSERS)} is installed")
-    frame = f'height="900" style="border:0" srcdoc="{html.escape(page)}"></iframe><pre></pre>'
+    frame = f'height="900" style="border:0" onload="look(this)" srcdoc="{html.escape(page)}"></iframe><pre></pre>'
     frames = "".join(f'<iframe width="{width}" {frame}' for width in widths)
     (folder / "frame.html").write_text(FRAME.format(frames=frames, script=script))
     command = [browser, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]

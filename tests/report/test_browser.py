@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mnist_pipeline.core.comparison import unpaired
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.report.page import Page
 from tests.report.browser import checked, measured
-from tests.report.test_page import ALONE, LAST, LIKE_MNIST, PAGE, TALLY, UNLABELLED, nights, rendered
+from tests.report.test_page import ALONE, LAST, LIKE_MNIST, PAGE, TALLY, UNLABELLED, flip, nights, rendered
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +25,24 @@ LONG_NAMES = replace(
     references=(replace(LAST, run_id=LONG),),
     trend=tuple(replace(point, run_id=LONG) for point in nights(3)),
 )
+# Few mistakes: ticks of five characters and certain captions; a year of nights.
+GOOD = Tally(np.eye(10, dtype=np.int64) * 8990 + 1, TALLY.unlabelled, TALLY.confidence_sum)
+CROWDED = replace(
+    PAGE,
+    tally=GOOD,
+    references=(replace(LAST, comparisons=unpaired(GOOD, GOOD)),),
+    flips=tuple(
+        replace(flip(place), image_id=10_000 + place, confidence=0.9972, confidence_before=0.9972) for place in range(9)
+    ),
+    trend=nights(366),
+)
 
 
-@pytest.mark.parametrize("page", [PAGE, UNLABELLED, ALONE, LIKE_MNIST], ids=["full", "unlabelled", "alone", "mnist"])
+@pytest.mark.parametrize(
+    "page",
+    [PAGE, UNLABELLED, ALONE, LIKE_MNIST, CROWDED],
+    ids=["full", "unlabelled", "alone", "mnist", "crowded"],
+)
 def test_nothing_is_wider_than_the_screen_or_runs_into_another(page: Page, tmp_path: Path) -> None:
     widths = (1280, 1024, 768, 390)
     unfolded = rendered(page).replace("<details>", "<details open>")
