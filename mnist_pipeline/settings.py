@@ -4,13 +4,15 @@ Later layers win: `config/*.toml` of the project, the --config file, environment
 Unknown keys are rejected in every layer.
 """
 
+import json
 import os
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,7 +188,8 @@ class RetentionSettings(BaseModel):
     grace_hours: int = Field(default=24, ge=0, le=87_600)
 
 
-_LAYERS: ContextVar[Sequence[dict[str, Any]]] = ContextVar("layers", default=())  # config files, the last one wins
+# What the config files say; the last one wins.
+_TABLES: ContextVar[Sequence[Mapping[str, Any]]] = ContextVar("tables", default=())
 
 
 PATHS = ("outputs", "weights", "images", "data_dir", "cache")  # the settings that are paths; some may be addresses
@@ -239,6 +242,7 @@ class Settings(BaseSettings):
         default=None, description="which runs the maintenance prunes; none if left out"
     )
     _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=lambda: defaultdict(str))
 
     @classmethod
     def settings_customise_sources(
@@ -250,13 +254,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the config files in force; the first that has a key wins."""
-        files = [InitSettingsSource(settings_cls, table) for table in reversed(_LAYERS.get())]
+        files = [InitSettingsSource(settings_cls, dict(table)) for table in reversed(_TABLES.get())]
         return (init_settings, env_settings, *files)
 
     @property
     def by_hand(self) -> Mapping[str, Any]:
         """The settings that were given by hand and make a run another than its night's, with the configured values."""
         return self._by_hand
+
+    def named(self, name: str) -> str:
+        """A setting and its value for a message, with the layer that gave it: `split 'valid', from --split`."""
+        return f"{name} {shown(getattr(self, name))}{_comma_from(self._sources[name])}"
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -337,13 +345,14 @@ class Settings(BaseSettings):
         entry = self.datasets.get(self.dataset)
         if entry is None and self.data_dir is None:
             raise SettingsError(
-                f"dataset {self.dataset!r}: expected one of {', '.join(sorted(self.datasets))}; "
+                f"{self.named('dataset')}: expected one of {', '.join(sorted(self.datasets))}; "
                 "add an entry under [datasets] in a config file, or give its folder with --data-dir"
             )
         entry = entry or unlisted(self.dataset)
         if self.split not in entry.splits:
             raise SettingsError(
-                f"split {self.split!r}: expected one of {', '.join(sorted(entry.splits))} for data set {self.dataset!r}"
+                f"{self.named('split')}: expected one of {', '.join(sorted(entry.splits))} for data set "
+                f"{self.dataset!r}"
             )
         if self.data_dir is None:
             self._require_cache()
@@ -360,24 +369,31 @@ def project_file(name: str) -> Path:
 def project_defaults() -> dict[str, Any]:
     """What `config/*.toml` says, by setting; nothing if one cannot be read, which `load_settings` reports."""
     try:
-        return {name: value for table in _project_tables() for name, value in table.items()}
+        return {name: value for path in _project_files() for name, value in _read_toml(path).items()}
     except SettingsError:
         return {}
 
 
-def load_settings(config: Path | None = None, configured: Mapping[str, Any] | None = None, **flags: Any) -> Settings:
+def load_settings(
+    config: Path | None = None,
+    configured: Mapping[str, Any] | None = None,
+    flag_names: Mapping[str, str] | None = None,
+    **flags: Any,
+) -> Settings:
     """Read all layers into one `Settings`.
 
     Args:
         config: a TOML file laid over the project's own; it may hold any subset of the keys.
         configured: what a deployment gives for `config` and the flags, if that is what they are compared with to tell
             what was given by hand; no flag, and the same `config`, if left out.
+        flag_names: what a message calls the flags, by setting; an argument of that name if left out.
         flags: settings by field name; None means not given.
 
     Raises:
-        SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range.
+        SettingsError: a file cannot be read, a key or variable is unknown, or a value is out of range; it says which
+            layer gave it.
     """
-    settings = _build(config, flags)
+    settings = _build(config, flags, flag_names or {})
     if configured is None and any(flags.get(name) is not None for name in _COUNTED):
         configured = {"config": config}
     if configured is not None:
@@ -385,24 +401,73 @@ def load_settings(config: Path | None = None, configured: Mapping[str, Any] | No
     return settings
 
 
-def _build(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+@dataclass(frozen=True)
+class _Layer:
+    """What one config file, the environment or the flags give; `names` are those of a message, by setting."""
+
+    values: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    @classmethod
+    def of_file(cls, path: Path) -> "_Layer":
+        table = _read_toml(path)
+        return cls(table, dict.fromkeys(table, f"config file {path}"))
+
+    @classmethod
+    def of_environment(cls) -> "_Layer":
+        prefix = len(ENVIRONMENT_PREFIX)
+        given = {name: value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
+        fields = {name[prefix:].lower(): name for name, value in given.items() if value}
+        return cls({field: _parsed(given[name]) for field, name in fields.items()}, fields)
+
+    def depth(self, keys: Sequence[int | str]) -> int:
+        """How many of these keys, each below the one before, are in it."""
+        inner: Any = self.values
+        for depth, key in enumerate(keys):
+            try:
+                inner = inner[key]
+            except (LookupError, TypeError):
+                return depth
+        return len(keys)
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value) if value.lstrip().startswith(("{", "[")) else value
+    except (ValueError, RecursionError):
+        return value
+
+
+def _source(layers: Sequence[_Layer], keys: Sequence[int | str]) -> str:
+    """What a message calls the layer that gave a setting, or a key in it; empty if none did, or if it has no name."""
+    depth, layer = max(((layer.depth(keys), index) for index, layer in enumerate(layers)), default=(0, 0))
+    return layers[layer].names.get(str(keys[0]), "") if depth else ""  # a later layer wins
+
+
+def _comma_from(source: str) -> str:
+    return f", from {source}" if source else ""
+
+
+def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[str, str]) -> Settings:
     if config is not None and is_remote(config):
         raise SettingsError("config: expected a file on disk, got an address; give its path")
-    tables = [*_project_tables(), *([_read_toml(config)] if config else [])]
+    files = [_Layer.of_file(path) for path in (*_project_files(), *([config] if config else []))]
     given = {name: value for name, value in flags.items() if value is not None}
     _refuse_unknown_variables(os.environ)
 
-    layers = _LAYERS.set(tables)
+    layers = [*files, _Layer.of_environment(), _Layer(given, flag_names)]
+    tables = _TABLES.set([layer.values for layer in files])
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None  # pydantic repeats the input, passwords included
+        raise SettingsError(_explain(error, layers)) from None  # pydantic repeats the input, passwords included
     except (UnreadableVariable, RecursionError) as error:  # of the structured ones
         names = [f"{ENVIRONMENT_PREFIX}{name}" for name in ("DATASETS", "GATES", "RETENTION")]
         wrong = [name for name in names if f'"{name.removeprefix(ENVIRONMENT_PREFIX).lower()}"' in str(error)]
         raise SettingsError(f"environment variable {' or '.join(wrong or names)}: expected JSON; correct it") from None
     finally:
-        _LAYERS.reset(layers)
+        _TABLES.reset(tables)
+    settings._sources = {name: _source(layers, [name]) for name in ("dataset", "split")}
     if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
         raise SettingsError(
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
@@ -415,13 +480,13 @@ def _configured(parameters: Mapping[str, Any]) -> Settings | None:
     config = parameters.get("config")
     flags = {name: value for name, value in parameters.items() if name in Settings.model_fields}
     try:
-        return _build(Path(config) if config else None, flags)
+        return _build(Path(config) if config else None, flags, {})
     except SettingsError:
         return None
 
 
-def _project_tables() -> list[dict[str, Any]]:
-    return [_read_toml(path) for path in sorted(project_file("config").glob("*.toml"))]
+def _project_files() -> list[Path]:
+    return sorted(project_file("config").glob("*.toml"))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -449,24 +514,28 @@ def _is_of_a_service(field: str, value: str) -> bool:
     return re.fullmatch(_SERVICE_ADDRESS if "://" in value else _SERVICE, field) is not None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, layers: Sequence[_Layer]) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "default_factory_not_called":  # follows from another problem
             continue
         where = ".".join("an address" if is_remote(part) else printable(part)[:MAX_PATH] for part in problem["loc"])
+        source = _source(layers, problem["loc"])
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *outer, key = problem["loc"]
             near = nearest(str(key), _keys_below(outer))
-            lines.append(f"{where}: no such setting{near}; take it out or correct its name")
+            there = f" of {source}" if source else ""
+            lines.append(f"{where}: no such setting{near}; take it out{there} or correct its name")
         elif problem["type"] == "missing":
-            lines.append(f"{where}: expected a value, got none")
+            lines.append(f"{where}: expected a value, got none{_comma_from(source)}")
         else:
             expected = "expected" if problem["type"] == "literal_error" else "expected a value"
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
+            message = message.replace("expected a value a valid", "expected a valid")
             # What an address holds may be a password.
             shown = not isinstance(problem["input"], dict | list) and not is_remote(problem["input"])
-            lines.append(f"{where}: {message}" + (f", got {problem['input']!r:.{MAX_PATH}}" if shown else ""))
+            got = f", got {problem['input']!r:.{MAX_PATH}}" if shown else ""
+            lines.append(f"{where}: {message}{got}{_comma_from(source)}")
     return "settings refused: " + "; ".join(lines)
 
 

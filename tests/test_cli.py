@@ -215,7 +215,7 @@ def test_train_writes_weights_that_run_takes(home: Path) -> None:
 REFUSALS = [
     (["--run-date", "2026-02-30"], 2, "run_date"),
     (["--batch-rows", "0"], 2, "batch_rows"),
-    (["--split", "valid"], 2, "split 'valid': expected one of test, train"),
+    (["--split", "valid"], 2, "split 'valid', from --split: expected one of test, train"),
     (["--dataset", "mnist", "--data-dir", "nowhere"], 2, "nowhere: expected a folder"),
     (["--config", "nowhere.toml"], 2, "config file nowhere.toml: cannot be read"),
     (["--weights", "nowhere.npz"], 3, "nowhere.npz: expected a weights file"),

@@ -54,7 +54,7 @@ def test_a_retention_is_off_until_it_is_configured(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", '{"keep_days": 90}')
     assert load_settings().retention == wanted
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", "90 days")
-    refused("retention: expected a value a valid dictionary")
+    refused("retention: expected a valid dictionary")
 
 
 def test_the_projects_own_config_is_enough() -> None:
@@ -93,6 +93,23 @@ def test_a_config_file_a_variable_and_a_flag_win_in_that_order(tmp_path: Path, m
     assert load_settings(mine).batch_rows == 3
     assert load_settings(mine, batch_rows=4).batch_rows == 4
     assert load_settings().batch_rows == 3
+
+
+def test_a_message_says_which_layer_gave_the_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = config(tmp_path, 'batch_rows = "abc"\nmax_task = 3\nsplit = "dev"\n[gates.mnist]\nmin_images = -1\n')
+    said = refused("batch_rows: expected a valid integer", mine)
+    assert f"got 'abc', from config file {mine}; " in said
+    assert f"max_task: no such setting (did you mean max_tasks?); take it out of config file {mine} or " in said
+    assert f"min_images: expected a number from 0 to 1e+12, got -1, from config file {mine}" in said
+    monkeypatch.setenv("mnist_pipeline_BATCH_ROWS", "abd")
+    monkeypatch.setenv("MNIST_PIPELINE_GATES", '{"mnist": {"min_images": "few"}}')
+    refused("got 'abd', from mnist_pipeline_BATCH_ROWS", mine)
+    refused("got 'few', from MNIST_PIPELINE_GATES", mine)
+    said = refused("got 'abe', from --batch-rows", mine, batch_rows="abe", flag_names={"batch_rows": "--batch-rows"})
+    assert refused("got 'abe';", mine, batch_rows="abe") == said.replace(", from --batch-rows", "")
+    monkeypatch.delenv("MNIST_PIPELINE_GATES")
+    with pytest.raises(SettingsError, match=f"split 'dev', from config file {mine}: expected one of test, train"):
+        load_settings(config(tmp_path, 'split = "dev"\n'), batch_rows=3).described_dataset()
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates", "retention"}))
@@ -187,7 +204,7 @@ def test_gates_can_be_given_as_json_in_a_variable_which_can_switch_one_off(monke
         ("max_loss = -0.1", "gates.toy: max_loss: expected a share 0..1, got -0.1"),
         ("max_digit_loss = nan", "gates.toy: max_digit_loss: expected a share 0..1, got nan"),
         ("max_nll = nan", "gates.toy: max_nll: expected a number"),
-        ("max_nll = 'off'", "gates.toy.max_nll: expected a value a valid number"),
+        ("max_nll = 'off'", "gates.toy.max_nll: expected a valid number"),
         ("min_images = -1", "gates.toy: min_images: expected a number"),
         ("alpha = 0.5", "gates.toy: alpha: expected a chance"),
         ("alpha = 0", "gates.toy: alpha: expected a chance"),
@@ -242,11 +259,11 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     [
         ("batch_rows", 0, "batch_rows: expected a value greater than or equal to 1, got 0"),
         ("batch_rows", 100_001, "batch_rows: expected a value less than or equal to 100000, got 100001"),
-        ("batch_rows", "many", "batch_rows: expected a value a valid integer, unable to parse string as an integer"),
+        ("batch_rows", "many", "batch_rows: expected a valid integer, unable to parse string as an integer"),
         (
             "batch_rows",
             2.5,
-            "batch_rows: expected a value a valid integer, got a number with a fractional part, got 2.5",
+            "batch_rows: expected a valid integer, got a number with a fractional part, got 2.5",
         ),
         ("shard_rows", 0, "shard_rows: expected a value greater than or equal to 1, got 0"),
         ("shard_rows", 100_001, "shard_rows: expected a value less than or equal to 100000, got 100001"),

@@ -81,7 +81,8 @@ def backfill(
     from mnist_pipeline.runs.lookup import missing_run_dates
     from mnist_pipeline.runs.outputs import Outputs
 
-    start, settings = (given.load(run_date=run_date) for run_date in (first, last))
+    start = given.load({"run_date": "--from"}, run_date=first)
+    settings = given.load({"run_date": "--to"}, run_date=last)
     if start.run_date > settings.run_date:
         raise SettingsError(f"--from {first}: expected a date up to --to {last}, got a later one; swap the two")
     folder = settings.outputs

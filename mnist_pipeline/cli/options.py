@@ -6,7 +6,7 @@ What a value may be is not checked here: the model checks all layers alike.
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,18 @@ class Given:
             raise SettingsError(system_line(f"--project {folder}", error)) from error
         return Given(flags, self.config and self.config.expanduser().absolute())
 
-    def load(self, **more: Any) -> Settings:
-        """The settings of this call, `more` in place of options; pending repairs of its outputs are completed."""
+    def load(self, called: Mapping[str, str] | None = None, **more: Any) -> Settings:
+        """The settings of this call; pending repairs of its outputs are completed.
+
+        Args:
+            called: the words on the command line of settings that have another name there than their own.
+            more: settings in place of options.
+        """
         from mnist_pipeline.views import complete_repairs
 
-        settings = load_settings(self.config, **self.flags | more)
+        given = self.flags | more
+        names = {name: f"--{name.replace('_', '-')}" for name in given}
+        settings = load_settings(self.config, flag_names=names | dict(called or {}), **given)
         complete_repairs(opened(settings))
         return settings
 

@@ -137,7 +137,7 @@ def promote(
     from mnist_pipeline.pipeline import promotion
     from mnist_pipeline.report import terminal
 
-    settings = given.load(weights=weights)
+    settings = given.load({"weights": "WEIGHTS"}, weights=weights)
     assert settings.weights is not None, "given"
     opened_existing(settings)  # a promotion in another folder than that of the nights would change nothing
     with progress_for(ctx.obj) as progress:
