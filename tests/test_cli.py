@@ -449,9 +449,9 @@ def test_run_writes_a_report_unless_asked_not_to(home: Path, monkeypatch: pytest
     monkeypatch.delenv("MNIST_PIPELINE_REPORT")
     result = run("--no-report")
     assert "report: " not in result.stdout
-    assert not (home / "outputs" / "reports").exists()
+    assert list((home / "outputs" / "reports").glob("*-toy-test-*")) == []
     again = run("--report")
-    (page,) = (home / "outputs" / "reports").iterdir()
+    (page,) = (home / "outputs" / "reports").glob("*-toy-test-*")
     assert f"report: outputs/reports/{page.name}" in again.stdout
     assert page.name == f"{published(home)[0].name}.html"
 
@@ -725,7 +725,7 @@ def test_report_writes_that_of_the_run_named(home: Path) -> None:
     assert command("report").stdout == f"report: outputs/reports/{last.name}.html\n"
     assert command("report", "2026-01-30").stdout == f"report: outputs/reports/{first.name}.html\n"
     assert command("report", last.name).exit_code == 0
-    assert sorted(path.stem for path in (home / "outputs" / "reports").iterdir()) == [first.name, last.name]
+    assert sorted(path.stem for path in (home / "outputs" / "reports").glob("*-toy-*")) == [first.name, last.name]
     missing = command("report", "2026-01-29")
     assert missing.exit_code == 5
     assert "run '2026-01-29': expected a published run" in missing.stderr
@@ -737,11 +737,11 @@ def test_reindex_rebuilds_the_same_bytes_whatever_has_become_of_them(home: Path)
     outputs = home / "outputs"
     before = hashes(outputs)
     views = [outputs / name for name in ("history.parquet", "runs.parquet", "latest.json")]
-    reports = sorted((outputs / "reports").iterdir())
-    assert len(reports) == 2
-    for path in (views[0], reports[0]):
+    pages = sorted((outputs / "reports").iterdir())
+    assert len(pages) == 4
+    for path in (views[0], pages[0]):
         path.unlink()
-    for path in (views[1], views[2], reports[1]):
+    for path in (*views[1:], *pages[1:]):
         path.write_text("altered")
     result = command("reindex")
     assert result.exit_code == 0, result.output
@@ -757,7 +757,7 @@ def test_reindex_does_all_it_can_around_a_damaged_run_and_names_it(home: Path) -
     assert result.exit_code == 5
     assert result.stdout == "runs indexed: 1\n"
     assert f"{first}/predictions/part-00001.parquet: expected sha256" in result.stderr
-    assert [path.stem for path in (home / "outputs" / "reports").iterdir()] == [last]
+    assert [path.stem for path in (home / "outputs" / "reports").glob("*-toy-*")] == [last]
 
 
 def test_reindex_without_published_runs_is_an_error(home: Path) -> None:

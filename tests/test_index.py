@@ -120,6 +120,8 @@ def test_what_does_not_count_or_was_decided_is_said(tmp_path: Path) -> None:
     assert "withdrawn" in line_of(text, second)
     assert "predictions pruned" in line_of(text, first)
     assert "made by hand, does not count" in line_of(text, by_hand)
+    assert "2026-01-31: no verdict, made by hand, does not count" in Elements(text).values("aria-label")
+    assert 'aria-label="Accuracy of 1 night of toy/test' in text
     assert f'href="{first.name.run_id}.html" title="2026-01-30' in text
 
 

@@ -130,8 +130,13 @@ class Series:
 
     @property
     def known(self) -> list[RunLine]:
-        """The runs of the dates that have an accuracy, oldest first."""
-        return [run for _, run in sorted(self.of_dates.items()) if run.accuracy is not None]
+        """The runs that count for their dates and have an accuracy, oldest first."""
+        return [run for _, run in sorted(self.of_dates.items()) if run.is_of_date and run.accuracy is not None]
+
+    @property
+    def outcomes(self) -> set[Outcome | None]:
+        """The verdicts that its dates have."""
+        return {run.outcome for run in self.of_dates.values() if run.is_read}
 
     @property
     def scale(self) -> Scale:
