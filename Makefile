@@ -56,9 +56,10 @@ bench: $(VENV)/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per ste
 train: $(VENV)/run.stamp  ## retrain the weights that ship with the package
 	$(BIN)/mnist-pipeline train --direct --out mnist_pipeline/weights/mnist.safetensors
 
-docs: $(VENV)/dev.stamp  ## regenerate the data dictionary and the reference
+docs: $(VENV)/dev.stamp  ## regenerate the data dictionary, the reference and the JSON of the commands
 	$(BIN)/python -m docs.dictionary
 	$(BIN)/python -m docs.reference
+	$(BIN)/python -m docs.json_shapes
 
 # Every Python from 3.11 on and every platform, with the hashes of their wheels; the build back-end included.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

@@ -14,6 +14,7 @@ from mnist_pipeline.settings import ENVIRONMENT_PREFIX, RetentionSettings, Setti
 
 PAGE = Path(__file__).with_name("reference.md")
 TABLES = ("datasets", "gates", "retention")  # settings with pages of their own
+EVERYWHERE = ("help", "json", "quiet", "verbose")
 
 
 def render() -> str:
@@ -53,6 +54,10 @@ def render() -> str:
                 ),
                 "",
                 "`[datasets.NAME]` is explained in [data sets](datasets.md).",
+                "",
+                "## Commands",
+                "",
+                "Each has `--help`, `--quiet` (`-q`), `--verbose` (`-v`) and, but for `up`, `--json`: [JSON](json.md).",
                 *(line for name, command in commands.items() for line in _command(name, command)),
             ]
         )
@@ -83,10 +88,10 @@ def _leaves(command: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 def _command(name: str, command: Any) -> Iterator[str]:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
+    options = [each for each in command.params if each.param_type_name == "option" and each.name not in EVERYWHERE]
     words = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
     needed = [word for each in options if each.required for word in (each.opts[0], each.name.upper())]
-    yield from ("", f"## mnist-pipeline {name}", "", f"`{' '.join(['mnist-pipeline', name, *words, *needed])}`", "")
+    yield from ("", f"### mnist-pipeline {name}", "", f"`{' '.join(['mnist-pipeline', name, *words, *needed])}`", "")
     yield from re.sub(r"[ \t]*\n[ \t]*", "\n", (command.help or "").strip()).split("\n")
     if arguments or options:
         yield from ("", "| | |", "|---|---|")

@@ -299,8 +299,8 @@ def test_an_unknown_variable_or_flag_is_refused_with_what_was_meant(
     assert "did you mean batch_rows?" in result.stderr
 
 
-def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(home: Path) -> None:
-    words = ["--debug", "run", "--direct", "--weights", "nowhere.npz"]
+def test_verbose_shows_the_traceback_and_keeps_message_and_exit_code(home: Path) -> None:
+    words = ["--verbose", "run", "--direct", "--weights", "nowhere.npz"]
     done = subprocess.run([sys.executable, "-m", "mnist_pipeline", *words], capture_output=True, text=True)
     assert done.returncode == 3
     assert "Traceback (most recent call last)" in done.stderr

@@ -256,7 +256,7 @@ def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     address = f"s3://{KEY_ID}:hunter2@nights/a"
     collapsed = ["--outputs", str(Path(address))]
     for given, variables in (["--outputs", address], {}), (collapsed, {}), ([], {"MNIST_PIPELINE_OUTPUTS": address}):
-        done = CliRunner().invoke(app, ["--debug", "runs", *given], env=variables)
+        done = CliRunner().invoke(app, ["--verbose", "runs", *given], env=variables)
         assert done.exit_code == 2, done.stderr
         assert "outputs: expected a folder, or SCHEME://BUCKET/PREFIX" in done.stderr
         assert "hunter2" not in done.output
@@ -350,7 +350,7 @@ def test_a_store_that_refuses_ends_the_night_with_a_message_and_no_key(
 ) -> None:
     with server.proxy.faults(rule):
         done = subprocess.run(
-            [*night(toy, "--direct")[:3], "--debug", *night(toy, "--direct")[3:]],
+            [*night(toy, "--direct")[:3], "--verbose", *night(toy, "--direct")[3:]],
             env={**os.environ},
             capture_output=True,
             text=True,

@@ -221,11 +221,11 @@ def test_a_backfill_that_waits_ends_as_the_worst_of_its_runs(
     rejected: State[Any]
     crashed: State[Any]
     good, rejected, crashed = Completed(), Failed(name=REJECTED, message="fail: min_accuracy"), Crashed(message="gone")
-    _wait_for(ended(good, good))
+    _wait_for(started := ended(good, good), {day: {} for day in started.values()})
     with pytest.raises(VerdictError, match=r"rejected: 2026-01-02; `mnist-pipeline show DATE`"):
-        _wait_for(ended(good, rejected))
+        _wait_for(started := ended(good, rejected), {day: {} for day in started.values()})
     with pytest.raises(EngineError, match="runs without a result: 2026-01-03; look"):
-        _wait_for(ended(good, rejected, crashed))
+        _wait_for(started := ended(good, rejected, crashed), {day: {} for day in started.values()})
     said = capsys.readouterr().out
     assert "2026-01-02: Rejected: fail: min_accuracy" in said
     assert "ended: 1 Completed, 1 Crashed, 1 Rejected" in said

@@ -32,6 +32,7 @@ from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import Settings, load_settings
 from tests.builders import images_name, make_split, small_settings
+from tests.documents import found
 from tests.engine import free_port, in_this_process, running_worker, take_down, wait_until
 from tests.published import flip_bit, identity, on_disk, publish_run
 
@@ -121,6 +122,18 @@ def test_a_second_set_up_changes_nothing(client: SyncPrefectClient, project: Pat
         {"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}
     ]
     assert before[NIGHTLY]["job_variables"]["env"]["MNIST_PIPELINE_OUTPUTS"] == f"{project}/nights"
+
+
+def test_setup_and_doctor_print_documents(
+    client: SyncPrefectClient, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_up(project)
+    monkeypatch.chdir(project)
+    given = found(f"setup --outputs {project / 'nights'} --project {project}")
+    assert {change["state"] for change in given["changes"]} == {"unchanged"}
+    assert given["notified"] is False
+    checks = found(f"doctor --project {project} --outputs {tmp_path / 'none'}", exit_code=8)["checks"]
+    assert {check["state"] for check in checks} == {"ok", "note", "failed"}
 
 
 def test_what_a_deployment_gives_is_configured_and_what_a_person_gives_is_not(

@@ -14,7 +14,8 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from mnist_pipeline.cli import console, streams
-from mnist_pipeline.cli.console import _Command, _Line, _Lines, out
+from mnist_pipeline.cli.console import _Command, _Line
+from mnist_pipeline.cli.printing import _Lines, out
 
 
 def run(script: str, words: str) -> "subprocess.CompletedProcess[str]":

@@ -7,18 +7,17 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
-from rich.text import Text
 from typer.core import TyperGroup
 
-from mnist_pipeline.cli import streams
-from mnist_pipeline.core.progress import Progress
+from mnist_pipeline.cli import printing, streams
+from mnist_pipeline.cli.printing import err, out, style
+from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import (
     MachineError,
     PipelineError,
@@ -56,24 +55,18 @@ EXIT_CODES = """Exit codes:
 130, 143  interrupted, terminated: no partial result is visible"""
 
 CHANGING = ("run", "backfill", "train", "promote", "accept", "withdraw", "setup", "up", "prune", "reindex", "fetch")
+# The commands in the order of --help, by panel.
+PANELS = {
+    "Evaluate": ("run", "backfill"),
+    "Look at runs": ("runs", "show", "compare", "images", "report", "open"),
+    "Decide": ("accept", "withdraw", "baseline", "promote"),
+    "Data and weights": ("fetch", "train"),
+    "Operate": ("up", "setup", "credentials", "doctor", "verify", "prune", "reindex"),
+}
+WITHOUT_JSON = ("up",)  # it does not end
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer has in it, or beside it
+_NO_ARGUMENTS: Any = next(each for each in _USAGE_ERROR.__subclasses__() if each.__name__ == "NoArgsIsHelpError")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/).*", re.DOTALL)
-
-PIPE_WIDTH = 1000  # characters; so that a program that reads a pipe gets unbroken lines
-
-for _name in ("COLUMNS", "TERMINAL_WIDTH"):
-    if not re.fullmatch("0*[1-9][0-9]*", os.environ.get(_name, "80"), re.ASCII):
-        del os.environ[_name]  # 0 where there is no terminal: nothing would be as wide as that
-
-
-class _Lines(Console):
-    """A console that prints lines: what is no printable character is escaped, so that no name can forge a line."""
-
-    def print(self, *objects: Any, **how: Any) -> None:
-        for each in objects:
-            if isinstance(each, Text) and not each.plain.isprintable():
-                each.plain = printable(each.plain)
-        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **how)
 
 
 class _Line(logging.Formatter):
@@ -82,10 +75,6 @@ class _Line(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is the library's
         record.message = printable(record.message)
         return super().formatMessage(record)
-
-
-out = _Lines(highlight=False, markup=False)
-err = _Lines(stderr=True, highlight=False, markup=False)
 
 
 class _Stop:
@@ -113,14 +102,29 @@ class _Stop:
 
 
 class _Command(TyperGroup):
-    """Turns a PipelineError, or a failure of the machine, into one message and its exit code.
+    """Gives every command the options of its output, and turns every failure into one message and its exit code."""
 
-    --debug prints the traceback first.
-    """
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        for name, each in [("", self), *_leaves(self)]:
+            each.params.extend(printing.options(with_json=name not in WITHOUT_JSON))
+        for panel, names in PANELS.items():
+            for name in names:
+                if name in self.commands:
+                    self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]  # typer's own commands
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        with streams.lasting():
-            return super().main(*args, **extra)
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        ordered = [name for names in PANELS.values() for name in names if name in self.commands]
+        return [*ordered, *(name for name in self.commands if name not in ordered)]
+
+    def main(self, args: Sequence[str] | None = None, **how: Any) -> Any:  # type: ignore[override]
+        words = sys.argv[1:] if args is None else [*args]
+        with streams.lasting(), printing.styled(words):
+            return super().main(words, **how)
+
+    def make_context(self, *args: Any, **how: Any) -> Any:
+        with _usage_errors():
+            return super().make_context(*args, **how)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # the context class is typer's own
         stop = _Stop()
@@ -128,24 +132,49 @@ class _Command(TyperGroup):
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored if a shell script started us with &
             signal.signal(signal.SIGINT, stop)
         try:
-            result = super().invoke(ctx)
+            with _usage_errors():
+                result = super().invoke(ctx)
+            printing.end()
             if ctx.invoked_subcommand not in CHANGING and streams.is_lost():
                 raise typer.Exit(MachineError.exit_code)
             return result
-        except _USAGE_ERROR as error:  # shows the words that cannot be parsed: there may be a password in an address
-            error.message = _ADDRESS.sub(r"\1***", error.message)
-            raise
         except KeyboardInterrupt:
-            err.print("interrupted: nothing new is visible; the same command continues from the finished work")
+            message = "nothing new is visible; the same command continues from the finished work"
+            err.print(f"interrupted: {message}")
+            printing.fail("Interrupted", message, 128 + signal.SIGINT)
             raise typer.Exit(128 + signal.SIGINT) from None
         except Exception as error:
             failure = error if isinstance(error, PipelineError) else of_machine(error)
             if failure is None:
                 raise
-            if ctx.obj:
+            if style.verbose:
                 sys.stderr.write(masked(traceback.format_exc()))
-            err.print(f"error: {failure}", style="red", soft_wrap=True)
+            err.print(f"error: {failure}", style="red")
+            printing.fail(type(failure).__name__, str(failure), failure.exit_code)
             raise typer.Exit(failure.exit_code) from error
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Show no word that cannot be parsed, as there may be a password in an address; in a pipe, print one line."""
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        error.message = _ADDRESS.sub(r"\1***", error.message)
+        if isinstance(error, _NO_ARGUMENTS):
+            raise
+        printing.fail("UsageError", error.format_message(), error.exit_code)
+        if err.is_terminal:
+            raise
+        command = error.ctx.command_path if error.ctx else "mnist-pipeline"
+        err.print(f"error: {error.format_message().removesuffix('.')}; see `{command} --help`", style="red")
+        raise typer.Exit(error.exit_code) from None
+
+
+def _leaves(group: Any) -> Iterator[tuple[str, Any]]:
+    """The commands of a group and of the groups in it, by name."""
+    for name, each in group.commands.items():
+        yield from _leaves(each) if hasattr(each, "commands") else [(name, each)]
 
 
 app = typer.Typer(
@@ -153,7 +182,6 @@ app = typer.Typer(
     help="Nightly batch inference and evaluation of handwritten digits.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -161,14 +189,17 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        out.print(importlib.metadata.version("mnist-pipeline"))
+        from mnist_pipeline.cli.results.work import VersionResult
+
+        version = importlib.metadata.version("mnist-pipeline")
+        out.print(version)
+        printing.conclude(VersionResult(version=version))
         raise typer.Exit
 
 
 @app.callback()
 def _global(
     ctx: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")] = False,
     version: Annotated[  # noqa: ARG001  handled by its callback
         bool,
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
@@ -177,7 +208,8 @@ def _global(
     from mnist_pipeline.orchestration.environment import spare_loopback
 
     spare_loopback()
-    ctx.obj = debug
+    if style.json and ctx.invoked_subcommand in WITHOUT_JSON:
+        raise typer.BadParameter(f"{ctx.invoked_subcommand}: expected no --json, got it; it has no document", ctx)
     try:
         Path.cwd()
     except OSError as error:
@@ -208,26 +240,21 @@ def opened_existing(settings: "Settings") -> "Outputs":
     return outputs
 
 
-def print_lines(make: Callable[[int], RenderableType]) -> None:
-    """Print to the width of the terminal; without a terminal, print unbroken lines."""
-    if out.is_terminal:
-        out.print(make(out.width))
-    else:
-        Console(file=out.file, width=PIPE_WIDTH, highlight=False, markup=False).print(make(PIPE_WIDTH))
-
-
 @contextmanager
-def progress_for(debug: bool) -> Iterator[Progress]:
-    """Show progress bars on a terminal, with warnings above them; otherwise log plain lines."""
+def progress_for() -> Iterator[Progress]:
+    """Show progress bars on a terminal, with warnings above them; otherwise log plain lines. With --quiet, neither."""
     from mnist_pipeline.report.progress import bars, log_lines, through_console
 
     logger = logging.getLogger("mnist_pipeline")
-    quiet = logging.WARNING if err.is_terminal else logging.INFO
-    logger.setLevel(logging.DEBUG if debug else quiet)
+    if not style.quiet:
+        usual = logging.WARNING if err.is_terminal else logging.INFO
+        logger.setLevel(logging.DEBUG if style.verbose else usual)
     handler = through_console(err) if err.is_terminal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line("%(message)s" if err.is_terminal else "%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    if err.is_terminal:
+    if style.quiet:
+        yield silent
+    elif err.is_terminal:
         with bars(err) as progress:
             yield progress
     else:

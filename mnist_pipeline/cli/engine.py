@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
+from mnist_pipeline.cli.printing import style
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,7 +75,7 @@ def ended_runs(run_ids: "Sequence[str]") -> "Iterator[tuple[str, str, str]]":
     return wait_for_runs(run_ids)
 
 
-def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
+def run_flow(name: str, **parameters: Any) -> Any:
     """Load a flow by name, as a Prefect worker does, and run it here."""
     prepare_engine()
     from prefect.client.schemas.objects import State
@@ -84,7 +86,7 @@ def run_flow(name: str, debug: bool, **parameters: Any) -> Any:
     from mnist_pipeline.orchestration.server import start_temporary_server
     from mnist_pipeline.orchestration.terminal import share_terminal
 
-    share_terminal(debug)
+    share_terminal(style.verbose, style.quiet)
     start_temporary_server()
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"mnist_pipeline.flows.{name}.{name}")
     try:

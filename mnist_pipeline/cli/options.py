@@ -16,6 +16,7 @@ import typer
 
 from mnist_pipeline.cli.console import opened
 from mnist_pipeline.errors import SettingsError, shown, system_line
+from mnist_pipeline.runs.layout import RUN_ID, RUNS
 from mnist_pipeline.settings import PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote, local_path, parse_location
 
@@ -31,6 +32,28 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 def path_option(*flags: str, about: str) -> Any:
     """An option that takes a path as it is given; the parser of typer takes an empty one for this folder."""
     return typer.Option(*flags, help=about, show_default=False, parser=_path, metavar="PATH", callback=_on_disk)
+
+
+def run_argument(metavar: str, about: str) -> Any:
+    """An argument that names a run; shells complete it."""
+    return typer.Argument(metavar=metavar, help=about, autocompletion=complete_run)
+
+
+def complete_run(ctx: typer.Context) -> list[str]:
+    """The names of runs, the newest first, for a shell; none of a bucket, which would be asked over the network."""
+    with suppress(Exception):  # a shell has no use for what is wrong
+        outputs = load_settings(ctx.params.get("config"), outputs=ctx.params.get("outputs")).outputs
+        if isinstance(outputs, Path):
+            names = [path.name for path in (outputs / RUNS).iterdir() if RUN_ID.fullmatch(path.name)]
+            return ["latest", "latest-passed", *sorted(names, reverse=True)]
+    return []
+
+
+def complete_dataset(ctx: typer.Context) -> list[str]:
+    """The names of the known data sets, for a shell."""
+    with suppress(Exception):
+        return sorted(load_settings(ctx.params.get("config")).datasets)
+    return []
 
 
 def _path(given: str | Path) -> Path:
@@ -57,7 +80,7 @@ def _located(value: object) -> object:
 Config = Annotated[Path | None, path_option(about="TOML file laid over the defaults.")]
 Project = Annotated[Path, path_option(about="Folder with prefect.yaml (this one).")]
 Direct = Annotated[bool, typer.Option("--direct", help="Run the same steps in this process, without Prefect.")]
-WhichRun = Annotated[str, typer.Argument(metavar="RUN", help="A run_id, a run date, latest or latest-passed.")]
+WhichRun = Annotated[str, run_argument("RUN", "A run_id, a run date, latest or latest-passed.")]
 
 
 @dataclass(frozen=True)
@@ -137,6 +160,7 @@ def _option(name: str) -> Any:
             help=f"{description[0].upper()}{description[1:]}{shown}.",
             show_default=False,
             metavar="PATH" if name in PATHS else None,
+            autocompletion=complete_dataset if name == "dataset" else None,
         ),
     ]
 

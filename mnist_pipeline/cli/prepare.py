@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, err, opened, out, print_lines, progress_for
+from mnist_pipeline.cli.console import app, opened, progress_for
 from mnist_pipeline.cli.engine import run_flow
 from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, path_option, takes
+from mnist_pipeline.cli.printing import conclude, err, out, print_table
 from mnist_pipeline.errors import OutputsError, SettingsError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ MAX_DRAWN = 400  # images
 @app.command()
 @takes("dataset", "data_dir", "pixel_scale", "invert", "cache", "outputs")
 def train(
-    ctx: typer.Context,
     given: Given,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
@@ -33,6 +33,7 @@ def train(
     direct: Direct = False,
 ) -> None:
     """Train the network on the train split and write weights and model card."""
+    from mnist_pipeline.cli.results.work import TrainResult
     from mnist_pipeline.core.training import Recipe
     from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
@@ -43,42 +44,50 @@ def train(
     training.check_target(target)
     require_usable(target.absolute().parent if target else settings.outputs)
     if direct:
-        with progress_for(ctx.obj) as progress:
+        with progress_for() as progress:
             trained = training.train(settings, Recipe(**chosen), target, progress)
     else:
-        trained = run_flow("train", ctx.obj, config=given.config, target=target, **chosen, **given.flags)
-    out.print()
-    line = terminal.accuracy_line(trained.tally.correct, trained.tally.labelled)
-    out.print(f"on the test split: {line}", soft_wrap=True)
-    out.print(f"weights: {terminal.path_line(trained.path)}", soft_wrap=True)
-    out.print(f"model card: {terminal.path_line(trained.card)}", soft_wrap=True)
-    out.print(
-        f"next: `mnist-pipeline promote {terminal.path_line(trained.path)}` to use them every night", soft_wrap=True
+        trained = run_flow("train", config=given.config, target=target, **chosen, **given.flags)
+    tally = trained.tally
+    result = TrainResult(
+        weights=str(trained.path),
+        model_card=str(trained.card),
+        labelled=tally.labelled,
+        correct=tally.correct,
+        accuracy=tally.accuracy,
     )
+    conclude(result)
+    out.print()
+    line = terminal.accuracy_line(tally.correct, tally.labelled)
+    out.print(f"on the test split: {line}")
+    out.print(f"weights: {terminal.path_line(trained.path)}")
+    out.print(f"model card: {terminal.path_line(trained.card)}")
+    out.print(f"next: `mnist-pipeline promote {terminal.path_line(trained.path)}` to use them every night")
 
 
 @app.command()
 @takes("dataset", "data_dir", "cache")
 def fetch(
-    ctx: typer.Context,
     given: Given,
     split: Annotated[str | None, typer.Option(help="Split of the data set (all).", show_default=False)] = None,
 ) -> None:
     """Fetch the source files of a data set to the cache, and verify those already in it."""
+    from mnist_pipeline.cli.results.work import FetchResult, SourceFileFacts
     from mnist_pipeline.pipeline import inputs
 
-    settings = given.load(split=split)
+    settings, files = given.load(split=split), list[SourceFileFacts]()
     for each in [split] if split else settings.described_dataset().splits:
-        with progress_for(ctx.obj) as progress:
+        with progress_for() as progress:
             source_images = inputs.fetch(settings.model_copy(update={"split": each}), progress)
         for file in filter(None, (source_images.images, source_images.labels)):
-            out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...", soft_wrap=True)
+            files.append(SourceFileFacts(path=str(file.path), sha256=file.sha256))
+            out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...")
+    conclude(FetchResult(files=tuple(files)))
 
 
 @app.command()
 @takes("dataset", "split", "weights", *OF_IMAGES, "outputs")
 def images(
-    ctx: typer.Context,
     given: Given,
     which: Annotated[
         str | None,
@@ -115,6 +124,7 @@ def images(
 
     Of a RUN it lists the most confident predictions first; on a terminal it draws them as well.
     """
+    from mnist_pipeline.cli.results.images import ImagesResult, facts_of
     from mnist_pipeline.pipeline.examples import Wanted, pick
     from mnist_pipeline.report.picture import CAPTION
 
@@ -127,8 +137,18 @@ def images(
             "--changed and --against: expected a RUN, got none; name it: `mnist-pipeline images latest --changed`"
         )
     settings = given.load()
-    with progress_for(ctx.obj) as progress:
+    with progress_for() as progress:
         shown = pick(settings, wanted, min(count, MAX_DRAWN), progress)
+    conclude(
+        ImagesResult(
+            run_id=None,
+            dataset=settings.dataset,
+            split=settings.split,
+            total=None,
+            images=facts_of(shown),
+            saved=str(save) if save and shown else None,
+        )
+    )
     if not shown:
         out.print(
             "every image from there on is right"
@@ -138,7 +158,7 @@ def images(
         return
     _draw(shown, f"{settings.dataset}/{settings.split}: {CAPTION}", save, columns)
     if save:
-        out.print(f"saved to {save}: {len(shown)} of at most {count} images", soft_wrap=True)
+        out.print(f"saved to {save}: {len(shown)} of at most {count} images")
 
 
 def _images_of_run(
@@ -151,6 +171,7 @@ def _images_of_run(
     save: Path | None,
     columns: int | None,
 ) -> None:
+    from mnist_pipeline.cli.results.images import ImagesResult, facts_of
     from mnist_pipeline.pipeline.examples import select, select_changed, with_pixels
     from mnist_pipeline.report import terminal
     from mnist_pipeline.report.picture import CAPTION, CAPTION_OF_CHANGED
@@ -164,23 +185,33 @@ def _images_of_run(
     before = find_run(opened(settings), against, run.name.dataset, run.name.split) if against is not None else None
     changed = changed or before is not None
     selected = select_changed(run, wanted, count, before) if changed else select(run, wanted, count)
-    pictures = selected.pictures
+    pictures, saved = selected.pictures, False
     if pictures and (save or out.is_terminal):
         drawn = pictures[:MAX_DRAWN]
         try:
             drawn = with_pixels(run, drawn)
         except OutputsError as error:  # shards are a cache: what is known without them is listed all the same
-            err.print(f"not drawn: {error}", style="red", soft_wrap=True)
+            err.print(f"not drawn: {error}", style="red")
         else:
             title = f"{run.name.run_id}: {CAPTION_OF_CHANGED if changed else CAPTION}"
             _draw(drawn, title, save, columns)
-            if save:
-                out.print(f"saved to {save}: {len(drawn)} of {selected.total:,} images", soft_wrap=True)
+            if saved := save is not None:
+                out.print(f"saved to {save}: {len(drawn)} of {selected.total:,} images")
+    conclude(
+        ImagesResult(
+            run_id=run.name.run_id,
+            dataset=run.name.dataset,
+            split=run.name.split,
+            total=selected.total,
+            images=facts_of(pictures),
+            saved=str(save) if saved else None,
+        )
+    )
     if pictures:
-        print_lines(lambda _: terminal.images_table(pictures))
+        print_table(lambda _: terminal.images_table(pictures))
     more = f"; `--count {selected.total}` lists all" if len(pictures) < selected.total else ""
     found = f"{len(pictures):,} of {selected.total:,}" if pictures else "no"
-    out.print(f"run {run.name.run_id}: {found} such images{more}", soft_wrap=True)
+    out.print(f"run {run.name.run_id}: {found} such images{more}")
 
 
 def _draw(pictures: "Sequence[Picture]", title: str, save: Path | None, columns: int | None) -> None:

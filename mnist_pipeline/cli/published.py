@@ -1,112 +1,74 @@
-"""The commands for published runs: runs, show, verify."""
+"""The commands for one published run or all bytes of them: show, verify."""
 
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened, out, print_lines
-from mnist_pipeline.cli.options import Given, WhichRun, takes
+from mnist_pipeline.cli.console import app, opened
+from mnist_pipeline.cli.options import Given, WhichRun, run_argument, takes
+from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, OutputsError, PipelineError, RunNotFoundError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnist_pipeline.runs.manifest import Manifest, Pruned
+    from mnist_pipeline.cli.results.work import CheckedKind, CheckedRun, State
+    from mnist_pipeline.runs.manifest import Pruned
     from mnist_pipeline.runs.outputs import Outputs as OpenedOutputs
     from mnist_pipeline.runs.run import Run
     from mnist_pipeline.settings import Settings
-
-
-@app.command("runs")
-@takes("outputs")
-def list_published(given: Given) -> None:
-    """List the published runs."""
-    from mnist_pipeline.report import terminal
-    from mnist_pipeline.runs.counting import counting
-    from mnist_pipeline.runs.decisions import standing_of
-    from mnist_pipeline.runs.lookup import list_runs
-    from mnist_pipeline.verdicts.records import newest_verdict
-
-    settings = given.load()
-    rows, since = [], counting(opened(settings))
-    for item in list_runs(opened(settings)):
-        try:
-            manifest = item.manifest()
-        except OutputsError as error:
-            state = "damaged" if isinstance(error, DamagedError) else "cannot be read"
-            rows.append(terminal.RunLine(item.name.run_id, state, "-", "-", "-", "-"))
-            continue
-        verdict = newest_verdict(opened(settings), manifest.content)
-        standing = standing_of(opened(settings), manifest.content) or ("" if since(item) else "by hand")
-        outcome = verdict.outcome if verdict else "not judged"
-        rows.append(
-            terminal.RunLine(
-                run_id=item.name.run_id,
-                images=f"{manifest.totals.images:,}",
-                accuracy=terminal.percent(manifest.totals.accuracy),
-                verdict=f"{outcome}, {standing}" if standing else outcome,
-                weights=manifest.identity.weights_sha256[:8],
-                published_at=f"{manifest.published_at:%Y-%m-%d %H:%M}",
-            )
-        )
-    rows.sort(key=lambda row: (row.run_id[:10], row.published_at))
-    if rows:
-        print_lines(lambda width: terminal.runs_table(rows, width))
-    else:
-        out.print(f"no runs in {settings.outputs} yet: publish one with `mnist-pipeline run`", soft_wrap=True)
 
 
 @app.command()
 @takes("dataset", "split", "outputs")
 def show(given: Given, which: WhichRun = "latest") -> None:
     """Show the per-digit table of a published run, and the newest verdict on it."""
-    from dataclasses import fields
-
     from mnist_pipeline import tables
+    from mnist_pipeline.cli.results.runs import ShowResult, facts_of
     from mnist_pipeline.core.tally import DigitScore
+    from mnist_pipeline.pipeline.judging import current_verdict
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.counting import made_by_hand
+    from mnist_pipeline.runs.decisions import newest_decision
     from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     summary = found.read(tables.SUMMARY).select([field.name for field in fields(DigitScore)])
-    manifest = found.manifest()
-    chance = terminal.chance_suffix(manifest.totals.correct, manifest.totals.labelled)
-    out.print(f"run {found.name.run_id}{_pruned(found.pruned())}{chance}", style="bold", soft_wrap=True)
-    out.print(terminal.accuracy_line(manifest.totals.correct, manifest.totals.labelled), soft_wrap=True)
-    out.print(terminal.digits_table([DigitScore(**row) for row in summary.to_pylist()]))
-    _show_verdict(settings, manifest)
-    _show_decision(settings, manifest)
-    if made_by_hand(found):
-        out.print(terminal.not_counted_line(found.name.run_id), soft_wrap=True)
-    out.print(f"weights sha256 {manifest.identity.weights_sha256}", soft_wrap=True)
-    out.print(f"files: {terminal.path_line(found.files)}", soft_wrap=True)
-
-
-def _show_verdict(settings: "Settings", manifest: "Manifest") -> None:
-    from mnist_pipeline.pipeline.judging import current_verdict
-
-    try:
+    scores = [DigitScore(**row) for row in summary.to_pylist()]
+    manifest, damaged = found.manifest(), list[str]()
+    verdict = decision = None
+    try:  # what is damaged beside the run must not hide it
         verdict = current_verdict(opened(settings), manifest)
-    except DamagedError as error:  # a damaged verdict must not hide the run
-        out.print(f"verdict: damaged: {error}; running its date again recomputes it", style="red", soft_wrap=True)
-        return
-    if verdict is None:
-        out.print("verdict: not judged yet: running its date again judges it")
-    else:
-        print_verdict(verdict)
-
-
-def _show_decision(settings: "Settings", manifest: "Manifest") -> None:
-    from mnist_pipeline.runs.decisions import newest_decision
-
-    try:
-        if decision := newest_decision(opened(settings), manifest.content):
-            out.print(decision.line, style="bold", soft_wrap=True)
     except DamagedError as error:
-        out.print(f"decision: damaged: {error}", style="red", soft_wrap=True)
+        damaged.append(f"verdict: damaged: {error}; running its date again recomputes it")
+    try:
+        decision = newest_decision(opened(settings), manifest.content)
+    except DamagedError as error:
+        damaged.append(f"decision: damaged: {error}")
+    pruned = found.pruned()
+    result = ShowResult(
+        **facts_of(found, scores, verdict), pruned_at=pruned.pruned_at if pruned else None, damaged=tuple(damaged)
+    )
+    conclude(result)
+    chance = terminal.chance_suffix(result.totals.correct, result.totals.labelled)
+    out.print(f"run {result.run_id}{_pruned(pruned)}{chance}", style="bold")
+    out.print(terminal.accuracy_line(result.totals.correct, result.totals.labelled))
+    print_table(lambda width: terminal.digits_table(result.digits, width))
+    if verdict:
+        print_verdict(verdict)
+    elif not damaged:
+        out.print("verdict: not judged yet: running its date again judges it")
+    for line in damaged:
+        out.print(line, style="red")
+    if decision:
+        out.print(decision.line, style="bold")
+    if made_by_hand(found):
+        out.print(terminal.not_counted_line(result.run_id))
+    out.print(f"weights sha256 {result.weights_sha256}")
+    out.print(f"files: {terminal.path_line(found.files)}")
 
 
 @app.command()
@@ -115,13 +77,14 @@ def verify(
     given: Given,
     which: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A run_id, a run date, latest or latest-passed; all if left out."),
+        run_argument("RUN", "A run_id, a run date, latest or latest-passed; all if left out."),
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Publish damaged runs again, with the archived weights.")
     ] = False,
 ) -> None:
     """Check every byte of published runs against their manifests; without RUN also verdicts, shards and weights."""
+    from mnist_pipeline.cli.results.work import VerifyResult
     from mnist_pipeline.runs.layout import REPAIRS
     from mnist_pipeline.runs.lookup import list_runs
     from mnist_pipeline.verdicts.finding import find_run
@@ -139,27 +102,33 @@ def verify(
     if not chosen and not _unfinished(opened(settings), dataset, split):
         raise RunNotFoundError(f"{settings.outputs}: expected published runs, got none; check the folder given")
     damaged, unread = set(), 0
+    checked: list[CheckedRun] = []
     for item in chosen:
         try:
             problems = item.problems()
             pruned = None if problems else item.pruned()
         except OutputsError as error:  # says nothing of its bytes: it is left alone
-            out.print(f"{item.name.run_id}: cannot be read", soft_wrap=True)
-            out.print(f"  {error}", style="red", soft_wrap=True)
+            out.print(f"{item.name.run_id}: cannot be read")
+            out.print(f"  {error}", style="red")
+            checked.append(_checked(item, "unreadable", [str(error)]))
             unread += 1
             continue
         state = "damaged" if problems else f"verified{_pruned(pruned)}"
-        out.print(f"{item.name.run_id}: {state}", soft_wrap=True)
+        out.print(f"{item.name.run_id}: {state}")
         for problem in problems:
-            out.print(f"  {problem}", style="red", soft_wrap=True)
-        if problems and not (repair and _repaired(settings, item)):
+            out.print(f"  {problem}", style="red")
+        repaired = bool(problems and repair and _repaired(settings, item))
+        if problems and not repaired:
             damaged.add(item.name.run_id)
+        checked.append(_checked(item, "damaged" if problems else "verified", problems, pruned, repaired))
     unfinished = _unfinished(opened(settings), dataset, split, None if which is None else chosen)
     for run_id in unfinished:
-        out.print(f"{run_id}: its repair is unfinished", soft_wrap=True)
+        out.print(f"{run_id}: its repair is unfinished")
     damaged.update(unfinished)
-    beside, unread_beside = _check_beside(opened(settings)) if which is None else (0, 0)
-    unread += unread_beside
+    kinds = _check_beside(opened(settings)) if which is None else ()
+    beside = sum(len(kind.problems) for kind in kinds)
+    unread += sum(len(kind.unread) for kind in kinds)
+    conclude(VerifyResult(runs=tuple(checked), unfinished_repairs=tuple(unfinished), beside=kinds))
     if damaged:
         way_out = (
             f"the reasons are given above; a run of the same date repairs it too, or move it out of "
@@ -201,16 +170,28 @@ def _unfinished(
     ]
 
 
-def _check_beside(outputs: "OpenedOutputs") -> tuple[int, int]:
-    """Check verdicts, decisions, shards and weights; return the numbers of damaged ones and of those not readable."""
+def _check_beside(outputs: "OpenedOutputs") -> "tuple[CheckedKind, ...]":
+    """Check verdicts, decisions, shards and weights."""
+    from mnist_pipeline.cli.results.work import CheckedKind
     from mnist_pipeline.maintenance.verification import CHECKS, verify_kind
 
     found = [verify_kind(outputs, what, check) for what, check in CHECKS.items()]
     for verified in found:
         out.print(verified.line)
         for problem in (*verified.problems, *verified.unread):
-            out.print(f"  {problem}", style="red", soft_wrap=True)
-    return sum(len(verified.problems) for verified in found), sum(len(verified.unread) for verified in found)
+            out.print(f"  {problem}", style="red")
+    return tuple(CheckedKind(**asdict(verified)) for verified in found)
+
+
+def _checked(
+    item: "Run", state: "State", problems: "Sequence[str]", pruned: "Pruned | None" = None, repaired: bool = False
+) -> "CheckedRun":
+    from mnist_pipeline.cli.results.work import CheckedRun
+
+    pruned_at = pruned.pruned_at if pruned else None
+    return CheckedRun(
+        run_id=item.name.run_id, state=state, problems=tuple(problems), pruned_at=pruned_at, repaired=repaired
+    )
 
 
 def _pruned(pruned: "Pruned | None") -> str:
@@ -223,7 +204,7 @@ def _repaired(settings: "Settings", item: "Run") -> bool:
     try:
         repair(settings, item)
     except PipelineError as error:  # one failure must not prevent the repair of the others
-        out.print(f"  not repaired: {error}", style="red", soft_wrap=True)
+        out.print(f"  not repaired: {error}", style="red")
         return False
-    out.print("  published again", soft_wrap=True)
+    out.print("  published again")
     return True

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened, opened_existing, out, progress_for
-from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, takes
+from mnist_pipeline.cli.console import app, opened, opened_existing, progress_for
+from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, run_argument, takes
+from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.errors import MAX_LISTED, OutputsError, RunNotFoundError, StoreError, VerdictError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
     from mnist_pipeline.pipeline.judging import Judged, Verdict
+    from mnist_pipeline.settings import Settings
 
 baseline = typer.Typer(help="Pin the run that all later ones are compared with.", no_args_is_help=True)
 app.add_typer(baseline, name="baseline")
@@ -24,7 +26,7 @@ def print_verdict(verdict: "Verdict") -> None:
     from mnist_pipeline.report import terminal
 
     for line in terminal.verdict_lines(verdict.outcome, verdict.results, verdict.references, verdict.notes):
-        out.print(line, soft_wrap=True)
+        out.print(line)
 
 
 def require_accepted(judged: "Sequence[Judged]") -> None:
@@ -37,10 +39,11 @@ def require_accepted(judged: "Sequence[Judged]") -> None:
 @takes("dataset", "split", "outputs")
 def compare(
     given: Given,
-    before: Annotated[str, typer.Argument(metavar="A", help="The run before: run_id, date, latest or latest-passed.")],
-    now: Annotated[str, typer.Argument(metavar="B", help="The run now: run_id, date, latest or latest-passed.")],
+    before: Annotated[str, run_argument("A", "The run before: run_id, date, latest or latest-passed.")],
+    now: Annotated[str, run_argument("B", "The run now: run_id, date, latest or latest-passed.")],
 ) -> None:
     """Compare two published runs: images lost and gained, with their statistical significance."""
+    from mnist_pipeline.cli.results.runs import CompareResult, compared
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
     from mnist_pipeline.verdicts.finding import find_run
@@ -48,13 +51,22 @@ def compare(
     settings = given.load()
     old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
     found = judging.compare(old, new, "given")
-    out.print(f"from {old.name.run_id}", soft_wrap=True)
-    out.print(f"to   {new.name.run_id}", soft_wrap=True)
-    out.print(terminal.changes_line(found), soft_wrap=True)
-    if found.comparisons:
-        out.print(terminal.comparison_table(judging.comparison_rows(found.comparisons)))
-        method = found.comparisons[0].method
-        out.print(f"p: two-sided, in brackets for ten digits (Holm). {method}", soft_wrap=True)
+    rows = judging.comparison_rows(found.comparisons)
+    result = CompareResult(
+        before=old.name.run_id,
+        now=new.name.run_id,
+        same_images=found.same_images,
+        same_weights=found.same_weights,
+        changed=found.changed,
+        comparisons=compared(rows),
+    )
+    conclude(result)
+    out.print(f"from {result.before}")
+    out.print(f"to   {result.now}")
+    out.print(terminal.changes_line(found))
+    if result.comparisons:
+        print_table(lambda width: terminal.comparison_table(rows, width))
+        out.print(f"p: two-sided, in brackets for ten digits (Holm). {result.comparisons[0].method}")
 
 
 @baseline.command("set")
@@ -70,7 +82,8 @@ def set_pinned(given: Given, which: WhichRun) -> None:
     found.paths(PREDICTIONS)  # raises PrunedError if they were pruned
     name = found.name
     set_baseline(opened(settings), name.dataset, name.split, name.run_id)
-    out.print(f"baseline of {name.dataset}/{name.split}: {name.run_id}", soft_wrap=True)
+    _conclude_pins(settings, {f"{name.dataset}/{name.split}": name.run_id})
+    out.print(f"baseline of {name.dataset}/{name.split}: {name.run_id}")
 
 
 @baseline.command("clear")
@@ -81,6 +94,7 @@ def clear_pinned(given: Given) -> None:
 
     settings = given.load()
     set_baseline(opened_existing(settings), settings.dataset, settings.split, None)
+    _conclude_pins(settings, {f"{settings.dataset}/{settings.split}": None})
     out.print(f"baseline of {settings.dataset}/{settings.split}: none")
 
 
@@ -90,12 +104,22 @@ def show_pinned(given: Given) -> None:
     """Show the pinned runs."""
     from mnist_pipeline.verdicts.baselines import read_baselines
 
-    outputs = opened(given.load())
+    settings = given.load()
+    outputs = opened(settings)
     pinned = read_baselines(outputs)
+    _conclude_pins(settings, pinned)
     for name, run_id in pinned.items():
-        out.print(f"{name}: {run_id}", soft_wrap=True)
+        out.print(f"{name}: {run_id}")
     if not pinned:
-        out.print(f"no baseline is set in {outputs}: pin one with `mnist-pipeline baseline set RUN`", soft_wrap=True)
+        out.print(f"no baseline is set in {outputs}: pin one with `mnist-pipeline baseline set RUN`")
+
+
+def _conclude_pins(settings: "Settings", pinned: "Mapping[str, str | None]") -> None:
+    from mnist_pipeline.cli.results.work import BaselineResult, Pin
+
+    split_of = ((name.partition("/"), run_id) for name, run_id in pinned.items())
+    pins = tuple(Pin(dataset=dataset, split=split, run_id=run_id) for (dataset, _, split), run_id in split_of)
+    conclude(BaselineResult(outputs=str(settings.outputs), baselines=pins))
 
 
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a few words; kept with the decision.")]
@@ -116,41 +140,58 @@ def withdraw(given: Given, which: WhichRun, reason: Reason) -> None:
 
 
 def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn']", reason: str) -> None:
+    from mnist_pipeline.cli.results.work import DecisionResult
     from mnist_pipeline.pipeline.decisions import decide
     from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
     decision = decide(opened(settings), found, standing, reason)
-    out.print(f"run {found.name.run_id}: {decision.line}", soft_wrap=True)
+    conclude(DecisionResult(**decision.model_dump(include=set(DecisionResult.model_fields))))
+    out.print(f"run {found.name.run_id}: {decision.line}")
 
 
 @app.command()
 @takes("dataset", "split", *OF_IMAGES, "outputs")
 def promote(
-    ctx: typer.Context,
     given: Given,
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
     force: Annotated[bool, typer.Option("--force", help="Promote whatever the verdict; the record says so.")] = False,
 ) -> None:
     """Make weights the current ones, for all later runs, if they lose nothing against the present ones."""
+    from mnist_pipeline.cli.results.runs import RunFacts, facts_of
+    from mnist_pipeline.cli.results.work import PromoteResult
     from mnist_pipeline.pipeline import promotion
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.layout import CANDIDATES
+    from mnist_pipeline.runs.lookup import run_by_id
+    from mnist_pipeline.runs.outputs import Outputs
 
     settings = given.load({"weights": "WEIGHTS"}, weights=weights)
     assert settings.weights is not None, "given"
     opened_existing(settings)  # a promotion in another folder than that of the nights would change nothing
-    with progress_for(ctx.obj) as progress:
+    with progress_for() as progress:
         promoted = promotion.promote(settings, settings.weights, force, progress)
-    totals = promoted.judged.published.totals
+    published = promoted.judged.published
+    run = run_by_id(Outputs.at(opened(settings).path(CANDIDATES)), published.run_id)
+    result = PromoteResult(
+        weights_sha256=promoted.weights_sha256,
+        previous_sha256=promoted.previous_sha256,
+        promoted=promoted.record is not None,
+        record=str(promoted.record) if promoted.record else None,
+        run=RunFacts(**facts_of(run, published.scores, promoted.judged.verdict)),
+        accepted_run=promoted.accepted.run_id if promoted.accepted else None,
+    )
+    conclude(result)
+    totals = published.totals
     out.print()
-    out.print(terminal.accuracy_line(totals.correct, totals.labelled), soft_wrap=True)
+    out.print(terminal.accuracy_line(totals.correct, totals.labelled))
     print_verdict(promoted.judged.verdict)
     if promoted.accepted:
-        out.print(f"run {promoted.accepted.run_id}: {promoted.accepted.line}", soft_wrap=True)
+        out.print(f"run {promoted.accepted.run_id}: {promoted.accepted.line}")
     if promoted.record:
-        out.print(f"promoted: {promoted.weights_sha256}", style="bold", soft_wrap=True)
-        out.print(f"before: {promoted.previous_sha256}; record: {terminal.path_line(promoted.record)}", soft_wrap=True)
+        out.print(f"promoted: {promoted.weights_sha256}", style="bold")
+        out.print(f"before: {promoted.previous_sha256}; record: {terminal.path_line(promoted.record)}")
     elif promoted.weights_sha256 == promoted.previous_sha256:
         out.print("these are the current weights already: nothing to do")
     else:
@@ -164,6 +205,7 @@ def promote(
 @takes("dataset", "split", "outputs")
 def report(given: Given, which: WhichRun = "latest") -> None:
     """Write the report of a published run: one HTML file."""
+    from mnist_pipeline.cli.results.work import ReportResult
     from mnist_pipeline.index import try_index
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.report import terminal
@@ -171,8 +213,10 @@ def report(given: Given, which: WhichRun = "latest") -> None:
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)
-    out.print(f"report: {terminal.path_line(write_report(opened(settings), found))}", soft_wrap=True)
+    page = write_report(opened(settings), found)
     try_index(opened(settings), found.name.run_id)
+    conclude(ReportResult(run_id=found.name.run_id, report=str(page)))
+    out.print(f"report: {terminal.path_line(page)}")
 
 
 @app.command("open")
@@ -181,14 +225,13 @@ def open_page(
     given: Given,
     which: Annotated[
         str | None,
-        typer.Argument(
-            metavar="RUN", help="A run_id, a run date, latest or latest-passed: its report. The index if left out."
-        ),
+        run_argument("RUN", "A run_id, a run date, latest or latest-passed: its report. The index if left out."),
     ] = None,
 ) -> None:
     """Open the index over all nights, or the report of a run, in the browser, and print where it is."""
     import webbrowser
 
+    from mnist_pipeline.cli.results.images import OpenResult
     from mnist_pipeline.pipeline.reporting import written_page
     from mnist_pipeline.store.base import is_remote
     from mnist_pipeline.verdicts.finding import find_run
@@ -197,17 +240,20 @@ def open_page(
     outputs = opened(settings)
     run = None if which is None else find_run(outputs, which, settings.dataset, settings.split)
     page = written_page(outputs, run)
-    out.print(str(page), soft_wrap=True)
+    out.print(str(page))
+    seen = not is_remote(page) and webbrowser.open(Path(page).as_uri())
+    conclude(OpenResult(page=str(page), opened=seen))
     if is_remote(page):
-        out.print("not opened: a browser needs the https address at which the bucket is served", soft_wrap=True)
-    elif not webbrowser.open(Path(page).as_uri()):
-        out.print("not opened: no browser found here; open the file yourself", soft_wrap=True)
+        out.print("not opened: a browser needs the https address at which the bucket is served")
+    elif not seen:
+        out.print("not opened: no browser found here; open the file yourself")
 
 
 @app.command()
 @takes("outputs")
 def reindex(given: Given) -> None:
     """Rebuild history.parquet, runs.parquet, latest.json, all reports and their index from the published runs."""
+    from mnist_pipeline.cli.results.work import ReindexResult
     from mnist_pipeline.index import update_index
     from mnist_pipeline.pipeline.reporting import write_report
     from mnist_pipeline.runs.lookup import list_runs
@@ -231,6 +277,7 @@ def reindex(given: Given) -> None:
         update_index(opened(settings), *(found.name.run_id for found in runs), afresh=True)
     except StoreError as error:
         bad.append(error)
+    conclude(ReindexResult(runs=len(runs) - len(bad), problems=tuple(map(str, bad))))
     out.print(f"runs indexed: {len(runs) - len(bad)}")
     if bad:
         more = f" and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""

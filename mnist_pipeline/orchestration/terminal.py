@@ -7,19 +7,22 @@ from prefect.logging.configuration import setup_logging
 from mnist_pipeline.errors import PipelineError, of_machine
 
 
-def share_terminal(debug: bool) -> None:
+def share_terminal(verbose: bool, quiet: bool) -> None:
     """Show the lines of our own loggers, and hide the tracebacks of expected errors.
 
     Prefect logs the traceback of every exception in a task. The message of an expected error is enough, and the line
     "Finished in state Failed" repeats it. The logs that are sent to the server keep the tracebacks.
 
     Args:
-        debug: keep the tracebacks, and show debug lines too.
+        verbose: keep the tracebacks, and show debug lines too.
+        quiet: show errors only, of Prefect too.
     """
     setup_logging()  # otherwise Prefect does it at the start of the flow, too late for the filters below
-    logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if debug else logging.INFO)
-    if not debug:
-        for handler in logging.getLogger().handlers:
+    logging.getLogger("mnist_pipeline").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in logging.getLogger().handlers:
+        if quiet:
+            handler.setLevel(logging.ERROR)
+        if not verbose:
             handler.addFilter(_is_unexpected)
 
 

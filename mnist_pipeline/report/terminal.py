@@ -1,6 +1,6 @@
 """Terminal output of the commands: rich tables, and digits drawn in half blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Group, JustifyMethod
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,15 +17,18 @@ from mnist_pipeline.core.gates import WORST_FIRST, GateResult, Outcome, Referenc
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.intervals import chance_note, wilson
 from mnist_pipeline.core.tally import DigitScore
+from mnist_pipeline.errors import printable
 from mnist_pipeline.report.picture import Picture, sure
 
+# Columns of the per-digit table on a terminal that is too narrow for all of them.
+LEFT_OUT_FIRST = ("mean conf.", "f1", "precision", "taken for", "95 % interval", "correct", "images")
 CELL_GAP = 2
 INK = 96  # pixels at least this bright are drawn
 BLOCKS = " ▄▀█"
 OUTCOME_STYLES: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green", "none": "dim"}
 
 
-LEFT_OUT_FIRST = ("weights", "published_at", "images")  # of the columns of `runs_table`
+UNBROKEN = 1000  # characters; the width where there is no terminal, so that who reads a pipe gets unbroken lines
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,62 @@ def not_counted_line(run_id: str, by_hand: Sequence[str] = ()) -> str:
     return f"not counted, as {what} were given by hand; `mnist-pipeline accept {run_id} --reason TEXT` counts it"
 
 
-def digits_table(scores: Sequence[DigitScore]) -> Table:
-    """The per-digit table: scores, or without labels how often each digit was predicted."""
-    return _scores_table(scores) if any(score.images for score in scores) else _predicted_table(scores)
+def fitted_table(
+    columns: Mapping[str, Sequence[str]],
+    width: int,
+    left_out_first: Sequence[str] = (),
+    left_aligned: Collection[str] = (),
+) -> RenderableType:
+    """A table of the columns that fit into `width` characters, with a line that names those that do not.
+
+    No cell is cut or broken: a table that is too wide without them is as wide as it is, for the terminal to break.
+
+    Args:
+        columns: the cells of each column by its heading, which may have two lines.
+        width: of the terminal, in characters.
+        left_out_first: headings of the columns that may be left out, the first to go first.
+        left_aligned: headings of the columns of words; numbers are aligned to the right.
+    """
+    kept, left_out = dict(columns), list[str]()
+    while _width(table := _table(kept, left_aligned)) > width and len(left_out) < len(left_out_first):
+        left_out.append(left_out_first[len(left_out)])
+        del kept[left_out[-1]]
+    if not left_out:
+        return table
+    names = ", ".join(name.replace("\n", " ") for name in columns if name in left_out)
+    return Group(table, Text(f"columns left out: {len(left_out)} ({names}); a wider terminal or --json shows them"))
 
 
-def _predicted_table(scores: Sequence[DigitScore]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for heading in ("digit", "predicted"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for score in scores:
-        table.add_row(str(score.digit), f"{score.predicted:,}")
+def _table(columns: Mapping[str, Sequence[str]], left_aligned: Collection[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0) if left_aligned else 0)
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in left_aligned else "right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
+
+
+def _width(table: Table) -> int:
+    console = Console(width=UNBROKEN)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def digits_table(scores: Sequence[DigitScore], width: int = UNBROKEN) -> RenderableType:
+    """The per-digit table: scores, or without labels how often each digit was predicted.
+
+    At most 80 characters wide up to 999,999 images of a digit.
+    """
+    if not any(score.images for score in scores):
+        digits, predicted = [str(score.digit) for score in scores], [f"{score.predicted:,}" for score in scores]
+        return fitted_table({"digit": digits, "predicted": predicted}, width)
+    rows = [score_cells(score) for score in scores]
+    # Headings are broken into two lines: the last two columns are narrower than theirs.
+    columns = {_heading(name): [row[name] for row in rows] for name in rows[0]}
+    return fitted_table(columns, width, [_heading(name) for name in LEFT_OUT_FIRST])
+
+
+def _heading(name: str) -> str:
+    return name if "%" in name else name.replace(" ", "\n")
 
 
 def score_cells(score: DigitScore) -> dict[str, str]:
@@ -98,47 +146,21 @@ def score_cells(score: DigitScore) -> dict[str, str]:
     }
 
 
-def _scores_table(scores: Sequence[DigitScore]) -> Table:
-    """The per-digit table, at most 80 characters wide up to 999,999 images of a digit."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    rows = [score_cells(score) for score in scores]
-    for heading in rows[0]:
-        # Break headings into two lines: the last two columns are narrower than theirs.
-        table.add_column(heading if "%" in heading else heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    return table
-
-
-def runs_table(rows: Sequence[RunLine], width: int) -> Table:
-    """The table of published runs, without the columns that do not fit into `width` characters."""
+def runs_table(rows: Sequence[RunLine], width: int = UNBROKEN) -> RenderableType:
+    """The table of published runs."""
     headings = {"run_id": "run", "published_at": "published (UTC)"}
-    cells = {
-        field.name: [headings.get(field.name, field.name), *(getattr(row, field.name) for row in rows)]
-        for field in fields(RunLine)
+    columns = {
+        headings.get(field.name, field.name): [getattr(row, field.name) for row in rows] for field in fields(RunLine)
     }
-    for name in LEFT_OUT_FIRST:
-        if sum(2 + max(map(len, column)) for column in cells.values()) - 1 > width:  # padding and rules included
-            del cells[name]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name, (heading, *_) in cells.items():
-        justify: JustifyMethod = "right" if name in ("images", "accuracy") else "left"
-        table.add_column(heading, justify=justify, no_wrap=name != "run_id", overflow="fold")
-    for row in rows:
-        table.add_row(*(getattr(row, name) for name in cells))
-    return table
+    words = set(columns) - {"images", "accuracy"}
+    return fitted_table(columns, width, ("weights", "published (UTC)", "images"), left_aligned=words)
 
 
-def decisions_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """The prune decisions: run_id, size, action, reason. At most 80 characters wide for MNIST's run_ids."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("action", no_wrap=True)
-    table.add_column("because", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def decisions_table(rows: Sequence[tuple[str, str, str, str]], width: int = UNBROKEN) -> RenderableType:
+    """The prune decisions: run_id, size, action, reason."""
+    names = ("run", "size", "action", "because")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+    return fitted_table(columns, width, ("size", "because"), left_aligned={"run", "action", "because"})
 
 
 def size(size_bytes: int) -> str:
@@ -219,24 +241,25 @@ def changes_line(reference: Reference) -> str:
     return f"the same images, {weights}; predictions changed: {reference.changed:,}"
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(rows: Sequence[Mapping[str, Any]], width: int = UNBROKEN) -> RenderableType:
     """The comparison table, from its rows: all digits together, then each digit."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for heading in ("digit", "images", "lost", "gained", "points", "95 % interval", "p", "(Holm)"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        low, high, p_holm = row["low"], row["high"], row["p_holm"]
-        table.add_row(
-            "all" if row["digit"] is None else str(row["digit"]),
-            f"{row['images']:,}",
-            "-" if row["lost"] is None else f"{row['lost']:,}",
-            "-" if row["gained"] is None else f"{row['gained']:,}",
-            "-" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
-            "-" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
-            _p_value(row["p"]),
-            "" if p_holm is None else f"({_p_value(p_holm)})",
-        )
-    return table
+    cells = [_comparison_cells(row) for row in rows]
+    columns = {name: [row[name] for row in cells] for name in cells[0]}
+    return fitted_table(columns, width, ("(Holm)", "images", "95 % interval", "p"))
+
+
+def _comparison_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    low, high, p_holm = row["low"], row["high"], row["p_holm"]
+    return {
+        "digit": "all" if row["digit"] is None else str(row["digit"]),
+        "images": f"{row['images']:,}",
+        "lost": "-" if row["lost"] is None else f"{row['lost']:,}",
+        "gained": "-" if row["gained"] is None else f"{row['gained']:,}",
+        "points": "-" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
+        "95 % interval": "-" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
+        "p": _p_value(row["p"]),
+        "(Holm)": "" if p_holm is None else f"({_p_value(p_holm)})",
+    }
 
 
 def _p_value(p: float) -> str:

@@ -45,7 +45,7 @@ def test_no_secret_is_found_in_what_prefect_keeps_of_its_runs(
     machine: Machine, site: Site, prefect_server: dict[str, str], tried: Tried
 ) -> None:
     config = machine.config("good", data_sets(site))
-    run = ["--debug", "run", "--run-date", RUN_DATE, "--config", config]
+    run = ["--verbose", "run", "--run-date", RUN_DATE, "--config", config]
     # What the server is sent is what it may keep; its password is the only secret that it needs.
     client = {name: prefect_server[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
     here = json.dumps([({}, run), ({}, [*run, "--dataset", "moved"])])

@@ -208,7 +208,7 @@ Attempt = tuple[int, dict[str, str], list[str]]  # the exit code expected, varia
 def whole_nights(config: str) -> list[Attempt]:
     """Everything that the command can do with a night, and does without refusing."""
     with_config: list[list[str]] = [
-        ["--debug", "run", "--direct", "--run-date", RUN_DATE],
+        ["--verbose", "run", "--direct", "--run-date", RUN_DATE],
         ["run", "--direct", "--run-date", RUN_DATE],
         ["backfill", "--direct", "--from", "2026-01-30", "--to", RUN_DATE],
         ["fetch"],
@@ -226,7 +226,7 @@ def whole_nights(config: str) -> list[Attempt]:
 
 def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
     """What can be wrong with whatever holds a secret; a traceback says more than a message."""
-    run = ["--debug", "run", "--direct", "--run-date", "2026-01-29"]
+    run = ["--verbose", "run", "--direct", "--run-date", "2026-01-29"]
     source = f'[[datasets.toy.sources]]\nkind = "web"\nurl = "{address("http", site.place)}"\n'
     texts = {
         "TOML": f'[datasets.toy]\npassword = {secret("bare")}"\n',
@@ -249,7 +249,7 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
         for name in ("nobody", "other", "closed", "moved", "gone")
     ]
     for words in misplaced(address("s3", "nights/a")):
-        attempts.append((5 if any(word in NAMING_A_RUN for word in words) else 2, {}, ["--debug", *words]))
+        attempts.append((5 if any(word in NAMING_A_RUN for word in words) else 2, {}, ["--verbose", *words]))
     for flag in ("data-dir", "images", "cache", "outputs", "weights", "cluster"):
         where = address("tcp" if flag == "cluster" else "s3", "nights/a")
         attempts.append((2, {}, [*run, f"--{flag}", where]))
@@ -258,9 +258,9 @@ def refused_nights(machine: Machine, site: Site, config: str) -> list[Attempt]:
         (2, {}, [*run, "--config", address("https", "mirror.test/a.toml")]),
         (2, {"MNIST_PIPELINE_DATASETS": f'{{"toy": "{address("http", site.place)}"'}, run),
         (2, {"MNIST_PIPELINE_GATES": f'{{"toy": "{address("http", site.place)}"}}'}, run),
-        (2, {}, ["--debug", "run", "--config", config]),  # PREFECT_API_URL has a password
-        (2, {}, ["--debug", "doctor", "--config", config]),
-        (2, {}, ["--debug", "setup", "--project", str(Path(__file__).parents[2])]),
+        (2, {}, ["--verbose", "run", "--config", config]),  # PREFECT_API_URL has a password
+        (2, {}, ["--verbose", "doctor", "--config", config]),
+        (2, {}, ["--verbose", "setup", "--project", str(Path(__file__).parents[2])]),
     ]
     return attempts
 
@@ -337,7 +337,7 @@ def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights
 
 def test_a_store_that_does_not_answer_is_named_without_the_secrets_of_its_endpoint(machine: Machine) -> None:
     done = machine.python(
-        "from mnist_pipeline.cli import app; app(['--debug', 'runs', '--outputs', 's3://nights/a'])",
+        "from mnist_pipeline.cli import app; app(['--verbose', 'runs', '--outputs', 's3://nights/a'])",
         AWS_ENDPOINT_URL=address("http", f"{NOBODY}/"),
     )
     assert done.returncode == 5, done.stderr

@@ -1,0 +1,215 @@
+"""What the commands find that evaluate, list, show and compare runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from mnist_pipeline.cli.results.facts import Facts, Result
+from mnist_pipeline.core.gates import GateResult, Outcome
+from mnist_pipeline.core.tally import DigitScore
+from mnist_pipeline.errors import StoreError
+from mnist_pipeline.pipeline.judging import Verdict, comparison_rows
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.counting import counted_at
+from mnist_pipeline.runs.decisions import Decision, Standing, known_decision
+from mnist_pipeline.runs.manifest import Totals
+from mnist_pipeline.runs.run import Run
+from mnist_pipeline.store.base import exists
+
+
+class ComparisonFacts(Facts):
+    """The comparison of one digit, or of all together, over two runs."""
+
+    digit: int | None
+    images: int
+    correct: int
+    images_before: int
+    correct_before: int
+    both_right: int | None
+    lost: int | None
+    gained: int | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float
+    p_holm: float | None
+    method: str
+
+
+class ReferenceFacts(Facts):
+    """A run that another was compared with."""
+
+    against: str
+    run_id: str = Field(description="of the reference")
+    problem: str | None = Field(description="why they cannot be compared; null if they can")
+    same_images: bool = Field(description="whether both are over the same images and labels")
+    same_weights: bool = Field(description="whether both used the same weights")
+    changed: int | None = Field(description="images whose prediction changed; null if the images differ")
+    comparisons: tuple[ComparisonFacts, ...] = Field(
+        description="all digits together, then each digit; empty without labels"
+    )
+
+
+class VerdictFacts(Facts):
+    """A verdict on a run."""
+
+    verdict_id: str
+    outcome: Outcome
+    gates: tuple[GateResult, ...] = Field(description="the result of each gate")
+    references: tuple[ReferenceFacts, ...] = Field(description="the runs it was compared with")
+    notes: tuple[str, ...] = Field(description="what a reader of the verdict should know")
+    folder: str = Field(description="folder of its tables")
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Self:
+        """The facts of a verdict."""
+        references = tuple(
+            ReferenceFacts(
+                against=each.against,
+                run_id=each.run_id,
+                problem=each.problem,
+                same_images=each.same_images,
+                same_weights=each.same_weights,
+                changed=each.changed,
+                comparisons=compared(comparison_rows(each.comparisons)),
+            )
+            for each in verdict.references
+        )
+        return cls(
+            verdict_id=verdict.verdict_id,
+            outcome=verdict.outcome,
+            gates=verdict.results,
+            references=references,
+            notes=verdict.notes,
+            folder=str(verdict.folder),
+        )
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> tuple[ComparisonFacts, ...]:
+    """The rows of a comparison."""
+    return tuple(ComparisonFacts(**row) for row in rows)
+
+
+class DecisionFacts(Facts):
+    """What a person decided of a run."""
+
+    standing: Literal["accepted", "withdrawn"]
+    reason: str = Field(description="why, in the person's words")
+    decided_at: datetime = Field(description="when")
+
+    @classmethod
+    def of(cls, decision: Decision | None) -> Self | None:
+        """The facts of a decision; None of none."""
+        if decision is None:
+            return None
+        return cls(standing=decision.standing, reason=decision.reason, decided_at=decision.decided_at)
+
+
+class RunFacts(Result):
+    """A published run with its newest verdict."""
+
+    run_id: str
+    run_date: date
+    dataset: str
+    split: str
+    counts: bool = Field(description="whether it is, or was, the run of its date; one made by hand or withdrawn is not")
+    totals: Totals = Field(description="the run in a few numbers")
+    digits: tuple[DigitScore, ...] = Field(description="the scores of the ten digits")
+    verdict: VerdictFacts | None = Field(description="the newest; null if it was not judged yet or is damaged")
+    decision: DecisionFacts | None = Field(description="the newest; null if nothing was decided or it is damaged")
+    weights_sha256: str
+    published_at: datetime
+    files: str = Field(description="folder of its files")
+    report: str | None = Field(description="its report; null if it has none")
+
+    @property
+    def last_words(self) -> Iterable[str]:
+        return (f"{self.run_id}: {self.verdict.outcome if self.verdict else 'not judged'}",)
+
+
+def facts_of(run: Run, scores: Sequence[DigitScore], verdict: Verdict | None) -> dict[str, Any]:
+    """The fields of `RunFacts`, read from a published run.
+
+    Raises:
+        DamagedError: its manifest is missing or altered.
+    """
+    manifest, page = run.manifest(), None
+    with suppress(StoreError):  # a missing report must not hide the run
+        if exists(run.outputs.store, name := layout.report(run.name.run_id)):
+            page = str(run.outputs.path(name))
+    return {
+        **run.name.key_columns,
+        "counts": counted_at(run.outputs, run) is not None,
+        "totals": manifest.totals,
+        "digits": tuple(scores),
+        "verdict": VerdictFacts.of(verdict) if verdict else None,
+        "decision": DecisionFacts.of(known_decision(run.outputs, manifest.content)),
+        "weights_sha256": manifest.identity.weights_sha256,
+        "published_at": manifest.published_at,
+        "files": str(run.files),
+        "report": page,
+    }
+
+
+class RunResult(RunFacts):
+    """The run that was evaluated; it is published, whatever the verdict."""
+
+    new: bool = Field(description="false if it was published before with the same predictions")
+    by_hand: tuple[str, ...] = Field(description="the settings given by hand for which it does not count")
+
+
+class ShowResult(RunFacts):
+    """A published run."""
+
+    pruned_at: datetime | None
+    damaged: tuple[str, ...] = Field(description="what of verdict and decision cannot be read, and why")
+
+
+class ListedRun(Facts):
+    """A published run in a few numbers; null where its manifest cannot be read."""
+
+    run_id: str
+    run_date: date
+    dataset: str
+    split: str
+    images: int | None = None
+    labelled: int | None = None
+    correct: int | None = None
+    accuracy: float | None = None
+    outcome: Outcome | None = Field(default=None, description="of the newest verdict; null if it was not judged yet")
+    standing: Standing | None = None
+    counts: bool | None = Field(default=None, description="whether it is, or was, the run of its date")
+    weights_sha256: str | None = None
+    published_at: datetime | None = None
+    problem: str | None = Field(default=None, description="why its manifest cannot be read")
+
+
+class RunsResult(Result):
+    """Published runs, by run_date, then by the time of publication."""
+
+    outputs: str = Field(description="the outputs folder")
+    runs: tuple[ListedRun, ...] = Field(description="the runs that were asked for, the newest last")
+
+    @property
+    def last_words(self) -> Iterable[str]:
+        return (run.run_id for run in self.runs)
+
+
+class CompareResult(Result):
+    """The comparison of two published runs."""
+
+    before: str = Field(description="run_id of the run before")
+    now: str = Field(description="run_id of the run now")
+    same_images: bool = Field(description="whether both are over the same images and labels")
+    same_weights: bool = Field(description="whether both used the same weights")
+    changed: int | None = Field(description="images whose prediction changed; null if the images differ")
+    comparisons: tuple[ComparisonFacts, ...] = Field(
+        description="all digits together, then each digit; empty without labels"
+    )
+
+    @property
+    def last_words(self) -> Iterable[str]:
+        return ("different images" if self.changed is None else f"predictions changed: {self.changed}",)
