@@ -35,7 +35,7 @@ _MONTH_PAGE = re.compile(rf"{layout.REPORTS}/\d{{4}}-\d\d\.html")
 
 
 def try_index(outputs: Outputs, *run_ids: str) -> None:
-    """Update the pages and the links of neighbours, and only warn where that fails: no reason to fail a night.
+    """Update the pages and the links of reports, and only warn where that fails: no reason to fail a night.
 
     Args:
         outputs: the outputs folder.
@@ -49,7 +49,7 @@ def try_index(outputs: Outputs, *run_ids: str) -> None:
 
 
 def update_index(outputs: Outputs, *run_ids: str, afresh: bool = False) -> None:
-    """Bring the index, the pages of the months, and the links of the neighbours of some runs in line with the views.
+    """Bring the index, the pages of the months, and the links of some runs and their neighbours in line with the views.
 
     Args:
         outputs: the outputs folder.
@@ -68,10 +68,10 @@ def update_index(outputs: Outputs, *run_ids: str, afresh: bool = False) -> None:
         outputs.store.update(names, lambda: _rendered(_pages(_series(outputs)), names))
     for name in filter(_MONTH_PAGE.fullmatch, _reports(outputs) - {*wanted}):  # its runs were moved away
         outputs.store.delete(name)
-    for neighbour in dict.fromkeys(_neighbours(series, run_ids)):
-        name = layout.report(neighbour.run_id)
-        if _renewed(outputs, name, _links(series, neighbour)):
-            outputs.store.update((name,), lambda: _renewed(outputs, name, links_of(outputs, neighbour)))  # noqa: B023
+    for run in dict.fromkeys(_linked(series, run_ids)):
+        name = layout.report(run.run_id)
+        if _renewed(outputs, name, _links(series, run)):
+            outputs.store.update((name,), lambda: _renewed(outputs, name, links_of(outputs, run)))  # noqa: B023
 
 
 def links_of(outputs: Outputs, run: RunName) -> Links:
@@ -159,9 +159,13 @@ def _link(line: RunLine | None) -> Link | None:
     return Link(f"{line.run_date}", line.href) if line else None
 
 
-def _neighbours(series: Sequence[Series], run_ids: Iterable[str]) -> Iterator[RunName]:
-    """The runs with a report before and after some runs."""
+def _linked(series: Sequence[Series], run_ids: Iterable[str]) -> Iterator[RunName]:
+    """The reports whose links depend on some runs: those of the dates before and after, and their own.
+
+    Their own, since a neighbour may have been published while they were drawn.
+    """
     for run in filter(None, map(RunName.parse, run_ids)):
+        yield run
         for own in (each for each in series if run.is_of(each.dataset, each.split)):
             for line in own.beside(run.run_date):
                 if line and line.has_report and (name := RunName.parse(line.run_id)):
