@@ -105,7 +105,7 @@ def test_every_command_prints_one_document_of_its_shape(home: Path) -> None:
         ("rum", 2, "UsageError"),
         ("--rum", 2, "UsageError"),
         ("accept latest", 2, "UsageError"),
-        ("images", 2, "UsageError"),
+        ("up", 2, "UsageError"),
         ("runs --csv", 2, "SettingsError"),
         ("baseline", 2, "UsageError"),
         ("", 2, "UsageError"),

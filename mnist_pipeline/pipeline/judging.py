@@ -22,7 +22,7 @@ from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.runs.decisions import known_decision
 from mnist_pipeline.runs.lookup import run_by_id
-from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName
+from mnist_pipeline.runs.manifest import Manifest, RunContent, RunName, Totals
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runtime import versions
@@ -95,9 +95,13 @@ class Judged:
     @property
     def line(self) -> str:
         """The verdict in one line, whether the accuracy may be chance, and the decision."""
-        totals = self.published.totals
-        chance = chance_note(totals.correct, totals.labelled)
-        return "; ".join(filter(None, (self.verdict.line, chance and f"accuracy {chance}", self.decision)))
+        return judged_line(self.verdict.line, self.published.totals, self.decision)
+
+
+def judged_line(verdict: str, totals: Totals, decision: str | None = None) -> str:
+    """A verdict in one line, whether the accuracy may be chance, and the decision."""
+    chance = chance_note(totals.correct, totals.labelled)
+    return "; ".join(filter(None, (verdict, chance and f"accuracy {chance}", decision)))
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
 from mnist_pipeline.pipeline.evaluation import evaluate
-from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published
+from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published, judged_line
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
 from mnist_pipeline.runs.decisions import newest_decision
@@ -82,11 +82,12 @@ def state_of(settings: Settings, run: Run) -> DateStatus:
         return DateStatus(str(error), good=False)
     if decision and decision.standing == "accepted":
         judged = verdict.line if verdict else f"run {manifest.run_id}: not judged"
-        return DateStatus(f"{judged}; {decision.line}", good=True)
+        return DateStatus(judged_line(judged, manifest.totals, decision.line), good=True)
     if verdict is None:
         line = (
             f"run {manifest.run_id}: expected a verdict, got none; judge it: `mnist-pipeline run --dataset "
             f"{settings.dataset} --split {settings.split} --run-date {manifest.identity.run_date}`"
         )
         return DateStatus(line, good=False)
-    return DateStatus(verdict.line, good=not verdict.fails(settings.gates_of_dataset()))
+    line = judged_line(verdict.line, manifest.totals)
+    return DateStatus(line, good=not verdict.fails(settings.gates_of_dataset()))

@@ -410,7 +410,7 @@ def no_such_split(settings: Settings, tmp_path: Path) -> Settings:
         (no_images, DataError, "expected t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, got neither"),
         (no_folder, SettingsError, "nowhere: expected a folder, got none there"),
         (no_source, SourceError, "data set mnist: expected a source for .*, got none .it has no sources"),
-        (no_such_split, SettingsError, "split 'nosuch': expected one of test, train"),
+        (no_such_split, SettingsError, "split 'nosuch'.*: expected one of test, train"),
     ],
 )
 def test_a_run_that_fails_publishes_nothing_and_leaves_earlier_runs_alone(
