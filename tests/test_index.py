@@ -37,6 +37,7 @@ from tests.published import (
     publish_verdict,
     snapshot,
 )
+from tests.report.browser import checked, measured
 from tests.stores import MemoryStore
 
 LINKED = '<nav class="links"></nav><p>pictures</p>'
@@ -108,6 +109,25 @@ def test_each_night_has_its_figures_and_what_is_not_known_is_no_pass(tmp_path: P
         "2026-01-29: no run", "2026-01-30: no run", "2026-01-31: cannot be read",
     ]  # fmt: skip
     assert re.search(r"2026-01-29<small>to 2026-01-30</small></th><td[^>]*>no run", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_and_nothing_is_too_wide_or_in_the_way(dark: bool, tmp_path: Path) -> None:
+    runs = [night(tmp_path, f"2026-{month:02}-{day:02}") for month in (1, 2, 3) for day in range(1, 28, 2)]
+    night(tmp_path, "2026-03-28", "fail")
+    night(tmp_path, "2026-03-30", None, labels_sha256=None)
+    publish_run(tmp_path, identity("2026-03-31"), counts=False)
+    flip_bit(runs[-1].folder / "manifest.json")
+    updated(tmp_path)
+    for name in ("index", "2026-03"):
+        text = page(tmp_path, name).replace(
+            "screen and (prefers-color-scheme: dark)", "screen" if dark else "screen and (max-width: 0)"
+        )
+        for found in checked(text, tmp_path, 1280, 390):
+            assert found["violations"] == []
+        for width, found in zip((1280, 768, 390), measured(text, tmp_path, 1280, 768, 390), strict=True):
+            assert (found["content"], found["beyond"], found["cut"], found["collisions"]) == (width, [], [], 0)
 
 
 def test_what_does_not_count_or_was_decided_is_said(tmp_path: Path) -> None:
