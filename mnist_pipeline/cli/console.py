@@ -96,6 +96,8 @@ class _Stop:
             finally:
                 os._exit(128 + number)
         self._stopping = True
+        # Prefect logs a traceback for an event that it cannot send any more once the interpreter shuts down.
+        logging.getLogger("prefect.events").setLevel(logging.CRITICAL)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + number)
