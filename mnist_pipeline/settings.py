@@ -56,6 +56,7 @@ SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
 # password in it. What is no address is as in `store.base.is_remote`.
 _NO_ADDRESS = r"(?![A-Za-z][A-Za-z0-9+.-]+:/|[\s\S]*://)"
 _BUCKET = rf"({'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#@]*)?$"
+_TABLE = re.compile(r"a (valid )?dictionary or (an )?instance of \w+")  # the words of a library for a table
 
 # A folder or file on disk.
 LocalPath = Annotated[
@@ -531,7 +532,8 @@ def _explain(error: ValidationError, layers: Sequence[_Layer]) -> str:
         else:
             expected = "expected" if problem["type"] == "literal_error" else "expected a value"
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", expected)
-            message = message.replace("expected a value a valid", "expected a valid")
+            message = message.replace("expected a value a ", "expected a ")
+            message = _TABLE.sub("a table", message)
             # What an address holds may be a password.
             shown = not isinstance(problem["input"], dict | list) and not is_remote(problem["input"])
             got = f", got {problem['input']!r:.{MAX_PATH}}" if shown else ""

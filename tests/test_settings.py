@@ -54,7 +54,7 @@ def test_a_retention_is_off_until_it_is_configured(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", '{"keep_days": 90}')
     assert load_settings().retention == wanted
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", "90 days")
-    refused("retention: expected a valid dictionary")
+    refused("retention: expected a table, got '90 days'")
 
 
 def test_the_projects_own_config_is_enough() -> None:
@@ -215,8 +215,10 @@ def test_a_gate_that_is_none_or_out_of_range_is_refused(line: str, message: str,
     refused(f"settings refused: {message}", config(tmp_path, f"[gates.toy]\n{line}\n"))
 
 
-def test_gates_outside_of_a_data_set_are_refused(tmp_path: Path) -> None:
-    refused("settings refused: gates.min_accuracy: expected a value", config(tmp_path, "[gates]\nmin_accuracy = 0.9\n"))
+def test_gates_outside_of_a_data_set_and_values_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    refused("settings refused: gates.min_accuracy: expected a table", config(tmp_path, "[gates]\nmin_accuracy = 0.9\n"))
+    refused("settings refused: gates.toy: expected a table, got 3", config(tmp_path, "[gates]\ntoy = 3\n"))
+    refused("settings refused: retention: expected a table, got 3", config(tmp_path, "retention = 3\n"))
     refused(
         "settings refused: gate: no such setting (did you mean gates?)", config(tmp_path, "[gate.toy]\nalpha = 0.1\n")
     )
