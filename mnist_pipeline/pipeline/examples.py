@@ -69,7 +69,9 @@ class Wanted:
     def require_labels(self, labelled: object, whose: str) -> None:
         """Raise LabelError if it asks for labels where there are none."""
         if not labelled and (self.wrong or self.label is not None):
-            raise LabelError(f"{whose}: expected labels, got none; without them nothing can be wrong")
+            raise LabelError(
+                f"{whose}: expected labels, got none; without them no image has one, and none can be wrong"
+            )
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_wrong_pictures_are_those_whose_prediction_is_not_the_label(start: int, 
 def test_without_labels_no_picture_is_wrong(tmp_path: Path, toy: Settings) -> None:
     make_split(tmp_path / "unlabelled", ROWS, labelled=False)
     unlabelled = toy.model_copy(update={"data_dir": tmp_path / "unlabelled"})
-    with pytest.raises(LabelError, match="toy/test: expected labels, got none; without them nothing can be wrong"):
+    with pytest.raises(LabelError, match="toy/test: expected labels, got none; without them no image has one"):
         pick(unlabelled, Wanted(wrong=True), 5)
     assert [picture.label for picture in pick(unlabelled, Wanted(), 5)] == [None] * 5
 
