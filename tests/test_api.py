@@ -124,6 +124,7 @@ NPZ = "https:/me:hunter2@host/a.npz"  # what a path makes of it
         (lambda: run_files(split=ADDRESS), "^dataset and split: expected"),
         (lambda: run_files("all", ADDRESS), "expected published runs of "),
         (lambda: load_run(table=ADDRESS), "^table "),  # type: ignore[arg-type]
+        (lambda: load_run(table=3), "^table '3': expected one of predictions, "),  # type: ignore[arg-type]
         (lambda: load_history(ADDRESS), "outputs: expected a folder, or SCHEME://BUCKET/PREFIX"),
         (lambda: init_network(ADDRESS), "^weights: expected a folder, or SCHEME://BUCKET/PREFIX"),
         (lambda: load_weights(Path(NPZ)), "^weights: expected a path, or SCHEME://BUCKET/NAME, got another address"),
@@ -254,6 +255,10 @@ def test_a_prediction_leads_to_its_pixels(tmp_path: Path) -> None:
     assert load_images("latest", [], "toy", outputs=outputs).shape == (0, 28, 28)
     with pytest.raises(SettingsError, match="expected 0 to 24, got -1, 25; take them from its predictions"):
         load_images("latest", [-1, 0, 25], "toy", outputs=outputs)
+    for strange in ([3.7], ["3"], [float("nan")], 3):
+        with pytest.raises(SettingsError, match=r"^image_ids: expected whole numbers, got .+; take them"):
+            load_images("latest", strange, "toy", outputs=outputs)  # type: ignore[arg-type]
+    assert load_images("latest", np.array([3.0]), "toy", outputs=outputs).shape == (1, 28, 28)
     shutil.rmtree(outputs / "shards")
     with pytest.raises(DamagedError, match="expected a shard, got no file; run --run-date 2026-01-31 again"):
         load_images("latest", [0], "toy", outputs=outputs)

@@ -39,7 +39,7 @@ def check_table(name: str, among: Iterable[str]) -> None:
     """Raise SettingsError if there is no table of that name."""
     if name not in (known := [*among]):
         raise SettingsError(
-            f"table {shown(name)}: expected one of {', '.join(known)}{nearest(name, known)}; correct it"
+            f"table {shown(name)}: expected one of {', '.join(known)}{nearest(str(name), known)}; correct it"
         )
 
 
@@ -51,8 +51,13 @@ def check_columns(columns: Iterable[str] | None, table: tables.Table) -> list[st
     """
     if columns is None:
         return None
-    wanted = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
     known = [column.name for column in table.columns]
+    try:
+        wanted = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
+    except TypeError:
+        raise SettingsError(
+            f"columns {shown(columns)}: expected names, some of {', '.join(known)}; correct it"
+        ) from None
     if not wanted:
         raise SettingsError(f"columns: expected some of {', '.join(known)}, got none; leave it out for all")
     if strange := [name for name in wanted if name not in known]:
@@ -69,11 +74,11 @@ def check_date(name: str, given: date | str | None, otherwise: date) -> date:
     Raises:
         SettingsError: it is none.
     """
-    if isinstance(given, datetime):  # what a run_date column holds
-        return given.date()
-    if isinstance(given, date):
-        return given
     try:
+        if isinstance(given, datetime):  # what a run_date column holds
+            return date(given.year, given.month, given.day)  # pandas' NaT has a date() and is none
+        if isinstance(given, date):
+            return given
         return otherwise if given is None else date.fromisoformat(given)
     except (TypeError, ValueError):
         raise SettingsError(f"{name} {shown(given)}: expected a date, YYYY-MM-DD; correct it") from None

@@ -26,7 +26,7 @@ from mnist_pipeline.api.arguments import (
 )
 from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.datasets.shards import read_selected
-from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError
+from mnist_pipeline.errors import DamagedError, PrunedError, RunNotFoundError, SettingsError, shown
 from mnist_pipeline.runs.lookup import runs_of, runs_of_dates
 from mnist_pipeline.verdicts.finding import find_run
 from mnist_pipeline.verdicts.records import PublishedVerdict, newest_verdict
@@ -152,13 +152,13 @@ def load_images(
         `[N, 28, 28]` float32 in 0..1, one for each id.
 
     Raises:
-        SettingsError: an id is not one of the run's images.
+        SettingsError: an id is not one of the run's images, or no whole number.
         RunNotFoundError: no such run.
         DamagedError: a shard is missing or altered; running the date again builds it.
     """
     folder = open_outputs(outputs)
     manifest = find_run(folder, run, dataset, split).manifest()
-    ids, images = [int(image_id) for image_id in image_ids], manifest.identity.images
+    ids, images = _whole(image_ids), manifest.identity.images
     if strange := [image_id for image_id in ids if not 0 <= image_id < images]:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
         raise SettingsError(
@@ -173,3 +173,20 @@ def load_images(
     for position, image_id in enumerate(ids):
         pixels[position] = found[image_id].reshape(SIDE, SIDE)
     return pixels
+
+
+def _whole(image_ids: Iterable[int]) -> list[int]:
+    """The ids as integers; a frame that was joined may hold them as floats.
+
+    Raises:
+        SettingsError: one is no whole number.
+    """
+    try:
+        given = [*image_ids]
+        ids = [int(image_id) for image_id in given]
+        strange: list[object] = [before for before, now in zip(given, ids, strict=True) if before != now]
+    except (TypeError, ValueError, OverflowError):
+        strange = [image_ids]
+    if strange:
+        raise SettingsError(f"image_ids: expected whole numbers, got {shown(strange[0])}; take them from predictions")
+    return ids

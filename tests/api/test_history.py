@@ -83,6 +83,9 @@ def test_a_range_without_runs_is_empty_and_says_why(outputs: Path) -> None:
             r"no 'predictoin' \(did you mean prediction\?\); expected some of",
         ),
         ({"columns": []}, "columns: expected some of run_id, .* got none; leave it out for all"),
+        ({"since": pd.NaT}, "since 'NaT': expected a date, YYYY-MM-DD"),
+        ({"columns": 3}, "columns '3': expected names, some of run_id, "),
+        ({"columns": [["label"]]}, "expected names, some of run_id, "),
         ({"since": "yesterday"}, "since 'yesterday': expected a date, YYYY-MM-DD"),
         ({"until": 20260131}, "until '20260131': expected a date, YYYY-MM-DD"),
         (
