@@ -105,6 +105,7 @@ def test_every_command_prints_one_document_of_its_shape(home: Path) -> None:
         ("rum", 2, "UsageError"),
         ("--rum", 2, "UsageError"),
         ("accept latest", 2, "UsageError"),
+        ("accept latest --reason -h", 5, "RunNotFoundError"),
         ("up", 2, "UsageError"),
         ("runs --csv", 2, "SettingsError"),
         ("baseline", 2, "UsageError"),

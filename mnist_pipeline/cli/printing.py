@@ -88,8 +88,7 @@ def styled(words: Sequence[str]) -> Iterator[None]:
     vars(style).update(vars(_Style()))
     words = words[: words.index("--")] if "--" in words else words
     if JSON in words and not HELP & {*words}:
-        style.json, style.stdout = True, stdout
-        sys.stdout, out.quiet = sys.stderr, True
+        _keep_stdout()
     try:
         yield
     except SystemExit as error:
@@ -103,6 +102,13 @@ def styled(words: Sequence[str]) -> Iterator[None]:
         end()
         sys.stdout, out.quiet = stdout, False
         logger.setLevel(level)
+
+
+def _keep_stdout() -> None:
+    """Keep stdout for the document."""
+    if not style.json:
+        style.json, style.stdout = True, sys.stdout
+        sys.stdout, out.quiet = sys.stderr, True
 
 
 def conclude(result: "Result") -> None:
@@ -148,10 +154,20 @@ def options(with_json: bool) -> list[Any]:
             out.quiet = True
             logging.getLogger("mnist_pipeline").setLevel(logging.ERROR)
 
+    def take_json(asked: bool) -> None:  # -h may be the value of another option: then nobody has asked for help
+        if asked:
+            _keep_stdout()
+
     @only.command()
     def _(
         json: Annotated[
-            bool, typer.Option(JSON, help="Print one JSON document, for programs; see docs/json.md.", **hidden)
+            bool,
+            typer.Option(
+                JSON,
+                help="Print one JSON document, for programs; see docs/json.md.",
+                callback=take_json,
+                **{**hidden, "is_eager": False},  # --help goes first
+            ),
         ] = False,
         quiet: Annotated[
             bool,
