@@ -94,14 +94,24 @@ def _on_disk(given: object) -> object:
     return path
 
 
+def calendar_date(text: str) -> date:
+    """The date that a text YYYY-MM-DD means; Python itself reads other forms of ISO 8601 as well.
+
+    Raises:
+        ValueError: it means none.
+    """
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or str(found) != text:
+        raise ValueError("expected a calendar date, YYYY-MM-DD")
+    return found
+
+
 def _calendar_date(value: object) -> object:
     # Pydantic alone would parse "0" as a timestamp, 1970-01-01.
-    if isinstance(value, date):
-        return value
-    try:
-        return date.fromisoformat(str(value))
-    except ValueError as error:
-        raise ValueError("expected a calendar date, YYYY-MM-DD") from error
+    return value if isinstance(value, date) else calendar_date(str(value))
 
 
 def _has_begun(value: date) -> date:

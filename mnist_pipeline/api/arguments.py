@@ -1,7 +1,7 @@
 """What the loaders have in common: types that complete in an editor, checks of arguments, and frames that say why."""
 
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from mnist_pipeline import tables
 from mnist_pipeline.errors import RunNotFoundError, SettingsError, nearest, shown
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.settings import load_settings
+from mnist_pipeline.settings import calendar_date, load_settings
 from mnist_pipeline.views import complete_repairs
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def check_date(name: str, given: date | str | None, otherwise: date) -> date:
     """
     try:
         if isinstance(given, datetime):  # what a run_date column holds
+            given = given.astimezone(UTC) if given.tzinfo else given  # run dates are of UTC
             return date(given.year, given.month, given.day)  # pandas' NaT has a date() and is none
         if isinstance(given, date):
             return given
-        return otherwise if given is None else date.fromisoformat(given)
+        return otherwise if given is None else calendar_date(given)
     except (TypeError, ValueError):
         raise SettingsError(f"{name} {shown(given)}: expected a date, YYYY-MM-DD; correct it") from None
 

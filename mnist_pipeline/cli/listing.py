@@ -13,6 +13,7 @@ from mnist_pipeline.cli.options import Given, complete_dataset, takes
 from mnist_pipeline.cli.printing import conclude, out, print_table, style
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError
+from mnist_pipeline.settings import calendar_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 def _date(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        return calendar_date(text)
     except ValueError as error:
-        raise typer.BadParameter(f"expected a calendar date, YYYY-MM-DD, got {text!r:.40}") from error
+        raise typer.BadParameter(f"{error}, got {text!r:.40}") from error
 
 
 def _dated(about: str) -> "typer.models.OptionInfo":

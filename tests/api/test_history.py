@@ -88,6 +88,7 @@ def test_a_range_without_runs_is_empty_and_says_why(outputs: Path) -> None:
         ({"columns": [["label"]]}, "expected names, some of run_id, "),
         ({"since": "yesterday"}, "since 'yesterday': expected a date, YYYY-MM-DD"),
         ({"until": 20260131}, "until '20260131': expected a date, YYYY-MM-DD"),
+        ({"until": "20260131"}, "until '20260131': expected a date, YYYY-MM-DD"),
         (
             {"since": "2026-02-01", "until": "2026-01-01"},
             "since 2026-02-01: expected a date up to until, got",
