@@ -175,6 +175,7 @@ def test_an_installed_wheel_publishes_what_the_checkout_publishes(
     work.mkdir()
     variables = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     variables["PYTHONPATH"] = str(installed)
+    assert {path.name.partition("-")[0] for path in installed.iterdir()} <= {"mnist_pipeline", "bin"}
     code = "import mnist_pipeline.flows.evaluate as flow; print(flow.__file__)"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=work, env=variables, capture_output=True, text=True, check=True

@@ -140,6 +140,7 @@ def test_a_command_that_is_ended_prints_that(
 ) -> None:
     monkeypatch.setattr(nightly, "run_nightly", lambda *_: os.kill(os.getpid(), number))
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have begun the tests without
     try:
         result = command("run --direct --json")
     finally:

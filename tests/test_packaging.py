@@ -60,7 +60,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_wheel_of_the_sdist_is_that_of_the_checkout(built: tuple[Path, Path]) -> None:
     ours, theirs = map(zipfile.ZipFile, built)
     assert ours.namelist() == theirs.namelist()
-    assert {"mnist_pipeline/py.typed", "mnist_pipeline/config/pipeline.toml"} <= set(ours.namelist())
+    assert {f"mnist_pipeline/{name}" for name in ("py.typed", "prefect.yaml", "config/gates.toml")} <= {
+        *ours.namelist()
+    }
     assert all(ours.read(name) == theirs.read(name) for name in ours.namelist())
 
 

@@ -478,7 +478,7 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
     assert (finding.healthy, finding.found) == (None, f"none yet in {settings.outputs}")
     judged = run_nightly(settings)
     (finding,) = run_checks._newest_verdict(settings)
-    assert (finding.healthy, finding.found) == (False, judged.verdict.line)
+    assert (finding.healthy, finding.found) == (False, judged.line)
     where = f"{judged.published.run_id} --outputs {settings.outputs}"
     assert finding.advice == f"`mnist-pipeline show {where}`, or its report, has the gates that failed"
     evaluate(settings.model_copy(update={"batch_rows": 5}))
@@ -487,8 +487,8 @@ def test_a_newest_night_that_fails_its_gates_or_was_not_judged_is_found_out(tmp_
     for rows, gates in ((6, {"toy": Gates(min_images=20)}), (7, {"toy": Gates(max_flips_unchanged=None)})):
         judged = run_nightly(settings.model_copy(update={"batch_rows": rows, "gates": gates}))
         (finding,) = run_checks._newest_verdict(settings)
-        assert (finding.healthy, finding.found) == (True, judged.verdict.line)
-    assert finding.found.endswith(": none: nothing was judged")
+        assert (finding.healthy, finding.found) == (True, judged.line)
+    assert ": none: nothing was judged" in finding.found
 
 
 def test_what_prefect_raises_for_a_rejected_night_can_be_sent_to_another_process(tmp_path: Path) -> None:
