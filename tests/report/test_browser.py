@@ -72,6 +72,12 @@ def test_what_is_folded_away_on_the_screen_is_printed(tmp_path: Path) -> None:
     assert printed["folded"] == 0
 
 
+@pytest.mark.parametrize("page", [PAGE, LIKE_MNIST], ids=["full", "mnist"])
+def test_nothing_printed_runs_over_the_margin_of_an_a4_page(page: Page, tmp_path: Path) -> None:
+    (printed,) = measured(rendered(page).replace("@media print", "@media all"), tmp_path, 688)
+    assert (printed["beyond"], printed["scrolling"], printed["cut"]) == ([], [], [])
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("page", [PAGE, UNLABELLED, ALONE, LONG_NAMES], ids=["full", "unlabelled", "alone", "long"])
 def test_axe_finds_nothing_that_keeps_anybody_out(page: Page, dark: bool, tmp_path: Path) -> None:
