@@ -676,6 +676,7 @@ def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home:
     assert json.loads((home / "outputs" / "promotions" / "000001.json").read_text())["forced"] is True
     assert f"run {published(home)[-1].name}: accepted " in forced.stdout
     assert ": promoted by force (fail)" in forced.stdout
+    assert (home / "outputs" / "reports" / f"{published(home)[-1].name}.html").exists()
 
 
 @pytest.mark.parametrize(
