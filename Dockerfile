@@ -10,8 +10,8 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /checkout
 FROM libraries
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps /wheels/*.whl && pip check && useradd --create-home --uid 1000 mnist \
-    && install --directory --owner=mnist /work /work/outputs /work/cache /home/mnist/.prefect
+    && install --directory --owner=mnist /srv /srv/outputs /srv/cache /home/mnist/.prefect
 USER mnist
-WORKDIR /work
-ENV MNIST_PIPELINE_CACHE=/work/cache PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+WORKDIR /srv
+ENV MNIST_PIPELINE_CACHE=/srv/cache PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CMD ["mnist-pipeline", "--help"]
