@@ -228,3 +228,8 @@ def of_machine(error: BaseException) -> MachineError | None:
         number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EAGAIN
         return MachineError(system_line("this machine", OSError(number, str(error) or "out of memory")))
     return None
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether an error is neither foreseen nor one of this machine: then its traceback is wanted."""
+    return not isinstance(error, PipelineError) and of_machine(error) is None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from mnist_pipeline.errors import PipelineError, of_machine
+from mnist_pipeline.errors import is_bug
 from mnist_pipeline.report.links import INDEX, Link, Links, with_links
 from mnist_pipeline.report.overview import HEAD_BYTES, Overview, RunLine, Series, index_of, months_of, overview_of
 from mnist_pipeline.runs import layout
@@ -44,8 +44,9 @@ def try_index(outputs: Outputs, *run_ids: str) -> None:
     try:
         update_index(outputs, *run_ids)
     except Exception as error:
-        bug = not isinstance(error, PipelineError) and of_machine(error) is None
-        logger.warning("the pages over the nights in %s could not be updated: %s", outputs, error, exc_info=bug)
+        logger.warning(
+            "the pages over the nights in %s could not be updated: %s", outputs, error, exc_info=is_bug(error)
+        )
 
 
 def update_index(outputs: Outputs, *run_ids: str, afresh: bool = False) -> None:

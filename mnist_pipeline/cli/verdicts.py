@@ -162,7 +162,6 @@ def promote(
     from mnist_pipeline.cli.results.runs import RunFacts, facts_of
     from mnist_pipeline.cli.results.work import PromoteResult
     from mnist_pipeline.pipeline import promotion
-    from mnist_pipeline.pipeline.reporting import try_report
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.layout import CANDIDATES
     from mnist_pipeline.runs.lookup import run_by_id
@@ -173,8 +172,6 @@ def promote(
     opened_existing(settings)  # a promotion in another folder than that of the nights would change nothing
     with progress_for() as progress:
         promoted = promotion.promote(settings, settings.weights, force, progress)
-    if promoted.accepted:
-        try_report(opened(settings), promoted.accepted.run_id)
     published = promoted.judged.published
     run = run_by_id(Outputs.at(opened(settings).path(CANDIDATES)), published.run_id)
     result = PromoteResult(

@@ -4,7 +4,7 @@ import logging
 
 from prefect.logging.configuration import setup_logging
 
-from mnist_pipeline.errors import PipelineError, of_machine
+from mnist_pipeline.errors import is_bug
 
 
 def share_terminal(verbose: bool, quiet: bool) -> None:
@@ -28,4 +28,4 @@ def share_terminal(verbose: bool, quiet: bool) -> None:
 
 def _is_unexpected(entry: logging.LogRecord) -> bool:
     error = entry.exc_info[1] if entry.exc_info else None
-    return error is None or not (isinstance(error, PipelineError) or of_machine(error))
+    return error is None or is_bug(error)

@@ -15,6 +15,7 @@ from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_published, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.decisions import Decision
 from mnist_pipeline.runs.lookup import run_by_id
@@ -95,7 +96,10 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
 def _accept_forced(settings: Settings, verdict: Verdict, progress: Progress) -> Decision:
     published = judge_published(settings, evaluate(settings, progress)).published
     outputs = Outputs.at(settings.outputs)
-    return decide(outputs, run_by_id(outputs, published.run_id), "accepted", f"promoted by force ({verdict.outcome})")
+    run = run_by_id(outputs, published.run_id)
+    decision = decide(outputs, run, "accepted", f"promoted by force ({verdict.outcome})")
+    try_report(outputs, run.name.run_id)
+    return decision
 
 
 def _promotion(weights: str, previous: str, verdict: Verdict, forced: bool) -> Promotion:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.intervals import chance_note
-from mnist_pipeline.errors import OutputsError, PipelineError, RunNotFoundError, of_machine
+from mnist_pipeline.errors import OutputsError, RunNotFoundError, is_bug
 from mnist_pipeline.index import links_of, try_index, update_index
 from mnist_pipeline.pipeline.examples import Selection, Wanted, select, select_changed, with_pixels
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
@@ -62,8 +62,7 @@ def try_report(outputs: Outputs, run_id: str, verified: bool = False) -> None:
         logger.info("report: %s", path)
         try_index(outputs, run_id)
     except Exception as error:
-        bug = not isinstance(error, PipelineError) and of_machine(error) is None
-        logger.warning("the report of %s could not be written: %s", run_id, error, exc_info=bug)
+        logger.warning("the report of %s could not be written: %s", run_id, error, exc_info=is_bug(error))
 
 
 def written_page(outputs: Outputs, run: Run | None) -> Location:

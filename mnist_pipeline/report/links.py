@@ -6,8 +6,6 @@ That line alone changes when a neighbour is published, so it can be replaced in 
 import re
 from dataclasses import dataclass
 
-from mnist_pipeline.report.templates import template
-
 INDEX = "index.html"
 _LINKS = re.compile(r'<nav class="links".*?</nav>', re.DOTALL)
 
@@ -46,5 +44,7 @@ def line_of(run_id: str) -> str:
 
 def with_links(page: str, links: Links) -> str:
     """A report with these links in place of its own; unchanged if it is of a version that had none."""
+    from mnist_pipeline.report.templates import template  # imported here: names of files need no templates
+
     line = template("links.html.jinja").render(links=links).strip()
     return _LINKS.sub(lambda _: line, page, count=1)

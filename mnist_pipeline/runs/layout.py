@@ -8,6 +8,7 @@ verdict lists.
 
 import re
 
+from mnist_pipeline.report import links
 from mnist_pipeline.store.base import LOCK
 from mnist_pipeline.store.base import STAGING as STAGING
 
@@ -27,7 +28,7 @@ BASELINES = "baselines.json"
 HISTORY = "history.parquet"
 RUNS_VIEW = "runs.parquet"
 LATEST = "latest.json"
-INDEX = f"{REPORTS}/index.html"
+INDEX = f"{REPORTS}/{links.INDEX}"
 
 MANIFEST = "manifest.json"  # in the folder of a run
 PRUNED = "pruned.json"
@@ -84,12 +85,12 @@ def repair_folder(run_id: str) -> str:
 
 def report(run_id: str) -> str:
     """The report of a run."""
-    return f"{REPORTS}/{run_id}.html"
+    return f"{REPORTS}/{links.report_page(run_id)}"
 
 
 def month_page(month: str) -> str:
     """The page over the runs of a month, as in 2026-11."""
-    return f"{REPORTS}/{month}.html"
+    return f"{REPORTS}/{links.month_page(month)}"
 
 
 def weights(sha256: str) -> str:
