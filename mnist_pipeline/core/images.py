@@ -14,6 +14,7 @@ T = TypeVar("T", bound=np.generic)
 SIDE = 28
 PIXELS = SIDE * SIDE
 DIGITS = 10
+NO_LABEL = -1  # in an array of labels: the image has none
 
 # Every shard and run is identified by it: change it whenever `normalise` or `flatten` changes a bit.
 TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"

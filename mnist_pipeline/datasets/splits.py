@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PixelFormat
@@ -17,11 +18,13 @@ class ImageRows:
 
     Attributes:
         pixels: `[n, 784]` float32 in 0..1.
-        labels: `[n]` int8 in 0..9, or None if the data set has none.
+        labels: `[n]` int8 in 0..9, NO_LABEL where an image has none; None if no image of the data set has one.
+        keys: `[n]` strings, the data set's own names of the images; None if it names none.
     """
 
     pixels: NDArray[np.float32]
     labels: NDArray[np.int8] | None
+    keys: pa.StringArray | None = None
 
 
 class OpenSplit(Protocol):
@@ -40,6 +43,10 @@ class OpenSplit(Protocol):
     @property
     def labels_sha256(self) -> str | None:
         """The hash of the labels; None if the images have none."""
+
+    @property
+    def keys_from(self) -> str | None:
+        """Where the images' own names come from: a column, or `path`; None if they have none."""
 
     @property
     def pixel_format(self) -> PixelFormat:

@@ -35,6 +35,10 @@ class IdxSplit:
         return self.labels.sha256 if self.labels else None
 
     @property
+    def keys_from(self) -> None:
+        return None  # IDX has no room for names
+
+    @property
     def transform_version(self) -> str:
         return self.pixel_format.transform_version(np.dtype(np.uint8))
 

@@ -91,6 +91,10 @@ class ParquetSplit:
         return canonical_sha256({"images_sha256": self.images_sha256, "label_column": self.layout.label})
 
     @property
+    def keys_from(self) -> None:
+        return None
+
+    @property
     def transform_version(self) -> str:
         return self.pixel_format.transform_version(np.dtype(self.layout.numbers))
 
