@@ -1,5 +1,6 @@
 """Stores for tests: one in memory, and one that fails or dies at a chosen operation."""
 
+import io
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.base import Entry, Location, Store
+from mnist_pipeline.store.base import Entry, Location, Opened, Store
 
 
 @dataclass
@@ -42,6 +43,12 @@ class MemoryStore:
             if name not in self.files:
                 raise FileNotFoundError(name)
             return self.files[name].data[:limit_bytes]
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Opened]:
+        data, version = self.read(name), str(self.files[name].version)
+        stream = io.BytesIO(data)
+        yield Opened(stream, len(data), version, lambda: str(self.files[name].version))
 
     def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
         with self._guard:

@@ -13,7 +13,9 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
@@ -59,6 +61,23 @@ class Entry(NamedTuple):
     version: str
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A file opened for reading at any position.
+
+    Attributes:
+        stream: its bytes. Reading an object that has changed since is an OSError; a file on a disk just reads on.
+        size_bytes: its size when it was opened.
+        version: as in its `Entry`.
+        current_version: the version of what the stream reads by now.
+    """
+
+    stream: BufferedIOBase
+    size_bytes: int
+    version: str
+    current_version: Callable[[], str]
+
+
 class Store(Protocol):
     """Bytes under names below one location. May be sent to other processes."""
 
@@ -76,6 +95,14 @@ class Store(Protocol):
         Raises:
             FileNotFoundError: there is no file of that name.
             StoreError: it cannot be read, which says nothing about its content.
+        """
+
+    def open(self, name: str) -> AbstractContextManager[Opened]:
+        """Open a file that may be too large to hold.
+
+        Raises:
+            FileNotFoundError: there is no file of that name.
+            StoreError: it cannot be opened or, while it is read from a bucket, the bucket does not answer.
         """
 
     def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:

@@ -29,11 +29,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.base import LOCK, STAGING, Entry
+from mnist_pipeline.store.base import LOCK, STAGING, Entry, Opened
 from mnist_pipeline.store.disk import (
     MISSING,
     MisplacedError,
     make_folder,
+    open_regular,
     read_regular,
     sync_path,
     sync_tree,
@@ -58,6 +59,19 @@ class LocalStore:
         with translated(f"cannot read {path}"), suppress(*MISSING, MisplacedError):
             return read_regular(path, limit_bytes)
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Opened]:
+        path = self.location / name
+        stream = None
+        with translated(f"cannot read {path}"), suppress(*MISSING):
+            if not path.is_dir():
+                stream = open_regular(path)
+        if stream is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        with stream:
+            status = os.fstat(stream.fileno())
+            yield Opened(stream, status.st_size, _version_of(status), lambda: _version_of(os.fstat(stream.fileno())))
 
     def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
         top, unread = str(self.location / folder), list[str]()
@@ -215,8 +229,8 @@ class LocalStore:
                     raise
                 yield self._unread(path)
                 continue
-            version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-            yield Entry(path[start:], status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), version)
+            written_at = datetime.fromtimestamp(status.st_mtime, UTC)
+            yield Entry(path[start:], status.st_size, written_at, _version_of(status))
 
     def _unread(self, path: str) -> Entry:
         """The entry of a file or folder of which nothing is known but that it is there."""
@@ -242,6 +256,10 @@ def _matching(folder: str, pattern: Sequence[str]) -> tuple[Sequence[str], Seque
                     raise
                 unread.append(each)
     return found, unread
+
+
+def _version_of(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
 
 
 def _folders(folder: str) -> Sequence[str]:

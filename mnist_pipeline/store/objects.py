@@ -8,6 +8,7 @@ it: it may repeat a key. Accepted: objects of attempts that were never published
 """
 
 import errno
+import io
 import random
 import re
 import time
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.store.base import Address, Entry, is_empty
+from mnist_pipeline.store.base import Address, Entry, Opened, is_empty
 from mnist_pipeline.store.buckets import is_panic, open_bucket, unusable
 
 CREATE_ATTEMPTS = 5
@@ -27,6 +28,8 @@ MAX_SECONDS = 300.0
 MAX_PAUSE_SECONDS = 2.0
 # Where machines of a cloud ask for their role: a request there means that the environment holds no credentials.
 _METADATA_HOST = "169.254.169.254"
+
+READ_BYTES = 1 << 20  # at once: a request to a store on another machine takes as long as it takes to send so many
 
 Version = Mapping[str, str]
 
@@ -49,13 +52,33 @@ class ObjectStore:
                 return bytes(found.bytes())
             return bytes(bucket.get_range(key, start=0, length=limit_bytes))
 
+    @contextmanager
+    def open(self, name: str) -> Iterator[Opened]:
+        with self._translated(name):
+            about = self._bucket.head(self._key(name))
+        version, reader = _version_of(about), _Reader(self, name, about["size"], about["e_tag"])
+        yield Opened(io.BufferedReader(reader, READ_BYTES), about["size"], version, lambda: version)
+
+    def read_range(self, name: str, start: int, stop: int, e_tag: str | None) -> bytes:
+        """Some bytes of an object, if it still has that ETag.
+
+        Raises:
+            OSError: it has another, or is gone.
+            StoreError: it cannot be read.
+        """
+        conditions = {"range": (start, stop)} | ({"if_match": e_tag} if e_tag else {})
+        try:
+            with self._translated(name):
+                return bytes(self._bucket.get(self._key(name), options=conditions).bytes())
+        except (FileExistsError, FileNotFoundError):
+            raise OSError(errno.ESTALE, "changed or deleted while it was read", str(self.location / name)) from None
+
     def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:  # noqa: ARG002  a bucket has no folders
         start = len(f"{self.location.key}/") if self.location.key else 0
         with self._translated(folder):
             for some in self._bucket.list(f"{self._key(folder)}/" if self._key(folder) else None):
                 for about in some:
-                    version = str(about["e_tag"] or about["version"])
-                    yield Entry(about["path"][start:], about["size"], about["last_modified"], version)
+                    yield Entry(about["path"][start:], about["size"], about["last_modified"], _version_of(about))
 
     def find(self, folders: str, files: Sequence[str]) -> Iterator[Entry]:
         start, pattern = folders.partition("*")[0], folders.split("/")
@@ -199,6 +222,44 @@ class ObjectStore:
             if is_panic(error):
                 raise unusable(self.location.bucket) from None
             raise
+
+
+@dataclass(eq=False)
+class _Reader(io.RawIOBase):
+    """The bytes of one version of an object, a range at a time."""
+
+    store: ObjectStore
+    name: str
+    size_bytes: int
+    e_tag: str | None
+    position: int = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size_bytes}[whence]
+        self.position = max(0, start + offset)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self.position + len(buffer), self.size_bytes)
+        if stop <= self.position:
+            return 0
+        data = self.store.read_range(self.name, self.position, stop, self.e_tag)
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+def _version_of(about: Any) -> str:
+    return str(about["e_tag"] or about["version"])
 
 
 def _reason(said: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from mnist_pipeline.errors import StoreError
 from mnist_pipeline.store.base import Address, Store, exists, parse_location
 from mnist_pipeline.store.local import LocalStore
+from mnist_pipeline.store.objects import READ_BYTES
 from mnist_pipeline.store.opening import open_store, read_location, write_location
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
@@ -42,6 +43,36 @@ def test_what_is_written_is_read_listed_and_replaced(store: Store) -> None:
     assert before["a/b/one"] == after["a/b/one"]
     assert before["a/two"] != after["a/two"]
     assert store.read("a/two") == b"33"
+
+
+def test_an_open_file_is_read_at_any_position(store: Store) -> None:
+    content = bytes(range(256)) * (READ_BYTES // 128)  # larger than what a bucket is asked for at once
+    store.write("a/large", content)
+    with store.open("a/large") as opened:
+        stream = opened.stream
+        assert opened.size_bytes == len(content)
+        assert [opened.version] == [entry.version for entry in store.list("a")]
+        assert stream.read(3) == content[:3]
+        assert stream.seek(-4, os.SEEK_END) == len(content) - 4
+        assert (stream.read(), stream.read()) == (content[-4:], b"")
+        stream.seek(100)
+        assert stream.read() == content[100:]
+    for name in ("a/none", "a"):  # a folder is no file
+        with pytest.raises(FileNotFoundError), store.open(name):
+            pass
+
+
+def test_an_open_file_that_is_replaced_is_noticed(store: Store) -> None:
+    store.write("a/large", b"1" * 3 * READ_BYTES)
+    with store.open("a/large") as opened:
+        opened.stream.read(1)
+        store.write("a/large", b"2" * 3 * READ_BYTES)
+        try:
+            rest = opened.stream.read()
+        except OSError as error:
+            assert "changed or deleted while it was read" in str(error)  # noqa: PT017  only some stores notice it
+        else:  # the old content, whole, or a version that tells
+            assert set(rest) == {ord("1")} or opened.current_version() != opened.version
 
 
 def test_a_file_of_this_machine_is_written_as_its_content(store: Store, tmp_path: Path) -> None:
