@@ -245,9 +245,6 @@ class _Reader(io.RawIOBase):
         self.position = max(0, start + offset)
         return self.position
 
-    def tell(self) -> int:
-        return self.position
-
     def readinto(self, buffer: Any) -> int:
         stop = min(self.position + len(buffer), self.size_bytes)
         if stop <= self.position:
