@@ -3,6 +3,7 @@
     PipelineError                      everything below; carries the command's exit code
     ├── SettingsError        (2)       fix the flag, the variable or the config file
     ├── DataError            (3)       the input is rejected: fix or replace it
+    │   ├── NoDataError                  what is to be evaluated is not there (yet)
     │   ├── IdxFormatError               not an IDX file of the supported form
     │   ├── LabelError                   labels do not match the images, or are not digits
     │   ├── ChecksumError                right name, wrong bytes
@@ -126,6 +127,10 @@ class DataError(PipelineError, ValueError):
     """Input data is rejected; nothing was written from it."""
 
     exit_code = 3
+
+
+class NoDataError(DataError):
+    """What is to be evaluated is not there: it may arrive later."""
 
 
 class IdxFormatError(DataError):

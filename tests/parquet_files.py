@@ -11,6 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline.datasets.formats import parquet
+from mnist_pipeline.datasets.formats.choosing import open_images
+from mnist_pipeline.datasets.formats.files import FileSplit, Wanted
+from mnist_pipeline.datasets.source_files import Verify, verified_file
 
 LISTS = ("list", "large_list", "fixed_size_list", "nested list", "nested large_list", "nested fixed_size_list")
 FORMS = (*LISTS, "binary")
@@ -61,3 +64,12 @@ def decoded_rows(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(parquet._Opened, "_next", counting)
         work()
     return counted
+
+
+def open_parquet(
+    dataset: str, split: str, path: Path, verify: Verify = verified_file, label_column: str | None = None
+) -> FileSplit:
+    """The images of a Parquet file, or of a folder of them."""
+    opened = open_images(dataset, path, Wanted(split, label_column=label_column), verify)
+    assert isinstance(opened, FileSplit)
+    return opened

@@ -216,7 +216,11 @@ REFUSALS = [
     (["--run-date", "2026-02-30"], 2, "run_date"),
     (["--batch-rows", "0"], 2, "batch_rows"),
     (["--split", "valid"], 2, "split 'valid', from --split: expected one of test, train"),
-    (["--dataset", "mnist", "--data-dir", "nowhere"], 2, "nowhere: expected a folder"),
+    (
+        ["--dataset", "mnist", "--data-dir", "nowhere"],
+        3,
+        "nowhere: expected a folder with IDX files, got nothing there",
+    ),
     (["--config", "nowhere.toml"], 2, "config file nowhere.toml: cannot be read"),
     (["--weights", "nowhere.npz"], 3, "nowhere.npz: expected a weights file"),
     (["--weights", "nan.npz"], 3, "W1: expected finite values, got 1 NaN"),
@@ -334,12 +338,13 @@ def test_a_folder_without_the_described_files_is_warned_of(
     home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "PAUSES_SECONDS", ())
-    (home / "empty").mkdir()
+    (home / "other").mkdir()
+    (home / "other" / "README").touch()
     unreachable = home / "unreachable.toml"
     unreachable.write_text('[[datasets.mnist.sources]]\nkind = "web"\nurl = "http://127.0.0.1:9/mnist/"\n')
-    result = run("--dataset", "mnist", "--data-dir", "empty", "--config", str(unreachable))
+    result = run("--dataset", "mnist", "--data-dir", "other", "--config", str(unreachable))
     assert result.exit_code == 4
-    assert "empty holds no t10k-images-idx3-ubyte; asking the other sources" in caplog.text
+    assert "other holds no t10k-images-idx3-ubyte; asking the other sources" in caplog.text
     assert "expected a source for t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, got none" in result.stderr
 
 
@@ -682,7 +687,7 @@ def test_promote_of_weights_that_are_not_as_good_ends_with_7_unless_forced(home:
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (("nowhere.npz", "--config", "mine.toml"), 3, "nowhere.npz: expected a weights file, got nothing there"),
+        (("nowhere.npz", "--config", "mine.toml"), 3, "nowhere.npz: expected a weights file, got nothing"),
         (("0.safetensors",), 2, "gates of toy: expected max_loss or max_digit_loss, got neither"),
         ((), 2, "Missing argument"),
     ],

@@ -18,7 +18,7 @@ from mnist_pipeline import tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, as_bytes
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.formats import parquet
+from mnist_pipeline.datasets.formats import files, parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration.doctor import run_checks
 from mnist_pipeline.pipeline import evaluation, inputs, planning
@@ -101,7 +101,7 @@ def test_a_copy_in_parquet_gives_the_digits_of_the_idx_files(
     paths = list((folder / "images").iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "DECODED_AT_ONCE", at_once)
-        patch.setattr(parquet, "ENTRY_SPACING", 1)
+        patch.setattr(files, "ENTRY_SPACING", 1)
         run = published(of_parquet(folder, paths[0] if len(paths) == 1 else folder / "images"))
     found = predictions(run)
     of_labels = ["label", "correct"]
@@ -188,7 +188,7 @@ def test_one_large_row_group_is_built_by_one_task(tmp_path: Path) -> None:
 
 
 def test_a_task_that_builds_begins_in_a_row_group_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "ENTRY_SPACING", 1)
+    monkeypatch.setattr(files, "ENTRY_SPACING", 1)
     assert build_groups(tmp_path, 1200, 650) == [list(range(7)), list(range(7, 12))]
     assert build_groups(tmp_path, 1200, 50) == [[2 * k, 2 * k + 1] for k in range(6)]
     assert build_groups(tmp_path, 1200, 1) == [[2 * k, 2 * k + 1] for k in range(6)]
@@ -198,7 +198,7 @@ def test_a_task_that_builds_begins_in_a_row_group_of_its_own(tmp_path: Path, mon
 def test_a_task_that_builds_decodes_less_than_a_shard_in_vain(
     group_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "ENTRY_SPACING", 1)
+    monkeypatch.setattr(files, "ENTRY_SPACING", 1)
     monkeypatch.setattr(parquet, "DECODED_AT_ONCE", 1)
     path = write(tmp_path / "a.parquet", column(random_images(200)), row_group_size=group_rows)
     given = of_parquet(tmp_path, path, max_tasks=10)
@@ -351,10 +351,10 @@ def test_the_doctor_asks_for_no_cache_where_images_are_given(tmp_path: Path) -> 
 REFUSALS = [
     (["--images", "mine.parquet"], 2, "got mnist, whose files the config pins; name it with --dataset NAME"),
     ([*MINE, "--images", "mine.parquet", "--data-dir", "."], 2, "expected no --data-dir beside it, got "),
-    ([*MINE, "--images", "nowhere"], 2, "nowhere: expected a Parquet file or a folder of them, got nothing there"),
-    ([*MINE, "--images", "empty"], 3, "empty: expected files *.parquet, got none"),
+    ([*MINE, "--images", "nowhere"], 3, "nowhere: expected a file of images or a folder of them, got nothing there"),
+    ([*MINE, "--images", "empty"], 3, "empty: expected a file of images or a folder of them, got nothing there"),
     ([*MINE, "--images", "text"], 3, "text: expected a whole Parquet file, got "),
-    ([*MINE, "--images", "columns.parquet"], 3, "expected one column of lists of 784 numbers, or one of them named"),
+    ([*MINE, "--images", "columns.parquet"], 3, "expected one column of images: lists of 784"),
     (
         [*MINE, "--images", "large.parquet"],
         3,

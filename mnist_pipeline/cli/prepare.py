@@ -80,8 +80,8 @@ def fetch(
         with progress_for() as progress:
             source_images = inputs.fetch(settings.model_copy(update={"split": each}), progress)
         for file in filter(None, (source_images.images, source_images.labels)):
-            files.append(SourceFileFacts(path=str(file.path), sha256=file.sha256))
-            out.print(f"verified {file.path}  sha256 {file.sha256[:12]}...")
+            files.append(SourceFileFacts(path=str(file.location), sha256=file.sha256))
+            out.print(f"verified {file.location}  sha256 {file.sha256[:12]}...")
     conclude(FetchResult(files=tuple(files)))
 
 

@@ -1,8 +1,8 @@
-"""Converts between IDX bytes and uint8 arrays. It reads no files: callers pass bytes.
+"""Converts between IDX bytes and arrays: of bytes, and of QMNIST's labels. It reads no files: callers pass bytes.
 
 Format (Y. LeCun, "The MNIST database", section "The IDX file format"): two zero bytes, a type
-code (0x08 = unsigned byte), the number of dimensions, one big-endian uint32 per dimension, then
-the values in C order with nothing after them.
+code (0x08 = unsigned byte, 0x0C = big-endian int32), the number of dimensions, one big-endian uint32
+per dimension, then the values in C order with nothing after them.
 """
 
 import math
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.errors import IdxFormatError
 
 UNSIGNED_BYTE = 0x08
+INT32 = 0x0C
+QMNIST_COLUMNS = 8  # of its labels: the digit, and where it comes from
 PREFIX_BYTES = 4
 # The format allows 255 dimensions. MNIST's headers have 16 bytes (images) and 8 bytes (labels).
 MAX_HEADER_BYTES = PREFIX_BYTES + 4 * 255
@@ -22,9 +24,10 @@ MAX_HEADER_BYTES = PREFIX_BYTES + 4 * 255
 
 @dataclass(frozen=True)
 class IdxHeader:
-    """The shape of an IDX array of unsigned bytes."""
+    """The shape of an IDX array, and the bytes of each value."""
 
     shape: tuple[int, ...]
+    value_bytes: int = 1
 
     @property
     def header_bytes(self) -> int:
@@ -33,7 +36,12 @@ class IdxHeader:
     @property
     def file_bytes(self) -> int:
         """Size in bytes of the file that has this header."""
-        return self.header_bytes + math.prod(self.shape)
+        return self.header_bytes + self.row_bytes * self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size in bytes of one image, or one label."""
+        return self.value_bytes * math.prod(self.shape[1:])
 
 
 def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
@@ -59,17 +67,46 @@ def parse_header(data: bytes, name: str, dimensions: int) -> IdxHeader:
         )
     if code != UNSIGNED_BYTE:
         raise IdxFormatError(
-            f"{name}: expected IDX type 0x08 (unsigned byte), got 0x{code:02x}; only uint8 data sets are read"
+            f"{name}: expected IDX type 0x08 (unsigned byte), got 0x{code:02x}; only uint8 data sets are read, "
+            "and labels in the form of QMNIST's"
         )
     if rank != dimensions:
         raise IdxFormatError(f"{name}: expected {dimensions} dimension(s), got {rank}; are images and labels swapped?")
     return IdxHeader(struct.unpack(f">{rank}I", data[PREFIX_BYTES : PREFIX_BYTES + 4 * rank]))
 
 
+def parse_labels_header(data: bytes, name: str) -> IdxHeader:
+    """Read the header of a file of labels: bytes, one an image, or QMNIST's int32, eight an image, the digit first.
+
+    Args:
+        data: the start of the file.
+        name: the name of the file in errors.
+
+    Raises:
+        IdxFormatError: it is another one.
+    """
+    if data[:PREFIX_BYTES] != bytes([0, 0, INT32, 2]) or len(data) < PREFIX_BYTES + 8:
+        return parse_header(data, name, dimensions=1)
+    rows, columns = struct.unpack(">2I", data[PREFIX_BYTES : PREFIX_BYTES + 8])
+    if columns != QMNIST_COLUMNS:
+        raise IdxFormatError(
+            f"{name}: expected {QMNIST_COLUMNS} numbers for each label of int32, as in QMNIST, got {columns}; "
+            "store the labels as unsigned bytes, one an image"
+        )
+    return IdxHeader((rows, columns), value_bytes=4)
+
+
+def decode_labels(data: bytes, header: IdxHeader) -> NDArray[np.int32]:
+    """The digits of some labels: `[n]` int32, of the bytes of n rows."""
+    values = np.frombuffer(data, np.uint8 if header.value_bytes == 1 else ">i4").reshape(-1, *header.shape[1:])
+    return (values if values.ndim == 1 else values[:, 0]).astype(np.int32)
+
+
 def check_size(header: IdxHeader, size_bytes: int, name: str) -> None:
     """Raise IdxFormatError unless the file has exactly the size that its header implies."""
     if size_bytes != header.file_bytes:
-        swapped = IdxHeader(tuple(int.from_bytes(size.to_bytes(4, "little"), "big") for size in header.shape))
+        sizes = (int.from_bytes(size.to_bytes(4, "little"), "big") for size in header.shape)
+        swapped = IdxHeader(tuple(sizes), header.value_bytes)
         if swapped.file_bytes == size_bytes:
             raise IdxFormatError(
                 f"{name}: expected big-endian sizes in the header, got little-endian ones of shape {swapped.shape}; "

@@ -22,6 +22,7 @@ TRANSFORM_VERSION = "divide-by-255-float32-row-major/1"
 ROUNDED = 1.01  # up to here a float is 1 that was rounded
 AS_GIVEN_VERSION = "as-given-float32-row-major/1"
 INVERTED = " inverted"  # ends the version of images that were black on white
+TRANSPOSED = " transposed"  # ends the version of images that were stored column by column
 
 
 def normalise(images: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -56,10 +57,12 @@ class PixelFormat:
         scale: the value of full ink: 1 or 255; None is 255 for integers and 1 for floats.
         inverted: whether 0 is ink and `scale` is paper; the network expects the paper to be 0, as in MNIST. None if
             nobody has said so or otherwise: then the images are taken as they are.
+        transposed: whether the pixels are stored column by column, as those of EMNIST; None as for `inverted`.
     """
 
     scale: Literal[1, 255] | None = None
     inverted: bool | None = None
+    transposed: bool | None = None
 
     def top(self, dtype: "np.dtype[Any]") -> int:
         """The largest value that pixels of this type can have."""
@@ -68,7 +71,7 @@ class PixelFormat:
     def transform_version(self, dtype: "np.dtype[Any]") -> str:
         """The version of the preprocessing; it is part of a run's identity."""
         version = AS_GIVEN_VERSION if self.top(dtype) == 1 else TRANSFORM_VERSION
-        return version + (INVERTED if self.inverted else "")
+        return version + (INVERTED if self.inverted else "") + (TRANSPOSED if self.transposed else "")
 
     def to_bytes(self, images: NDArray[np.uint8], name_row: Callable[[int], str]) -> NDArray[np.uint8]:
         """Bring bytes to MNIST's form: 0 is paper and 255 is full ink.
@@ -86,7 +89,8 @@ class PixelFormat:
         if self.scale == 1:
             check_range(images, name_row, 1)
             images = images * np.uint8(255)
-        return np.subtract(255, images, dtype=np.uint8) if self.inverted else images
+        images = np.subtract(255, images, dtype=np.uint8) if self.inverted else images
+        return self._upright(images)
 
     def to_input(self, images: NDArray[Any], name_row: Callable[[int], str], out: NDArray[np.float32]) -> None:
         """Check pixels of any type and write them into `out` as the input of the network.
@@ -111,6 +115,14 @@ class PixelFormat:
             np.subtract(np.float32(top), out, out=out)
         if top == 255:
             np.divide(out, np.float32(255), out=out)
+        if self.transposed:
+            out[:] = self._upright(out)
+
+    def _upright(self, images: NDArray[T]) -> NDArray[T]:
+        """The pixels row by row: `[N, 784]`."""
+        if not self.transposed:
+            return images
+        return np.ascontiguousarray(images.reshape(-1, SIDE, SIDE).swapaxes(1, 2)).reshape(-1, PIXELS)
 
 
 BY_TYPE = PixelFormat()  # integers of 0..255 and floats of 0..1, white ink on black paper

@@ -23,6 +23,7 @@ class IdxFile(_Values):
     """One IDX file, pinned if its bytes are known. Size and sha256 are of the decompressed file."""
 
     name: FileName
+    other_names: tuple[FileName, ...] = ()  # that it may have in a folder
     size_bytes: int | None = Field(default=None, ge=1)
     sha256: Sha256 | None = None
     gzip_sha256: Sha256 | None = None
@@ -102,13 +103,20 @@ KEYS = frozenset(
 
 
 def unlisted(name: str) -> Dataset:
-    """A data set without a config entry: MNIST's file names in a custom folder, nothing pinned."""
+    """A data set without a config entry: MNIST's file names in a custom folder, or with its own name in front.
+
+    Nothing is pinned. The types of its files are those of MNIST, or of QMNIST's labels.
+    """
     prefixes = {"test": "t10k", "train": "train"}
     return Dataset(
         title=name,
         splits={
             split: Split(
-                images=IdxFile(name=f"{prefix}-images-idx3-ubyte"), labels=IdxFile(name=f"{prefix}-labels-idx1-ubyte")
+                images=IdxFile(name=f"{prefix}-images-idx3-ubyte", other_names=(f"{name}-{split}-images-idx3-ubyte",)),
+                labels=IdxFile(
+                    name=f"{prefix}-labels-idx1-ubyte",
+                    other_names=(f"{name}-{split}-labels-idx1-ubyte", f"{name}-{split}-labels-idx2-int"),
+                ),
             )
             for split, prefix in prefixes.items()
         },

@@ -1,38 +1,55 @@
-"""Source files of images and labels on disk, identified by their hashes. It parses no format."""
+"""Source files of images and labels, on disk or in a bucket, identified by their hashes. It parses no format.
 
+A file whose name ends in .gz is read as what it decompresses to: its hash is that of the content, and its stream can
+only be read from the beginning.
+"""
+
+import gzip
 import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
-from mnist_pipeline.errors import DataError
-from mnist_pipeline.store import disk
+from mnist_pipeline.errors import DataError, PipelineError, StoreError, UnavailableError
+from mnist_pipeline.store.base import Location, Opened
+from mnist_pipeline.store.disk import MisplacedError
+from mnist_pipeline.store.opening import open_store
+
+GZIP = ".gz"
+# Of a .gz once decompressed: forty million images as IDX, some ten million as CSV.
+MAX_DECOMPRESSED_BYTES = 32 << 30
+HASHED_AT_ONCE = 1 << 20
+CHANGED = "expected the file that was verified, got one changed since; run again to verify it again"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file with its verified hash and its file system metadata at that time.
+    """One file with its verified hash and its version at that time.
 
-    The bytes are read later, a range at a time; `stamp` detects changes since. `remembered_in` is the cache file with
+    The bytes are read later, a range at a time; `version` detects changes since. `remembered_in` is the cache file with
     the hash if the bytes themselves were not hashed, else None.
+
+    Attributes:
+        location: of the file.
+        sha256: of its content.
+        size_bytes: of its content.
+        version: see `store.base.Entry`.
     """
 
-    path: Path
+    location: Location
     sha256: str
-    stamp: tuple[int, ...] = field(compare=False)
+    size_bytes: int
+    version: str = field(compare=False)
     remembered_in: Path | None = field(default=None, compare=False)
 
     @property
-    def size_bytes(self) -> int:
-        return self.stamp[0]
-
-    def problem_with(self, file: IO[bytes]) -> str | None:
-        """Why an open file is not the verified one; None if it is."""
-        return None if stamp_of(file) == self.stamp else "expected the file that was verified, got one changed since"
+    def is_gzip(self) -> bool:
+        """Whether its stream can only be read from the beginning."""
+        return is_gzip(self.location)
 
     def confirm(self) -> None:
         """Hash the bytes if their hash comes from the cache; callers do so before they use the bytes.
@@ -40,62 +57,157 @@ class SourceFile:
         Raises:
             DataError: the bytes have another hash, or cannot be read.
         """
-        if self.remembered_in is None or (found := verified_file(self.path).sha256) == self.sha256:
+        if self.remembered_in is None or (found := verified_file(self.location).sha256) == self.sha256:
             return
         # Delete the cache file, or the next run would trust it again. Its other entries are no more reliable.
         with suppress(OSError):
             self.remembered_in.unlink()
         raise DataError(
-            f"{self.path}: expected sha256 {self.sha256}, as when it was hashed last, got {found} although its size "
-            "and times are the same; replace it if it is damaged, and run again to verify it again"
+            f"{self.location}: expected sha256 {self.sha256}, as when it was hashed last, got {found} although its "
+            "size and times are the same; replace it if it is damaged, and run again to verify it again"
         )
 
+    @contextmanager
+    def open(self) -> Iterator["OpenSource"]:
+        """Open the verified file; whoever uses more than its header calls `confirm` first.
 
-Verify = Callable[[Path], SourceFile]
+        Raises:
+            DataError: it is gone, or has changed since.
+        """
+        with open_source(self.location) as opened:
+            source = replace(opened, verified=self.version)
+            source.require_unchanged()
+            yield source
 
 
-def stamp_of(file: IO[bytes]) -> tuple[int, ...]:
-    """Size in bytes, modification time in ns and inode of an open file."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino
+@dataclass(frozen=True)
+class OpenSource:
+    """An open source file; errors of reading it are DataErrors that name it.
+
+    Attributes:
+        location: of the file.
+        stream: of its content.
+        opened: the file itself.
+        verified: its version when it was verified.
+    """
+
+    location: Location
+    stream: io.BufferedIOBase
+    opened: Opened
+    verified: str
+
+    def require_unchanged(self) -> None:
+        """Raise DataError if what the stream reads is another version than the verified one."""
+        if self.opened.current_version() != self.verified:
+            raise DataError(f"{self.location}: {CHANGED}")
+
+    @contextmanager
+    def decoding(self, what: str, *damage: type[Exception]) -> Iterator[None]:
+        """Translate errors of a decoder into DataErrors; raise one too if the file has changed, decoded or not.
+
+        Args:
+            what: the format, for messages.
+            damage: what the decoder raises on content that it cannot take.
+        """
+        found: Exception | None = None
+        try:
+            yield
+        except PipelineError:
+            self.require_unchanged()
+            raise
+        except Exception as error:
+            if not isinstance(error, (*damage, OSError, EOFError, zlib.error)):
+                raise
+            found = error
+        self.require_unchanged()
+        if found:
+            raise DataError(f"{self.location}: expected a whole {what} file, got {found}; replace it") from found
 
 
-def verified_file(path: Path) -> SourceFile:
-    """Hash a file. The stamp is taken first, so that a change during hashing is detected later.
+class Verify(Protocol):
+    """Hashes a file, or looks its hash up; of a .gz no more than `limit_bytes` once decompressed."""
+
+    def __call__(self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile: ...
+
+
+def is_gzip(location: Location) -> bool:
+    """Whether a file of that name is compressed with gzip."""
+    return location.name.lower().endswith(GZIP)
+
+
+def verified_file(location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
+    """Hash a file. Its version is looked up first, so that a change during hashing is detected later.
 
     Raises:
         DataError: the file cannot be read.
+        UnavailableError: its bucket does not answer.
     """
-    with open_regular(path) as file:
-        return verified_open(path, file)
+    with open_source(location) as source:
+        return verified_open(source, limit_bytes)
 
 
-def verified_open(path: Path, file: io.BufferedReader) -> SourceFile:
+def verified_open(source: OpenSource, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
     """Hash an open file, as `verified_file`."""
-    stamp = stamp_of(file)
-    return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+    digest, size_bytes = hashlib.sha256(), 0
+    with source.decoding("gzip" if is_gzip(source.location) else "readable"):
+        while some := source.stream.read(HASHED_AT_ONCE):
+            digest.update(some)
+            size_bytes += len(some)
+            if size_bytes > limit_bytes and is_gzip(source.location):
+                raise DataError(
+                    f"{source.location}: expected at most {limit_bytes} bytes decompressed, got more; replace it, or "
+                    "decompress it if it is meant"
+                )
+    return SourceFile(source.location, digest.hexdigest(), size_bytes, source.opened.version)
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[io.BufferedReader]:
-    """Open an input file for reading. A pipe or a device is refused: it might be read for ever.
+def open_source(location: Location) -> Iterator[OpenSource]:
+    """Open a file of images or labels. A pipe or a device is refused: it might be read for ever.
 
     Raises:
         DataError: it is no regular file, or cannot be read.
+        UnavailableError: its bucket does not answer.
     """
-    with input_errors(path):
+    with source_errors(location), open_store(location.parent).open(location.name) as opened:
+        stream: io.BufferedIOBase = opened.stream
+        if is_gzip(location):
+            stream = gzip.GzipFile(fileobj=opened.stream, mode="rb")
+        yield OpenSource(location, stream, opened, opened.version)
+
+
+def is_file(location: Location) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        DataError: there is something else, or it cannot be opened.
+        UnavailableError: its bucket does not answer.
+    """
+    with source_errors(location):
         try:
-            opened = disk.open_regular(path)
-        except disk.MisplacedError as error:
-            raise DataError(f"{path}: {error.strerror}; name a file, or copy it into one") from error
-        with opened as file:
-            yield file
+            with open_store(location.parent).open(location.name):
+                return True
+        except FileNotFoundError:
+            return False
 
 
 @contextmanager
-def input_errors(path: Path) -> Iterator[None]:
-    """Translate an OSError about an input file into a DataError."""
+def source_errors(location: Location) -> Iterator[None]:
+    """Translate errors of reading a file or a folder of source files."""
     try:
         yield
+    except StoreError as error:
+        reason = error.__cause__
+        if isinstance(reason, MisplacedError):
+            raise DataError(f"{location}: {reason.strerror}; name a file, or copy it into one") from error
+        if isinstance(reason, OSError):
+            raise DataError(
+                f"{location}: expected a readable file, got {reason.strerror or reason}; check the path"
+            ) from error
+        raise UnavailableError(f"{location}: expected to read it, got no content: {error}") from error
+    except PipelineError:
+        raise
     except OSError as error:
-        raise DataError(f"{path}: expected a readable file, got {error.strerror or error}; check the path") from error
+        raise DataError(
+            f"{location}: expected a readable file, got {error.strerror or error}; check the path"
+        ) from error

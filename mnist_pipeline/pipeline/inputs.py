@@ -3,8 +3,9 @@
 import logging
 
 from mnist_pipeline.core.progress import Progress, silent
+from mnist_pipeline.datasets.formats import choosing
+from mnist_pipeline.datasets.formats.files import Wanted
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
-from mnist_pipeline.datasets.formats.parquet import open_parquet
 from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.datasets.sources import fetching
@@ -19,7 +20,7 @@ HASH_CACHE = "verified.json"
 
 
 def open_images(settings: Settings, progress: Progress = silent) -> OpenSplit:
-    """The images to evaluate: the Parquet files of `settings.images`, or else the IDX files of `fetch`.
+    """The images to evaluate: the files of `settings.images`, or else the IDX files of `fetch`.
 
     If all their shards exist, the hash cache supplies the hashes of unchanged files. Otherwise every file is hashed
     here, once, before workers build shards from it.
@@ -55,14 +56,12 @@ def fetch(settings: Settings, progress: Progress = silent) -> IdxSplit:
 def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
     if settings.images is None:
         return _fetch(settings, progress, verify)
-    return open_parquet(
-        settings.dataset,
-        settings.split,
-        settings.images,
-        verify,
+    wanted = Wanted(
+        split=settings.split,
         label_column=settings.label_column,
         pixel_format=settings.pixel_format,
     )
+    return choosing.open_images(settings.dataset, settings.images, wanted, verify)
 
 
 def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:

@@ -158,11 +158,10 @@ def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
 def score(network: Network, source_images: IdxSplit) -> Tally:
     """Tally a network's predictions of a whole split, read directly from its IDX files."""
     workspace, tally = Workspace(SCORING_ROWS), Tally.empty()
-    for rows in cut(source_images.rows, SCORING_ROWS):
-        probabilities = np.empty((DIGITS, rows.rows), np.float32)
-        forward(network, flatten(normalise(read_images(source_images, rows))), workspace, out=probabilities)
-        labels = read_labels(source_images, rows)
-        tally += Tally.count(None if labels is None else labels.astype(np.int8), *choose(probabilities))
+    for images in source_images.read(cut(source_images.rows, SCORING_ROWS)):
+        probabilities = np.empty((DIGITS, len(images.pixels)), np.float32)
+        forward(network, images.pixels, workspace, out=probabilities)
+        tally += Tally.count(images.labels, *choose(probabilities))
     return tally
 
 

@@ -70,12 +70,14 @@ class Opened:
         size_bytes: its size when it was opened.
         version: as in its `Entry`.
         current_version: the version of what the stream reads by now.
+        signature: as long as it stays the same, so does the content, on every day; None if that is not certain.
     """
 
     stream: BufferedIOBase
     size_bytes: int
     version: str
     current_version: Callable[[], str]
+    signature: str | None = None
 
 
 class Store(Protocol):

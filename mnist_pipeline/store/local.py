@@ -21,6 +21,7 @@ between look and use may write there anyway; on a file system without flock (som
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -43,6 +44,10 @@ from mnist_pipeline.store.disk import (
 )
 from mnist_pipeline.store.locks import acquire, is_held, release
 
+# Two writes within one tick of the file system's clock leave the same times, so a later change of a file that was
+# written just before may go unnoticed. FAT has the coarsest clock, 2 s.
+RACY_NS = 2_000_000_000
+
 
 @dataclass(frozen=True)
 class LocalStore:
@@ -63,15 +68,23 @@ class LocalStore:
     @contextmanager
     def open(self, name: str) -> Iterator[Opened]:
         path = self.location / name
-        stream = None
+        stream, reason = None, os.strerror(errno.ENOENT)
         with translated(f"cannot read {path}"), suppress(*MISSING):
-            if not path.is_dir():
+            if path.is_dir():
+                reason = "a folder"
+            else:
                 stream = open_regular(path)
         if stream is None:
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+            raise FileNotFoundError(errno.ENOENT, reason, str(path))
         with stream:
             status = os.fstat(stream.fileno())
-            yield Opened(stream, status.st_size, _version_of(status), lambda: _version_of(os.fstat(stream.fileno())))
+            yield Opened(
+                stream,
+                status.st_size,
+                _version_of(status),
+                lambda: _version_of(os.fstat(stream.fileno())),
+                _signature_of(status),
+            )
 
     def list(self, folder: str, tolerant: bool = False) -> Iterator[Entry]:
         top, unread = str(self.location / folder), list[str]()
@@ -260,6 +273,14 @@ def _matching(folder: str, pattern: Sequence[str]) -> tuple[Sequence[str], Seque
 
 def _version_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def _signature_of(status: os.stat_result) -> str | None:
+    """Values that change when a file is written to or replaced; None if it was a moment ago."""
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= RACY_NS:
+        return None
+    values = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+    return "-".join(map(str, values))
 
 
 def _folders(folder: str) -> Sequence[str]:

@@ -57,7 +57,8 @@ class ObjectStore:
         with self._translated(name):
             about = self._bucket.head(self._key(name))
         version, reader = _version_of(about), _Reader(self, name, about["size"], about["e_tag"])
-        yield Opened(io.BufferedReader(reader, READ_BYTES), about["size"], version, lambda: version)
+        signature = None if version.startswith("W/") else version
+        yield Opened(io.BufferedReader(reader, READ_BYTES), about["size"], version, lambda: version, signature)
 
     def read_range(self, name: str, start: int, stop: int, e_tag: str | None) -> bytes:
         """Some bytes of an object, if it still has that ETag.

@@ -16,6 +16,7 @@ from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split, read_image
 from mnist_pipeline.datasets.source_files import SourceFile, verified_file
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError
 from tests.builders import images_name, labels_name, make_split, random_images, random_labels
+from tests.published import on_disk
 
 ROWS = 23
 IMAGES = random_images(ROWS)
@@ -51,7 +52,7 @@ def test_a_file_is_read_as_its_whole_content_decodes(tmp_path: Path) -> None:
     make_split(tmp_path, 5, seed=3, split="train")
     images, labels = (verified_file(tmp_path / name("train")) for name in (images_name, labels_name))
     source_split = open_split("toy", "train", images, labels)
-    whole = idx.decode(images.path.read_bytes(), "x", 3)
+    whole = idx.decode(on_disk(images.location).read_bytes(), "x", 3)
     np.testing.assert_array_equal(read_images(source_split, RowRange(0, 5)), whole, strict=True)
 
 
@@ -157,9 +158,9 @@ CHANGED = "expected the file that was verified, got one changed since; run again
 def test_a_file_cut_short_after_it_was_verified_is_refused(lost: int, tmp_path: Path) -> None:
     source_split = opened(tmp_path)
     assert source_split.labels is not None
-    with source_split.images.path.open("r+b") as file:
+    with on_disk(source_split.images.location).open("r+b") as file:
         file.truncate(16 + ROWS * 784 - lost)
-    source_split.labels.path.write_bytes(source_split.labels.path.read_bytes()[:-1])
+    on_disk(source_split.labels.location).write_bytes(on_disk(source_split.labels.location).read_bytes()[:-1])
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
         read_images(source_split, RowRange(22, 23))
     with pytest.raises(DataError, match=f"labels: {CHANGED}"):
@@ -170,8 +171,8 @@ def test_a_file_of_the_same_size_written_after_it_was_verified_is_refused(tmp_pa
     source_split = opened(tmp_path)
     assert source_split.labels is not None
     for file in (source_split.images, source_split.labels):
-        file.path.write_bytes(file.path.read_bytes())
-        os.utime(file.path, ns=(0, file.stamp[1] + 1))
+        on_disk(file.location).write_bytes(on_disk(file.location).read_bytes())
+        os.utime(on_disk(file.location), ns=(0, 1))
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
         read_images(source_split, RowRange(0, 1))
     with pytest.raises(DataError, match=f"labels: {CHANGED}"):
@@ -181,16 +182,16 @@ def test_a_file_of_the_same_size_written_after_it_was_verified_is_refused(tmp_pa
 def test_a_file_that_replaced_a_verified_one_is_rejected(tmp_path: Path) -> None:
     source_split = opened(tmp_path)
     other = tmp_path / "other"
-    shutil.copy2(source_split.images.path, other)
-    other.replace(source_split.images.path)
+    shutil.copy2(on_disk(source_split.images.location), other)
+    other.replace(on_disk(source_split.images.location))
     with pytest.raises(DataError, match=f"images: {CHANGED}"):
         read_images(source_split, RowRange(0, 1))
 
 
 def test_a_file_that_is_gone_or_cannot_be_read_is_said(tmp_path: Path) -> None:
     source_split = opened(tmp_path)
-    source_split.images.path.unlink()
+    on_disk(source_split.images.location).unlink()
     with pytest.raises(DataError, match="images: expected a readable file, got No such file"):
         read_images(source_split, RowRange(0, 1))
-    with pytest.raises(DataError, match=f"{tmp_path}: expected a regular file, got a folder; "):
+    with pytest.raises(DataError, match=f"{tmp_path}: expected a readable file, got a folder; "):
         verified_file(tmp_path)

@@ -140,7 +140,7 @@ def test_a_source_file_changed_after_it_was_verified_gives_no_shard(tmp_path: Pa
     source_split = make_source_split(tmp_path)
     checkpoints = opened(tmp_path / "outputs").shard_set(source_split, SHARD_ROWS)
     write_shard(source_split, PLAN[1], checkpoints)
-    with source_split.images.path.open("r+b") as file:
+    with on_disk(source_split.images.location).open("r+b") as file:
         file.truncate(16 + 22 * PIXELS)
     with pytest.raises(DataError, match="images: expected the file that was verified, got one changed since"):
         write_shard(source_split, PLAN[2], checkpoints)

@@ -19,6 +19,7 @@ from mnist_pipeline.errors import (
     DamagedError,
     DataError,
     LabelError,
+    NoDataError,
     NumericalError,
     OutputsError,
     PipelineError,
@@ -383,8 +384,9 @@ def too_few_labels(settings: Settings, tmp_path: Path) -> Settings:
 
 
 def no_images(settings: Settings, tmp_path: Path) -> Settings:
-    (tmp_path / "empty").mkdir()
-    return settings.model_copy(update={"data_dir": tmp_path / "empty"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README").touch()
+    return settings.model_copy(update={"data_dir": tmp_path / "other"})
 
 
 def no_folder(settings: Settings, tmp_path: Path) -> Settings:
@@ -408,7 +410,7 @@ def no_such_split(settings: Settings, tmp_path: Path) -> Settings:
         (no_weights, WeightsError, "none.safetensors: expected a weights file, got nothing there"),
         (too_few_labels, LabelError, "expected 25 labels, one for each image of .*, got 24"),
         (no_images, DataError, "expected t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, got neither"),
-        (no_folder, SettingsError, "nowhere: expected a folder, got none there"),
+        (no_folder, NoDataError, "nowhere: expected a folder with IDX files, got nothing there"),
         (no_source, SourceError, "data set mnist: expected a source for .*, got none .it has no sources"),
         (no_such_split, SettingsError, "split 'nosuch'.*: expected one of test, train"),
     ],

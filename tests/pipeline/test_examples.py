@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import predict
-from mnist_pipeline.datasets.formats.idx import read_images
+from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.formats.idx import IdxSplit
 from mnist_pipeline.errors import LabelError, WeightsError
 from mnist_pipeline.pipeline import examples
 from mnist_pipeline.pipeline.examples import Wanted, pick
@@ -75,12 +77,14 @@ def test_without_labels_no_picture_is_wrong(tmp_path: Path, toy: Settings) -> No
 
 def test_no_more_is_read_than_is_needed(toy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
+    real = IdxSplit.read_bytes
 
-    def read(*arguments: Any) -> Any:
-        seen.append(arguments[1])
-        return read_images(*arguments)
+    def read(split: IdxSplit, ranges: Sequence[RowRange]) -> Any:
+        for each in real(split, ranges):
+            seen.append(each[0])
+            yield each
 
-    monkeypatch.setattr("mnist_pipeline.datasets.formats.idx.read_images", read)
+    monkeypatch.setattr(IdxSplit, "read_bytes", read)
     pick(toy, Wanted(start=2), 5)
     assert [(rows.start, rows.stop) for rows in seen] == [(2, 6), (6, 10)]
 

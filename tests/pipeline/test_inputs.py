@@ -9,16 +9,16 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
-from mnist_pipeline.datasets import hash_cache
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, Split
+from mnist_pipeline.datasets.formats.files import FileSplit
 from mnist_pipeline.datasets.formats.idx import IdxSplit
-from mnist_pipeline.datasets.formats.parquet import ParquetSplit
 from mnist_pipeline.datasets.source_files import SourceFile
 from mnist_pipeline.errors import ChecksumError, DataError
 from mnist_pipeline.pipeline import evaluation, inputs
 from mnist_pipeline.pipeline.examples import Wanted, pick
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.store import local
 from tests.builders import images_name, labels_name, random_images, random_labels, small_settings
 from tests.parquet_files import column, write
 from tests.published import flip_bit, hashes, on_disk, opened
@@ -33,7 +33,7 @@ MakeSettings = Callable[..., Settings]
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash cache accepts files at once."""
-    monkeypatch.setattr(hash_cache, "RACY_NS", 0)
+    monkeypatch.setattr(local, "RACY_NS", 0)
 
 
 @pytest.fixture(params=["idx", "parquet", "folder"])
@@ -54,7 +54,7 @@ def files_of(settings: Settings) -> list[SourceFile]:
     split = inputs.open_images(settings)
     if isinstance(split, IdxSplit):
         return [file for file in (split.images, split.labels) if file]
-    assert isinstance(split, ParquetSplit)
+    assert isinstance(split, FileSplit)
     return [file.source_file for file in split.files]
 
 
@@ -66,10 +66,10 @@ def rewrite(settings: Settings) -> Path:
     """Put other images into the first file, and say which that is."""
     split = inputs.open_images(settings)
     if isinstance(split, IdxSplit):
-        split.images.path.write_bytes(idx.encode(random_images(ROWS, seed=1)))
-        return split.images.path
-    assert isinstance(split, ParquetSplit)
-    path, rows = split.files[0].source_file.path, split.files[0].stop
+        on_disk(split.images.location).write_bytes(idx.encode(random_images(ROWS, seed=1)))
+        return on_disk(split.images.location)
+    assert isinstance(split, FileSplit)
+    path, rows = on_disk(split.files[0].source_file.location), split.files[0].stop
     return write(path, column(random_images(rows, seed=1)), random_labels(rows))
 
 

@@ -1,37 +1,29 @@
 """Fetches the IDX files of a data set from the first source that has them, and verifies every byte.
 
-Order: a local folder if one is given, the cache, then the sources of the data set. A failed source is not asked for
+Order: a folder if one is given, the cache, then the sources of the data set. A failed source is not asked for
 the remaining files, so that an unreachable one costs one timeout, not many. Retryable sources are asked again only
 when all have failed.
 """
 
-import difflib
-import gzip
 import hashlib
 import logging
-import os
-import tempfile
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mnist_pipeline.core.progress import Progress
 from mnist_pipeline.datasets.catalogue import Dataset, IdxFile, PipSource, Source, WebSource
-from mnist_pipeline.datasets.source_files import SourceFile, Verify, input_errors, open_regular, verified_file
+from mnist_pipeline.datasets.source_files import SourceFile, Verify, source_errors, verified_file
+from mnist_pipeline.datasets.sources.folder import from_folder, problem_with, verified
 from mnist_pipeline.datasets.sources.packages import from_npm, from_pip, scratch_folder
-from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure, decompress
+from mnist_pipeline.datasets.sources.transfer import Found, SourceFailure
 from mnist_pipeline.datasets.sources.web import from_web
-from mnist_pipeline.errors import ChecksumError, DataError, SettingsError, SourceError, UnavailableError, listed
+from mnist_pipeline.errors import DataError, SourceError, UnavailableError
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.disk import translated, write_file
 
 logger = logging.getLogger(__name__)
 
-# Maximum size of an unpinned custom file once decompressed: eight million images.
-UNPINNED_LIMIT_BYTES = 6 << 30
-NEAR = 0.8  # of the ratio of difflib, from where a file's name may be a misspelt one
 PAUSES_SECONDS = (1, 5)  # before a site is asked again; longer if it sends Retry-After
 RETRY_WINDOW_SECONDS = 600  # no site is asked again later than this
 
@@ -41,7 +33,7 @@ def fetch_files(
     dataset: Dataset,
     files: Sequence[IdxFile],
     cache: Path,
-    data_dir: Path | None,
+    data_dir: Location | None,
     progress: Progress,
     verify: Verify = verified_file,
 ) -> dict[str, SourceFile | None]:
@@ -52,10 +44,9 @@ def fetch_files(
         dataset: the data set with its sources.
         files: the files to provide.
         cache: folder of verified files; created if missing.
-        data_dir: a local folder to search first, or None.
+        data_dir: a folder to search first, on disk or in a bucket, or None.
         progress: called with the progress of downloads, in bytes.
-        verify: hashes a file of `data_dir` or the cache, or looks its hash up. Downloaded and decompressed files are
-            always hashed.
+        verify: hashes a file of `data_dir` or the cache, or looks its hash up. Downloaded files are always hashed.
 
     Returns:
         For each file name its verified file; None for an unpinned file that is not in `data_dir`.
@@ -63,7 +54,7 @@ def fetch_files(
     Raises:
         ChecksumError: a file in `data_dir` is not the pinned one.
         DataError: a file in `data_dir` cannot be read, or a .gz is damaged.
-        SettingsError: `data_dir` is not a folder.
+        NoDataError: there is nothing in `data_dir`.
         UnavailableError: no source delivered a pinned file, but one of them may later.
         SourceError: no source delivered a pinned file, and a retry is pointless.
         OutputsError: the cache cannot be written.
@@ -71,8 +62,8 @@ def fetch_files(
     ready: dict[str, SourceFile | None] = {}
     folder = cache / name
     if data_dir is not None:
-        with input_errors(data_dir):
-            ready |= _from_folder(data_dir, dataset, files, folder, verify)
+        with source_errors(data_dir):
+            ready |= from_folder(data_dir, dataset, files, verify)
     for file in files:
         if file.name not in ready and (kept := _from_cache(folder / file.name, file, verify)):
             ready[file.name] = kept
@@ -82,104 +73,12 @@ def fetch_files(
     return ready
 
 
-def _from_folder(
-    data_dir: Path, dataset: Dataset, files: Iterable[IdxFile], folder: Path, verify: Verify
-) -> dict[str, SourceFile | None]:
-    if not data_dir.is_dir():
-        raise SettingsError(f"--data-dir {data_dir}: expected a folder, got none there; check the path")
-    found: dict[str, SourceFile | None] = {}
-    for file in files:
-        plain, packed = data_dir / file.name, data_dir / f"{file.name}.gz"
-        if os.path.lexists(plain):
-            found[file.name] = _verified(plain, file, verify)
-        elif os.path.lexists(packed):
-            found[file.name] = _unpack(packed, file, folder)
-        elif file.sha256 is None:
-            if near := _near(data_dir, dataset, file.name):
-                raise DataError(
-                    f"{data_dir}: expected {plain.name} or {packed.name}, got {listed(near)}; rename the file that is "
-                    "meant, or move away what is not"
-                )
-            found[file.name] = None
-            if others := _others(data_dir, dataset):
-                logger.warning("%s: no %s; files that are not read: %s", data_dir, file.name, listed(others))
-        else:
-            logger.warning("%s holds no %s; asking the other sources for it", data_dir, file.name)
-    return found
-
-
-def _near(data_dir: Path, dataset: Dataset, name: str) -> list[str]:
-    """The files of a folder that may have been meant by a name, and are none of the data set's own."""
-    words = [word for word in ("label", "image") if word in name.casefold()]
-    return [
-        other
-        for other in _others(data_dir, dataset)
-        if any(word in other.casefold() for word in words)
-        or difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio() >= NEAR
-    ]
-
-
-def _others(data_dir: Path, dataset: Dataset) -> list[str]:
-    """The files of a folder that are none of the data set's own."""
-    known = {file.name for split in dataset.splits.values() for file in split.files}
-    return sorted(each.name for each in data_dir.iterdir() if each.name.removesuffix(".gz") not in known)
-
-
-def _verified(path: Path, file: IdxFile, verify: Verify = verified_file) -> SourceFile:
-    source_file = verify(path)
-    if problem := _problem(file, source_file.size_bytes, source_file.sha256):
-        raise ChecksumError(
-            f"{path}: {problem}; replace the file, or give your own data its own name with --dataset NAME"
-        )
-    return source_file
-
-
-def _problem(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
-    if file.size_bytes not in (None, size_bytes):
-        return f"expected {file.size_bytes} bytes, got {size_bytes}"
-    if file.sha256 not in (None, sha256):
-        return f"expected sha256 {file.sha256}, got {sha256}"
-    return None
-
-
-def _unpack(packed: Path, file: IdxFile, folder: Path) -> SourceFile:
-    """Decompress a local .gz into the cache, chunk by chunk; an unpinned file is named after its hash."""
-    with (
-        open_regular(packed) as opened,  # here, where no error is about the cache
-        translated(f"cannot write the cache {folder}"),
-        _scratch(folder) as scratch,
-    ):
-        unfinished = scratch / file.name
-        try:
-            with gzip.open(opened) as stream, unfinished.open("wb") as target:
-                for chunk in decompress(stream, file.size_bytes or UNPINNED_LIMIT_BYTES):
-                    target.write(chunk)
-        except (SourceFailure, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{packed}: expected {file.name} gzipped, got a damaged file ({error}); replace it"
-            ) from error
-        try:
-            verified = _verified(unfinished, file)
-        except ChecksumError as error:
-            raise ChecksumError(f"{packed}: once decompressed, {error}") from error
-        target_path = folder / (file.name if file.sha256 else f"{verified.sha256[:12]}-{file.name}")
-        unfinished.replace(target_path)
-    return replace(verified, path=target_path)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
-        yield Path(scratch)
-
-
 def _from_cache(path: Path, file: IdxFile, verify: Verify) -> SourceFile | None:
     if file.sha256 is None:
         return None
     try:
-        with input_errors(path):
-            return _verified(path, file, verify) if path.exists() else None
+        with source_errors(path):
+            return verified(path, file, verify) if path.exists() else None
     except DataError as error:  # other bytes, unreadable, or no regular file
         logger.warning("cached file cannot be used and will be fetched again: %s", error)
         return None
@@ -227,11 +126,11 @@ def _ask(
     progress: Progress,
 ) -> None:
     for file, data in deliver(source, [*wanted, *_along(source, dataset, wanted, folder)], progress):
-        if problem := _problem(file, len(data), hashlib.sha256(data).hexdigest()):
+        if problem := problem_with(file, len(data), hashlib.sha256(data).hexdigest()):
             raise SourceFailure(f"{file.name}: {problem}")
         with translated(f"cannot write the cache {folder}"):
             write_file(folder / file.name, data)
-        ready[file.name] = _verified(folder / file.name, file)
+        ready[file.name] = verified(folder / file.name, file)
     if lacking := [file.name for file in wanted if file.name not in ready]:
         raise SourceFailure(f"does not hold {', '.join(lacking)}")
 

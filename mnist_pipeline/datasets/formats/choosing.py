@@ -1,0 +1,84 @@
+"""Chooses the format of images by the names of their files: the only module that knows every format."""
+
+import logging
+import re
+from collections.abc import Sequence
+
+from mnist_pipeline.datasets.formats.files import Format, Wanted, open_files
+from mnist_pipeline.datasets.formats.parquet import FORMAT as PARQUET
+from mnist_pipeline.datasets.source_files import GZIP, Verify, is_file, source_errors, verified_file
+from mnist_pipeline.datasets.splits import OpenSplit
+from mnist_pipeline.errors import DataError, NoDataError, listed
+from mnist_pipeline.store.base import Location
+from mnist_pipeline.store.opening import open_store
+
+logger = logging.getLogger(__name__)
+
+FORMATS: Sequence[Format] = (PARQUET,)
+# Names of files that people keep images or labels in. In a folder of images they must not be passed over in silence.
+DATA_NAMES = re.compile(
+    r"image|label|\.(parquet|parq|pq|arrow|feather|npz|npy|csv|tsv|jsonl|png|jpe?g|bmp|gif|tiff?|webp)"
+    r"(\.(gz|zst|bz2|xz|lz4|snappy))?$|ubyte(\.gz)?$",
+    re.IGNORECASE,
+)
+
+
+def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify = verified_file) -> OpenSplit:
+    """Open a file of images, or the files of a folder in order of name, on disk or in a bucket.
+
+    A single file whose name says nothing is taken for Parquet. In a folder, names that start with a dot or an
+    underscore are skipped.
+
+    Args:
+        dataset: the name of the data set in its runs.
+        location: the file or folder.
+        wanted: what the settings say of the images.
+        verify: hashes a file, or looks its hash up in the cache.
+
+    Raises:
+        NoDataError: there is nothing at the location.
+        DataError: a file cannot be read or is damaged, there are no images, or the folder holds other data.
+    """
+    with source_errors(location):
+        names = [name for name in open_store(location).children("") if name[0] not in "._"]
+        if not names and not is_file(location):
+            raise NoDataError(
+                f"--images {location}: expected a file of images or a folder of them, got nothing there; check the path"
+            )
+    if not names:
+        return open_files(dataset, location, False, [location], _kind_of(location.name) or PARQUET, wanted, verify)
+    kind, paths = _files_of(location, names)
+    return open_files(dataset, location, True, [location / name for name in paths], kind, wanted, verify)
+
+
+def _kind_of(name: str) -> Format | None:
+    for kind in FORMATS:
+        plain = name.lower().removesuffix(GZIP) if kind.may_be_gzip else name.lower()
+        if plain.endswith(kind.endings):
+            return kind
+    return None
+
+
+def _files_of(folder: Location, names: Sequence[str]) -> tuple[Format, list[str]]:
+    """The format of a folder's files, and their names in order.
+
+    Raises:
+        DataError: there are files of several formats, or of none that is read: they would be missing in the runs.
+    """
+    kinds = {name: kind for name in names if (kind := _kind_of(name))}
+    kind = next(iter(kinds.values()), None)
+    if kind is None:
+        raise DataError(
+            f"{folder}: expected files {' or '.join(f'*{kind.endings[0]}' for kind in FORMATS)}, got {listed(names)}; "
+            "give a folder that holds them, or one file"
+        )
+    what = f"*{kind.endings[0]}"
+    others = [name for name in names if kinds.get(name) is not kind]
+    if left_out := [name for name in others if DATA_NAMES.search(name)]:
+        raise DataError(
+            f"{folder}: expected no data but files {what}, got {listed(left_out)}; they would be left out: move "
+            "them away, or name the folder or file that is meant"
+        )
+    if others:
+        logger.warning("%s: only files %s are read, and not %s", folder, what, listed(others))
+    return kind, sorted(name for name in names if name not in others)

@@ -1,0 +1,351 @@
+"""Finds the columns of images, labels and names in tables from other tools, and decodes them into NumPy arrays.
+
+It reads no files. Errors name the file and row through `name_row`, called with the row's number in the batch.
+"""
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import PIXELS, SIDE
+from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Decoded, RowName, Wanted
+from mnist_pipeline.datasets.formats.pictures import decode_picture
+from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
+
+PIXEL_COLUMNS = ("pixels", "image", "images")
+NO_LABELS = "none"  # as the name of the label column
+# Other names that columns of labels have, and how near to one of them a misspelt name is, as a ratio of difflib.
+LABEL_NAMES = frozenset({
+    "label", "labels", "lbl", "target", "targets", "tgt", "class", "cls", "classlabel", "category", "digit", "digits",
+    "truth", "groundtruth", "gt", "y",
+})  # fmt: skip
+NEAR = 0.8
+# Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
+BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
+BYTES = "bytes"  # the field of an encoded image in a struct, as Hugging Face datasets write it
+MANY = 64  # columns of numbers, from where they may be meant as an image
+
+Form = Literal["list", "columns", "encoded"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may hold the images: one column of lists or encoded pictures, or 784 columns of numbers in their order."""
+
+    name: str  # of the column, or what the names of the columns begin with
+    columns: tuple[str, ...]
+    form: Form
+    numbers: str  # a NumPy dtype
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of a file: where the images are, and column and type of the labels and names if it has any.
+
+    `chosen` is the column of the images if the file alone does not decide it.
+    """
+
+    images: Candidate
+    label: str | None
+    label_type: str | None  # an Arrow type
+    key: str | None = None
+    chosen: str | None = None
+    unread: tuple[str, ...] = field(default=(), compare=False)  # the other columns
+
+    @property
+    def numbers(self) -> str:
+        return self.images.numbers
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        return [*self.images.columns, *filter(None, (self.label, self.key))]
+
+    def __str__(self) -> str:
+        labels = "no labels" if self.label is None else f"{shown(self.label)} of {self.label_type}"
+        what = {"list": "", "columns": f"{PIXELS} columns ", "encoded": "pictures in "}[self.images.form]
+        return f"{what}{shown(self.images.name)} of {self.images.numbers} and {labels}"
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """Rows of a table of that layout, see `files.Rows`."""
+
+    content: pa.RecordBatch
+    layout: Layout
+
+    def __len__(self) -> int:
+        return int(self.content.num_rows)
+
+    def slice(self, start: int, rows: int) -> "ColumnRows":
+        return ColumnRows(self.content.slice(start, rows), self.layout)
+
+    def decode(self, name_row: RowName) -> Decoded:
+        """The content of the rows.
+
+        Raises:
+            ImagesError: an image is null or does not have 784 pixels; a pixel is null; a picture is not 28x28 grey.
+        """
+        layout = self.layout
+        return Decoded(
+            _pixels(self.content, layout.images, name_row),
+            None if layout.label is None else self.content.column(layout.label),
+            None if layout.key is None else self.content.column(layout.key).cast(pa.string()),
+        )
+
+
+def layout_of(schema: pa.Schema, name: str, wanted: Wanted) -> Layout:
+    """Choose the columns of a file.
+
+    Args:
+        schema: the schema of the file.
+        name: the name of the file in errors.
+        wanted: the columns that the settings name. Labels are in `label`, if there is one and none is named.
+
+    Raises:
+        ImagesError: no column holds images, or it is not clear which does.
+        LabelError: the labels are not integers, or it is not clear which column holds them.
+        DataError: there is no such column of names, or it holds neither text nor integers.
+    """
+    key = _key_field(schema, name, wanted.id_column)
+    label = _label_field(schema, name, wanted.label_column)
+    not_pixels = {field.name for field in (key, label) if field}
+    images, chosen = _images(schema, name, wanted.image_column, not_pixels)
+    if label is None:
+        _require_no_labels(schema, name, wanted.label_column, images)
+    known = {*images.columns, *(field.name for field in (key, label) if field)}
+    return Layout(
+        images,
+        label and label.name,
+        label and str(label.type),
+        key and key.name,
+        chosen,
+        tuple(field.name for field in schema if field.name not in known),
+    )
+
+
+def _images(
+    schema: pa.Schema, name: str, image_column: str | None, not_pixels: Iterable[str | None]
+) -> tuple[Candidate, str | None]:
+    """What holds the images, and its name if the file alone does not decide it."""
+    others = [field for field in schema if field.name not in not_pixels]
+    named = [field for wanted in PIXEL_COLUMNS for field in others if field.name == wanted]
+    single = [field for field in others if _holds_images(field.type)]
+    numbered = _numbered([field for field in others if _is_number(field.type)])
+    usual = [field for field in named if field.name == named[0].name] or single
+    default = [*filter(None, map(_candidate, usual)), *numbered]
+    if image_column is None and len(default) > 1:
+        raise ImagesError(
+            f"{name}: expected one column of images, got {listed(each.name for each in default)}; drop one, or name "
+            "the one that is meant with --image-column"
+        )
+    if image_column is None and len(usual) == 1 and not _candidate(usual[0]):
+        raise ImagesError(
+            f"{name}: column {shown(usual[0].name)}: expected lists of {PIXELS} numbers or encoded pictures, got "
+            f"{shown(usual[0].type)}; convert it, or drop it if other columns hold the images"
+        )
+    if image_column is None and len(default) == 1 and len(usual) <= 1:
+        return default[0], None
+    found = [each for each in (*map(_candidate, single), *numbered) if each and each.name == image_column]
+    if len(found) == 1:
+        return found[0], None if default == found else image_column
+    described = listed(f"{field.name}: {field.type}" for field in schema)
+    what = f"images in {shown(image_column)}" if image_column else "one column of images"
+    raise ImagesError(
+        f"{name}: expected {what}: lists of {PIXELS} numbers, encoded pictures, or {PIXELS} columns numbered in a row; "
+        f"got {described}; rename, add or drop columns, or name another with --image-column"
+    )
+
+
+def _candidate(field: pa.Field) -> Candidate | None:
+    if numbers := _numbers(field.type):
+        return Candidate(field.name, (field.name,), "list", numbers)
+    return Candidate(field.name, (field.name,), "encoded", "uint8") if _is_encoded(field.type) else None
+
+
+def _numbered(fields: Sequence[pa.Field]) -> list[Candidate]:
+    """The groups of 784 columns that are numbered in a row, from 0 or 1, or by row and column, in the pixels' order."""
+    groups: dict[str, dict[int, pa.Field]] = defaultdict(dict)
+    for each in fields:
+        if match := re.fullmatch(r"(\d{1,2})x(\d{1,2})", each.name):
+            groups["x"][int(match[1]) * SIDE + int(match[2])] = each
+        elif match := re.fullmatch(r"(.*?)(\d{1,3})", each.name):
+            groups[match[1]][int(match[2])] = each
+    found = []
+    for name, members in groups.items():
+        order = sorted(members)
+        if len(order) == PIXELS and order[-1] - order[0] == PIXELS - 1 and order[0] in (0, 1, SIDE + 1):
+            columns = tuple(members[number].name for number in order)
+            dtype = np.result_type(*(members[number].type.to_pandas_dtype() for number in order))
+            found.append(Candidate(name, columns, "columns", str(dtype)))
+    return found
+
+
+def _key_field(schema: pa.Schema, name: str, id_column: str | None) -> pa.Field | None:
+    if id_column is None:
+        return None
+    found = [field for field in schema if field.name == id_column]
+    if len(found) != 1:
+        got = f"{len(found)} of that name" if found else f"none, but {listed(schema.names)}"
+        raise DataError(
+            f"{name}: expected the images' own names in a column {shown(id_column)}, got {got}; name another with "
+            "--id-column"
+        )
+    kind = found[0].type.value_type if pa.types.is_dictionary(found[0].type) else found[0].type
+    if not any(each(kind) for each in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)):
+        raise DataError(
+            f"{name}: column {shown(id_column)}: expected texts or integers, got {shown(kind)}; name another column "
+            "with --id-column"
+        )
+    return found[0]
+
+
+def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.Field | None:
+    """The column of exactly the name that the labels should have, if there is one."""
+    wanted = LABEL_COLUMN if label_column is None else label_column
+    found = [] if label_column == NO_LABELS else [field for field in schema if field.name == wanted]
+    if found and (len(found) > 1 or not pa.types.is_integer(found[0].type)):
+        got = shown(found[0].type) if len(found) == 1 else f"{len(found)} columns of that name"
+        raise LabelError(
+            f"{name}: column {shown(wanted)}: expected integers 0-9, got {got}; store integers, or name another column "
+            "with --label-column"
+        )
+    return found[0] if found else None
+
+
+def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, images: Candidate) -> None:
+    """Raise LabelError if labels are wanted, or if a column may have been meant as labels."""
+    others = [each for each in schema.names if each not in images.columns]
+    near = [each for each in others if _is_near_label(each)] if label_column is None else [*schema.names]
+    if label_column != NO_LABELS and (near or label_column is not None):
+        wanted = LABEL_COLUMN if label_column is None else label_column
+        raise LabelError(
+            f"{name}: expected the labels in a column {shown(wanted)}, got none, but {listed(near)}; name the "
+            f"column with --label-column, or say --label-column {NO_LABELS} if there are no labels"
+        )
+
+
+def _is_near_label(name: str) -> bool:
+    """Whether a column of this name may have been meant as the labels."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
+    whole = re.sub(r"[^a-z]", "", words)
+    return not LABEL_NAMES.isdisjoint({whole, *re.split(r"[^a-z]+", words)}) or any(
+        difflib.SequenceMatcher(None, whole, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 3
+    )
+
+
+def _pixels(content: pa.RecordBatch, images: Candidate, name_row: RowName) -> NDArray[Any]:
+    """The numbers of images, `[n, 784]`, of any form that `layout_of` accepts."""
+    if images.form == "columns":
+        pixels = np.empty((content.num_rows, PIXELS), images.numbers)
+        for index, name in enumerate(images.columns):
+            column = content.column(name)
+            _require_values(column, name_row, 1, f"a number in {shown(name)}", ImagesError)
+            pixels[:, index] = np.from_dlpack(column)
+        return pixels
+    column = content.column(images.columns[0])
+    _require_values(column, name_row, 1, "an image", ImagesError)
+    if images.form == "encoded":
+        return _decoded(column, name_row)
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        flat = np.frombuffer(column.buffers()[1], BINARY[width], len(column) * PIXELS, offset=column.offset * width)
+    else:
+        flat = _flat_lists(column, name_row)
+    return flat.reshape(-1, PIXELS)
+
+
+def _decoded(column: pa.Array, name_row: RowName) -> NDArray[np.uint8]:
+    """The pixels of encoded pictures, `[n, 784]`."""
+    if isinstance(column.type, pa.StructType):
+        column = column.field(BYTES)
+        what = "the bytes of a picture (its path alone does not hold it)"
+        _require_values(column, name_row, 1, what, ImagesError)
+    pixels = np.empty((len(column), PIXELS), np.uint8)
+    for row, each in enumerate(column):
+        pixels[row] = decode_picture(each.as_buffer(), name_row(row))
+    return pixels
+
+
+def _is_number(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    return bool(pa.types.is_integer(type) or pa.types.is_floating(type))
+
+
+def _holds_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    return _numbers(type) is not None or _may_be_images(type)
+
+
+def _is_encoded(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    if isinstance(type, pa.StructType):
+        index = type.get_field_index(BYTES)
+        return index >= 0 and _is_encoded(type.field(index).type)
+    return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type))
+
+
+def _numbers(type: pa.DataType) -> str | None:  # noqa: A002  Arrow's word
+    """The dtype of the numbers in a column of images; None if the type cannot hold images."""
+    if pa.types.is_fixed_size_binary(type):
+        return BINARY[type.byte_width].name if type.byte_width in BINARY else None
+    for _ in range(2):  # flat, or row by row
+        if not _is_list(type):
+            return None
+        type = type.value_type  # noqa: A001
+        if pa.types.is_integer(type) or pa.types.is_floating(type):
+            return str(np.dtype(type.to_pandas_dtype()))
+    return None
+
+
+def _may_be_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    """Whether people keep images in columns of such a type, though they are not read: encoded, or in other shapes."""
+    if isinstance(type, pa.StructType):
+        return any(_may_be_images(field.type) for field in type)
+    if pa.types.is_dictionary(type):
+        return _may_be_images(type.value_type)
+    if _is_list(type) or isinstance(type, pa.ListViewType | pa.LargeListViewType):
+        inner = type.value_type
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+        return _may_be_images(inner) or any(each(inner) for each in numbers)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return isinstance(type, pa.BaseExtensionType) or any(each(type) for each in binary)
+
+
+def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    return isinstance(type, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+
+
+def _flat_lists(column: pa.Array, name_row: RowName) -> NDArray[Any]:
+    """The flat numbers of lists of 784, or of 28 lists of 28."""
+    lengths, lists = ([SIDE, SIDE] if _is_list(column.type.value_type) else [PIXELS]), 1
+    for expected in lengths:
+        got = _lengths(column)
+        if (wrong := got != expected).any():
+            where = int(np.argmax(wrong))
+            form = f"{PIXELS} pixels" if lengths == [PIXELS] else f"{SIDE} rows of {SIDE} pixels"
+            raise ImagesError(
+                f"{name_row(where // lists)}: expected {form}, got a list of {got[where]}; "
+                f"only images of {SIDE}x{SIDE} pixels are read"
+            )
+        column, lists = column.flatten(), lists * expected
+        _require_values(column, name_row, lists, f"{PIXELS} pixels", ImagesError)
+    return np.from_dlpack(column)
+
+
+def _lengths(column: pa.Array) -> NDArray[np.int64]:
+    if pa.types.is_fixed_size_list(column.type):
+        return np.full(len(column), column.type.list_size, np.int64)
+    offsets: NDArray[np.int64] = np.from_dlpack(column.offsets).astype(np.int64)
+    return offsets[1:] - offsets[:-1]
+
+
+def _require_values(column: pa.Array, name_row: RowName, each: int, what: str, error: type[DataError]) -> None:
+    """Reject nulls; `each` values belong to one row."""
+    if column.null_count:
+        where = column.is_null().to_pylist().index(True)
+        raise error(f"{name_row(where // each)}: expected {what}, got null; fill it in, or drop the row")
