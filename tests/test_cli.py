@@ -818,8 +818,8 @@ def with_config(folder: Path, text: str, *words: str) -> subprocess.CompletedPro
     (folder / "mine.toml").write_text(text)
     code = f"""if True:
         from pathlib import Path
-        from mnist_pipeline import settings
-        settings.project_file = lambda name: Path({str(folder)!r})
+        from mnist_pipeline.settings import layers
+        layers.project_file = lambda name: Path({str(folder)!r})
         from mnist_pipeline.cli import app
         app()
     """

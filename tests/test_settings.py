@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from mnist_pipeline import settings as module
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
-from mnist_pipeline.settings import CALENDAR_DATE, RetentionSettings, Settings, load_settings, project_file
+from mnist_pipeline.settings import (
+    CALENDAR_DATE,
+    RetentionSettings,
+    Settings,
+    load_settings,
+    model,
+    project_file,
+    types,
+)
 from tests.builders import make_split
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -82,7 +89,7 @@ def test_the_projects_own_config_is_enough() -> None:
 def test_tiny_shards_on_a_disk_have_one_thread_if_no_number_is_given(
     flags: dict[str, Any], one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: 3)
+    monkeypatch.setattr(model, "_cores", lambda: 3)
     assert load_settings(**flags).workers == (1 if one else 3)
 
 
@@ -549,7 +556,7 @@ def test_the_run_date_is_todays_date_in_utc(monkeypatch: pytest.MonkeyPatch) -> 
             new_york = timezone(timedelta(hours=-5))
             return cls(2026, 1, 31, 22, 30, tzinfo=new_york).astimezone(tz or new_york)
 
-    monkeypatch.setattr(module, "datetime", Evening)
+    monkeypatch.setattr(types, "datetime", Evening)
     assert datetime(2026, 2, 1, 3, 30, tzinfo=UTC) == Evening.now()
     assert load_settings().run_date == date(2026, 2, 1)
 

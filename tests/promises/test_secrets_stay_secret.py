@@ -371,7 +371,7 @@ MUTANTS = (
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",
     ),
     Mutant(
-        "mnist_pipeline/settings.py",
+        "mnist_pipeline/settings/types.py",
         "    if is_remote(given):",
         "    if not str(given):",
         "test_no_secret_is_found_in_what_nights_print_and_leave_behind",

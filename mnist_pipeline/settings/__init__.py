@@ -1,0 +1,47 @@
+"""Typed settings, and the only reader of `config/` and of the environment.
+
+Later layers win: `config/*.toml` of the project, the --config file, environment variables MNIST_PIPELINE_*, flags.
+Unknown keys are rejected in every layer.
+"""
+
+from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, project_defaults, project_file
+from mnist_pipeline.settings.loading import load_settings
+from mnist_pipeline.settings.model import PATHS, RetentionSettings, Settings
+from mnist_pipeline.settings.types import (
+    CALENDAR_DATE,
+    AnyLocation,
+    ClusterAddress,
+    DatasetName,
+    LabelColumn,
+    LocalPath,
+    PixelScale,
+    Rows,
+    RunDate,
+    Runner,
+    SplitName,
+    Workers,
+    calendar_date,
+)
+
+__all__ = [
+    "CALENDAR_DATE",
+    "ENVIRONMENT_PREFIX",
+    "PATHS",
+    "AnyLocation",
+    "ClusterAddress",
+    "DatasetName",
+    "LabelColumn",
+    "LocalPath",
+    "PixelScale",
+    "RetentionSettings",
+    "Rows",
+    "RunDate",
+    "Runner",
+    "Settings",
+    "SplitName",
+    "Workers",
+    "calendar_date",
+    "load_settings",
+    "project_defaults",
+    "project_file",
+]

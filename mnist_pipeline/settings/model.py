@@ -1,0 +1,245 @@
+"""The settings of a run as one typed object, and what they say together."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
+from mnist_pipeline.core.images import PixelFormat
+from mnist_pipeline.datasets.catalogue import Dataset, unlisted
+from mnist_pipeline.errors import SettingsError, shown
+from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, comma_from
+from mnist_pipeline.settings.types import (
+    MAX_TINY_ROWS,
+    AnyLocation,
+    ClusterAddress,
+    DatasetName,
+    LabelColumn,
+    LocalPath,
+    PixelScale,
+    Rows,
+    RunDate,
+    Runner,
+    SplitName,
+    Workers,
+    today,
+)
+from mnist_pipeline.store.probe import dead_end
+
+
+def _switched_off(gates: object) -> object:
+    """TOML has no null: a bound of false switches its gate off."""
+    if not isinstance(gates, dict):
+        return gates
+    return {
+        name: None if value is False and name.startswith(("min_", "max_")) else value for name, value in gates.items()
+    }
+
+
+def _workers(settings: Mapping[str, Any]) -> int:
+    """One a core. One in all for tiny shards on a disk: threads would wait for each other's turn in the interpreter."""
+    tiny = settings.get("shard_rows", MAX_TINY_ROWS + 1) <= MAX_TINY_ROWS
+    on_disk = isinstance(settings.get("outputs"), Path)
+    return 1 if tiny and on_disk and settings.get("runner") == "threads" else _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _user_cache() -> Path:
+    # Without a home folder older versions of the package return a relative path. No cache then, which matters only to
+    # those who need one.
+    with suppress(RuntimeError):
+        if (folder := platformdirs.user_cache_path("mnist-pipeline")).is_absolute():
+            return folder
+    return Path(os.devnull) / "mnist-pipeline"
+
+
+class RetentionSettings(BaseModel):
+    """Which runs keep their predictions when the maintenance deployment prunes; see `mnist-pipeline prune`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_days: int = Field(ge=1, le=36_500)
+    keep_last: int = Field(default=7, ge=1)
+    grace_hours: int = Field(default=24, ge=0, le=87_600)
+
+
+# What the config files say; the last one wins.
+TABLES: ContextVar[Sequence[Mapping[str, Any]]] = ContextVar("tables", default=())
+
+
+PATHS = ("outputs", "weights", "images", "data_dir", "cache")  # the settings that are paths; some may be addresses
+_SOURCES = ("images", "data_dir")
+_MEANING = ("label_column", "pixel_scale", "invert")  # of the images
+# With another value than the configured one a run has other images, numbers or run_id than the night.
+COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
+
+
+class Settings(BaseSettings):
+    """The settings of a run. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    dataset: DatasetName = Field(description="data set, as named in the config")
+    split: SplitName = Field(description="split of the data set")
+    run_date: RunDate = Field(default_factory=today, description="UTC date of the run, YYYY-MM-DD; today if left out")
+    weights: AnyLocation | None = Field(
+        default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
+    )
+    images: LocalPath | None = Field(
+        default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
+    )
+    data_dir: LocalPath | None = Field(default=None, description="folder with IDX files, asked before any other source")
+    label_column: LabelColumn | None = Field(
+        default=None, description="column of the labels in the images; none if they have none; label if left out"
+    )
+    pixel_scale: PixelScale | None = Field(
+        default=None, description="pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out"
+    )
+    invert: bool | None = Field(default=None, description="whether the images are black on white")
+    cache: LocalPath = Field(
+        default_factory=_user_cache, description="folder of the verified source files; the user's if left out"
+    )
+    outputs: AnyLocation = Field(description="folder of shards, runs and history, or s3://BUCKET/PREFIX")
+    batch_rows: Rows = Field(description="images per forward pass")
+    shard_rows: Rows = Field(description="images per Parquet file")
+    runner: Runner = Field(description="kind of worker: threads, processes or dask")
+    workers: Workers = Field(
+        default_factory=_workers, description="threads or processes at work; one a core if left out"
+    )
+    cluster: ClusterAddress | None = Field(default=None, description="Dask scheduler, tcp://HOST:PORT; for runner dask")
+    max_tasks: int = Field(ge=1, le=1000, description="maximum number of tasks per step of one run")
+    report: bool = Field(description="write the report of the run")
+    datasets: dict[DatasetName, Dataset] = Field(description="the known data sets")
+    gates: dict[DatasetName, Annotated[Gates, BeforeValidator(_switched_off)]] = Field(
+        description="the gates of each data set"
+    )
+    retention: RetentionSettings | None = Field(
+        default=None, description="which runs the maintenance prunes; none if left out"
+    )
+    _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=lambda: defaultdict(str))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the config files in force; the first that has a key wins."""
+        files = [InitSettingsSource(settings_cls, dict(table)) for table in reversed(TABLES.get())]
+        return (init_settings, env_settings, *files)
+
+    @property
+    def by_hand(self) -> Mapping[str, Any]:
+        """The settings that were given by hand and make a run another than its night's, with the configured values."""
+        return self._by_hand
+
+    def named(self, name: str) -> str:
+        """A setting and its value for a message, with the layer that gave it: `split 'valid', from --split`."""
+        return f"{name} {shown(getattr(self, name))}{comma_from(self._sources[name])}"
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the pixel values of the images mean."""
+        return PixelFormat(self.pixel_scale, self.invert)
+
+    def gates_of_dataset(self) -> Gates:
+        """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
+        return self.gates.get(self.dataset, DEFAULT_GATES)
+
+    def require_source(self) -> None:
+        """Reject contradictory image settings before any slow work starts.
+
+        Raises:
+            SettingsError: no such data set or split; or `images` is set together with `data_dir`, or for a data set
+                whose files the config pins.
+        """
+        if self.images is None:
+            if self.label_column is not None:
+                raise SettingsError(
+                    f"label_column {shown(self.label_column)}: expected images beside it, got none; IDX files of "
+                    "labels have no columns"
+                )
+            self.described_dataset()
+            return
+        if self.data_dir is not None:
+            raise SettingsError(
+                f"--images {self.images}: expected no --data-dir beside it, got {self.data_dir}; leave one of them out"
+            )
+        if self._is_pinned():
+            raise SettingsError(
+                f"--images {self.images}: expected a data set of their own, got {self.dataset}, whose files the "
+                f"config pins; name it with --dataset NAME, so that they do not mix with the runs of {self.dataset}"
+            )
+
+    def _require_cache(self) -> None:
+        """Reject a cache that cannot be created, before anything is downloaded to it."""
+        end = dead_end(self.cache)
+        if end and not (end == self.cache and end.is_dir()):  # one with all files in it need not be written to
+            home = "set HOME to a folder of this user, or " if end == Path(os.devnull) else ""
+            raise SettingsError(
+                f"cache {self.cache}: expected a folder that can be created, got {end}, which is none "
+                f"that this user can write to; {home}name another with --cache or {ENVIRONMENT_PREFIX}CACHE"
+            )
+
+    def _is_pinned(self) -> bool:
+        entry = self.datasets.get(self.dataset)
+        return entry is not None and any(file.sha256 for split in entry.splits.values() for file in split.files)
+
+    def _given_otherwise(self, configured: "Settings | None") -> dict[str, Any]:
+        """The settings of a night with another value than the configured one.
+
+        Not the source and meaning of images that config does not name, as there is no other way to name them; nor the
+        source of images whose files are pinned, as they are the same from everywhere.
+        """
+        there = {name: getattr(configured, name, None) for name in COUNTED}
+        named = self._is_pinned() or any(there[name] is not None for name in _SOURCES)
+        return {
+            name: value
+            for name, value in there.items()
+            if value != getattr(self, name)
+            and not (name in _SOURCES and (value is None or self._is_pinned()))
+            and not (name in _MEANING and not named)
+        }
+
+    def described_dataset(self) -> Dataset:
+        """The config entry of `dataset`, or with `data_dir` an entry that pins nothing.
+
+        Raises:
+            SettingsError: no entry and no folder; the entry has no such split; `images` is set; or the files would have
+                to be fetched to a cache that cannot be created.
+        """
+        if self.images is not None:
+            raise SettingsError(
+                f"images {self.images}: expected none here, where IDX files are read: "
+                "Parquet files are for evaluating only; unset it"
+            )
+        entry = self.datasets.get(self.dataset)
+        if entry is None and self.data_dir is None:
+            raise SettingsError(
+                f"{self.named('dataset')}: expected one of {', '.join(sorted(self.datasets))}; "
+                "add an entry under [datasets] in a config file, or give its folder with --data-dir"
+            )
+        entry = entry or unlisted(self.dataset)
+        if self.split not in entry.splits:
+            raise SettingsError(
+                f"{self.named('split')}: expected one of {', '.join(sorted(entry.splits))} for data set "
+                f"{self.dataset!r}"
+            )
+        if self.data_dir is None:
+            self._require_cache()
+        return entry
