@@ -1,4 +1,6 @@
-"""The flow mnist-evaluation: fetch -> plan -> shards -> predictions -> publish -> judge -> report; and its backfill.
+"""The flow mnist-evaluation, and its backfill.
+
+wait for data -> fetch -> plan -> shards -> predictions -> publish -> judge -> report
 
 Defines order and parallelism of the steps; does no arithmetic and touches no file. Without Prefect the same order
 stands in `pipeline/nightly.py`: one sequence for both would have to hide tasks and plain calls behind each other, and
@@ -10,19 +12,22 @@ from prefect.client.schemas.objects import State
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
+from mnist_pipeline.pipeline.arrival import awaited
 from mnist_pipeline.pipeline.evaluation import Timings, looked_at, reserve
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import (
     AnyLocation,
     ClusterAddress,
+    ColumnName,
     DatasetName,
-    LabelColumn,
+    DatedLocation,
     LocalPath,
     PixelScale,
     Rows,
     RunDate,
     Runner,
     SplitName,
+    WaitMinutes,
     Workers,
     load_settings,
 )
@@ -33,17 +38,22 @@ def evaluate(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     run_date: RunDate | None = None,
-    weights: AnyLocation | None = None,
+    weights: DatedLocation | None = None,
     batch_rows: Rows | None = None,
     shard_rows: Rows | None = None,
     workers: Workers | None = None,
     runner: Runner | None = None,
     cluster: ClusterAddress | None = None,
-    images: LocalPath | None = None,
-    data_dir: LocalPath | None = None,
-    label_column: LabelColumn | None = None,
+    images: DatedLocation | None = None,
+    data_dir: DatedLocation | None = None,
+    image_column: ColumnName | None = None,
+    label_column: ColumnName | None = None,
+    id_column: ColumnName | None = None,
+    labels: DatedLocation | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
+    transpose: bool | None = None,
+    wait_for_data_minutes: WaitMinutes | None = None,
     cache: LocalPath | None = None,
     outputs: AnyLocation | None = None,
     report: bool | None = None,
@@ -57,18 +67,24 @@ def evaluate(
         dataset: data set to evaluate.
         split: split of the data set.
         run_date: UTC calendar date of the run; the date of the scheduled start if left out.
-        weights: weights file; the current ones, promoted last or shipped, if left out.
+        weights: weights file; the current ones, promoted last or shipped, if left out. As images, data_dir and labels
+            it may have the run date in it: {run_date}, or {run_date:%Y/%m/%d}.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
         workers: threads or processes that work at once; one a core if left out.
         runner: kind of worker: threads, processes, or those of a Dask cluster.
         cluster: address of the Dask scheduler; a temporary cluster on this machine if left out.
-        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
-            name. None if left out.
-        data_dir: folder with IDX files, asked before any other source; none if left out.
+        images: Parquet file, or folder of them, with the images, in place of IDX files, on disk or in a bucket; the
+            data set needs its own name. None if left out.
+        data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out.
+        image_column: column of the pixels in the images; `image` if left out.
         label_column: column of the labels in the images; `none` if they have none; `label` if left out.
+        id_column: column of the images' own ids; their position if left out.
+        labels: Parquet or CSV file of labels that came later than the images; none if left out.
         pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
         invert: whether the images are black on white; no if left out.
+        transpose: whether the images are stored column by column; no if left out.
+        wait_for_data_minutes: minutes to wait for images, data_dir and labels that are not there yet.
         cache: folder of the verified source files; that of the worker's user if left out.
         outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX; that of the deployment if left out.
         report: whether to write the report of the run.
@@ -88,13 +104,20 @@ def evaluate(
         cluster=cluster,
         images=images,
         data_dir=data_dir,
+        image_column=image_column,
         label_column=label_column,
+        id_column=id_column,
+        labels=labels,
         pixel_scale=pixel_scale,
         invert=invert,
+        transpose=transpose,
+        wait_for_data_minutes=wait_for_data_minutes,
         cache=cache,
         outputs=outputs,
         report=report,
     )
+    if awaited(settings):
+        tasks.wait_for_data(settings)
     timings = Timings()
     with timings.measure("fetch"):
         source_images = tasks.open_images(settings)
@@ -120,12 +143,17 @@ def backfill(
     run_date: RunDate,
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
-    weights: AnyLocation | None = None,
-    images: LocalPath | None = None,
-    data_dir: LocalPath | None = None,
-    label_column: LabelColumn | None = None,
+    weights: DatedLocation | None = None,
+    images: DatedLocation | None = None,
+    data_dir: DatedLocation | None = None,
+    image_column: ColumnName | None = None,
+    label_column: ColumnName | None = None,
+    id_column: ColumnName | None = None,
+    labels: DatedLocation | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
+    transpose: bool | None = None,
+    wait_for_data_minutes: WaitMinutes | None = None,
     outputs: AnyLocation | None = None,
     config: LocalPath | None = None,
 ) -> Judged | State[Judged]:
@@ -138,13 +166,19 @@ def backfill(
         run_date: UTC calendar date of the run.
         dataset: data set to evaluate.
         split: split of the data set.
-        weights: weights file; the current ones, promoted last or shipped, if left out.
-        images: Parquet file, or folder of them, with the images, in place of IDX files; the data set needs its own
-            name. None if left out.
-        data_dir: folder with IDX files, asked before any other source; none if left out.
+        weights: weights file; the current ones, promoted last or shipped, if left out. As images, data_dir and labels
+            it may have the run date in it: {run_date}, or {run_date:%Y/%m/%d}.
+        images: Parquet file, or folder of them, with the images, in place of IDX files, on disk or in a bucket; the
+            data set needs its own name. None if left out.
+        data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out.
+        image_column: column of the pixels in the images; `image` if left out.
         label_column: column of the labels in the images; `none` if they have none; `label` if left out.
+        id_column: column of the images' own ids; their position if left out.
+        labels: Parquet or CSV file of labels that came later than the images; none if left out.
         pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
         invert: whether the images are black on white; no if left out.
+        transpose: whether the images are stored column by column; no if left out.
+        wait_for_data_minutes: minutes to wait for images, data_dir and labels that are not there yet.
         outputs: folder of shards, runs and history, or s3://BUCKET/PREFIX; that of the deployment if left out.
         config: TOML file laid over the project's own configuration; none if left out.
     """
@@ -155,9 +189,14 @@ def backfill(
         weights=weights,
         images=images,
         data_dir=data_dir,
+        image_column=image_column,
         label_column=label_column,
+        id_column=id_column,
+        labels=labels,
         pixel_scale=pixel_scale,
         invert=invert,
+        transpose=transpose,
+        wait_for_data_minutes=wait_for_data_minutes,
         outputs=outputs,
         config=config,
     )

@@ -8,7 +8,7 @@ from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import flow
 from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained
-from mnist_pipeline.settings import AnyLocation, DatasetName, LocalPath, PixelScale, load_settings
+from mnist_pipeline.settings import AnyLocation, DatasetName, DatedLocation, LocalPath, PixelScale, load_settings
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]
@@ -20,7 +20,7 @@ def train(
     epochs: Epochs = Recipe.epochs,
     seed: Seed = Recipe.seed,
     target: LocalPath | None = None,
-    data_dir: LocalPath | None = None,
+    data_dir: DatedLocation | None = None,
     pixel_scale: PixelScale | None = None,
     invert: bool | None = None,
     cache: LocalPath | None = None,
@@ -34,7 +34,8 @@ def train(
         epochs: passes over all images.
         seed: random seed of the initial weights, the order of the images and their shifts.
         target: the .safetensors file to write; named after its content in the outputs folder if left out.
-        data_dir: folder with IDX files, asked before any other source; none if left out.
+        data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out. It may
+            have today's date in it: {run_date}, or {run_date:%Y/%m/%d}.
         pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
         invert: whether the images are black on white; no if left out.
         cache: folder of the verified source files; that of the worker's user if left out.

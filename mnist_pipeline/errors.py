@@ -3,7 +3,7 @@
     PipelineError                      everything below; carries the command's exit code
     ├── SettingsError        (2)       fix the flag, the variable or the config file
     ├── DataError            (3)       the input is rejected: fix or replace it
-    │   ├── NoDataError                  what is to be evaluated is not there (yet)
+    │   ├── NoDataError                  what is to be evaluated is not there, or not yet
     │   ├── IdxFormatError               not an IDX file of the supported form
     │   ├── LabelError                   labels do not match the images, or are not digits
     │   ├── ChecksumError                right name, wrong bytes
@@ -130,7 +130,7 @@ class DataError(PipelineError, ValueError):
 
 
 class NoDataError(DataError):
-    """What is to be evaluated is not there: it may arrive later."""
+    """What is to be evaluated is not there, or not yet."""
 
 
 class IdxFormatError(DataError):

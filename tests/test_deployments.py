@@ -19,7 +19,7 @@ from rich.text import Text
 from mnist_pipeline.cli.options import OF_A_RUN, Given
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.orchestration.deployments import read_entries
-from mnist_pipeline.settings import Settings
+from mnist_pipeline.settings import DATED, Settings
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def test_the_server_keeps_no_address_with_a_password_as_a_parameter(name: str, t
     for path in ("/a/b", "~/x y", "a:b", "x@y?z#", "ä"):
         assert [key for key in paths if refuses(key, path)] == []
     for key in paths:
-        assert refuses(key, "s3://bucket/a b") == (key not in ("outputs", "weights"))
+        assert refuses(key, "s3://bucket/a b") == (key not in ("outputs", *DATED))
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

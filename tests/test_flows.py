@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ from prefect.states import Failed, Scheduled
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, DamagedError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
+from mnist_pipeline.orchestration.flow_runs import WAITING, shown_as_waiting
 from mnist_pipeline.orchestration.tasks import is_retryable
+from mnist_pipeline.pipeline import arrival
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings
 from tests import engine
@@ -105,6 +108,27 @@ def test_the_flow_publishes_what_the_steps_publish_in_a_bounded_number_of_tasks(
     assert "fetch toy/test" in names
     again = _flow("evaluate")(run_date=RUN_DATE, outputs=tmp_path / "flow")
     assert not again.published.new
+
+
+def test_a_run_that_waits_for_its_data_is_shown_as_waiting(
+    in_this_process: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "in" / RUN_DATE
+    monkeypatch.setattr(arrival, "sleep", lambda _: shutil.copytree(data, there))
+    given = {"data_dir": "in/{run_date}", "wait_for_data_minutes": 1, "outputs": tmp_path / "flow"}
+    state = _flow("evaluate")(run_date=RUN_DATE, **given, return_state=True)
+    assert state.is_completed(), state
+    run = state.state_details.flow_run_id
+    states = ask(in_this_process, f"flow_run_states/?flow_run_id={run}")
+    assert [each["name"] for each in states] == ["Pending", "Running", WAITING, "Running", "Completed"]
+    assert re.fullmatch(rf"waiting for data until .* UTC: {there} \(data_dir\)", states[2]["message"])
+    assert "wait for toy/test" in _task_run_names(in_this_process, run)
+
+
+def test_a_state_that_cannot_be_shown_fails_nothing(in_this_process: str, caplog: pytest.LogCaptureFixture) -> None:
+    with shown_as_waiting() as show:  # in no flow run
+        show("waiting")
+    assert "the run cannot be shown as WaitingForData" in caplog.text
 
 
 def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(

@@ -351,8 +351,8 @@ def test_the_doctor_asks_for_no_cache_where_images_are_given(tmp_path: Path) -> 
 REFUSALS = [
     (["--images", "mine.parquet"], 2, "got mnist, whose files the config pins; name it with --dataset NAME"),
     ([*MINE, "--images", "mine.parquet", "--data-dir", "."], 2, "expected no --data-dir beside it, got "),
-    ([*MINE, "--images", "nowhere"], 3, "nowhere: expected a file of images or a folder of them, got nothing there"),
-    ([*MINE, "--images", "empty"], 3, "empty: expected a file of images or a folder of them, got nothing there"),
+    ([*MINE, "--images", "nowhere"], 3, "nowhere (images): expected that of 2026-01-31, got nothing there"),
+    ([*MINE, "--images", "empty"], 3, "empty (images): expected that of 2026-01-31, got nothing there"),
     ([*MINE, "--images", "text"], 3, "text: expected a whole Parquet file, got "),
     ([*MINE, "--images", "columns.parquet"], 3, "expected one column of images: lists of 784"),
     (

@@ -15,6 +15,8 @@ from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.settings import (
     CALENDAR_DATE,
+    DATED,
+    PATHS,
     RetentionSettings,
     Settings,
     load_settings,
@@ -122,9 +124,15 @@ def test_a_message_says_which_layer_gave_the_value(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"datasets", "gates", "retention"}))
 def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"dataset": "toy", "split": "train", "run_date": "2026-01-31", "report": "no"} | dict.fromkeys(
-        ("weights", "images", "data_dir", "cache", "outputs"), "/somewhere/else"
+        ("cache", "outputs", *DATED), "/somewhere/else"
     )
-    texts |= {"invert": "yes", "pixel_scale": "255", "runner": "dask", "cluster": "tcp://scheduler:8786"}
+    texts |= {
+        "invert": "yes",
+        "transpose": "yes",
+        "pixel_scale": "255",
+        "runner": "dask",
+        "cluster": "tcp://scheduler:8786",
+    }
     text = texts.get(name, "7")
     default = getattr(load_settings(), name)
     flag: dict[str, Any] = {name: text} | ({"runner": "dask"} if name == "cluster" else {})
@@ -231,6 +239,70 @@ def test_gates_outside_of_a_data_set_and_values_that_are_no_table_are_refused(tm
     )
 
 
+# Locations with a date in them
+
+
+@pytest.mark.parametrize(
+    ("template", "meant"),
+    [
+        ("/in/{run_date}", "/in/2026-01-03"),
+        ("/in/{run_date:%Y/%m/%d}/{run_date:%y-%j}", "/in/2026/01/03/26-003"),
+        ("/in/{run_date:%G-W%V-%u}.parquet", "/in/2026-W01-6.parquet"),
+        ("/in/{{a}}/{run_date:100%%}", "/in/{a}/100%"),
+        ("s3://bucket/{run_date:%Y/%m}/x", "s3://bucket/2026/01/x"),
+        ("{run_date}/x", f"{Path.cwd()}/2026-01-03/x"),
+    ],
+)
+@pytest.mark.parametrize("name", DATED)
+def test_a_location_may_have_the_run_date_in_it_in_every_layer(
+    name: str, template: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, flag = date(2026, 1, 3), dict[str, Any]({name: template})
+    assert str(getattr(load_settings(run_date=day, **flag), name)) == meant
+    mine = config(tmp_path, f"{name} = '{template}'\n")
+    assert str(getattr(load_settings(mine, run_date=day), name)) == meant
+    monkeypatch.setenv(f"MNIST_PIPELINE_{name.upper()}", template)
+    assert str(getattr(load_settings(run_date=day), name)) == meant
+    monkeypatch.setenv("MNIST_PIPELINE_RUN_DATE", "2026-01-03")
+    assert str(getattr(load_settings(), name)) == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("in/{date}", "in/{}", "in/{run_date!r}", "in/{run_date.year}", "in/{run_date[0]}", "in/{run_date", "in/x}"),
+        *("in/{run_date:%H}", "in/{run_date:%B}", "in/{run_date:%-d}", "in/{run_date:%}", "in/{run_date:{x}}"),
+    ],
+)
+def test_a_placeholder_that_is_no_calendar_date_is_refused(text: str) -> None:
+    message = "expected no braces but {run_date}, or {run_date:FORMAT} with %Y %y %m %d %j %G %V %u and %%"
+    said = refused(f"settings refused: images: {message}", images=text, flag_names={"images": "--images"})
+    assert said.endswith(f"got {text!r}, from --images")
+
+
+def test_the_settings_of_another_date_have_the_locations_of_that_date(tmp_path: Path) -> None:
+    mine = config(tmp_path, "weights = '/w/{run_date}.npz'\n")
+    settings = load_settings(mine, run_date="2026-01-31", images="/in/{run_date:%d}", labels="/fixed")
+    other = pickle.loads(pickle.dumps(settings)).on(date(2026, 2, 1)).on(date(2026, 2, 2))
+    assert [str(getattr(other, name)) for name in ("weights", "images", "labels")] == [
+        *("/w/2026-02-02.npz", "/in/02", "/fixed")
+    ]
+    assert (other.run_date, settings.images) == (date(2026, 2, 2), Path("/in/31"))
+
+
+def test_what_a_configured_template_gives_is_not_given_by_hand(tmp_path: Path) -> None:
+    mine = config(tmp_path, "images = '/in/{run_date}'\nweights = '/w/{run_date}.npz'\n")
+
+    def by_hand(**flags: Any) -> Any:
+        return load_settings(mine, dataset="mine", run_date="2026-01-31", **flags).by_hand
+
+    assert by_hand(images="/in/2026-01-31", weights="/w/{run_date:%Y-%m-%d}.npz", labels="/l") == {}
+    assert by_hand(images="/in/2026-01-30") == {"images": Path("/in/2026-01-31")}
+    assert load_settings(mine, {"config": mine, "images": "/in/{run_date}"}, run_date="2026-01-31").by_hand == {}
+    deployed = load_settings(None, {"images": "/in/{run_date:%Y-%m-%d}"}, dataset="mine", images="/in/{run_date}")
+    assert deployed.by_hand == {}
+
+
 # Refusals
 
 
@@ -301,7 +373,7 @@ def test_a_value_out_of_range_is_refused(name: str, value: object, message: str)
     refused(f"settings refused: {message}", **flag)
 
 
-@pytest.mark.parametrize("name", ["outputs", "weights", "images", "data_dir", "cache"])
+@pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -325,7 +397,7 @@ def test_a_text_that_can_be_no_path_is_refused_in_every_layer(
         refused(f"settings refused: {name}: {message}")
 
 
-@pytest.mark.parametrize("name", ["images", "data_dir", "cache"])
+@pytest.mark.parametrize("name", ["cache", *DATED])
 def test_a_path_that_leads_nowhere_is_refused_before_it_is_used(name: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path, reason in ((tmp_path / "loop" / "x", "Too many levels"), (tmp_path / ("n" * 300), "File name too long")):

@@ -121,7 +121,7 @@ def _publish_here(settings: "Settings", run_dates: Sequence[date], dated: Dated)
     filled = []
     for run_date in run_dates:
         with progress_for() as progress:
-            filled.append(run_nightly(settings.model_copy(update={"run_date": run_date}), progress))
+            filled.append(run_nightly(settings.on(run_date), progress))
         run_id, outcome = filled[-1].published.run_id, filled[-1].verdict.outcome
         dated[run_date] = {"run_id": run_id, "outcome": outcome}
         out.print(f"published run {run_id}: {outcome}")

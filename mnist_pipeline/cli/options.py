@@ -23,7 +23,10 @@ from mnist_pipeline.store.base import is_remote, local_path, parse_location
 # Every setting is an option of `run`, except those for which a config file is the place.
 OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
 
-OF_IMAGES = ("images", "data_dir", "label_column", "pixel_scale", "invert", "cache")
+OF_IMAGES = (
+    *("images", "data_dir", "labels", "image_column", "label_column", "id_column"),
+    *("pixel_scale", "invert", "transpose", "cache"),
+)
 
 DEFAULTS = project_defaults()
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -160,6 +163,7 @@ def _option(name: str) -> Any:
             help=f"{description[0].upper()}{description[1:]}{shown}.",
             show_default=False,
             metavar="PATH" if name in PATHS else None,
+            rich_help_panel="Images" if name in OF_IMAGES else None,
             autocompletion=complete_dataset if name == "dataset" else None,
         ),
     ]

@@ -3,7 +3,8 @@
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -12,16 +13,20 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
-from prefect.states import Failed
+from prefect.states import Failed, Running
 
 from mnist_pipeline.errors import PipelineError, SettingsError, VerdictError, has_secrets
+from mnist_pipeline.orchestration.progress import impatient_client
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import ENVIRONMENT_PREFIX, Settings, load_settings, project_defaults
 
+WAITING = "WaitingForData"  # a run that waits for what it is to evaluate
 REJECTED = "Rejected"  # a published run that fails its gates
 # In a worker's process Prefect raises the exception of a failed state and logs it as "unexpected exception" with its
 # traceback. A verdict is expected, and the judging task has already logged it in one line.
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.engine")
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,6 +138,32 @@ def flow_run_name(verb: str, names_split: bool = True) -> Callable[[], str]:
         return f"{verb} {settings.dataset}/{settings.split} {given.get('run_date') or logical_date()}"
 
     return name
+
+
+@contextmanager
+def shown_as_waiting() -> Iterator[Callable[[str], None]]:
+    """Yields what shows the current flow run as waiting, with a message, until the block ends.
+
+    It stays a state of the type Running: the run keeps its place within concurrency limits, and can be cancelled.
+    """
+    waiting = False
+
+    def show(message: str) -> None:
+        nonlocal waiting
+        waiting = True
+        _show_state(Running(name=WAITING, message=message))
+
+    yield show
+    if waiting:
+        _show_state(Running())
+
+
+def _show_state(state: State[Any]) -> None:
+    try:
+        with impatient_client() as client:
+            client.set_flow_run_state(runtime.flow_run.id, state)
+    except Exception:  # a missing view must not fail the run
+        logger.warning("the run cannot be shown as %s", state.name, exc_info=True)
 
 
 class RejectedError(VerdictError):

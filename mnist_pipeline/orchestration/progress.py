@@ -65,16 +65,17 @@ class _Bar:
         new = ArtifactCreate(
             type="progress", data=percent, description=self.work, flow_run_id=run, task_run_id=task_run
         )
-        with _impatient_client() as client:
+        with impatient_client() as client:
             self.artifact = client.create_artifact(new).id
 
     def _update(self, artifact: UUID, percent: float) -> None:
-        with _impatient_client() as client:
+        with impatient_client() as client:
             client.update_artifact(artifact, ArtifactUpdate(data=percent))
 
 
 @contextmanager
-def _impatient_client() -> Iterator[SyncPrefectClient]:
+def impatient_client() -> Iterator[SyncPrefectClient]:
+    """A client for what is only shown: it does not wait for a server that is down or busy."""
     once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
     with once, get_client(sync_client=True, httpx_settings={"timeout": TIMEOUT_SECONDS}) as client:
         yield client

@@ -4,6 +4,7 @@ What a worker's own environment and config files add is not known here: they are
 """
 
 import asyncio
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -108,21 +109,23 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
     parameters = {name: value for name, value in {**found.parameters, **(more or {})}.items() if value is not None}
     directory = _directory(found)
     config = Path(_in(directory, parameters["config"])) if "config" in parameters else None
-    # Not the outputs of this shell: those of the deployment, of its config file, or of the project.
-    default = _outputs_in(config) or project_defaults().get("outputs", "outputs")
-    given: dict[str, Any] = {"outputs": default}
+    configured, given = {"outputs": "outputs"} | project_defaults() | _table_in(config), dict[str, Any]()
     for name in (*PATHS, *_VALUES):
-        value = parameters.get(name, variables.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") or given.get(name))
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        value = parameters.get(name, variables.get(variable))
+        # Not the outputs of this shell: those of the deployment, of its config file, or of the project.
+        if not value and name in PATHS and (name == "outputs" or not os.environ.get(variable)):
+            value = configured.get(name)
         if value is not None:
             given[name] = _in(directory, value) if name in PATHS else value
     return load_settings(config, configured={"config": config, **given}, **given)
 
 
-def _outputs_in(config: Path | None) -> Any:
+def _table_in(config: Path | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_small(config)).get("outputs") if config else None
+        return tomllib.loads(read_small(config)) if config else {}
     except (OSError, ValueError, RecursionError):  # which `load_settings` reports
-        return None
+        return {}
 
 
 def due(settings: Settings, given: Mapping[str, Any], count: int) -> list[Due]:

@@ -24,8 +24,9 @@ from mnist_pipeline.maintenance.verification import Verified, verify_all
 from mnist_pipeline.orchestration import scheduled
 from mnist_pipeline.orchestration.artifacts import show_judged, show_maintained
 from mnist_pipeline.orchestration.environment import spare_loopback
+from mnist_pipeline.orchestration.flow_runs import shown_as_waiting
 from mnist_pipeline.orchestration.progress import shown
-from mnist_pipeline.pipeline import evaluation, inputs, nightly, planning, training
+from mnist_pipeline.pipeline import arrival, evaluation, inputs, nightly, planning, training
 from mnist_pipeline.pipeline.evaluation import Published, Sharded, Timings
 from mnist_pipeline.pipeline.housekeeping import prune_configured
 from mnist_pipeline.pipeline.judging import Judged, judge_published
@@ -51,6 +52,15 @@ FETCH_BACKOFF_SECONDS = 5
 def is_retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether to retry a failed fetch: only if a source may answer the next time."""
     return isinstance(state.result(raise_on_failure=False), UnavailableError)
+
+
+@task(
+    task_run_name="wait for {settings.dataset}/{settings.split}", retries=0, cache_policy=NO_CACHE, persist_result=False
+)
+def wait_for_data(settings: Settings) -> None:
+    """Wait until what is to be evaluated is there, as long as the settings allow."""
+    with shown_as_waiting() as on_waiting:
+        arrival.wait_for_data(settings, on_waiting=on_waiting)
 
 
 fetching = task(

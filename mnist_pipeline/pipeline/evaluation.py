@@ -26,6 +26,7 @@ from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.image_bins import ImageBins, require_meant, warn_of_doubts
 from mnist_pipeline.errors import DamagedError, NumericalError
+from mnist_pipeline.pipeline.arrival import wait_for_data
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.planning import Plan, make_plan
 from mnist_pipeline.runs import predictions, publishing, summary
@@ -103,8 +104,10 @@ def evaluate(settings: Settings, progress: Progress = silent) -> Published:
     """Evaluate and publish in this process, shards spread over `settings.workers` threads.
 
     Raises:
+        NoDataError: what is to be evaluated is not there, after as long a wait as the settings allow.
         PipelineError: a step failed; nothing new is visible then.
     """
+    wait_for_data(settings, progress)
     timings = Timings()
     with timings.measure("fetch"):
         source_images = open_images(settings, progress)

@@ -58,7 +58,9 @@ def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
         return _fetch(settings, progress, verify)
     wanted = Wanted(
         split=settings.split,
+        image_column=settings.image_column,
         label_column=settings.label_column,
+        id_column=settings.id_column,
         pixel_format=settings.pixel_format,
     )
     return choosing.open_images(settings.dataset, settings.images, wanted, verify)
@@ -68,7 +70,13 @@ def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
     dataset = settings.described_dataset()
     files = dataset.splits[settings.split]
     ready = fetching.fetch_files(
-        settings.dataset, dataset, files.files, settings.cache, settings.data_dir, progress, verify
+        settings.dataset,
+        dataset,
+        files.files,
+        settings.cache,
+        settings.data_dir,  # type: ignore[arg-type]
+        progress,
+        verify,
     )
     images = ready[files.images.name]
     if images is None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.errors import DamagedError, RunNotFoundError, VerdictError
+from mnist_pipeline.errors import MAX_LISTED, DamagedError, NoDataError, RunNotFoundError, VerdictError
+from mnist_pipeline.pipeline.arrival import data_lines
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published, judged_line
 from mnist_pipeline.pipeline.reporting import try_report
@@ -50,6 +51,7 @@ def require_run_dates(settings: Settings, dates: Sequence[date]) -> list[DateSta
 
     Raises:
         RunNotFoundError: some dates have no run; the message also lists problems of the others.
+        NoDataError: the same, and none of these dates has anything to evaluate.
         VerdictError: runs that fail their gates, or were not judged.
     """
     outputs, dataset, split = Outputs.at(settings.outputs), settings.dataset, settings.split
@@ -62,7 +64,13 @@ def require_run_dates(settings: Settings, dates: Sequence[date]) -> list[DateSta
     try:
         lookup.require_run_dates(outputs, dataset, split, dates)
     except RunNotFoundError as error:
-        raise RunNotFoundError("; ".join([str(error), *failed])) from error
+        absent = lookup.missing_run_dates(outputs, dataset, split, dates)
+        looked_at = list(data_lines(settings, absent))
+        nothing_there = sum(found.is_absent for found in looked_at) == len(absent)
+        lines = [found.line for found in looked_at[:MAX_LISTED]]
+        lines += [f"and {len(looked_at) - MAX_LISTED} more"] if len(looked_at) > MAX_LISTED else []
+        kind = NoDataError if nothing_there else RunNotFoundError
+        raise kind("; ".join([str(error), *lines, *failed])) from error
     if failed:
         raise VerdictError(f"{'; '.join(failed)}; look at each with `mnist-pipeline show RUN_ID`")
     return states

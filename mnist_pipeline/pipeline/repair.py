@@ -32,7 +32,7 @@ def repair(settings: Settings, run: Run, progress: Progress = silent) -> Publish
         ) from error
     network = run.outputs.load_weights(identity.weights_sha256)
     of_run = identity.model_dump(include={"run_date", "dataset", "split", "batch_rows", "shard_rows"})
-    again = settings.model_copy(update=of_run)
+    again = settings.on(identity.run_date).model_copy(update=of_run)
     timings = Timings()
     with timings.measure("fetch"):
         source_images = open_images(again, progress)

@@ -6,31 +6,35 @@ Unknown keys are rejected in every layer.
 
 from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, project_defaults, project_file
 from mnist_pipeline.settings.loading import load_settings
-from mnist_pipeline.settings.model import PATHS, RetentionSettings, Settings
+from mnist_pipeline.settings.model import DATED, PATHS, RetentionSettings, Settings
 from mnist_pipeline.settings.types import (
     CALENDAR_DATE,
     AnyLocation,
     ClusterAddress,
+    ColumnName,
     DatasetName,
-    LabelColumn,
+    DatedLocation,
     LocalPath,
     PixelScale,
     Rows,
     RunDate,
     Runner,
     SplitName,
+    WaitMinutes,
     Workers,
     calendar_date,
 )
 
 __all__ = [
     "CALENDAR_DATE",
+    "DATED",
     "ENVIRONMENT_PREFIX",
     "PATHS",
     "AnyLocation",
     "ClusterAddress",
+    "ColumnName",
     "DatasetName",
-    "LabelColumn",
+    "DatedLocation",
     "LocalPath",
     "PixelScale",
     "RetentionSettings",
@@ -39,6 +43,7 @@ __all__ = [
     "Runner",
     "Settings",
     "SplitName",
+    "WaitMinutes",
     "Workers",
     "calendar_date",
     "load_settings",

@@ -43,7 +43,9 @@ def load_settings(
     if configured is None and any(flags.get(name) is not None for name in COUNTED):
         configured = {"config": config}
     if configured is not None:
-        settings._by_hand = settings._given_otherwise(_configured(configured))
+        there = _configured(configured)
+        # Both of the same date: what a template gives, typed by hand, is nothing else.
+        settings._by_hand = settings._given_otherwise(there and there.on(settings.run_date))
     return settings
 
 

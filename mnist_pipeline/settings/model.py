@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
@@ -17,21 +18,25 @@ from mnist_pipeline.core.images import PixelFormat
 from mnist_pipeline.datasets.catalogue import Dataset, unlisted
 from mnist_pipeline.errors import SettingsError, shown
 from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, comma_from
+from mnist_pipeline.settings.templates import is_template, resolved
 from mnist_pipeline.settings.types import (
     MAX_TINY_ROWS,
     AnyLocation,
     ClusterAddress,
+    ColumnName,
     DatasetName,
-    LabelColumn,
+    DatedLocation,
     LocalPath,
     PixelScale,
     Rows,
     RunDate,
     Runner,
     SplitName,
+    WaitMinutes,
     Workers,
     today,
 )
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.probe import dead_end
 
 
@@ -78,9 +83,11 @@ class RetentionSettings(BaseModel):
 TABLES: ContextVar[Sequence[Mapping[str, Any]]] = ContextVar("tables", default=())
 
 
-PATHS = ("outputs", "weights", "images", "data_dir", "cache")  # the settings that are paths; some may be addresses
+DATED = ("weights", "images", "data_dir", "labels")  # the locations that may have the run date in them
+PATHS = ("outputs", *DATED, "cache")  # the settings that are paths; some may be addresses
 _SOURCES = ("images", "data_dir")
-_MEANING = ("label_column", "pixel_scale", "invert")  # of the images
+_COLUMNS = ("image_column", "label_column", "id_column")
+_MEANING = (*_COLUMNS, "pixel_scale", "invert", "transpose")  # of the images
 # With another value than the configured one a run has other images, numbers or run_id than the night.
 COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
 
@@ -93,20 +100,35 @@ class Settings(BaseSettings):
     dataset: DatasetName = Field(description="data set, as named in the config")
     split: SplitName = Field(description="split of the data set")
     run_date: RunDate = Field(default_factory=today, description="UTC date of the run, YYYY-MM-DD; today if left out")
-    weights: AnyLocation | None = Field(
+    weights: DatedLocation | None = Field(
         default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
     )
-    images: LocalPath | None = Field(
+    images: DatedLocation | None = Field(
         default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
     )
-    data_dir: LocalPath | None = Field(default=None, description="folder with IDX files, asked before any other source")
-    label_column: LabelColumn | None = Field(
+    data_dir: DatedLocation | None = Field(
+        default=None, description="folder with IDX files, asked before any other source"
+    )
+    image_column: ColumnName | None = Field(
+        default=None, description="column of the pixels in the images; image if left out"
+    )
+    label_column: ColumnName | None = Field(
         default=None, description="column of the labels in the images; none if they have none; label if left out"
+    )
+    id_column: ColumnName | None = Field(
+        default=None, description="column of the images' own ids; their position if left out"
+    )
+    labels: DatedLocation | None = Field(
+        default=None, description="Parquet or CSV file of labels that came later than the images"
     )
     pixel_scale: PixelScale | None = Field(
         default=None, description="pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out"
     )
     invert: bool | None = Field(default=None, description="whether the images are black on white")
+    transpose: bool | None = Field(default=None, description="whether the images are stored column by column")
+    wait_for_data_minutes: WaitMinutes = Field(
+        description="minutes to wait for images, data_dir and labels that are not there yet"
+    )
     cache: LocalPath = Field(
         default_factory=_user_cache, description="folder of the verified source files; the user's if left out"
     )
@@ -129,6 +151,7 @@ class Settings(BaseSettings):
     )
     _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _sources: Mapping[str, str] = PrivateAttr(default_factory=lambda: defaultdict(str))
+    _templates: dict[str, Location] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -142,6 +165,21 @@ class Settings(BaseSettings):
         """Flags, then the environment, then the config files in force; the first that has a key wins."""
         files = [InitSettingsSource(settings_cls, dict(table)) for table in reversed(TABLES.get())]
         return (init_settings, env_settings, *files)
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        """From here on a location is that of the run date; what it was resolved from is kept for other dates."""
+        given = {name: getattr(self, name) for name in DATED}
+        self._templates.update({name: each for name, each in given.items() if each is not None and is_template(each)})
+        self.__dict__.update(self._located(self.run_date))
+        return self
+
+    def _located(self, run_date: date) -> dict[str, Location]:
+        return {name: resolved(template, run_date) for name, template in self._templates.items()}
+
+    def on(self, run_date: date) -> Self:
+        """The same settings of another run date: the only way to have its locations."""
+        return self.model_copy(update={"run_date": run_date, **self._located(run_date)})
 
     @property
     def by_hand(self) -> Mapping[str, Any]:
@@ -169,18 +207,18 @@ class Settings(BaseSettings):
                 whose files the config pins.
         """
         if self.images is None:
-            if self.label_column is not None:
-                raise SettingsError(
-                    f"label_column {shown(self.label_column)}: expected images beside it, got none; IDX files of "
-                    "labels have no columns"
-                )
+            for name in _COLUMNS:
+                if (column := getattr(self, name)) is not None:
+                    raise SettingsError(
+                        f"{name} {shown(column)}: expected images beside it, got none; IDX files have no columns"
+                    )
             self.described_dataset()
             return
         if self.data_dir is not None:
             raise SettingsError(
                 f"--images {self.images}: expected no --data-dir beside it, got {self.data_dir}; leave one of them out"
             )
-        if self._is_pinned():
+        if self.is_pinned:
             raise SettingsError(
                 f"--images {self.images}: expected a data set of their own, got {self.dataset}, whose files the "
                 f"config pins; name it with --dataset NAME, so that they do not mix with the runs of {self.dataset}"
@@ -196,7 +234,9 @@ class Settings(BaseSettings):
                 f"that this user can write to; {home}name another with --cache or {ENVIRONMENT_PREFIX}CACHE"
             )
 
-    def _is_pinned(self) -> bool:
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the config pins files of the data set: they are the same from every source."""
         entry = self.datasets.get(self.dataset)
         return entry is not None and any(file.sha256 for split in entry.splits.values() for file in split.files)
 
@@ -207,12 +247,12 @@ class Settings(BaseSettings):
         source of images whose files are pinned, as they are the same from everywhere.
         """
         there = {name: getattr(configured, name, None) for name in COUNTED}
-        named = self._is_pinned() or any(there[name] is not None for name in _SOURCES)
+        named = self.is_pinned or any(there[name] is not None for name in _SOURCES)
         return {
             name: value
             for name, value in there.items()
             if value != getattr(self, name)
-            and not (name in _SOURCES and (value is None or self._is_pinned()))
+            and not (name in _SOURCES and (value is None or self.is_pinned))
             and not (name in _MEANING and not named)
         }
 

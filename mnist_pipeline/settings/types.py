@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from mnist_pipeline.datasets.catalogue import NAME_PATTERN, SPLIT_PATTERN
+from mnist_pipeline.settings.templates import is_template, resolved
 from mnist_pipeline.store.base import SCHEMES, Location, is_remote, local_path, parse_location
 
 SCHEDULER = r"^(tcp|tls)://[^\s/@]+:[0-9]{1,5}$"
@@ -23,13 +24,14 @@ LocalPath = Annotated[
     BeforeValidator(lambda given: _on_disk(given)),
     WithJsonSchema({"type": "string", "format": "path", "pattern": f"^{_NO_ADDRESS}"}),
 ]
-# The same, or an address in an object store.
-AnyLocation = Annotated[
-    Location,
-    PlainValidator(parse_location),
+_LOCATION = (
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "format": "path", "pattern": f"^({_NO_ADDRESS}|{_BUCKET})"}),
-]
+)
+# The same, or an address in an object store.
+AnyLocation = Annotated[Location, PlainValidator(parse_location), *_LOCATION]
+# The same, with `{run_date}` in it or not: see `templates.py`.
+DatedLocation = Annotated[Location, PlainValidator(lambda given: _dated(given)), *_LOCATION]
 
 
 def _no_address(name: str) -> str:
@@ -43,7 +45,10 @@ def _on_disk(given: object) -> object:
         return given  # pydantic says what it is not
     if is_remote(given):
         raise ValueError("expected a path on disk, got an address")  # not repeated: there may be a password in it
-    path = local_path(str(given))
+    return _followed(local_path(str(given)))
+
+
+def _followed(path: Path) -> Path:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -51,6 +56,14 @@ def _on_disk(given: object) -> object:
     except OSError as error:
         raise ValueError(f"expected a path that this user can follow ({error.strerror})") from error
     return path
+
+
+def _dated(given: object) -> Location:
+    location = parse_location(given)
+    meant = resolved(location, date.max) if is_template(location) else location  # any date will do
+    if isinstance(meant, Path):
+        _followed(meant)
+    return location
 
 
 def calendar_date(text: str) -> date:
@@ -97,12 +110,13 @@ SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN)]
 Rows = Annotated[int, Field(ge=1, le=100_000)]
 # Text from a flag or a variable is a number here.
 PixelScale = Annotated[Literal[1, 255], BeforeValidator(lambda value: int(value) if value in ("1", "255") else value)]
-LabelColumn = Annotated[
+ColumnName = Annotated[
     str,
     Field(min_length=1, max_length=200, json_schema_extra={"pattern": f"^{_NO_ADDRESS}"}),
     AfterValidator(lambda name: _no_address(name)),
 ]
 Workers = Annotated[int, Field(ge=1, le=256)]
+WaitMinutes = Annotated[int, Field(ge=0, le=2880)]
 MAX_TINY_ROWS = 30  # of shards that several threads finish no sooner than one; benchmarks/many_shards.py
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
