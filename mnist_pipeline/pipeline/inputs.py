@@ -74,7 +74,7 @@ def _fetch(settings: Settings, progress: Progress, verify: Verify) -> IdxSplit:
         dataset,
         files.files,
         settings.cache,
-        settings.data_dir,  # type: ignore[arg-type]
+        settings.data_dir,
         progress,
         verify,
     )

@@ -193,7 +193,7 @@ class Settings(BaseSettings):
     @property
     def pixel_format(self) -> PixelFormat:
         """What the pixel values of the images mean."""
-        return PixelFormat(self.pixel_scale, self.invert)
+        return PixelFormat(self.pixel_scale, self.invert, self.transpose)
 
     def gates_of_dataset(self) -> Gates:
         """The gates of `dataset`; without an entry, the default gates, which need no configured bound."""
