@@ -11,6 +11,7 @@ PATHS = {
     "summary": "runs/RUN_ID/summary.parquet",
     "confusion": "runs/RUN_ID/confusion.parquet",
     "reliability": "runs/RUN_ID/reliability.parquet",
+    "inputs": "runs/RUN_ID/inputs.parquet",
     "comparison": "verdicts/RUN_ID/VERDICT_ID/comparison.parquet",
     "flips": "verdicts/RUN_ID/VERDICT_ID/flips.parquet",
     "gates": "verdicts/RUN_ID/VERDICT_ID/gates.parquet",

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
+from mnist_pipeline.core.images import SIDE, flatten
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
+from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.shards import ShardLabels, shard_set_name
 from mnist_pipeline.errors import DamagedError, RunNotFoundError
 from mnist_pipeline.runs import layout, lookup, predictions, publishing, summary
@@ -39,6 +41,7 @@ FILES = [
     "summary.parquet",
     "confusion.parquet",
     "reliability.parquet",
+    "inputs.parquet",
 ]
 
 
@@ -70,6 +73,13 @@ def identity(run_date: str = "2026-01-31", **changes: Any) -> Identity:
     return Identity(**(fields | changes))
 
 
+def bins_of_like_images(images: int) -> ImageBins:
+    """The bins of so many images that have the same bar of ink, 2 pixels wide and 10 high, in the middle."""
+    image = np.zeros((1, SIDE, SIDE), np.float32)
+    image[:, 9:19, 13:15] = 1
+    return ImageBins(*(images * found for _, found in ImageBins.count(flatten(image)).arrays()))
+
+
 def stage_run(
     staging: StagingDirectory,
     who: Identity,
@@ -96,7 +106,7 @@ def stage_run(
         )
     tally, calibration = predictions.counted_of(checkpoints)
     files = [checkpoint.file for checkpoint in checkpoints]
-    for table, data in summary.tables_of(who, tally, calibration):
+    for table, data in summary.tables_of(who, tally, calibration, bins_of_like_images(who.images)):
         files.append(publishing.write_table(staging, table, data))
     return Manifest(
         schema_version=tables.SCHEMA_VERSION,

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 WhichRun: TypeAlias = Literal["latest", "latest-passed"] | str | date
 Dataset: TypeAlias = Literal["mnist"] | str
 Split: TypeAlias = Literal["test", "train"] | str
-RunTable: TypeAlias = Literal["predictions", "summary", "confusion", "reliability"]
+RunTable: TypeAlias = Literal["predictions", "summary", "confusion", "reliability", "inputs"]
 VerdictTable: TypeAlias = Literal["comparison", "flips", "gates"]
 
-RUN_TABLES = {table.name: table for table in (tables.PREDICTIONS, tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY)}
+_OF_RUNS = (tables.PREDICTIONS, tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY, tables.INPUTS)
+RUN_TABLES = {table.name: table for table in _OF_RUNS}
 VERDICT_TABLES = {table.name: table for table in (tables.COMPARISON, tables.FLIPS, tables.GATES)}
 EMPTY_BECAUSE = "empty_because"  # the key of a frame's attrs
 

@@ -55,8 +55,8 @@ def load_run(
         columns: which columns, in that order; all if left out. Others are not decoded.
 
     Returns:
-        All rows of the table; `frame.attrs["run_id"]` is the run_id. Only tables of a verdict can have no rows:
-        `frame.attrs["empty_because"]` then says why.
+        All rows of the table; `frame.attrs["run_id"]` is the run_id. Only tables of a verdict, and inputs of a run of
+        an earlier version, can have no rows: `frame.attrs["empty_because"]` then says why.
 
     Raises:
         SettingsError: no such table or column.
@@ -71,7 +71,8 @@ def load_run(
     found = find_run(folder, run, dataset, split)
     run_id = found.name.run_id
     if of_run:
-        return frame_of(found.read(of_run, wanted), wanted, "no images", run_id=run_id)
+        why = f"published before runs had the table {table}" if of_run in tables.ADDED else "no images"
+        return frame_of(found.read(of_run, wanted), wanted, why, run_id=run_id)
     verdict = newest_verdict(folder, found.manifest().content)
     if verdict is None:
         raise RunNotFoundError(f"run {run_id}: expected a verdict, got none; run its date again to judge it")

@@ -119,12 +119,12 @@ def write_shards(
 
 
 def bins_of(checkpoint: Checkpoint) -> ImageBins | None:
-    """The bins of a shard's images; None if its record does not have them, as those of earlier versions."""
+    """The bins of a shard's images; None if its record does not have all, as those of earlier versions."""
     try:
         bins = ImageBins.from_json(checkpoint.notes[BINS])
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return bins if bins.mean.sum() == bins.images == checkpoint.file.rows else None
+    return bins if bins.add_up and bins.images == checkpoint.file.rows else None
 
 
 def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile | None:

@@ -163,7 +163,7 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
 
 
 def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
-    """Look at the images of all shards before anything is predicted; the plan with what is doubtful about them.
+    """Look at the images of all shards before anything is predicted; the plan with their bins and what is doubtful.
 
     Raises:
         ImagesError: they cannot be meant as they are: of another scale, black on white, or blank.
@@ -171,7 +171,7 @@ def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
     bins = ImageBins.total(each.bins for each in sharded)
     images = f"{plan.identity.dataset}/{plan.identity.split}"
     require_meant(bins, images, plan.source_images.pixel_format.inverted)
-    return replace(plan, doubts=warn_of_doubts(bins, images))
+    return replace(plan, bins=bins, doubts=warn_of_doubts(bins, images))
 
 
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
@@ -206,10 +206,10 @@ def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> 
 def publish(
     plan: Plan, staging: StagingDirectory, checkpoints: Sequence[Checkpoint], timings: Timings, engine: Engine
 ) -> Published:
-    """Check that no prediction file is missing, add summary, confusion and manifest, and publish all at once.
+    """Check that no prediction file is missing, add the small tables and the manifest, and publish all at once.
 
     Args:
-        plan: the run.
+        plan: the run, looked at.
         staging: the staging directory with its prediction files.
         checkpoints: the records of these files, in shard order.
         timings: of the earlier steps; "publish" is measured up to the commit.
@@ -227,6 +227,7 @@ def publish(
         assert checkpoint.file.is_named(shard.file_name), f"{checkpoint.file.path} is not the file planned for {shard}"
     tally, calibration = predictions.counted_of(checkpoints)
     assert tally.images == plan.identity.images, f"{tally.images} of {plan.identity.images} images counted"
+    assert plan.bins is not None, "the images were not looked at"
     result = Published(
         plan.identity,
         plan.outputs.path(plan.outputs.files_of_run(plan.run_id)),
@@ -235,7 +236,7 @@ def publish(
         calibration=calibration,
     )
     files = [checkpoint.file for checkpoint in checkpoints]
-    for table, data in summary.tables_of(plan.identity, tally, calibration):
+    for table, data in summary.tables_of(plan.identity, tally, calibration, plan.bins):
         files.append(publishing.write_table(staging, table, data))
     manifest = Manifest(
         schema_version=tables.SCHEMA_VERSION,

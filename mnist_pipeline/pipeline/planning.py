@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mnist_pipeline import tables
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
+from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DamagedError, PipelineError, SettingsError
 from mnist_pipeline.runs import layout
@@ -29,7 +30,9 @@ class Plan:
     workers: int
     max_tasks: int
     by_hand: tuple[str, ...] = ()  # the settings that make this another run than that of the night
-    doubts: tuple[str, ...] = ()  # about the images, once their shards exist
+    # About the images, once their shards exist.
+    doubts: tuple[str, ...] = ()
+    bins: ImageBins | None = None
 
     @property
     def run_id(self) -> str:

@@ -96,7 +96,7 @@ class Run:
         return pruned
 
     def paths(self, table: tables.Table) -> list[Location]:
-        """The files of a table, in order.
+        """The files of a table, in order; none of one that was added after the run was published.
 
         Raises:
             DamagedError: the manifest is missing or altered, or the run has no such table.
@@ -107,11 +107,14 @@ class Run:
     def read(self, table: tables.Table, columns: list[str] | None = None) -> pa.Table:
         """A whole table of the run, each file's bytes checked against the manifest before they are parsed.
 
+        One that was added after the run was published has no rows.
+
         Raises:
             DamagedError: a file is missing or altered, or the run has no such table.
             PrunedError: its predictions were pruned.
         """
-        return pa.concat_tables(self.read_files(table, columns))
+        found = [*self.read_files(table, columns)]
+        return pa.concat_tables(found) if found else table.empty.select(columns or table.schema.names)
 
     def read_files(self, table: tables.Table, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """A table of the run file by file, in order, each checked as by `read`; one at a time is decoded.
@@ -181,7 +184,7 @@ class Run:
                 f"{pruned.pruned_at:%Y-%m-%d %H:%M} UTC; its other tables are there, and `mnist-pipeline run "
                 f"--run-date {self.name.run_date}` with the same weights and settings brings them back"
             )
-        if not (found := files_of_table(self.manifest(), table)):
+        if not (found := files_of_table(self.manifest(), table)) and table not in tables.ADDED:
             raise DamagedError(f"run {self.name.run_id}: expected a {table.name} table, got none in its manifest")
         return found
 

@@ -1,25 +1,30 @@
-"""The small tables of a run, built from what was counted: summary, confusion, reliability. Writes no files."""
+"""The small tables of a run, built from what was counted: summary, confusion, reliability, inputs. Writes no files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.tally import Tally
+from mnist_pipeline.datasets.image_bins import BOUNDS, ImageBins
 from mnist_pipeline.runs.manifest import Identity
 
 CELL = ("label", "prediction", "count")
 
 
-def tables_of(identity: Identity, tally: Tally, calibration: Calibration) -> Iterator[tuple[tables.Table, pa.Table]]:
+def tables_of(
+    identity: Identity, tally: Tally, calibration: Calibration, bins: ImageBins
+) -> Iterator[tuple[tables.Table, pa.Table]]:
     """Each small table of a run with its rows, in the order in which the manifest lists them."""
     yield tables.SUMMARY, _summary(identity, tally)
     yield tables.CONFUSION, _confusion(identity, tally)
     yield tables.RELIABILITY, _reliability(identity, calibration)
+    yield tables.INPUTS, _inputs(identity, bins)
 
 
 def _summary(identity: Identity, tally: Tally) -> pa.Table:
@@ -28,6 +33,17 @@ def _summary(identity: Identity, tally: Tally) -> pa.Table:
 
 def _reliability(identity: Identity, calibration: Calibration) -> pa.Table:
     return _table(tables.RELIABILITY, identity, [asdict(item) for item in calibration.bins()])
+
+
+def _inputs(identity: Identity, bins: ImageBins) -> pa.Table:
+    low, high = (np.concatenate(bounds) for bounds in zip(*BOUNDS.values(), strict=True))
+    columns = {
+        "statistic": [name for name, found in bins.arrays() for _ in found],
+        "low": low,
+        "high": high,
+        "images": np.concatenate([found for _, found in bins.arrays()]),
+    }
+    return tables.build(tables.INPUTS, {**tables.constants(tables.INPUTS, identity.key_columns, len(low)), **columns})
 
 
 def _confusion(identity: Identity, tally: Tally) -> pa.Table:

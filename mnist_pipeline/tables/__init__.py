@@ -11,6 +11,7 @@ from mnist_pipeline.tables.parquet import (
     encode_groups,
 )
 from mnist_pipeline.tables.schemas import (
+    ADDED,
     COMPARISON,
     CONFUSION,
     DIRECTION,
@@ -18,6 +19,7 @@ from mnist_pipeline.tables.schemas import (
     GATES,
     HISTORY,
     IMAGES,
+    INPUTS,
     KEY,
     PIXEL_BYTES,
     PREDICTIONS,
@@ -33,6 +35,7 @@ from mnist_pipeline.tables.schemas import (
 )
 
 __all__ = [
+    "ADDED",
     "COMPARISON",
     "CONFUSION",
     "DIRECTION",
@@ -41,6 +44,7 @@ __all__ = [
     "GATES",
     "HISTORY",
     "IMAGES",
+    "INPUTS",
     "KEY",
     "PIXEL_BYTES",
     "PREDICTIONS",

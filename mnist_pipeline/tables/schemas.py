@@ -198,6 +198,24 @@ RELIABILITY = Table(
     metadata={},
     layout=_SMALL,
 )
+INPUTS = Table(
+    name="inputs",
+    row="one bin of one property of the run's images, labelled or not",
+    columns=(
+        *_RUN_COLUMNS,
+        Column(
+            "statistic",
+            pa.string(),
+            "mean or largest: of the image's pixels; centre_x, centre_y: its centre of mass from the left and top "
+            "edge; width, height: from its first to its last pixel of half of full ink or more, 0 if it has none",
+        ),
+        Column("low", pa.float64(), "values of the bin are this or more: ink of 0..1 in mean and largest, else pixels"),
+        Column("high", pa.float64(), "and less than this; equal to low where the bin holds that one value"),
+        Column("images", pa.int64(), "images in the bin; those without ink have no centre and are in none of its bins"),
+    ),
+    metadata={},
+    layout=_SMALL,
+)
 _VERDICT_COLUMNS = (
     *_RUN_COLUMNS,
     Column("verdict_id", KEY, "the verdict this row belongs to"),
@@ -370,4 +388,6 @@ RUNS = Table(
     metadata={},
     layout=_SMALL,
 )
-TABLES = (IMAGES, PREDICTIONS, SUMMARY, CONFUSION, RELIABILITY, COMPARISON, FLIPS, GATES, HISTORY, RUNS)
+# Tables that runs published before may lack: the schema version stayed when they were added.
+ADDED = (INPUTS,)
+TABLES = (IMAGES, PREDICTIONS, SUMMARY, CONFUSION, RELIABILITY, INPUTS, COMPARISON, FLIPS, GATES, HISTORY, RUNS)

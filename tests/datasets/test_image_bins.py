@@ -1,5 +1,6 @@
 import json
 import re
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import PIXELS, flatten, normalise
-from mnist_pipeline.datasets.image_bins import ImageBins, doubts, require_meant
+from mnist_pipeline.core.images import PIXELS, SIDE, flatten, normalise
+from mnist_pipeline.datasets.image_bins import BOUNDS, CENTRES, HALF_INK, ImageBins, doubts, require_meant
 from mnist_pipeline.errors import ImagesError
 from tests.builders import random_images
 
@@ -42,6 +43,49 @@ def test_images_are_counted_by_mean_and_largest_pixel() -> None:
     assert ImageBins.empty().mean_ink == 0
 
 
+def naive(image: NDArray[np.uint8]) -> dict[str, int]:
+    """The bin of each property of one image, by the book."""
+    levels: NDArray[Any] = image.reshape(SIDE, SIDE).astype(object)  # integers of Python
+    ink, full = levels.sum(), levels >= HALF_INK
+    found = {"mean": ink // PIXELS, "largest": levels.max()}
+    for axis, centre, extent in ((0, "centre_x", "width"), (1, "centre_y", "height")):
+        lines = np.flatnonzero(full.any(axis=axis))
+        found[extent] = lines.max() - lines.min() + 1 if len(lines) else 0
+        if ink:
+            position = Fraction(sum(levels.sum(axis=axis) * np.arange(SIDE)), ink) + Fraction(1, 2)
+            (found[centre],) = (
+                place for place in range(CENTRES) if abs(position - Fraction(place + 1, 2)) <= Fraction(1, 4)
+                and position != Fraction(place + 1, 2) + Fraction(1, 4)
+            )  # fmt: skip
+    return found
+
+
+def of_random_shape(random: np.random.Generator) -> NDArray[np.uint8]:
+    """`[784]` uint8: a rectangle of any size and place, with ink up to any level on any share of its pixels."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    (top, bottom), (left, right) = (np.sort(random.integers(0, SIDE + 1, 2)) for _ in range(2))
+    shape = bottom - top, right - left
+    ink = random.integers(0, random.integers(1, 257), shape) * (random.random(shape) < random.random())
+    image[top:bottom, left:right] = ink
+    return image.reshape(PIXELS)
+
+
+def test_each_image_is_in_the_bins_that_exact_arithmetic_gives() -> None:
+    random = np.random.default_rng(0)
+    edges = np.zeros((5, PIXELS), np.uint8)
+    edges[0], edges[1, 0], edges[2, -1], edges[3, [0, 28]], edges[4, [3, 90]] = 255, 255, 128, (1, 3), (127, 128)
+    images = np.concatenate([edges, [of_random_shape(random) for _ in range(300)]])
+    for image in images:
+        found = {name: each.nonzero()[0].tolist() for name, each in binned(image[None]).arrays()}
+        assert found == {name: [] for name in found} | {name: [place] for name, place in naive(image).items()}
+    assert binned(images).add_up
+
+
+def test_the_order_of_pixels_in_memory_does_not_matter() -> None:
+    images = normalise(flatten(random_images(30)))
+    assert ImageBins.count(np.asfortranarray(images)).to_json() == ImageBins.count(images).to_json()
+
+
 @given(st.integers(0, 255), st.integers(0, PIXELS))
 def test_the_mean_is_exact_to_the_level(value: int, pixels: int) -> None:
     image = np.zeros((1, PIXELS), np.uint8)
@@ -57,10 +101,14 @@ def test_bins_of_parts_are_those_of_the_whole_and_survive_json() -> None:
     assert json.dumps(ImageBins.from_json(json.loads(whole)).to_json()) == whole
 
 
+WHOLE: dict[str, Any] = {name: {} for name in BOUNDS}
 NO_COUNTS: list[Any] = [{"256": 1}, {"-1": 1}, {"x": 1}, {"0": -1}, {"0": 1.0}, {"0": True}, {"0": 10**30}, [], [1], 1]
 
 
-@pytest.mark.parametrize("document", [{}, {"mean": {}}, *({"mean": {}, "largest": each} for each in NO_COUNTS)])
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"mean": {}, "largest": {}}, *(WHOLE | {"largest": each} for each in NO_COUNTS), WHOLE | {"width": {"29": 1}}],
+)
 def test_bins_that_are_none_are_refused(document: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
         ImageBins.from_json(document)

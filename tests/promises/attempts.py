@@ -241,8 +241,7 @@ def _publishing(
     if damage:
         damage(outputs, evaluation.evaluate(settings).run_id)
     plan = planning.make_plan(settings, open_images(settings))
-    for group in plan.groups:
-        evaluation.build_shards(plan, group)
+    plan = evaluation.looked_at(plan, [evaluation.build_shards(plan, group) for group in plan.groups])
     with staging_directory(plan.outputs, plan.run_id) as staging:
         checkpoints = [made for group in plan.groups for made in evaluation.predict_shards(plan, staging, group)]
         shutil.copytree(root / "work", root / "killed")  # before the staging directory is given up

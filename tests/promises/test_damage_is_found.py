@@ -29,6 +29,7 @@ from tests.published import flip_bit, hashes, on_disk, opened, promote_to
 FLIPS_IN_A_FILE = 12
 PUBLISHED = [
     "confusion.parquet",
+    "inputs.parquet",
     "manifest.json",
     "predictions/part-00000.parquet",
     "predictions/part-00001.parquet",

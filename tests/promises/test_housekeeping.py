@@ -101,7 +101,8 @@ def test_predictions_and_report_go_in_two_steps_and_all_else_of_the_run_stays(tm
     assert {path.split("/")[0] for path in marked.keys() - left.keys()} == {"runs", "reports"}
     assert all("/predictions/" in path or path.startswith("reports/") for path in marked.keys() - left.keys())
     assert {path.split("/")[2] for path in left if path.startswith(f"runs/{old}/")} == {
-        *("manifest.json", "pruned.json", "summary.parquet", "confusion.parquet", "reliability.parquet"),
+        *("manifest.json", "pruned.json"),
+        *("summary.parquet", "confusion.parquet", "reliability.parquet", "inputs.parquet"),
     }
     assert any(path.startswith(f"verdicts/{old}/") for path in left)
     assert (tmp_path / "reports" / f"{new}.html").exists()

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mnist_pipeline import tables
+from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.runs import summary
 from mnist_pipeline.runs.run import Run
 from tests.published import identity, publish_run
@@ -24,10 +25,10 @@ def frames(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataF
     return predictions, summary, confusion, reliability
 
 
-def test_the_small_tables_are_three_in_this_order(run: Run) -> None:
-    made = list(summary.tables_of(identity(), *run.manifest().counted()))
-    assert [table for table, _ in made] == [tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY]
-    assert [rows.num_rows for _, rows in made] == [10, 100, 15]
+def test_the_small_tables_are_four_in_this_order(run: Run) -> None:
+    made = list(summary.tables_of(identity(), *run.manifest().counted(), ImageBins.empty()))
+    assert [table for table, _ in made] == [tables.SUMMARY, tables.CONFUSION, tables.RELIABILITY, tables.INPUTS]
+    assert [rows.num_rows for _, rows in made] == [10, 100, 15, 680]
     assert all(rows.schema.equals(table.schema, check_metadata=True) for table, rows in made)
 
 
@@ -73,3 +74,24 @@ def test_without_labels_what_cannot_be_known_is_null_and_predictions_are_counted
     assert confusion[confusion["label"].notna()]["count"].sum() == 0
     assert reliability["images"].sum() == 0
     assert reliability[["mean_confidence", "accuracy", "accuracy_low", "accuracy_high"]].isna().all(axis=None)
+
+
+def test_the_inputs_are_all_bins_with_their_bounds(run: Run) -> None:
+    inputs = pd.read_parquet(run.folder / "inputs.parquet")
+    assert inputs["run_id"].unique().tolist() == [run.name.run_id]
+    assert inputs.groupby("statistic", sort=False).size().to_dict() == {
+        "mean": 256, "largest": 256, "centre_x": 55, "centre_y": 55, "width": 29, "height": 29
+    }  # fmt: skip
+    filled = inputs[inputs["images"] > 0].set_index("statistic")
+    assert filled["images"].unique().tolist() == [500]
+    bounds = {name: (row["low"], row["high"]) for name, row in filled.iterrows()}
+    assert bounds == {
+        "mean": (6 / 255, 7 / 255),  # 20 pixels of 784 are full
+        "largest": (1, 1),
+        "centre_x": (13.75, 14.25),
+        "centre_y": (13.75, 14.25),
+        "width": (2, 2),
+        "height": (10, 10),
+    }
+    assert (inputs["low"].min(), inputs["high"].max()) == (0, 28)
+    assert inputs.query("statistic in ['mean', 'largest']")["high"].max() == 1

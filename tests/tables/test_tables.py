@@ -225,6 +225,7 @@ PANDAS_DTYPES = {
         "accuracy_low": "float64",
         "accuracy_high": "float64",
     },
+    "inputs": {**RUN_DTYPES, "statistic": TEXT, "low": "float64", "high": "float64", "images": "int64"},
     "comparison": {
         **AGAINST_DTYPES,
         "digit": "Int8",
