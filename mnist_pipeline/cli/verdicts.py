@@ -43,15 +43,17 @@ def compare(
     now: Annotated[str, run_argument("B", "The run now: run_id, date, latest or latest-passed.")],
 ) -> None:
     """Compare two published runs: images lost and gained, with their statistical significance."""
-    from mnist_pipeline.cli.results.runs import CompareResult, compared
+    from mnist_pipeline.cli.results.runs import CompareResult, InputFacts, compared
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
+    from mnist_pipeline.runs.summary import read_inputs
     from mnist_pipeline.verdicts.finding import find_run
 
     settings = given.load()
     old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
     found = judging.compare(old, new, "given")
     rows = judging.comparison_rows(found.comparisons)
+    inputs = read_inputs(old), read_inputs(new)
     result = CompareResult(
         before=old.name.run_id,
         now=new.name.run_id,
@@ -59,6 +61,8 @@ def compare(
         same_weights=found.same_weights,
         changed=found.changed,
         comparisons=compared(rows),
+        inputs_before=InputFacts.of(inputs[0]),
+        inputs_now=InputFacts.of(inputs[1]),
     )
     conclude(result)
     out.print(f"from {result.before}")
@@ -67,6 +71,10 @@ def compare(
     if result.comparisons:
         print_table(lambda width: terminal.comparison_table(rows, width))
         out.print(f"p: two-sided, in brackets for ten digits (Holm). {result.comparisons[0].method}")
+    out.print()
+    if any(inputs):
+        print_table(lambda width: terminal.inputs_table(*inputs, width))
+    out.print(terminal.blank_line(*inputs))
 
 
 @baseline.command("set")

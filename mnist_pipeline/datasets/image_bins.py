@@ -33,10 +33,10 @@ DOUBTFUL_SHARE = 0.01  # of the images that are blank, faint or on white paper
 WHITE_PAPER = 195  # level of the mean of an image, 0.76, that none of these sets reaches
 
 HALF_INK = 128  # level from which a pixel belongs to the width and height of the ink
-CENTRES = 2 * SIDE - 1  # of half a pixel each, around 0.5, 1.0, ... 27.5
+CENTRES = 2 * SIDE - 1  # of half a pixel each, around 0, 0.5, ... 27
 _ROW, _COLUMN = np.divmod(np.arange(PIXELS, dtype=np.float32), np.float32(SIDE))
 _MOMENTS = np.stack([np.ones_like(_ROW), _COLUMN, _ROW])
-_LEVEL, _MIDDLE, _EXTENT = np.arange(LEVELS) / (LEVELS - 1), np.arange(1, CENTRES + 1) / 2, np.arange(SIDE + 1.0)
+_LEVEL, _MIDDLE, _EXTENT = np.arange(LEVELS) / (LEVELS - 1), np.arange(CENTRES) / 2, np.arange(SIDE + 1.0)
 # The smallest value of each bin and the one that it stays below, in ink of 0..1 and in pixels; the same where a bin
 # holds one value only.
 BOUNDS: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
@@ -56,9 +56,9 @@ class ImageBins(Counts):
     Attributes:
         mean: `[256]` int64, images by the mean of their pixels, rounded down.
         largest: `[256]` int64, images by their largest pixel; a blank image has 0.
-        centre_x: `[55]` int64, images with ink by its centre of mass, from the left edge: around 0.5, 1.0, ... 27.5
-            pixels; 14 is the middle of the image.
-        centre_y: the same, from the top edge.
+        centre_x: `[55]` int64, images with ink by the column of its centre of mass, around 0, 0.5, ... 27; 13.5 is the
+            middle of the image.
+        centre_y: the same, by the row.
         width: `[29]` int64, images by the pixels across, 0..28, from the first to the last that is half full of ink.
         height: the same, down.
     """

@@ -19,6 +19,7 @@ from mnist_pipeline.core.intervals import chance_note, wilson
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import printable
 from mnist_pipeline.report.picture import Picture, sure
+from mnist_pipeline.report.statistics import NOT_KNOWN, InputStatistics
 
 # Columns of the per-digit table on a terminal that is too narrow for all of them.
 LEFT_OUT_FIRST = ("mean conf.", "f1", "precision", "taken for", "95 % interval", "correct", "images")
@@ -246,6 +247,28 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], width: int = UNBROKEN) -
     cells = [_comparison_cells(row) for row in rows]
     columns = {name: [row[name] for row in cells] for name in cells[0]}
     return fitted_table(columns, width, ("(Holm)", "images", "95 % interval", "p"))
+
+
+def inputs_table(before: InputStatistics | None, now: InputStatistics | None, width: int = UNBROKEN) -> RenderableType:
+    """What the images of two runs are like, side by side; once if it is the same. One of them has to be known."""
+    known = now or before
+    assert known is not None, "there is nothing to show"
+    runs = {"": now} if before == now else {"\nbefore": before, "\nnow": now}
+    means, percentiles = {}, {}
+    for name, found in runs.items():
+        cells = [(each.mean_text, each.percentiles_text) for each in found.spreads] if found else []
+        cells = cells or [(NOT_KNOWN, "")] * len(known.spreads)
+        means[f"mean{name}"], percentiles[f"5, 50, 95 %{name}"] = ([*each] for each in zip(*cells, strict=True))
+    titles = {"images": [each.title for each in known.spreads]}
+    return fitted_table(titles | means | percentiles, width, [*percentiles], left_aligned={"images"})
+
+
+def blank_line(before: InputStatistics | None, now: InputStatistics | None) -> str:
+    """One line: how many images of two runs are blank."""
+    if before is now is None:
+        return f"input statistics: {NOT_KNOWN}, earlier versions published both runs"
+    old, new = (found.blank_text if found else NOT_KNOWN for found in (before, now))
+    return f"blank images: {new}" if old == new else f"blank images: {old} before, {new} now"
 
 
 def _comparison_cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The small tables of a run, built from what was counted: summary, confusion, reliability, inputs. Writes no files."""
+"""The small tables of a run, built from what was counted: summary, confusion, reliability, inputs. Writes no files.
+
+Reads the last of them back, as figures.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -6,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.image_bins import BOUNDS, ImageBins
+from mnist_pipeline.report.statistics import InputStatistics, input_statistics
 from mnist_pipeline.runs.manifest import Identity
+from mnist_pipeline.runs.run import Run
 
 CELL = ("label", "prediction", "count")
 
@@ -25,6 +31,24 @@ def tables_of(
     yield tables.CONFUSION, _confusion(identity, tally)
     yield tables.RELIABILITY, _reliability(identity, calibration)
     yield tables.INPUTS, _inputs(identity, bins)
+
+
+def read_inputs(run: Run) -> InputStatistics | None:
+    """What the images of a published run are like; None if it was published before runs had the table.
+
+    Raises:
+        DamagedError: the table is missing or altered.
+    """
+    found = run.read(tables.INPUTS, ["statistic", "low", "high", "images"])
+    if not found.num_rows:
+        return None
+    names = found["statistic"].to_pylist()
+    bins = {name: found.filter(pa.array([each == name for each in names])) for name in dict.fromkeys(names)}
+    return input_statistics({name: _arrays(rows) for name, rows in bins.items()})
+
+
+def _arrays(rows: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    return rows["low"].to_numpy(), rows["high"].to_numpy(), rows["images"].to_numpy()
 
 
 def _summary(identity: Identity, tally: Tally) -> pa.Table:

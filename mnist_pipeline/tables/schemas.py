@@ -206,8 +206,8 @@ INPUTS = Table(
         Column(
             "statistic",
             pa.string(),
-            "mean or largest: of the image's pixels; centre_x, centre_y: its centre of mass from the left and top "
-            "edge; width, height: from its first to its last pixel of half of full ink or more, 0 if it has none",
+            "mean or largest: of the image's pixels; centre_x, centre_y: column and row of its centre of mass, "
+            "from 0; width, height: pixels from the first to the last of half of full ink or more, 0 if it has none",
         ),
         Column("low", pa.float64(), "values of the bin are this or more: ink of 0..1 in mean and largest, else pixels"),
         Column("high", pa.float64(), "and less than this; equal to low where the bin holds that one value"),

@@ -52,11 +52,12 @@ def naive(image: NDArray[np.uint8]) -> dict[str, int]:
         lines = np.flatnonzero(full.any(axis=axis))
         found[extent] = lines.max() - lines.min() + 1 if len(lines) else 0
         if ink:
-            position = Fraction(sum(levels.sum(axis=axis) * np.arange(SIDE)), ink) + Fraction(1, 2)
+            position = Fraction(sum(levels.sum(axis=axis) * np.arange(SIDE)), ink)
             (found[centre],) = (
-                place for place in range(CENTRES) if abs(position - Fraction(place + 1, 2)) <= Fraction(1, 4)
-                and position != Fraction(place + 1, 2) + Fraction(1, 4)
-            )  # fmt: skip
+                number
+                for number in range(CENTRES)
+                if -Fraction(1, 4) <= position - Fraction(number, 2) < Fraction(1, 4)
+            )
     return found
 
 

@@ -88,10 +88,10 @@ def test_the_inputs_are_all_bins_with_their_bounds(run: Run) -> None:
     assert bounds == {
         "mean": (6 / 255, 7 / 255),  # 20 pixels of 784 are full
         "largest": (1, 1),
-        "centre_x": (13.75, 14.25),
-        "centre_y": (13.75, 14.25),
+        "centre_x": (13.25, 13.75),
+        "centre_y": (13.25, 13.75),
         "width": (2, 2),
         "height": (10, 10),
     }
-    assert (inputs["low"].min(), inputs["high"].max()) == (0, 28)
+    assert (inputs["low"].min(), inputs["high"].max()) == (-0.25, 28)
     assert inputs.query("statistic in ['mean', 'largest']")["high"].max() == 1

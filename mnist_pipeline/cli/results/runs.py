@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ from mnist_pipeline.core.gates import GateResult, Outcome
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import StoreError
 from mnist_pipeline.pipeline.judging import Verdict, comparison_rows
+from mnist_pipeline.report.statistics import InputStatistics
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import counted_at
 from mnist_pipeline.runs.decisions import Decision, Standing, known_decision
@@ -198,6 +200,31 @@ class RunsResult(Result):
         return (run.run_id for run in self.runs)
 
 
+class SpreadFacts(Facts):
+    """One property of the images of a run; ink of 0..1 or pixels, to the precision of the bins of `inputs.parquet`."""
+
+    statistic: str = Field(description="as in inputs.parquet")
+    images: int = Field(description="images that have it; those without ink have no centre")
+    mean: float | None = Field(description="over these images; null if there are none, as the percentiles")
+    low: float | None = Field(description="5 % percentile")
+    median: float | None = Field(description="50 % percentile")
+    high: float | None = Field(description="95 % percentile")
+
+
+class InputFacts(Facts):
+    """What the images of a run are like."""
+
+    images: int
+    blank: int = Field(description="images without ink")
+    blank_share: float | None = Field(description="their share of all images, 0..1")
+    spreads: tuple[SpreadFacts, ...] = Field(description="each property, in the order of the table")
+
+    @classmethod
+    def of(cls, found: InputStatistics | None) -> Self | None:
+        """The facts, or None if they are not known."""
+        return None if found is None else cls(**asdict(found), blank_share=found.blank_share)
+
+
 class CompareResult(Result):
     """The comparison of two published runs."""
 
@@ -209,6 +236,10 @@ class CompareResult(Result):
     comparisons: tuple[ComparisonFacts, ...] = Field(
         description="all digits together, then each digit; empty without labels"
     )
+    inputs_before: InputFacts | None = Field(
+        description="what the images of the run before are like; null if an earlier version published it"
+    )
+    inputs_now: InputFacts | None = Field(description="the same of the run now")
 
     @property
     def last_words(self) -> Iterable[str]:
