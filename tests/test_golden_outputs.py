@@ -123,6 +123,8 @@ def test_tables_of_the_first_schema_version_have_the_columns_of_this_one(outputs
             continue
         assert (frame["run_id"] == failed).all()
         assert set(frame["dataset"] + "/" + frame["split"]) == {"toy/test"}
+    compared = command(outputs, "compare", expected[1]["run_id"], failed).stdout
+    assert compared.endswith("input statistics: not known, earlier versions published both runs\n")
     gates = load_run(failed, outputs=str(outputs), table="gates").query("gate == 'no_certain_loss' and digit.isna()")
     differences = load_run(failed, outputs=str(outputs), table="comparison").query("digit.isna()")
     assert gates["value"].tolist() == differences["difference"].tolist()

@@ -63,7 +63,9 @@ def test_every_command_prints_one_document_of_its_shape(home: Path) -> None:
     assert found(f"accept {strict['run_id']} --reason why")["reason"] == "why"
     assert found(f"show {run_id}")["verdict"] == first["verdict"]
     assert found("show")["decision"]["standing"] == "accepted"
-    assert found("compare 2026-01-30 2026-01-31")["changed"] == 0
+    compared = found("compare 2026-01-30 2026-01-31")
+    assert compared["changed"] == 0
+    assert (compared["inputs_before"], compared["inputs_now"]["images"]) == (compared["inputs_now"], 35)
     wrong = found(f"images {run_id} --wrong --count 2")
     assert (wrong["total"], len(wrong["images"])) == (35 - first["totals"]["correct"], 2)
     assert found("images --count 3")["images"][2]["image_id"] == 2

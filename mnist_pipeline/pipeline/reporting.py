@@ -13,6 +13,7 @@ from mnist_pipeline.errors import OutputsError, RunNotFoundError, is_bug
 from mnist_pipeline.index import links_of, try_index, update_index
 from mnist_pipeline.pipeline.examples import Selection, Wanted, select, select_changed, with_pixels
 from mnist_pipeline.pipeline.judging import Verdict, read_verdict
+from mnist_pipeline.report.statistics import InputStatistics
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import made_by_hand
@@ -21,6 +22,7 @@ from mnist_pipeline.runs.lookup import list_runs, run_by_id
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.runs.summary import read_inputs
 from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import stored_runs
@@ -96,6 +98,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
     mistakes, flips = select(run, Wanted(wrong=True), MAX_EXAMPLES) if tally.labelled else Selection(), Selection()
     if verdict and any(reference.changed is not None for reference in verdict.references):
         flips = select_changed(run, Wanted(), MAX_EXAMPLES)
+    references = verdict.references if verdict else ()
     decision = known_decision(outputs, manifest.content)
     notes = list(verdict.notes) if verdict else []
     if chance := chance_note(tally.correct, tally.labelled):
@@ -120,7 +123,11 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         notes=tuple(notes),
         tally=tally,
         calibration=calibration,
-        references=verdict.references if verdict else (),
+        references=references,
+        inputs={
+            "this run": read_inputs(run),
+            **{f"{each.against} run": _inputs_of(outputs, each.run_id) for each in references},
+        },
         trend=tuple(_trend(outputs, run)),
         flips=shown[: len(flips.pictures)],
         flips_total=flips.total,
@@ -128,6 +135,15 @@ def _page(outputs: Outputs, run: Run) -> "Page":
         mistakes_total=mistakes.total,
         provenance=dict(_provenance(manifest, verdict)),
     )
+
+
+def _inputs_of(outputs: Outputs, run_id: str) -> InputStatistics | None:
+    """What the images of a reference are like; None if it cannot be read, which is no reason to write no report."""
+    try:
+        return read_inputs(run_by_id(outputs, run_id))
+    except OutputsError as error:
+        logger.warning("what the images of run %s are like cannot be read: %s", run_id, error)
+        return None
 
 
 def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":

@@ -6,7 +6,7 @@ references and galleries.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from itertools import groupby
@@ -22,6 +22,7 @@ from mnist_pipeline.report.links import Links, line_of
 from mnist_pipeline.report.picture import Picture, sure
 from mnist_pipeline.report.plots import NARROW, WIDE, TrendPoint, digit_png, reliability_svg, trend_svg
 from mnist_pipeline.report.scale import Scale
+from mnist_pipeline.report.statistics import NOT_KNOWN, InputStatistics
 from mnist_pipeline.report.templates import environment, template
 
 TEMPLATE = "page.html.jinja"
@@ -61,6 +62,8 @@ class Page:
         provenance: name -> value, in the order shown.
         decision: what a person decided of the run, in a line; None if nothing.
         links: to the index and to the neighbours; None for a page that stands alone.
+        inputs: what the images of this run and of each reference are like, by what the run is called here; None where
+            it is not known.
     """
 
     run_id: str
@@ -81,6 +84,7 @@ class Page:
     provenance: Mapping[str, str]
     decision: str | None = None
     links: Links | None = None
+    inputs: Mapping[str, InputStatistics | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,8 @@ def render_page(page: Page) -> str:
         trends={
             name: trend_svg(trend, page.run_id, size) for name, size in (("wide", WIDE), ("narrow", NARROW)) if trend
         },
+        images_like=next((found for found in page.inputs.values() if found), None),
+        not_known=NOT_KNOWN,
         flips=_groups(page.flips),
         mistakes=mistakes,
         anchors={anchor for group in mistakes for anchor in group.anchors.values()},

@@ -21,6 +21,7 @@ from mnist_pipeline.report.page import Page
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.run import Run
+from mnist_pipeline.runs.summary import read_inputs
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.verdicts.baselines import set_baseline
 from mnist_pipeline.weights.files import encode_weights
@@ -108,6 +109,19 @@ def test_no_report_is_written_of_a_damaged_run(tmp_path: Path, caplog: pytest.Lo
     assert "could not be written" in caplog.text
     assert "Traceback" not in caplog.text  # nobody need look for a bug
     assert not (outputs_of(run) / layout.report(run.name.run_id)).exists()
+
+
+def test_the_images_of_run_and_references_are_shown_as_published(
+    tmp_path: Path, pages: list[Page], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = night(tmp_path, "2026-01-30")
+    run = night(tmp_path, seed=1, report=True)
+    assert pages[-1].inputs == {"this run": read_inputs(run), "earlier run": read_inputs(before)}
+    assert [found.images for found in pages[-1].inputs.values() if found] == [ROWS, ROWS]
+    flip_bit(before.folder / "inputs.parquet")
+    write_report(opened(outputs_of(run)), run)
+    assert pages[-1].inputs == {"this run": read_inputs(run), "earlier run": None}
+    assert f"what the images of run {before.name.run_id} are like cannot be read: " in caplog.text
 
 
 def test_a_report_written_again_is_the_same_bytes(tmp_path: Path) -> None:

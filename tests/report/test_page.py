@@ -22,11 +22,12 @@ from mnist_pipeline.report.page import MAX_RUNS, Page, p_text, render_page, sens
 from mnist_pipeline.report.picture import Picture, sure
 from mnist_pipeline.report.plots import TrendPoint
 from tests.builders import random_images
+from tests.report.test_statistics import LIKE
 
 RUN_ID = "2026-01-31-toy-test-0123456789ab"
 EARLIER = "2026-01-30-toy-test-0123456789ab"
 IMAGES = 3000
-SECTIONS = ["digits", "confusion", "confidence", "nights", "flips", "mistakes", "provenance"]
+SECTIONS = ["digits", "confusion", "confidence", "images", "nights", "flips", "mistakes", "provenance"]
 
 
 def made_up(images: int, seed: int) -> tuple[Any, Any, Any, Any]:
@@ -107,6 +108,7 @@ PAGE = Page(
     mistakes=(mistake(3), mistake(4)),
     mistakes_total=77,
     provenance={"weights sha256": "e6fff37c" * 8, "numpy": "2.4.6", "batch_rows": "2048"},
+    inputs={"this run": LIKE, "last passed run": replace(LIKE, blank=0), "baseline run": None},
 )
 UNLABELLED = replace(
     PAGE,
@@ -149,6 +151,7 @@ ODD = {
     "all wrong": ALL_WRONG,
     "no images": NOTHING,
     "no provenance": replace(PAGE, provenance={}),
+    "images not known": replace(PAGE, inputs={"this run": None, "last passed run": None}),
 }  # fmt: skip
 
 
@@ -556,6 +559,13 @@ def test_a_run_without_labels_says_so_and_shows_what_was_predicted() -> None:
     assert "No run with an accuracy" in reader.text("nights")
 
 
+def test_the_images_of_each_run_stand_side_by_side_and_those_of_earlier_versions_are_not_known(full: Reader) -> None:
+    said = full.text("images")
+    assert "\nproperty\nthis run\nlast passed run\nbaseline run\n" in said
+    assert "\nblank images\n3\nof 100, 3.00 %\n0\nof 100\nnot known\n" in said
+    assert "\ncentre, row\n25.71\n10, 27, 27\n25.71\n10, 27, 27\nnot known\n" in said
+
+
 def test_images_without_label_beside_others_are_counted() -> None:
     some = TALLY + Tally.count(None, NOW[:7], CONFIDENCE[:7])
     assert "7 images without label are not among these." in read(replace(PAGE, tally=some)).text("digits")
@@ -576,6 +586,7 @@ def test_images_without_label_beside_others_are_counted() -> None:
         ("all right", "confusion", "Most common mistakes\nNo mistakes."),
         ("all wrong", "digits", "0.00 %"),
         ("no images", "digits", "\n0\n0\n-\n"),
+        ("images not known", "images", "Not known: an earlier version published this run."),
     ],
 )
 def test_what_is_missing_is_said(name: str, section: str, words: str) -> None:
