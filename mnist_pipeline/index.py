@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from mnist_pipeline.core.tally import partly_labelled
 from mnist_pipeline.errors import is_bug
 from mnist_pipeline.report.links import INDEX, Link, Links, with_links
 from mnist_pipeline.report.overview import HEAD_BYTES, Overview, RunLine, Series, index_of, months_of, overview_of
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = [
     "run_id", "outcome", "accuracy", "accuracy_low", "accuracy_high", "changed", "weights_sha256", "standing", "counts",
-    "is_of_date", "pruned_at",
+    "is_of_date", "pruned_at", "labelled", "images",
 ]  # fmt: skip
 _MONTH_PAGE = re.compile(rf"{layout.REPORTS}/\d{{4}}-\d\d\.html")
 
@@ -129,6 +130,8 @@ def _notes(row: Mapping[str, Any]) -> Iterator[str]:
         yield "made by hand, does not count"
     if row["counts"] and not row["is_of_date"]:
         yield "another run counts for this date"
+    if note := partly_labelled(row["labelled"], row["images"]):
+        yield note
     if row["pruned_at"]:
         yield "predictions pruned"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.core.images import SIDE, flatten
+from mnist_pipeline.core.images import NO_LABEL, SIDE, flatten
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets.image_bins import ImageBins
@@ -91,14 +91,15 @@ def stage_run(
 ) -> Manifest:
     """Write all files of a run but the manifest; the digits follow from `seed` alone.
 
-    The label of an image is its number modulo 10, or what `labels_of` says. Numbers start at `first_id`.
+    The label of an image is its number modulo 10, or what `labels_of` says, which may be NO_LABEL. Numbers start at
+    `first_id`.
     """
     random = np.random.default_rng(seed)
     checkpoints = []
     for shard in plan_shards(who.images, who.shard_rows):
         ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
         every = np.arange(who.images) % 10 if labels_of is None else labels_of
-        labels = None if who.labels_sha256 is None else every[ids].astype(np.int8)
+        labels = (every[ids] if who.labels_sha256 else np.full(len(ids), NO_LABEL)).astype(np.int8)
         probabilities = random.dirichlet(np.ones(10), shard.range.rows).T.astype(np.float32)
         images = ShardLabels(ids + first_id, labels)
         checkpoints.append(

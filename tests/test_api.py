@@ -179,7 +179,7 @@ def test_a_table_of_a_verdict_that_is_empty_says_why(outputs: Path) -> None:
     gone = "against the earlier run gone: it is no longer published"
     against = f"against the baseline run {same.name.run_id}: "
     assert reason("comparison") == f"{against}no labels; {gone}"
-    assert reason("flips") == f"{against}the runs are over different images; {gone}"
+    assert reason("flips") == f"{against}no prediction changed; {gone}"
 
 
 def test_latest_json_names_the_run_that_latest_loads(outputs: Path) -> None:

@@ -59,7 +59,7 @@ def run(given: Given, direct: Direct = False) -> None:
         out.print(f"run {result.run_id} was published before with the same predictions: nothing new{chance}")
     if result.by_hand:
         out.print(terminal.not_counted_line(result.run_id, result.by_hand))
-    out.print(terminal.accuracy_line(result.totals.correct, result.totals.labelled))
+    out.print(terminal.accuracy_line(result.totals.correct, result.totals.labelled, result.totals.images))
     print_table(lambda width: terminal.digits_table(result.digits, width))
     print_verdict(judged.verdict)
     if judged.decision:

@@ -123,7 +123,7 @@ def _look_at(run: "Run", since_when: "Callable[[Run], datetime | None]") -> "Lis
 
 def _line(run: "ListedRun") -> "RunLine":
     """A run as text."""
-    from mnist_pipeline.report.terminal import RunLine, percent
+    from mnist_pipeline.report.terminal import RunLine, accuracy_cell
 
     if run.problem:
         return RunLine(run.run_id, run.problem.partition(":")[0], "-", "-", "-", "-")
@@ -131,7 +131,7 @@ def _line(run: "ListedRun") -> "RunLine":
     return RunLine(
         run_id=run.run_id,
         images=f"{run.images:,}",
-        accuracy=percent(run.accuracy),
+        accuracy=accuracy_cell(run.accuracy, run.labelled or 0, run.images or 0),
         verdict=", ".join(filter(None, (run.outcome or "not judged", standing))),
         weights=str(run.weights_sha256)[:8],
         published_at=f"{run.published_at:%Y-%m-%d %H:%M}",

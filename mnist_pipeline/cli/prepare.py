@@ -58,7 +58,7 @@ def train(
     )
     conclude(result)
     out.print()
-    line = terminal.accuracy_line(tally.correct, tally.labelled)
+    line = terminal.accuracy_line(tally.correct, tally.labelled, tally.images)
     out.print(f"on the test split: {line}")
     out.print(f"weights: {terminal.path_line(trained.path)}")
     out.print(f"model card: {terminal.path_line(trained.card)}")

@@ -55,7 +55,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     conclude(result)
     chance = terminal.chance_suffix(result.totals.correct, result.totals.labelled)
     out.print(f"run {result.run_id}{_pruned(pruned)}{chance}", style="bold")
-    out.print(terminal.accuracy_line(result.totals.correct, result.totals.labelled))
+    out.print(terminal.accuracy_line(result.totals.correct, result.totals.labelled, result.totals.images))
     print_table(lambda width: terminal.digits_table(result.digits, width))
     if verdict:
         print_verdict(verdict)

@@ -58,6 +58,7 @@ def compare(
         before=old.name.run_id,
         now=new.name.run_id,
         same_images=found.same_images,
+        same_labels=found.same_labels,
         same_weights=found.same_weights,
         changed=found.changed,
         comparisons=compared(rows),
@@ -193,7 +194,7 @@ def promote(
     conclude(result)
     totals = published.totals
     out.print()
-    out.print(terminal.accuracy_line(totals.correct, totals.labelled))
+    out.print(terminal.accuracy_line(totals.correct, totals.labelled, totals.images))
     print_verdict(promoted.judged.verdict)
     if promoted.accepted:
         out.print(f"run {promoted.accepted.run_id}: {promoted.accepted.line}")

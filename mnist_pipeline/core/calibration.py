@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.counts import Counts, counts, sums
-from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.images import DIGITS, NO_LABEL
 from mnist_pipeline.core.intervals import Interval, normal_quantile, wilson
 
 # As in C. Guo et al., "On calibration of modern neural networks", ICML 2017, section 2.
@@ -100,13 +100,16 @@ class Calibration(Counts):
         """Count predictions against their labels; `empty` without labels.
 
         Args:
-            labels: `[N]` int8 in 0..9, or None.
+            labels: `[N]` int8 in 0..9, NO_LABEL where an image has none; None if none has one.
             predictions: `[N]` int8 in 0..9.
             confidence: `[N]` float32 in 0..1, the probability of the digit predicted.
             probabilities: `[10, N]` float32, each column summing to 1.
         """
         if labels is None:
             return cls.empty()
+        if not (known := labels != NO_LABEL).all():
+            labels, predictions, confidence = labels[known], predictions[known], confidence[known]
+            probabilities = probabilities[:, known]
         rows = np.arange(len(labels))
         of_label = probabilities[labels, rows]
         # Digits ranked above the label: the more probable ones and, on a tie, the lower ones, as `choose` breaks ties.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.counts import Counts, counts
-from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.images import DIGITS, NO_LABEL
 from mnist_pipeline.core.intervals import Interval, newcombe, tango
 from mnist_pipeline.core.tally import Tally
 
@@ -182,15 +182,15 @@ class Pairs(Counts):
         """Count two predictions of each image.
 
         Args:
-            labels: `[N]` int8 in 0..9, or None.
+            labels: `[N]` int8 in 0..9, NO_LABEL where an image has none; None if none has one.
             before: `[N]` int8 in 0..9, the reference's predictions.
             now: `[N]` int8 in 0..9, the predictions of the run that is judged.
         """
         changed = np.count_nonzero(before != now) + np.zeros((), np.int64)
         if labels is None:
             return cls(np.zeros((DIGITS, 2, 2), np.int64), changed)
-        cell = labels.astype(np.intp) * 4 + (before == labels) * 2 + (now == labels)
-        return cls(np.bincount(cell, minlength=DIGITS * 4).reshape(DIGITS, 2, 2), changed)
+        cell = (labels.astype(np.intp) - NO_LABEL) * 4 + (before == labels) * 2 + (now == labels)
+        return cls(np.bincount(cell, minlength=(DIGITS + 1) * 4).reshape(-1, 2, 2)[1:], changed)
 
     def comparisons(self) -> tuple[Paired, ...]:
         """The comparison of all digits together, then of each digit."""

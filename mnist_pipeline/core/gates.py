@@ -34,8 +34,8 @@ class Gates:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key must not switch a gate off
 
     alpha: float = 0.001  # false alarm rate of each gate, one-sided
-    min_images: int | None = None  # all images
-    min_digit_images: int | None = None  # images of each digit
+    min_images: int | None = None  # all images, with or without a label
+    min_digit_images: int | None = None  # images labelled with each digit
     min_accuracy: float | None = None
     min_digit_accuracy: float | None = None
     digit_accuracy: Mapping[int, float] = field(default_factory=dict)  # by digit, overrides min_digit_accuracy
@@ -43,7 +43,7 @@ class Gates:
     max_digit_loss: float | None = None
     no_certain_loss: bool = False  # of accuracy, against each reference; needs no bound
     max_flips_unchanged: int | None = 0  # changed predictions with the same images and the same weights
-    same_images: bool = False  # the images must be those of the references
+    same_images: bool = False  # images and labels must be those of the references
     max_nll: float | None = None  # mean negative log likelihood, nats
     max_brier: float | None = None  # mean Brier score, 0..2
     inconclusive: Literal["warn", "fail"] = "warn"  # what an inconclusive verdict does
@@ -91,10 +91,11 @@ class Reference:
         against: "last passed", "earlier" (a run without a judged gate) or "baseline".
         run_id: of the reference.
         problem: why the comparison is impossible (the attributes below are then not set); None if it is possible.
-        same_images: whether both runs are over the same images and labels, by hash.
+        same_images: whether both runs are over the same images, by hash.
         same_weights: whether both used the same weights, by hash.
         changed: images whose prediction changed; None if the images differ.
         comparisons: all digits together, then each digit; empty without labels.
+        same_labels: whether both have the same labels, by hash. If not, images with the same label are compared.
     """
 
     against: str
@@ -104,6 +105,7 @@ class Reference:
     same_weights: bool = False
     changed: int | None = None
     comparisons: tuple[Comparison, ...] = ()
+    same_labels: bool = True
 
 
 @dataclass(frozen=True)

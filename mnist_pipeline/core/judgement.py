@@ -102,9 +102,11 @@ def _against(gates: Gates, reference: Reference) -> Iterator[GateResult]:
 def _same_images(reference: Reference) -> GateResult:
     if reference.problem:
         return _no_comparison("same_images", reference, 1)
-    reason = f"the images and labels are {'' if reference.same_images else 'not '}those of the {reference.against} run"
-    outcome: GateOutcome = "pass" if reference.same_images else "fail"
-    value = float(reference.same_images)
+    same = reference.same_images and reference.same_labels
+    what = "labels" if reference.same_images and not same else "images and labels"
+    reason = f"the {what} are {'' if same else 'not '}those of the {reference.against} run"
+    outcome: GateOutcome = "pass" if same else "fail"
+    value = float(same)
     return GateResult("same_images", reference.against, None, outcome, 1, value, None, None, None, None, reason)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.counts import Counts, counts, sums
-from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.images import DIGITS, NO_LABEL
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.errors import LabelError
 
@@ -62,7 +62,7 @@ class Tally(Counts):
         """Count predictions, against the labels if there are any.
 
         Args:
-            labels: `[N]` int8 in 0..9, or None for images without labels.
+            labels: `[N]` int8 in 0..9, NO_LABEL where an image has none; None if none has one.
             predictions: `[N]` int8 in 0..9.
             confidence: `[N]` float32 in 0..1, the probability of the digit predicted.
 
@@ -72,23 +72,19 @@ class Tally(Counts):
         assert predictions.shape == confidence.shape, f"{predictions.shape} predictions, {confidence.shape} confidence"
         assert _are_digits(predictions), "predictions are not digits 0-9"
         if labels is None:
-            unlabelled = np.bincount(predictions, minlength=DIGITS)
-            return cls(np.zeros((DIGITS, DIGITS), np.int64), unlabelled, np.zeros(DIGITS))
+            labels = np.full(predictions.shape, NO_LABEL, np.int8)
         if labels.shape != predictions.shape:
             raise LabelError(
                 f"labels: expected one per image, shape {predictions.shape}, got {labels.shape}; "
                 "check that labels and images belong together"
             )
-        if not _are_digits(labels):
+        if not _are_digits(labels, lowest=NO_LABEL):
             raise LabelError(f"labels: expected digits 0-9, got {labels.min()}..{labels.max()}; correct the labels")
+        lines = labels.astype(np.intp) - NO_LABEL  # the first line is of images without a label
         # bincount of no rows returns integers even with weights.
-        confidence_sum = np.bincount(labels, weights=confidence, minlength=DIGITS).astype(np.float64, copy=False)
-        cells = np.bincount(labels.astype(np.intp) * DIGITS + predictions, minlength=DIGITS * DIGITS)
-        return cls(
-            confusion=cells.reshape(DIGITS, DIGITS),
-            unlabelled=np.zeros(DIGITS, np.int64),
-            confidence_sum=confidence_sum,
-        )
+        confidence_sum = np.bincount(lines, weights=confidence, minlength=DIGITS + 1).astype(np.float64, copy=False)
+        cells = np.bincount(lines * DIGITS + predictions, minlength=(DIGITS + 1) * DIGITS).reshape(-1, DIGITS)
+        return cls(confusion=cells[1:], unlabelled=cells[0], confidence_sum=confidence_sum[1:])
 
     @property
     def labelled(self) -> int:
@@ -135,9 +131,16 @@ class Tally(Counts):
         )
 
 
+def partly_labelled(labelled: int, images: int) -> str:
+    """What is to be said of an accuracy if only some of the images have a label; else nothing."""
+    if not 0 < labelled < images:
+        return ""
+    return f"accuracy is over {labelled:,} of {images:,} images: the others have no label"
+
+
 def _ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _are_digits(values: NDArray[np.int8]) -> bool:
-    return values.size == 0 or bool(values.min() >= 0 and values.max() < DIGITS)
+def _are_digits(values: NDArray[np.int8], lowest: int = 0) -> bool:
+    return values.size == 0 or bool(values.min() >= lowest and values.max() < DIGITS)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.images import PIXELS
+from mnist_pipeline.core.images import NO_LABEL, PIXELS
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
@@ -23,7 +23,7 @@ from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import read_expected
-from mnist_pipeline.tables.columns import numpy_of
+from mnist_pipeline.tables.columns import column_of, numpy_of
 
 BINS = "bins"  # in the notes of a record
 
@@ -58,11 +58,11 @@ class ShardLabels:
 
     Attributes:
         image_ids: `[n]` int64, positions in the split.
-        labels: `[n]` int8 in 0..9, or None if the data set has none.
+        labels: `[n]` int8 in 0..9, NO_LABEL where an image has none.
     """
 
     image_ids: NDArray[np.int64]
-    labels: NDArray[np.int8] | None
+    labels: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,7 @@ def read_shard_labels(file: ShardFile) -> ShardLabels:
     with _damage(file.name):
         content = file.parquet.read(columns=["image_id", "label"], use_threads=False)
         image_ids, labels = content["image_id"], content["label"]
-    return ShardLabels(
-        image_ids=numpy_of(image_ids),
-        labels=None if labels.null_count else numpy_of(labels),
-    )
+    return ShardLabels(numpy_of(image_ids), numpy_of(labels, null=NO_LABEL))
 
 
 def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
@@ -221,12 +218,17 @@ def _table(rows: RowRange, images: ImageRows) -> pa.Table:
     pixels = images.pixels.astype("<f4", copy=False)
     columns = {
         "image_id": np.arange(rows.start, rows.stop, dtype=np.int64),
-        "label": pa.nulls(rows.rows, pa.int8()) if images.labels is None else images.labels,
+        "label": pa.nulls(rows.rows, pa.int8()) if images.labels is None else label_column(images.labels),
         "pixels": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(tables.PIXEL_BYTES), rows.rows, [None, pa.py_buffer(pixels)]
         ),
     }
     return tables.build(tables.IMAGES, columns)
+
+
+def label_column(labels: NDArray[np.int8]) -> pa.Array:
+    """The column of labels `[n]` int8: null where one is NO_LABEL."""
+    return column_of(labels, pa.int8(), known=labels != NO_LABEL)
 
 
 @contextmanager

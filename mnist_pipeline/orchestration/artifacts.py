@@ -14,7 +14,7 @@ from mnist_pipeline.errors import printable
 from mnist_pipeline.maintenance.verification import Verified
 from mnist_pipeline.pipeline.evaluation import Published
 from mnist_pipeline.pipeline.judging import Judged
-from mnist_pipeline.report.terminal import accuracy_line, not_counted_line, percent, score_cells
+from mnist_pipeline.report.terminal import accuracy_cell, accuracy_line, not_counted_line, score_cells
 from mnist_pipeline.runs import layout
 from mnist_pipeline.settings import Settings
 
@@ -39,7 +39,8 @@ def show_judged(settings: Settings, judged: Judged) -> None:
     published = judged.published
     identity, totals = published.identity, published.totals
     key = f"{identity.dataset}-{identity.split}".replace("_", "-")
-    shown = f"{identity.run_date}: {percent(totals.accuracy)}, {judged.verdict.outcome} ({published.run_id})"
+    accuracy = accuracy_cell(totals.accuracy, totals.labelled, totals.images)
+    shown = f"{identity.run_date}: {accuracy}, {judged.verdict.outcome} ({published.run_id})"
     create_markdown_artifact(_summary(settings, judged), key=f"{key}-summary", description=shown)
     digits = [score_cells(score) for score in published.scores]
     create_table_artifact(digits, key=f"{key}-digits", description=shown)
@@ -64,6 +65,7 @@ def show_maintained(outputs: str, verified: Sequence[Verified], pruned: str) -> 
 
 def _summary(settings: Settings, judged: Judged) -> str:
     published, verdict, identity = judged.published, judged.verdict, judged.published.identity
+    totals = published.totals
     not_passed = [result for result in verdict.results if result.outcome != "pass"]
     facts = {
         "run": f"`{published.run_id}`",
@@ -83,7 +85,7 @@ def _summary(settings: Settings, judged: Judged) -> str:
     lines = [
         f"## {identity.dataset}/{identity.split}, night of {identity.run_date}: {verdict.outcome}",
         "",
-        f"**{accuracy_line(published.totals.correct, published.totals.labelled)}**",
+        f"**{accuracy_line(totals.correct, totals.labelled, totals.images)}**",
         "",
         *(f"- **{result.outcome}** {_code(result.gate)}: {_text(result.reason)}" for result in not_passed),
         *(["- nothing was judged"] if verdict.outcome == "none" else []),

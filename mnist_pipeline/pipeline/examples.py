@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.images import as_bytes
+from mnist_pipeline.core.images import NO_LABEL, as_bytes
 from mnist_pipeline.core.network import Network, predict
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.core.progress import Progress, silent
@@ -37,7 +38,7 @@ class Wanted:
     """Which images are meant: those that pass each of these. None and False let every image pass.
 
     Attributes:
-        wrong: only those whose prediction is not their label.
+        wrong: only those whose prediction is not their label; without a label none is wrong.
         label, prediction: only those of this label, or this prediction, 0..9.
         start: only those from this image_id on.
     """
@@ -51,13 +52,13 @@ class Wanted:
         """Whether the image is meant."""
         return (
             picture.image_id >= self.start
-            and not (self.wrong and picture.label == picture.prediction)
+            and not (self.wrong and picture.label in (None, picture.prediction))
             and self.label in (None, picture.label)
             and self.prediction in (None, picture.prediction)
         )
 
     def rows(self, table: pa.Table) -> pa.Table:
-        """The rows of predictions that are meant; one without a label is not wrong."""
+        """The rows of predictions that are meant."""
         import pyarrow.compute as pc  # imported here: a run without a report need not wait for it
 
         table = table.filter(pc.greater_equal(table["image_id"], self.start))
@@ -204,6 +205,10 @@ def _picture(row: dict[str, Any]) -> Picture:
     )
 
 
+def _known(label: np.int8) -> int | None:
+    return None if label == NO_LABEL else int(label)
+
+
 def _pictures(source_images: OpenSplit, network: Network, start: int) -> Iterator[Picture]:
     ranges = [
         RowRange(first, min(first + ROWS_AT_A_TIME, source_images.rows))
@@ -219,7 +224,7 @@ def _pictures(source_images: OpenSplit, network: Network, start: int) -> Iterato
             yield Picture(
                 image_id=rows.start + position,
                 pixels=picture,
-                label=None if images.labels is None else int(images.labels[position]),
+                label=None if images.labels is None else _known(images.labels[position]),
                 prediction=prediction,
                 confidence=float(probabilities[position, prediction]),
             )

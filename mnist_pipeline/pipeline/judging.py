@@ -17,6 +17,7 @@ from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, 
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.core.judgement import judge
+from mnist_pipeline.core.tally import partly_labelled
 from mnist_pipeline.errors import DamagedError, RunNotFoundError, SettingsError
 from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.evaluation import Published
@@ -94,14 +95,15 @@ class Judged:
 
     @property
     def line(self) -> str:
-        """The verdict in one line, whether the accuracy may be chance, and the decision."""
+        """As `judged_line`."""
         return judged_line(self.verdict.line, self.published.totals, self.decision)
 
 
 def judged_line(verdict: str, totals: Totals, decision: str | None = None) -> str:
-    """A verdict in one line, whether the accuracy may be chance, and the decision."""
+    """A verdict in one line, whether the accuracy may be chance or is of some images only, and the decision."""
     chance = chance_note(totals.correct, totals.labelled)
-    return "; ".join(filter(None, (verdict, chance and f"accuracy {chance}", decision)))
+    some = partly_labelled(totals.labelled, totals.images)
+    return "; ".join(filter(None, (verdict, chance and f"accuracy {chance}", some, decision)))
 
 
 def judge_published(settings: Settings, published: Published) -> Judged:
@@ -258,8 +260,8 @@ def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], 
     reference = Reference(
         against,
         old.run_id,
-        same_images=(old.identity.images_sha256, old.identity.labels_sha256)
-        == (new.identity.images_sha256, new.identity.labels_sha256),
+        same_images=old.identity.images_sha256 == new.identity.images_sha256,
+        same_labels=old.identity.labels_sha256 == new.identity.labels_sha256,
         same_weights=old.identity.weights_sha256 == new.identity.weights_sha256,
     )
     if not reference.same_images:
@@ -278,6 +280,8 @@ def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], 
 def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:
     """The default references of a run, by kind."""
     name, earlier = run.name, _earlier_runs(outputs, run, manifest)
+    if manifest.totals.labelled:  # the newest before it may be itself, from when its images had no labels yet
+        earlier = [row for row in earlier if row["labelled"]] or earlier
     if gates_chosen:
         found = _newest_fit(outputs, earlier, ("pass",)) or _newest_fit(outputs, earlier, ("none",))
     else:
@@ -291,7 +295,7 @@ def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bo
 
 def _earlier_runs(outputs: Outputs, run: Run, manifest: Manifest) -> list[dict[str, Any]]:
     """The runs of the same data set and split before this one, the newest by (run_date, published_at) first."""
-    columns = ["run_id", "run_date", "published_at", "outcome", "standing", "counts"]
+    columns = ["run_id", "run_date", "published_at", "outcome", "standing", "counts", "labelled"]
     runs = stored_runs(outputs, run.name.run_id) if run.verified else current_views(outputs).runs
     rows = runs.select(columns)
     rows = rows.set_column(2, "published_at", rows["published_at"].cast(pa.timestamp("us"))).to_pylist()
@@ -395,6 +399,8 @@ def _notes(
     yield from manifest.doubts
     if not totals.labelled:
         yield "no labels: correctness cannot be determined"
+    if some := partly_labelled(totals.labelled, totals.images):
+        yield some
     for reference in references:
         if reference.changed and not any(result.against == reference.against for result in results):
             yield (

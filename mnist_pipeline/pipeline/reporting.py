@@ -157,7 +157,8 @@ def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":
         shown = row["is_of_date"] or row["run_id"] == run.name.run_id
         if ours and shown and row["accuracy"] is not None:
             bounds = row["accuracy_low"], row["accuracy_high"]
-            yield TrendPoint(run_date, row["run_id"], row["accuracy"], *bounds, outcome=row["outcome"])
+            some = row["labelled"] if row["labelled"] < row["images"] else None
+            yield TrendPoint(run_date, row["run_id"], row["accuracy"], *bounds, row["outcome"], some)
 
 
 def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[str, str]]:

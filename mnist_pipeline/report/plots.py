@@ -51,7 +51,10 @@ _style_guard = Lock()  # matplotlib keeps its style in one dictionary per proces
 
 @dataclass(frozen=True)
 class TrendPoint:
-    """One run of the trend: accuracy and its 95 % interval in 0..1; `outcome` is None without a verdict."""
+    """One run of the trend: accuracy and its 95 % interval in 0..1; `outcome` is None without a verdict.
+
+    `labelled` is the number of images with a label if others have none, else None.
+    """
 
     run_date: date
     run_id: str
@@ -59,6 +62,7 @@ class TrendPoint:
     low: float
     high: float
     outcome: Outcome | None
+    labelled: int | None = None
 
 
 def digit_png(pixels: NDArray[np.uint8]) -> str:

@@ -49,13 +49,19 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
-def accuracy_line(correct: int, labelled: int) -> str:
+def accuracy_cell(accuracy: float | None, labelled: int, images: int) -> str:
+    """An accuracy 0..1 as a percentage, and of how many images it is if others have no label: `97.50 % of 5,000`."""
+    return percent(accuracy) + (f" of {labelled:,}" if 0 < labelled < images else "")
+
+
+def accuracy_line(correct: int, labelled: int, images: int) -> str:
     """Overall accuracy with its 95 % Wilson interval, in one line."""
     interval = wilson(correct, labelled)
     if interval is None:
         return "no labels: predictions without accuracy"
+    others = f"; {images - labelled:,} more without a label" if images > labelled else ""
     found = (
-        f"accuracy {percent(correct / labelled)} ({correct:,} of {labelled:,}), "
+        f"accuracy {percent(correct / labelled)} ({correct:,} of {labelled:,}{others}), "
         f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
     )
     return ": ".join(filter(None, (found, chance_note(correct, labelled))))
@@ -235,11 +241,12 @@ def verdict_lines(
 
 
 def changes_line(reference: Reference) -> str:
-    """One line: whether two runs share images and weights, and how many predictions changed."""
+    """One line: whether two runs share images, labels and weights, and how many predictions changed."""
     weights = "the same weights" if reference.same_weights else "different weights"
     if reference.changed is None:
         return f"different images, {weights}"
-    return f"the same images, {weights}; predictions changed: {reference.changed:,}"
+    labels = "" if reference.same_labels else "different labels, "
+    return f"the same images, {labels}{weights}; predictions changed: {reference.changed:,}"
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], width: int = UNBROKEN) -> RenderableType:

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.calibration import Calibration
-from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core.images import DIGITS, NO_LABEL
 from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import Shard
 from mnist_pipeline.core.tally import Tally
-from mnist_pipeline.datasets.shards import ShardLabels
+from mnist_pipeline.datasets.shards import ShardLabels, label_column
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
+from mnist_pipeline.tables.columns import column_of
 
 
 def write_predictions(
@@ -46,9 +47,9 @@ def write_predictions(
     columns: dict[str, Any] = {
         **_key_columns(identity, rows),
         "image_id": images.image_ids,
-        "label": pa.nulls(rows, pa.int8()) if labels is None else labels,
+        "label": label_column(labels),
         "prediction": predictions,
-        "correct": pa.nulls(rows, pa.bool_()) if labels is None else labels == predictions,
+        "correct": column_of(labels == predictions, pa.bool_(), known=labels != NO_LABEL),
         "confidence": confidence,
         **{f"proba_{digit}": probabilities[digit] for digit in range(DIGITS)},
     }

@@ -17,19 +17,24 @@ from numpy.typing import NDArray
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def column_of(values: NDArray[Any] | Sequence[Any], type: pa.DataType) -> pa.Array:  # noqa: A002  Arrow's word
+def column_of(
+    values: NDArray[Any] | Sequence[Any],
+    type: pa.DataType,  # noqa: A002  Arrow's word
+    known: NDArray[np.bool_] | None = None,
+) -> pa.Array:
     """Build an Arrow array of the given type.
 
     Args:
         values: `[N]`; an array of the exact dtype (bool, integer or float) is not copied. In a list, None is null.
         type: boolean, integer, float, timestamp in microseconds, string, or a dictionary of strings.
+        known: `[N]`, False where a value of an array is null; None if none is.
 
     Raises:
         TypeError: a value is not of that type.
         OverflowError: an integer is beyond the range of the type.
     """
     if isinstance(values, np.ndarray):
-        return _from_numpy(values, type)
+        return _from_numpy(values, type, None if known is None else _validity(known))
     if pa.types.is_dictionary(type):
         positions: dict[Any, int] = {value: 0 for value in values if value is not None}
         positions |= {value: position for position, value in enumerate(positions)}
@@ -52,8 +57,15 @@ def column_of(values: NDArray[Any] | Sequence[Any], type: pa.DataType) -> pa.Arr
     return _from_numpy(numbers, type, validity)
 
 
-def numpy_of(column: pa.ChunkedArray) -> NDArray[Any]:
-    """The values of an integer or float column without nulls, `[N]`, read-only and not copied if in one chunk."""
+def numpy_of(column: pa.ChunkedArray, null: int | None = None) -> NDArray[Any]:
+    """The values of an integer or float column, `[N]`, read-only and not copied if in one chunk.
+
+    `null` is what stands for a null; None if the column has none.
+    """
+    if null is not None and column.null_count == len(column):  # needs no module that is slow to import
+        return np.full(len(column), null, column.type.to_pandas_dtype())
+    if null is not None and column.null_count:
+        column = column.fill_null(column_of([null], column.type)[0])
     assert column.null_count == 0, "NumPy has no nulls"
     return np.from_dlpack(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
 
@@ -66,8 +78,8 @@ def _from_numpy(values: NDArray[Any], type: pa.DataType, validity: pa.Buffer | N
     return pa.Array.from_buffers(type, len(values), [validity, pa.py_buffer(data)])
 
 
-def _validity(valid: Sequence[bool]) -> pa.Buffer | None:
-    return None if all(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
+def _validity(valid: Sequence[bool] | NDArray[np.bool_]) -> pa.Buffer | None:
+    return None if np.all(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def _text(value: Any) -> str:

@@ -105,7 +105,7 @@ IMAGES = Table(
     row="one image, normalised and flattened",
     columns=(
         Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
-        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("pixels", pa.binary(PIXEL_BYTES), "784 little-endian float32 in 0..1, row by row from the top left"),
     ),
     metadata={
@@ -132,7 +132,7 @@ PREDICTIONS = Table(
     columns=(
         *_RUN_COLUMNS,
         Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
-        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("prediction", pa.int8(), "the digit guessed, 0-9: the most probable, the lowest among equals"),
         Column("correct", pa.bool_(), "prediction equals label; null where there is no label", nullable=True),
         Column("confidence", pa.float32(), "probability of the predicted digit, 0..1"),
@@ -255,12 +255,12 @@ FLIPS = Table(
         *_VERDICT_COLUMNS,
         *_AGAINST_COLUMNS,
         Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
-        Column("label", pa.int8(), "the true digit, 0-9; null where the data set has no labels", nullable=True),
+        Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("before", pa.int8(), "the reference's prediction"),
         Column("now", pa.int8(), "the run's prediction"),
         Column("confidence_before", pa.float32(), "the reference's probability of its prediction, 0..1"),
         Column("confidence_now", pa.float32(), "the run's probability of its prediction, 0..1"),
-        Column("direction", DIRECTION, "lost, gained or still wrong; null without label", nullable=True),
+        Column("direction", DIRECTION, "lost, gained or still wrong; null without the same label in both", nullable=True),
     ),
     metadata={},
     layout={

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Pairs
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.tables.columns import column_of, numpy_of
 
-SAME = ["image_id", "label"]
-COLUMNS = [*SAME, "prediction", "confidence"]
+COLUMNS = ["image_id", "label", "prediction", "confidence"]
 DIRECTIONS = ("lost", "gained", "still wrong")
 
 
@@ -31,10 +31,10 @@ class AlignedChunk:
     now: pa.Table
 
     @property
-    def labels(self) -> NDArray[np.int8] | None:
-        """`[N]` int8, or None without labels."""
-        column = self.now["label"]
-        return None if column.null_count else numpy_of(column)
+    def labels(self) -> NDArray[np.int8]:
+        """`[N]` int8, NO_LABEL where the runs do not agree on a label: only the change of prediction counts there."""
+        before, now = (numpy_of(table["label"], null=NO_LABEL) for table in (self.before, self.now))
+        return np.where(before == now, now, np.int8(NO_LABEL))
 
     def predictions(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """`[N]` int8 each: before, and now."""
@@ -68,19 +68,21 @@ class AlignedChunk:
         )
 
     def _directions(self, changed: NDArray[np.intp]) -> pa.Array:
-        if (labels := self.labels) is None:
-            return pa.nulls(len(changed), tables.DIRECTION)
-        before, now = (values[changed] == labels[changed] for values in self.predictions())
+        labels = self.labels[changed]
+        before, now = (values[changed] == labels for values in self.predictions())
         which = np.where(before, 0, np.where(now, 1, 2)).astype(np.int32)
-        return pa.DictionaryArray.from_arrays(column_of(which, pa.int32()), column_of(DIRECTIONS, pa.string()))
+        indices = column_of(which, pa.int32(), known=labels != NO_LABEL)
+        return pa.DictionaryArray.from_arrays(indices, column_of(DIRECTIONS, pa.string()))
 
 
 def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
-    """Both runs' predictions in image order, a chunk at a time.
+    """Both runs' predictions in image order, a chunk at a time; their labels may be others.
 
     Raises:
         DamagedError: a file is missing or altered, or the runs are not over the same images after all.
     """
+    identities = [run.manifest().identity for run in (before, now)]
+    same = ["image_id", *(["label"] if len({each.labels_sha256 for each in identities}) == 1 else [])]
     theirs, ours = before.read_files(tables.PREDICTIONS, COLUMNS), now.read_files(tables.PREDICTIONS, COLUMNS)
     old = new = nothing = tables.PREDICTIONS.empty.select(COLUMNS)
     while True:
@@ -89,16 +91,16 @@ def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
         rows = min(old.num_rows, new.num_rows)
         if rows == 0:
             break
-        if not all(old[name].slice(0, rows).equals(new[name].slice(0, rows)) for name in SAME):
+        if not all(old[name].slice(0, rows).equals(new[name].slice(0, rows)) for name in same):
             break
         yield AlignedChunk(old.slice(0, rows), new.slice(0, rows))
         # An empty slice would keep its file in memory while the next one is read.
         old, new = (table.slice(rows) if table.num_rows > rows else nothing for table in (old, new))
     if old.num_rows or new.num_rows:
-        first = _first_other(old.select(SAME), new.select(SAME))
+        first, what = _first_other(old.select(same), new.select(same)), " and labels" if "label" in same else ""
         raise DamagedError(
-            f"runs {before.name.run_id} and {now.name.run_id}: expected the same images and labels, as their "
-            f"manifests say, got others from image {first} on; `mnist-pipeline verify` looks at both"
+            f"runs {before.name.run_id} and {now.name.run_id}: expected the same images{what}, as their manifests say, "
+            f"got others from image {first} on; `mnist-pipeline verify` looks at both"
         )
 
 

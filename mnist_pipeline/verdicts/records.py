@@ -44,6 +44,7 @@ class ReferenceRecord(BaseModel):
     sha256: Sha256 | None  # over the hashes of its files; None if they could not be known
     problem: str | None
     same_images: bool
+    same_labels: bool = True  # an earlier version said so in `same_images`
     same_weights: bool
     changed: Count | None
 

@@ -19,6 +19,7 @@ from mnist_pipeline.core.calibration import (
     Mean,
     ReliabilityBin,
 )
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.core.network import choose
 from mnist_pipeline.core.plan import cut
 
@@ -159,6 +160,17 @@ def test_without_labels_nothing_is_counted() -> None:
     counted = count(None, np.full((10, 4), 0.1, np.float32))
     assert counted.to_json() == Calibration.empty().to_json()
     assert (counted.images, counted.scores()) == (0, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 12])
+def test_images_without_a_label_count_as_if_they_were_not_there(size: int) -> None:
+    random = np.random.default_rng(size)
+    probabilities = random.dirichlet(np.ones(10), 12).T.astype(np.float32)
+    labels = random.integers(0, 10, 12).astype(np.int8)
+    known = np.sort(random.permutation(12)[:size])
+    some = np.full(12, NO_LABEL, np.int8)
+    some[known] = labels[known]
+    assert count(some, probabilities).to_json() == count(labels[known], probabilities[:, known]).to_json()
 
 
 @pytest.mark.parametrize("labels", [None, np.zeros(0, np.int8)])

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.core.plan import cut
-from mnist_pipeline.core.tally import DigitScore, Tally
+from mnist_pipeline.core.tally import DigitScore, Tally, partly_labelled
 from mnist_pipeline.errors import LabelError
 
 Predicted = tuple[NDArray[np.int8] | None, NDArray[np.int8], NDArray[np.float32]]
@@ -19,11 +20,16 @@ Predicted = tuple[NDArray[np.int8] | None, NDArray[np.int8], NDArray[np.float32]
 
 @st.composite
 def predicted(draw: st.DrawFn, max_rows: int = 60) -> Predicted:
-    """Labels or None, predictions and confidence, of a batch of predictions."""
+    """Labels, NO_LABEL for some images, or None; predictions and confidence, of a batch of predictions."""
     rows = draw(st.integers(0, max_rows))
-    digits = st.lists(st.integers(0, 9), min_size=rows, max_size=rows).map(lambda values: np.array(values, np.int8))
+
+    def digits(lowest: int) -> st.SearchStrategy[NDArray[np.int8]]:
+        values = st.lists(st.integers(lowest, 9), min_size=rows, max_size=rows)
+        return values.map(lambda each: np.array(each, np.int8))
+
     shares = st.lists(st.floats(0, 1, width=32), min_size=rows, max_size=rows)
-    return draw(st.none() | digits), draw(digits), np.array(draw(shares), np.float32)
+    labels = draw(st.none() | digits(0) | digits(NO_LABEL))
+    return labels, draw(digits(0)), np.array(draw(shares), np.float32)
 
 
 def same_integers(a: Tally, b: Tally) -> bool:
@@ -51,17 +57,20 @@ def count(labels: list[int] | None, predictions: list[int], confidence: float = 
 def test_counts_are_those_of_counting_one_by_one(batch: Predicted) -> None:
     labels, predictions, confidence = batch
     tally = Tally.count(*batch)
-    pairs = Counter(zip(labels.tolist(), predictions.tolist(), strict=True)) if labels is not None else Counter()
-    alone = Counter(predictions.tolist()) if labels is None else Counter()
-    sums = [0.0] * 10
-    for label, share in zip([] if labels is None else labels.tolist(), confidence.tolist(), strict=False):
-        sums[label] += share
+    known = [NO_LABEL] * len(predictions) if labels is None else labels.tolist()
+    pairs, alone, sums = Counter[tuple[int, int]](), Counter[int](), [0.0] * 10
+    for label, prediction, share in zip(known, predictions.tolist(), confidence.tolist(), strict=True):
+        if label == NO_LABEL:
+            alone[prediction] += 1
+        else:
+            pairs[label, prediction] += 1
+            sums[label] += share
     assert tally.confusion.tolist() == [[pairs[row, column] for column in range(10)] for row in range(10)]
     assert tally.unlabelled.tolist() == [alone[digit] for digit in range(10)]
     assert tally.confidence_sum.tolist() == sums
     assert dtypes(tally) == ["int64", "int64", "float64"]
     assert tally.images == len(predictions)
-    assert tally.labelled == (0 if labels is None else len(labels))
+    assert tally.labelled == len(known) - known.count(NO_LABEL)
     assert tally.correct == sum(number for (label, prediction), number in pairs.items() if label == prediction)
 
 
@@ -219,7 +228,7 @@ def test_labels_and_predictions_of_different_number_are_refused(labels: list[int
         count(labels, [1, 2])
 
 
-@pytest.mark.parametrize(("labels", "bounds"), [([0, 10], r"0\.\.10"), ([-1, 3], r"-1\.\.3")])
+@pytest.mark.parametrize(("labels", "bounds"), [([0, 10], r"0\.\.10"), ([-2, 3], r"-2\.\.3")])
 def test_labels_that_are_no_digits_are_refused(labels: list[int], bounds: str) -> None:
     with pytest.raises(LabelError, match=f"labels: expected digits 0-9, got {bounds}; correct the labels"):
         count(labels, [1, 2])
@@ -261,3 +270,8 @@ def test_json_of_another_form_is_refused(change: dict[str, Any], message: str) -
 def test_missing_fields_are_all_listed() -> None:
     with pytest.raises(ValueError, match="tally: missing confidence_sum; missing unlabelled"):
         Tally.from_json({"confusion": []})
+
+
+@pytest.mark.parametrize(("labelled", "said"), [(0, False), (1, True), (11, True), (12, False)])
+def test_of_how_many_images_an_accuracy_is_is_said_where_only_some_have_a_label(labelled: int, said: bool) -> None:
+    assert bool(partly_labelled(labelled, 12)) == said

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline import tables
 from mnist_pipeline.core import idx, images
-from mnist_pipeline.core.images import PIXELS, as_bytes
+from mnist_pipeline.core.images import NO_LABEL, PIXELS, as_bytes
 from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.shards import (
@@ -131,7 +131,7 @@ def test_the_same_images_give_the_same_bytes(source_split: IdxSplit, written: Ch
 def test_images_without_labels_have_null_labels(tmp_path: Path) -> None:
     checkpoints = written_set(tmp_path / "outputs", make_source_split(tmp_path, labels=None))
     file = opened_shard(checkpoints, PLAN[0])
-    assert read_shard_labels(file).labels is None
+    np.testing.assert_array_equal(read_shard_labels(file).labels, np.full(SHARD_ROWS, NO_LABEL, np.int8), strict=True)
     assert pd.read_parquet(on_disk(checkpoints.location))["label"].isna().all()
     assert str(pd.read_parquet(on_disk(checkpoints.location))["label"].dtype) == "Int8"
 
@@ -211,11 +211,9 @@ def test_what_is_written_is_read(
     contents = [read_shard_labels(file) for file in files]
     ids = np.concatenate([content.image_ids for content in contents])
     np.testing.assert_array_equal(ids, np.arange(ROWS), strict=True)
-    if labelled:
-        labels = np.concatenate([content.labels for content in contents if content.labels is not None])
-        np.testing.assert_array_equal(labels, LABELS.astype(np.int8), strict=True)
-    else:
-        assert all(content.labels is None for content in contents)
+    labels = np.concatenate([content.labels for content in contents])
+    expected = LABELS.astype(np.int8) if labelled else np.full(ROWS, NO_LABEL, np.int8)
+    np.testing.assert_array_equal(labels, expected, strict=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.comparison import Unpaired, holm
+from mnist_pipeline.core.comparison import Paired, Unpaired, holm
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline import judging
 from mnist_pipeline.pipeline.decisions import decide
@@ -47,10 +50,18 @@ OTHER_IMAGES: dict[str, Any] = {"images_sha256": "a" * 64}
 OTHER_WEIGHTS: dict[str, Any] = {"weights_sha256": "b" * 64}
 
 
-def publish(outputs: Path, run_date: str = "2026-01-31", *, seed: int = 0, hour: int = 0, **changes: Any) -> str:
+def publish(
+    outputs: Path,
+    run_date: str = "2026-01-31",
+    *,
+    seed: int = 0,
+    hour: int = 0,
+    labels_of: NDArray[Any] | None = None,
+    **changes: Any,
+) -> str:
     """The run_id of a run of 12 images, or as `changes` have it."""
-    published_at = datetime(2026, 2, 1, hour, tzinfo=UTC)
-    return publish_run(outputs, identity(run_date, **changes), seed=seed, published_at=published_at).name.run_id
+    how: dict[str, Any] = {"seed": seed, "published_at": datetime(2026, 2, 1, hour, tzinfo=UTC), "labels_of": labels_of}
+    return publish_run(outputs, identity(run_date, **changes), **how).name.run_id
 
 
 def judged(outputs: Path, run_date: str, gates: Gates = KEPT, **how: Any) -> str:
@@ -531,7 +542,7 @@ def test_other_predictions_from_the_same_images_and_weights_fail_unless_that_gat
     assert judge_run(opened(tmp_path), tonight, replace(KEPT, max_flips_unchanged=12)).outcome == "pass"
 
 
-@pytest.mark.parametrize("changes", [OTHER_IMAGES, {"labels_sha256": "a" * 64}, {**OTHER_IMAGES, "images": 40}])
+@pytest.mark.parametrize("changes", [OTHER_IMAGES, {**OTHER_IMAGES, "images": 40}])
 def test_different_images_are_compared_as_two_samples_and_nothing_flips(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -551,6 +562,49 @@ def test_different_images_are_compared_as_two_samples_and_nothing_flips(
     assert (rows["correct_before"][0], rows["correct"][0]) == (old["correct"].sum(), new["correct"].sum())
     outcomes = {result.gate: result.outcome for result in verdict.results}
     assert outcomes == {"same_images": "fail", "max_loss": "pass"}
+
+
+def test_the_same_images_with_other_labels_are_compared_where_both_have_the_same_label(tmp_path: Path) -> None:
+    some = np.where(np.arange(12) < 5, np.arange(12) % 10, NO_LABEL)
+    judged(tmp_path, "2026-01-30", seed=1, labels_of=some, labels_sha256="a" * 64)
+    verdict = judge_run(opened(tmp_path), publish(tmp_path), Gates(max_loss=1, same_images=True))
+    (reference,) = verdict.references
+    assert (reference.same_images, reference.same_labels) == (True, False)
+    whole = reference.comparisons[0]
+    assert (type(whole), whole.images) == (Paired, 5)
+    old, new = (predictions(tmp_path, run_id)["prediction"] for run_id in (reference.run_id, verdict.run_id))
+    assert reference.changed == (old != new).sum() > 0
+    reasons = {result.gate: (result.outcome, result.reason) for result in verdict.results}
+    assert reasons["same_images"] == ("fail", "the labels are not those of the last passed run")
+
+
+def test_labels_that_came_later_are_judged_against_a_run_that_has_labels(tmp_path: Path) -> None:
+    labelled = judged(tmp_path, "2026-01-29")
+    judged(tmp_path, "2026-01-30", labels_sha256=None)
+    unlabelled = judged(tmp_path, "2026-01-31", labels_sha256=None)
+    verdict = judge_run(opened(tmp_path), publish(tmp_path, hour=1), KEPT)
+    assert compared_with(verdict) == {LAST_PASSED: labelled}
+    later = judge_run(opened(tmp_path), publish(tmp_path, "2026-02-01", labels_sha256=None), KEPT)
+    assert compared_with(later) == {LAST_PASSED: verdict.run_id}
+    before, now = (run_by_id(opened(tmp_path), run_id) for run_id in (unlabelled, verdict.run_id))
+    found = judging.compare(before, now, "given")
+    assert (found.same_images, found.same_labels, found.changed, found.comparisons) == (True, False, 0, ())
+
+
+@pytest.mark.parametrize("labelled", [1, 11])
+def test_a_verdict_notes_of_how_many_images_the_accuracy_is(labelled: int, tmp_path: Path) -> None:
+    labels = np.where(np.arange(12) < labelled, 3, NO_LABEL)  # the other digits have no labelled image at all
+    run_id = publish(tmp_path, labels_of=labels)
+    gates = Gates(min_images=12, min_digit_images=1, min_accuracy=0, min_digit_accuracy=0)
+    verdict = judge_run(opened(tmp_path), run_id, gates)
+    assert f"accuracy is over {labelled} of 12 images: the others have no label" in verdict.notes
+    outcomes = [(result.gate, result.digit, result.outcome) for result in verdict.results if result.outcome == "pass"]
+    assert outcomes == [
+        ("min_images", None, "pass"),
+        ("min_digit_images", 3, "pass"),
+        ("min_accuracy", None, "pass"),
+        ("min_digit_accuracy", 3, "pass"),
+    ]
 
 
 def test_images_without_labels_are_compared_by_their_predictions_alone(tmp_path: Path) -> None:

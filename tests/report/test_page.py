@@ -568,7 +568,10 @@ def test_the_images_of_each_run_stand_side_by_side_and_those_of_earlier_versions
 
 def test_images_without_label_beside_others_are_counted() -> None:
     some = TALLY + Tally.count(None, NOW[:7], CONFIDENCE[:7])
-    assert "7 images without label are not among these." in read(replace(PAGE, tally=some)).text("digits")
+    reader = read(replace(PAGE, tally=some, trend=(replace(nights(1)[0], labelled=3000),)))
+    assert "7 images without label are not among these." in reader.text("digits")
+    assert "of 3,000 images; 7 more without a label" in reader.text("top")
+    assert "of 3,000 images with a label" in reader.text("nights")
 
 
 @pytest.mark.parametrize(

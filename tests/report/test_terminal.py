@@ -94,13 +94,19 @@ def test_a_share_is_a_percentage_with_two_decimals(share: float | None, text: st
 def test_the_line_of_accuracy_has_its_interval() -> None:
     interval = wilson(9818, 10_000)
     assert interval is not None
-    assert terminal.accuracy_line(9818, 10_000) == (
+    assert terminal.accuracy_line(9818, 10_000, 10_000) == (
         f"accuracy 98.18 % (9,818 of 10,000), 95 % interval {100 * interval.low:.2f} % to {100 * interval.high:.2f} %"
     )
 
 
+def test_an_accuracy_of_some_images_says_how_many_have_no_label() -> None:
+    assert terminal.accuracy_line(1, 1, 6).startswith("accuracy 100.00 % (1 of 1; 5 more without a label), 95 %")
+    cells = [terminal.accuracy_cell(0.5, labelled, 4000) for labelled in (2000, 4000)]
+    assert [*cells, terminal.accuracy_cell(None, 0, 4000)] == ["50.00 % of 2,000", "50.00 %", "-"]
+
+
 def test_without_labels_there_is_no_accuracy_to_tell() -> None:
-    assert terminal.accuracy_line(0, 0) == "no labels: predictions without accuracy"
+    assert terminal.accuracy_line(0, 0, 5) == "no labels: predictions without accuracy"
 
 
 def test_a_path_below_the_current_folder_is_shown_relative_to_it(
@@ -243,6 +249,10 @@ def test_markup_in_a_reason_is_printed_as_it_is() -> None:
         (
             Reference("x", "y", same_images=True, same_weights=True, changed=0),
             "the same images, the same weights; predictions changed: 0",
+        ),
+        (
+            Reference("x", "y", same_images=True, same_labels=False, same_weights=True, changed=0),
+            "the same images, different labels, the same weights; predictions changed: 0",
         ),
         (Reference("x", "y", same_weights=True), "different images, the same weights"),
         (Reference("x", "y"), "different images, different weights"),

@@ -1,7 +1,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.core.plan import Shard, plan_shards
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.shards import ShardLabels
@@ -46,10 +47,13 @@ def probabilities(rows: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def write(
-    checkpoints: CheckpointFolder, shard: Shard, values: NDArray[np.float32] | None = None, labelled: bool = True
+    checkpoints: CheckpointFolder,
+    shard: Shard,
+    values: NDArray[np.float32] | None = None,
+    unlabelled: Sequence[int] = (),
 ) -> Checkpoint:
     ids = np.arange(shard.range.start, shard.range.stop, dtype=np.int64)
-    images = ShardLabels(ids, (ids % 10).astype(np.int8) if labelled else None)
+    images = ShardLabels(ids, np.where(np.isin(ids, unlabelled), NO_LABEL, ids % 10).astype(np.int8))
     values = probabilities(shard.range.rows) if values is None else values
     return predictions.write_predictions(checkpoints, shard, WHO, images, values, MADE_WITH)
 
@@ -80,12 +84,23 @@ def test_among_equal_probabilities_the_lowest_digit_is_the_prediction(checkpoint
 
 
 def test_without_labels_label_and_correct_are_null_and_predictions_are_counted(checkpoints: CheckpointFolder) -> None:
-    checkpoint = write(checkpoints, FIRST, labelled=False)
+    checkpoint = write(checkpoints, FIRST, unlabelled=range(5))
     frame = read(checkpoints, FIRST)
     assert frame[["label", "correct"]].isna().all(axis=None)
     assert {name: str(frame[name].dtype) for name in ("label", "correct")} == {"label": "Int8", "correct": "boolean"}
     tally, _ = predictions.counted_of([checkpoint])
     assert (tally.images, tally.labelled) == (5, 0)
+
+
+def test_where_single_images_have_no_label_the_others_are_scored(checkpoints: CheckpointFolder) -> None:
+    checkpoint = write(checkpoints, SECOND, unlabelled=[5, 8])
+    frame = read(checkpoints, SECOND)
+    assert frame["label"].isna().tolist() == frame["correct"].isna().tolist() == [True, False, False, True, False]
+    known = frame.dropna()
+    assert known["label"].tolist() == [6, 7, 9]
+    assert known["correct"].tolist() == (known["prediction"] == known["label"]).tolist()
+    tally, calibration = predictions.counted_of([checkpoint])
+    assert (tally.images, tally.labelled, calibration.images) == (5, 3, 3)
 
 
 def test_the_checkpoint_record_of_a_prediction_file_tells_what_the_file_is(checkpoints: CheckpointFolder) -> None:
@@ -192,7 +207,7 @@ def test_the_calibration_of_a_prediction_file_is_that_of_its_labelled_rows(check
     of_label = values[np.arange(5), np.arange(5)].astype(np.float64)
     assert float(calibration.nll_sum) == pytest.approx(-np.log(of_label).sum())
     assert float(calibration.bin_confidence_sum.sum()) == pytest.approx(values.max(axis=0).sum())
-    _, unlabelled = predictions.counted_of([write(checkpoints, SECOND, labelled=False)])
+    _, unlabelled = predictions.counted_of([write(checkpoints, SECOND, unlabelled=range(5, 10))])
     assert unlabelled.images == 0
 
 

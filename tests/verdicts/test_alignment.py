@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.comparison import Pairs
+from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.verdicts.alignment import AlignedChunk, align
@@ -58,7 +59,7 @@ def judged(before: Run, now: Run) -> pd.DataFrame:
     both = both[both["prediction_before"] != both["prediction_now"]].sort_values("image_id")
 
     def direction(row: "pd.Series[Any]") -> str | None:
-        if pd.isna(row["label_now"]):
+        if pd.isna([row["label_now"], row["label_before"]]).any() or row["label_now"] != row["label_before"]:
             return None
         if row["prediction_before"] == row["label_now"]:
             return "lost"
@@ -72,7 +73,7 @@ def judged(before: Run, now: Run) -> pd.DataFrame:
             "now": both["prediction_now"],
             "confidence_before": both["confidence_before"],
             "confidence_now": both["confidence_now"],
-            "direction": [direction(row) for _, row in both.iterrows()],
+            "direction": pd.Series([direction(row) for _, row in both.iterrows()], both.index, object),
         }
     )
 
@@ -124,7 +125,17 @@ def test_without_labels_flips_have_no_direction_and_nothing_is_lost(tmp_path: Pa
     pairs = Pairs.total(chunk.count() for chunk in align(before, now))
     assert not pairs.cells.any()
     assert int(pairs.changed) == len(flips)
-    assert [chunk.labels for chunk in align(before, now)] == [None] * 5
+
+
+def test_images_without_the_same_label_in_both_runs_count_as_changed_predictions_only(tmp_path: Path) -> None:
+    some = np.where(np.arange(300) < 200, np.arange(300) % 10, NO_LABEL)  # in some files all, in some none
+    relabelled = np.where(np.arange(300) < 150, NO_LABEL, (np.arange(300) + (np.arange(300) < 160)) % 10)
+    before = publish_run(tmp_path, identity("2026-01-30", images=300, shard_rows=100), labels_of=some, views=False)
+    who = identity(images=300, shard_rows=77, labels_sha256="7" * 64)
+    now = publish_run(tmp_path, who, seed=1, labels_of=relabelled, views=False)
+    flips = assert_as_judged(before, now)
+    assert {row["image_id"] for row in flips if row["direction"]} <= {*range(160, 200)}
+    assert sum(chunk.count().cells.sum() for chunk in align(before, now)) == 40
 
 
 def test_a_run_against_one_of_the_same_predictions_has_no_flips(tmp_path: Path) -> None:
@@ -191,7 +202,7 @@ def test_images_of_other_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_labels_on_one_side_only_are_refused(tmp_path: Path) -> None:
-    seen, text = refused(*two_runs(tmp_path, who={"labels_sha256": None}))
+    seen, text = refused(*two_runs(tmp_path, labels_of=np.full(12, NO_LABEL)))
     assert (seen, "got others from image 0 on;" in text) == (0, True)
 
 

@@ -161,6 +161,7 @@ def test_a_document_with_all_it_can_hold_comes_back(tmp_path: Path) -> None:
             "sha256": "5" * 64,
             "problem": None,
             "same_images": True,
+            "same_labels": False,
             "same_weights": False,
             "changed": 3,
         }

@@ -47,7 +47,8 @@ class ReferenceFacts(Facts):
     against: str
     run_id: str = Field(description="of the reference")
     problem: str | None = Field(description="why they cannot be compared; null if they can")
-    same_images: bool = Field(description="whether both are over the same images and labels")
+    same_images: bool = Field(description="whether both are over the same images")
+    same_labels: bool = Field(description="whether both have the same labels")
     same_weights: bool = Field(description="whether both used the same weights")
     changed: int | None = Field(description="images whose prediction changed; null if the images differ")
     comparisons: tuple[ComparisonFacts, ...] = Field(
@@ -74,6 +75,7 @@ class VerdictFacts(Facts):
                 run_id=each.run_id,
                 problem=each.problem,
                 same_images=each.same_images,
+                same_labels=each.same_labels,
                 same_weights=each.same_weights,
                 changed=each.changed,
                 comparisons=compared(comparison_rows(each.comparisons)),
@@ -230,7 +232,8 @@ class CompareResult(Result):
 
     before: str = Field(description="run_id of the run before")
     now: str = Field(description="run_id of the run now")
-    same_images: bool = Field(description="whether both are over the same images and labels")
+    same_images: bool = Field(description="whether both are over the same images")
+    same_labels: bool = Field(description="whether both have the same labels")
     same_weights: bool = Field(description="whether both used the same weights")
     changed: int | None = Field(description="images whose prediction changed; null if the images differ")
     comparisons: tuple[ComparisonFacts, ...] = Field(
