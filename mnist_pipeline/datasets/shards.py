@@ -19,7 +19,7 @@ from mnist_pipeline.core.images import NO_LABEL, PIXELS
 from mnist_pipeline.core.plan import RowRange, Shard, cut, plan_shards
 from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.splits import ImageRows, OpenSplit
-from mnist_pipeline.errors import DamagedError
+from mnist_pipeline.errors import DamagedError, DataError, shown
 from mnist_pipeline.store.checkpoints import Checkpoint, CheckpointFolder
 from mnist_pipeline.store.documents import canonical_sha256
 from mnist_pipeline.store.files import read_expected
@@ -40,6 +40,8 @@ class ShardedImages(Protocol):
     @property
     def labels_sha256(self) -> str | None: ...
     @property
+    def keys_from(self) -> str | None: ...
+    @property
     def transform_version(self) -> str: ...
 
 
@@ -54,15 +56,17 @@ class ShardedRun(ShardedImages, Protocol):
 
 @dataclass(frozen=True)
 class ShardLabels:
-    """The image ids and labels of a shard.
+    """The image ids, labels and keys of a shard.
 
     Attributes:
         image_ids: `[n]` int64, positions in the split.
         labels: `[n]` int8 in 0..9, NO_LABEL where an image has none.
+        keys: `[n]` strings, the data set's own names of the images; None if it names none.
     """
 
     image_ids: NDArray[np.int64]
     labels: NDArray[np.int8]
+    keys: pa.StringArray | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def shard_set_name(images: ShardedImages, shard_rows: int, schema_version: str |
             "transform_version": images.transform_version,
             "schema_version": schema_version or tables.SCHEMA_VERSION,
             "shard_rows": shard_rows,
+            **({"keys_from": images.keys_from} if images.keys_from else {}),
         }
     )
     return f"{images.dataset}-{images.split}-{key[:12]}"
@@ -107,14 +112,16 @@ def write_shards(
         checkpoints: where the shards and their records are stored.
 
     Raises:
-        DataError: a source file is missing, has changed since it was verified, or has invalid content.
+        DataError: a source file is missing, has changed since it was verified, or has invalid content; or an image has
+            no key, although the others have one.
         OutputsError: the file cannot be written.
     """
     ranges = {shard: _row_groups(shard.range) for shard in shards}
     blocks = source_images.read([rows for groups in ranges.values() for rows in groups])
     for shard, groups in ranges.items():
         bins: list[ImageBins] = []
-        data = tables.encode_groups(tables.IMAGES, _counted(groups, islice(blocks, len(groups)), bins))
+        rows = _counted(source_images, groups, islice(blocks, len(groups)), bins)
+        data = tables.encode_groups(tables.IMAGES, rows)
         yield checkpoints.write(shard.file_name, shard.range.rows, data, notes={BINS: ImageBins.total(bins).to_json()})
 
 
@@ -154,15 +161,18 @@ def _opened(checkpoints: CheckpointFolder, shard: Shard, data: bytes, page_check
 
 
 def read_shard_labels(file: ShardFile) -> ShardLabels:
-    """Read the image ids and labels of a shard.
+    """Read the image ids, labels and keys of a shard.
 
     Raises:
         DamagedError: the file is damaged.
     """
     with _damage(file.name):
-        content = file.parquet.read(columns=["image_id", "label"], use_threads=False)
+        content = file.parquet.read(columns=["image_id", "image_key", "label"], use_threads=False)
         image_ids, labels = content["image_id"], content["label"]
-    return ShardLabels(numpy_of(image_ids), numpy_of(labels, null=NO_LABEL))
+        # Earlier versions wrote no column of keys.
+        keys = content["image_key"].combine_chunks() if "image_key" in content.column_names else None
+    named = keys is not None and not keys.null_count
+    return ShardLabels(numpy_of(image_ids), numpy_of(labels, null=NO_LABEL), keys if named else None)
 
 
 def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
@@ -207,9 +217,13 @@ def _row_groups(rows: RowRange) -> list[RowRange]:
     ]
 
 
-def _counted(groups: Sequence[RowRange], blocks: Iterator[ImageRows], bins: list[ImageBins]) -> Iterator[pa.Table]:
+def _counted(
+    source_images: OpenSplit, groups: Sequence[RowRange], blocks: Iterator[ImageRows], bins: list[ImageBins]
+) -> Iterator[pa.Table]:
     """The row groups of a shard, one at a time, each with its bins appended to `bins`."""
     for rows, block in zip(groups, blocks, strict=True):
+        if block.keys is not None:
+            _require_keys(source_images, rows, block.keys)
         bins.append(ImageBins.count(block.pixels))
         yield _table(rows, block)
 
@@ -218,12 +232,23 @@ def _table(rows: RowRange, images: ImageRows) -> pa.Table:
     pixels = images.pixels.astype("<f4", copy=False)
     columns = {
         "image_id": np.arange(rows.start, rows.stop, dtype=np.int64),
+        "image_key": pa.nulls(rows.rows, pa.string()) if images.keys is None else images.keys,
         "label": pa.nulls(rows.rows, pa.int8()) if images.labels is None else label_column(images.labels),
         "pixels": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(tables.PIXEL_BYTES), rows.rows, [None, pa.py_buffer(pixels)]
         ),
     }
     return tables.build(tables.IMAGES, columns)
+
+
+def _require_keys(source_images: OpenSplit, rows: RowRange, keys: pa.StringArray) -> None:
+    for position, key in enumerate(keys.to_pylist()):
+        if not key:
+            raise DataError(
+                f"{source_images.dataset}/{source_images.split}: image {rows.start + position}: expected a key in "
+                f"{shown(source_images.keys_from)}, got {'null' if key is None else 'an empty one'}; fill it in, or "
+                "leave the image out"
+            )
 
 
 def label_column(labels: NDArray[np.int8]) -> pa.Array:

@@ -28,6 +28,7 @@ from mnist_pipeline.datasets.image_bins import ImageBins, require_meant, warn_of
 from mnist_pipeline.errors import DamagedError, NumericalError
 from mnist_pipeline.pipeline.arrival import wait_for_data
 from mnist_pipeline.pipeline.inputs import open_images
+from mnist_pipeline.pipeline.labelling import labelled, labels_of
 from mnist_pipeline.pipeline.planning import Plan, make_plan
 from mnist_pipeline.runs import predictions, publishing, summary
 from mnist_pipeline.runs.counting import counted_at
@@ -163,15 +164,20 @@ def build_shards(plan: Plan, group: ShardGroup) -> Sharded:
 
 
 def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
-    """Look at the images of all shards before anything is predicted; the plan with their bins and what is doubtful.
+    """Look at the images of all shards before anything is predicted.
+
+    Returns:
+        The plan with their bins and what is doubtful about them, and with their labels if these are in a file of their
+        own.
 
     Raises:
         ImagesError: they cannot be meant as they are: of another scale, black on white, or blank.
+        PipelineError: as `labelled`.
     """
     bins = ImageBins.total(each.bins for each in sharded)
     images = f"{plan.identity.dataset}/{plan.identity.split}"
     require_meant(bins, images, plan.source_images.pixel_format.inverted)
-    return replace(plan, bins=bins, doubts=warn_of_doubts(bins, images))
+    return labelled(replace(plan, bins=bins, doubts=warn_of_doubts(bins, images)))
 
 
 def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> list[Checkpoint]:
@@ -251,7 +257,7 @@ def publish(
         published_at=datetime.now(UTC),
         timings_seconds={**timings.seconds, "publish": round(time.perf_counter() - begun, 4)},
         files=tuple(files),
-        shard_set=shards.shard_set_name(plan.identity, plan.identity.shard_rows),
+        shard_set=shards.shard_set_name(plan.source_images, plan.identity.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
         doubts=plan.doubts,
@@ -276,6 +282,8 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
             f"{shard} in {plan.shard_set.location}: expected it as just written, got other bytes; check the disk"
         )
     images = shards.read_shard_labels(file)
+    if (labels := labels_of(plan, shard)) is not None:
+        images = replace(images, labels=labels)
     probabilities = np.empty((DIGITS, shard.range.rows), np.float32)
     done = 0
     try:

@@ -6,14 +6,16 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.datasets.image_bins import ImageBins
+from mnist_pipeline.datasets.later_labels import LabelsFile, find_labels
 from mnist_pipeline.datasets.splits import OpenSplit
-from mnist_pipeline.errors import DamagedError, PipelineError, SettingsError
+from mnist_pipeline.errors import DamagedError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.store.checkpoints import CheckpointFolder
+from mnist_pipeline.store.files import FileRecord
 from mnist_pipeline.verdicts.promotions import current_promotion
 from mnist_pipeline.views import complete_repairs
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights, weights_sha256
@@ -29,6 +31,8 @@ class Plan:
     shard_set: CheckpointFolder
     workers: int
     max_tasks: int
+    labels_file: LabelsFile | None = None  # of labels that came later than the images
+    labels: FileRecord | None = None  # a byte an image, joined from that file once the shards exist
     by_hand: tuple[str, ...] = ()  # the settings that make this another run than that of the night
     # About the images, once their shards exist.
     doubts: tuple[str, ...] = ()
@@ -67,6 +71,8 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
 
     Raises:
         SettingsError: more shards than MAX_SHARDS.
+        DataError: there is no such file of labels.
+        LabelError: the images have labels of their own as well.
         WeightsError: the weights are rejected.
         OutputsError: the outputs folder cannot be written.
     """
@@ -75,6 +81,7 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
             f"shard_rows {settings.shard_rows}: expected at most {MAX_SHARDS} shards for {source_images.rows} images; "
             "give more rows a shard"
         )
+    labels_file = _labels_file(settings, source_images)
     outputs = Outputs.at(settings.outputs)
     complete_repairs(outputs)
     by_hand = set(settings.by_hand)
@@ -91,7 +98,8 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         split=source_images.split,
         images=source_images.rows,
         images_sha256=source_images.images_sha256,
-        labels_sha256=source_images.labels_sha256,
+        labels_sha256=labels_file.sha256 if labels_file else source_images.labels_sha256,
+        keys_from=source_images.keys_from,
         weights_sha256=archived.stem,
         transform_version=source_images.transform_version,
         schema_version=tables.SCHEMA_VERSION,
@@ -105,8 +113,21 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         shard_set=outputs.shard_set(source_images, settings.shard_rows),
         workers=settings.workers,
         max_tasks=settings.max_tasks,
+        labels_file=labels_file,
         by_hand=tuple(sorted(by_hand)),
     )
+
+
+def _labels_file(settings: Settings, source_images: OpenSplit) -> LabelsFile | None:
+    if settings.labels is None:
+        return None
+    if source_images.labels_sha256:
+        way_out = "say --label-column none" if settings.images else "move the file of these away"
+        raise LabelError(
+            f"--labels {settings.labels}: expected images without labels, got some with labels of their own; leave it "
+            f"out, or {way_out}"
+        )
+    return find_labels(settings.labels)
 
 
 def _network_of(weights: Location | None, outputs: Outputs) -> Network:

@@ -109,5 +109,5 @@ def counted(run_id: str) -> str:
 
 
 def shard_set(name: str) -> str:
-    """The folder of a shard set: `images/` and `records/`."""
+    """The folder of a shard set: `images/` and `records/`, and `labels/` that came later."""
     return f"{SHARDS}/{name}"

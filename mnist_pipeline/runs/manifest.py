@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.plan import MAX_SHARDS
@@ -43,11 +43,17 @@ class Identity(_Values):
     images: Count
     images_sha256: Sha256
     labels_sha256: Sha256 | None
+    keys_from: str | None = None  # where the images' own names come from; left out if they have none
     weights_sha256: Sha256
     transform_version: str
     schema_version: str
     batch_rows: Rows
     shard_rows: Rows
+
+    @model_serializer(mode="wrap")
+    def _as_before_keys(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `keys_from` where there are none: such a run is the same as before there were keys."""
+        return {name: value for name, value in fields(self).items() if (name, value) != ("keys_from", None)}
 
     @property
     def fingerprint(self) -> str:

@@ -68,6 +68,10 @@ class Outputs:
         folder = layout.shard_set(name)
         return CheckpointFolder(self.store, f"{folder}/images", f"{folder}/records")
 
+    def labels_beside(self, shards: CheckpointFolder, sha256: str) -> str:
+        """The name of the joined labels of a shard set's images, a byte each, from a file of that hash."""
+        return f"{shards.folder.removesuffix('/images')}/labels/{sha256}"
+
     @contextmanager
     def using_shards(self, shards: CheckpointFolder) -> Iterator[None]:
         """Keep a shard set from being collected as unused during the block; other processes may use it as well."""

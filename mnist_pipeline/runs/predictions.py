@@ -34,7 +34,7 @@ def write_predictions(
         checkpoints: where the parts of the run gather.
         shard: the shard the probabilities are of.
         identity: of the run; its keys are written into every row.
-        images: ids and labels of the shard's n images.
+        images: ids, labels and keys of the shard's n images.
         probabilities: `[10, n]` float32, finite.
         made_with: versions of what computed; a part made by others is not taken over.
 
@@ -47,6 +47,7 @@ def write_predictions(
     columns: dict[str, Any] = {
         **_key_columns(identity, rows),
         "image_id": images.image_ids,
+        "image_key": pa.nulls(rows, pa.string()) if images.keys is None else images.keys,
         "label": label_column(labels),
         "prediction": predictions,
         "correct": column_of(labels == predictions, pa.bool_(), known=labels != NO_LABEL),

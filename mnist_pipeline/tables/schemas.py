@@ -100,11 +100,16 @@ _RUN_COLUMNS = (
 _SMALL: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": ["run_id"]}
 _FLOATS = ("confidence", *(f"proba_{digit}" for digit in range(DIGITS)))
 
+_IMAGE_KEY = Column(
+    "image_key", pa.string(), "the data set's own name of the image; null if it names none", nullable=True
+)
+
 IMAGES = Table(
     name="images",
     row="one image, normalised and flattened",
     columns=(
-        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("image_id", pa.int64(), "position of the image in its split, from 0"),
+        _IMAGE_KEY,
         Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("pixels", pa.binary(PIXEL_BYTES), "784 little-endian float32 in 0..1, row by row from the top left"),
     ),
@@ -131,7 +136,8 @@ PREDICTIONS = Table(
     row="one image of the run, in image order",
     columns=(
         *_RUN_COLUMNS,
-        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("image_id", pa.int64(), "position of the image in its split, from 0"),
+        _IMAGE_KEY,
         Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("prediction", pa.int8(), "the digit guessed, 0-9: the most probable, the lowest among equals"),
         Column("correct", pa.bool_(), "prediction equals label; null where there is no label", nullable=True),
@@ -254,13 +260,16 @@ FLIPS = Table(
     columns=(
         *_VERDICT_COLUMNS,
         *_AGAINST_COLUMNS,
-        Column("image_id", pa.int64(), "position of the image in its IDX file, from 0"),
+        Column("image_id", pa.int64(), "position of the image in its split, from 0"),
+        _IMAGE_KEY,
         Column("label", pa.int8(), "the true digit, 0-9; null where the image has none", nullable=True),
         Column("before", pa.int8(), "the reference's prediction"),
         Column("now", pa.int8(), "the run's prediction"),
         Column("confidence_before", pa.float32(), "the reference's probability of its prediction, 0..1"),
         Column("confidence_now", pa.float32(), "the run's probability of its prediction, 0..1"),
-        Column("direction", DIRECTION, "lost, gained or still wrong; null without the same label in both", nullable=True),
+        Column(
+            "direction", DIRECTION, "lost, gained or still wrong; null without the same label in both", nullable=True
+        ),
     ),
     metadata={},
     layout={

@@ -20,12 +20,13 @@ from mnist_pipeline.runs.run import Run
 from mnist_pipeline.tables.columns import column_of, numpy_of
 
 COLUMNS = ["image_id", "label", "prediction", "confidence"]
+KEY = "image_key"
 DIRECTIONS = ("lost", "gained", "still wrong")
 
 
 @dataclass(frozen=True)
 class AlignedChunk:
-    """The same images in both runs: as many rows in either, `COLUMNS` each."""
+    """The same images in both runs: as many rows in either, `COLUMNS` each, and the keys of those of `now`."""
 
     before: pa.Table
     now: pa.Table
@@ -58,6 +59,7 @@ class AlignedChunk:
             {
                 **tables.constants(tables.FLIPS, constants, rows),
                 "image_id": new["image_id"].combine_chunks(),
+                KEY: new[KEY].combine_chunks(),
                 "label": new["label"].combine_chunks(),
                 "before": old["prediction"].combine_chunks(),
                 "now": new["prediction"].combine_chunks(),
@@ -83,8 +85,9 @@ def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
     """
     identities = [run.manifest().identity for run in (before, now)]
     same = ["image_id", *(["label"] if len({each.labels_sha256 for each in identities}) == 1 else [])]
-    theirs, ours = before.read_files(tables.PREDICTIONS, COLUMNS), now.read_files(tables.PREDICTIONS, COLUMNS)
-    old = new = nothing = tables.PREDICTIONS.empty.select(COLUMNS)
+    theirs, ours = before.read_files(tables.PREDICTIONS, COLUMNS), now.read_files(tables.PREDICTIONS, [*COLUMNS, KEY])
+    old, new = (tables.PREDICTIONS.empty.select(columns) for columns in (COLUMNS, [*COLUMNS, KEY]))
+    nothing = old, new
     while True:
         old = old if old.num_rows else next(theirs, old)
         new = new if new.num_rows else next(ours, new)
@@ -95,7 +98,10 @@ def align(before: Run, now: Run) -> Iterator[AlignedChunk]:
             break
         yield AlignedChunk(old.slice(0, rows), new.slice(0, rows))
         # An empty slice would keep its file in memory while the next one is read.
-        old, new = (table.slice(rows) if table.num_rows > rows else nothing for table in (old, new))
+        old, new = (
+            table.slice(rows) if table.num_rows > rows else none
+            for table, none in zip((old, new), nothing, strict=True)
+        )
     if old.num_rows or new.num_rows:
         first, what = _first_other(old.select(same), new.select(same)), " and labels" if "label" in same else ""
         raise DamagedError(

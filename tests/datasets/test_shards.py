@@ -298,7 +298,7 @@ def test_a_flipped_bit_is_damage_and_one_in_a_page_is_caught_where_nothing_is_ha
     shard = PLAN[1]
     checkpoints, path = damaged(written, shard, tmp_path_factory.mktemp("flipped"))
     content = bytearray(path.read_bytes())
-    start, stop = chunks(path)[2]  # the pixels
+    start, stop = chunks(path)[3]  # the pixels
     # The last bytes of a chunk are page for certain. Its first are a header, which no checksum covers.
     position = data.draw(st.integers(start + 100, stop - 1))
     content[position] ^= 1 << data.draw(st.integers(0, 7))

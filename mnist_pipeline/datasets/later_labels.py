@@ -1,0 +1,298 @@
+"""Labels in a file of their own, which may come after the images: Parquet or CSV, an image and its label in each row.
+
+The column `label` has 0-9, or nothing where an image has none. An image is named by its key where the images have keys
+(a column called as the images' own, or `image_key`), else by its position (`image_id`). The file is streamed.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.images import NO_LABEL
+from mnist_pipeline.datasets.image_keys import Keys
+from mnist_pipeline.errors import DataError, LabelError, listed, printable, shown
+from mnist_pipeline.store.base import Location, Opened
+from mnist_pipeline.store.opening import open_store
+from mnist_pipeline.tables.columns import numpy_of
+
+LABEL, KEY, POSITION = "label", "image_key", "image_id"
+ROWS_AT_ONCE = 500_000  # of the file; and as many images, or a shard's
+READ_ROWS, BLOCK_BYTES = 65_536, 1 << 20
+MAX_SAID = 200  # characters of an error of a library
+A_LABEL, A_POSITION = r"^[0-9](\.0*)?$", r"^[0-9]{1,18}$"
+
+
+@dataclass(frozen=True)
+class LabelsFile:
+    """A file of labels, identified by its bytes."""
+
+    location: Location
+    sha256: str
+    version: str
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of the file, as text: the images' names, and labels that are digits or null."""
+
+    first: int
+    names: pa.ChunkedArray
+    labels: pa.ChunkedArray
+
+
+def find_labels(location: Location) -> LabelsFile:
+    """Hash a file of labels; it is not parsed yet.
+
+    Raises:
+        DataError: there is no such file, or it is empty.
+        StoreError: the bucket cannot be read.
+    """
+    with _opened(location) as opened:
+        sha256 = hashlib.file_digest(opened.stream, "sha256").hexdigest()
+        file = LabelsFile(location, sha256, opened.version)
+        _require_unchanged(file, opened)
+        if not opened.size_bytes:
+            raise LabelError(f"{location}: expected labels in Parquet or CSV, got an empty file; write it again")
+    return file
+
+
+def read_labels(file: LabelsFile, images: int, keys_from: str | None, keys: Keys) -> NDArray[np.int8]:
+    """Read the labels of all images: `[images]` int8 in 0..9, NO_LABEL where one has none.
+
+    Args:
+        file: as it was found.
+        images: how many there are.
+        keys_from: where their keys come from; None if they have none.
+        keys: of all images; called only if they have some.
+
+    Raises:
+        LabelError: it is no Parquet or CSV file, has not the columns, names an image that is not there or one twice, or
+            holds something else than digits, or not a single one.
+        DataError: it has changed since it was found.
+    """
+    labels, row_of = np.full(images, NO_LABEL, np.int8), np.full(images, -1, np.int64)
+    if keys_from is None:
+        for rows in _read(file, [POSITION]):
+            positions = _positions(file, rows, images)
+            _enter(file, rows, np.arange(len(positions)), positions, labels, row_of)
+    else:
+        _join(file, keys_from, keys, labels, row_of)
+    if (labels == NO_LABEL).all():
+        raise LabelError(
+            f"{file}: expected the label of one image at least, got none; run without it until some are known"
+        )
+    return labels
+
+
+def _join(file: LabelsFile, keys_from: str, keys: Keys, labels: NDArray[np.int8], row_of: NDArray[np.int64]) -> None:
+    """Find the images by key: the file is read once for each `ROWS_AT_ONCE` images."""
+    import pyarrow.compute as pc
+
+    known, start = np.zeros(0, np.bool_), 0  # known: the rows whose image has been found
+    for block in _blocks(keys()):
+        is_last, after = start + len(block) == len(labels), 0
+        for rows in _read(file, [keys_from, KEY]):
+            found = numpy_of(pc.index_in(rows.names, value_set=block), null=-1)
+            hits = np.flatnonzero(found >= 0)
+            _enter(file, rows, hits, start + found[hits], labels, row_of)
+            after = rows.first + len(found)
+            known = np.append(known, np.zeros(max(0, after - len(known)), np.bool_))
+            known[rows.first + hits] = True
+            if is_last and not (here := known[rows.first : after]).all():
+                row = int(np.argmin(here))
+                raise LabelError(
+                    f"{file}: row {rows.first + row}: expected the key of one of the {len(labels):,} images, got "
+                    f"{shown(rows.names[row].as_py())}; are these the labels of other images?"
+                )
+        start += len(block)
+
+
+def _blocks(keys: Iterator[pa.StringArray]) -> Iterator[pa.Array]:
+    """The same keys, about `ROWS_AT_ONCE` at a time."""
+    held: list[pa.StringArray] = []
+    for some in keys:
+        held.append(some)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
+            yield pa.concat_arrays(held)
+            held = []
+    if held:
+        yield pa.concat_arrays(held)
+
+
+def _positions(file: LabelsFile, rows: _Rows, images: int) -> NDArray[np.int64]:
+    import pyarrow.compute as pc
+
+    _require(file, rows.first, rows.names, pc.match_substring_regex(rows.names, A_POSITION), "the position of an image")
+    positions: NDArray[np.int64] = numpy_of(rows.names.cast(pa.int64()))
+    if (beyond := positions >= images).any():
+        row = int(np.argmax(beyond))
+        raise LabelError(
+            f"{file}: row {rows.first + row}: expected a position from 0 to {images - 1:,}, got {positions[row]}; "
+            "are these the labels of other images?"
+        )
+    return positions
+
+
+def _enter(
+    file: LabelsFile,
+    rows: _Rows,
+    hits: NDArray[np.intp],
+    positions: NDArray[np.int64],
+    labels: NDArray[np.int8],
+    row_of: NDArray[np.int64],
+) -> None:
+    """Enter the labels of some rows at the positions of their images; `hits` are their places in `rows`."""
+    numbers, before = rows.first + hits, row_of[positions]
+    row_of[positions] = numbers
+    again = (before >= 0) | (row_of[positions] != numbers)
+    if again.any():
+        at = int(np.argmax(again))
+        other = before[at] if before[at] >= 0 else row_of[positions[at]]
+        first, second = sorted((int(other), int(numbers[at])))
+        name = shown(rows.names[int(hits[at])].as_py())
+        raise LabelError(
+            f"{file}: row {second}: expected each image once, got {name}, as in row {first}; keep one of the two"
+        )
+    labels[positions] = numpy_of(rows.labels.cast(pa.int8()), null=NO_LABEL)[hits]
+
+
+def _read(file: LabelsFile, names: list[str]) -> Iterator[_Rows]:
+    """The rows of the file, about `ROWS_AT_ONCE` at a time; the images are named in one of the columns `names`."""
+    import pyarrow.compute as pc
+
+    with _opened(file.location) as opened, _parsed(file):
+        _require_unchanged(file, opened)
+        first, held, any_rows = 0, list[pa.RecordBatch](), False
+        batches = _parquet(file, opened, names) if _is_parquet(opened) else _csv(file, opened, names)
+        for batch, ends in _with_end(batches):
+            held += [batch] if batch is not None else []
+            count = sum(each.num_rows for each in held)
+            if not count or (count < ROWS_AT_ONCE and not ends):
+                continue
+            some = pa.Table.from_batches(held)
+            rows = _Rows(first, some[0], some[1])
+            _require(file, first, rows.names, pc.not_equal(rows.names, ""), "the name of an image")
+            if pc.any(pc.match_substring_regex(rows.names, "[\r\n]")).as_py():
+                row = pc.match_substring_regex(rows.names, "[\r\n]").to_pylist().index(True)
+                got = shown(rows.names[row].as_py())
+                raise LabelError(f"{file}: row {first + row}: expected the name of an image in one line, got {got}")
+            fits = pc.or_kleene(pc.is_null(rows.labels), pc.match_substring_regex(rows.labels, A_LABEL))
+            _require(file, first, rows.labels, fits, "a label 0-9, or nothing")
+            yield _Rows(first, rows.names, pc.utf8_slice_codeunits(rows.labels, 0, 1))
+            first, held, any_rows = first + count, [], True
+        _require_unchanged(file, opened)
+        if not any_rows:
+            raise LabelError(f"{file}: expected the label of one image at least, got no rows; write it again")
+
+
+def _with_end(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch | None, bool]]:
+    """Each batch, and None at the end."""
+    for batch in batches:
+        yield batch, False
+    yield None, True
+
+
+def _is_parquet(opened: Opened) -> bool:
+    magic = opened.stream.read(4)
+    opened.stream.seek(0)
+    return magic == b"PAR1"
+
+
+def _parquet(file: LabelsFile, opened: Opened, names: list[str]) -> Iterator[pa.RecordBatch]:
+    parquet = pq.ParquetFile(pa.PythonFile(opened.stream, mode="r"), page_checksum_verification=True)
+    wanted = _columns(file, parquet.schema_arrow.names, names)
+    for batch in parquet.iter_batches(READ_ROWS, columns=wanted, use_threads=False):
+        yield pa.RecordBatch.from_arrays([_text(file, batch[name], name) for name in wanted], wanted)
+
+
+def _csv(file: LabelsFile, opened: Opened, names: list[str]) -> Iterator[pa.RecordBatch]:
+    how: dict[str, Any] = {
+        "read_options": pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
+    }
+    stream = pa.PythonFile(opened.stream, mode="r")
+    header = pa_csv.open_csv(stream, **how).schema.names
+    wanted = _columns(file, header, names)
+    opened.stream.seek(0)
+    options = pa_csv.ConvertOptions(
+        include_columns=wanted,
+        column_types=dict.fromkeys(wanted, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    yield from pa_csv.open_csv(pa.PythonFile(opened.stream, mode="r"), convert_options=options, **how)
+
+
+def _columns(file: LabelsFile, there: list[str], names: list[str]) -> list[str]:
+    """The column that names the images, and that of the labels."""
+    found = [name for name in there if name in names]
+    labels = there.count(LABEL)
+    if len(found) != 1 or labels != 1:
+        expected = " or ".join(shown(name) for name in dict.fromkeys(names))
+        why = "" if names != [POSITION] or KEY not in there else "; the images have no keys, so name them by position"
+        raise LabelError(
+            f"{file}: expected one column {expected} and one {LABEL!r}, got {listed(there)}"
+            f"{why or '; rename or drop columns'}"
+        )
+    return [found[0], LABEL]
+
+
+def _text(file: LabelsFile, column: pa.Array, name: str) -> pa.Array:
+    """The values of a column of numbers or text as text; NaN, as pandas writes a missing integer, is null."""
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.nulls(1, column.type)[0], column)
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise LabelError(
+            f"{file}: column {shown(name)}: expected numbers or text, got {shown(column.type)}; convert it"
+        ) from error
+
+
+def _require(file: LabelsFile, first: int, values: pa.ChunkedArray, fits: pa.ChunkedArray, expected: str) -> None:
+    """Reject the first value that does not fit; `fits` is null where the value is."""
+    import pyarrow.compute as pc
+
+    if pc.all(fits, skip_nulls=False).as_py() is True:
+        return
+    row = [each is True for each in fits.to_pylist()].index(False)
+    got = shown(values[row].as_py()) if values[row].as_py() else "nothing"
+    raise LabelError(f"{file}: row {first + row}: expected {expected}, got {got}; correct it")
+
+
+def _require_unchanged(file: LabelsFile, opened: Opened) -> None:
+    if {opened.version, opened.current_version()} != {file.version}:
+        raise DataError(f"{file}: expected the labels that were found, got a file that was changed since; run again")
+
+
+@contextmanager
+def _opened(location: Location) -> Iterator[Opened]:
+    try:
+        with open_store(location.parent).open(location.name) as opened:
+            yield opened
+    except FileNotFoundError as error:
+        raise DataError(f"{location}: expected a file of labels, got none; check the path") from error
+
+
+@contextmanager
+def _parsed(file: LabelsFile) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow counts the header, and from 1.
+        said = re.sub(r"Row #(\d+)", lambda found: f"row {int(found[1]) - 2}", printable(error))[:MAX_SAID]
+        raise LabelError(f"{file}: expected Parquet, or CSV in UTF-8 with a header, got {said}; correct it") from error
