@@ -252,7 +252,7 @@ def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Set
     (run,) = list_runs(opened(own.outputs))
     sound = hashes(run.folder)
     promote_to(own.outputs, random_network(1))  # what is current by now makes another run
-    flip_bit(run_files(own)[2])
+    flip_bit(next(path for path in run_files(own) if path.parent.name == "predictions"))
     words = ["verify", "--repair", "--config", str(config_of(own))]
     found = command(own, *words)
     assert found.exit_code == 0, found.output
@@ -261,7 +261,7 @@ def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Set
     assert len(list(on_disk(own.outputs / "quarantine" / "runs").iterdir())) == 1
     weights = own.outputs / "weights" / f"{run.manifest().identity.weights_sha256}.safetensors"
     flip_bit(weights, -1)
-    flip_bit(run_files(own)[2])
+    flip_bit(next(path for path in run_files(own) if path.parent.name == "predictions"))
     found = command(own, *words)
     assert found.exit_code == 5
     assert f"not repaired: {weights}: expected the weights its name says, got " in found.stdout
