@@ -223,7 +223,7 @@ def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.F
 def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, images: Candidate) -> None:
     """Raise LabelError if labels are wanted, or if a column may have been meant as labels."""
     others = [each for each in schema.names if each not in images.columns]
-    near = [each for each in others if _is_near_label(each)] if label_column is None else [*schema.names]
+    near = [each for each in others if is_near_label(each)] if label_column is None else [*schema.names]
     if label_column != NO_LABELS and (near or label_column is not None):
         wanted = LABEL_COLUMN if label_column is None else label_column
         raise LabelError(
@@ -232,7 +232,7 @@ def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, i
         )
 
 
-def _is_near_label(name: str) -> bool:
+def is_near_label(name: str) -> bool:
     """Whether a column of this name may have been meant as the labels."""
     words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
     whole = re.sub(r"[^a-z]", "", words)
