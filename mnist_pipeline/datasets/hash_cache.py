@@ -20,7 +20,7 @@ from mnist_pipeline.store.documents import ChecksummedDocument, Count
 MAX_FILES = 10_000
 MAX_BYTES = 16 << 20
 
-Known = tuple[str, Sha256, Count]  # signature, sha256 and size of the content
+Known = tuple[str, Sha256, Count, Count]  # signature; sha256, size and lines of the content
 
 
 class _Hashes(ChecksummedDocument):
@@ -29,7 +29,7 @@ class _Hashes(ChecksummedDocument):
     kind: ClassVar[str] = "the hashes of files"
     checksum_field: ClassVar[str] = "content_sha256"
 
-    schema_version: Literal["2"] = "2"  # a cache of another version is ignored
+    schema_version: Literal["3"] = "3"  # a cache of another version is ignored
     files: dict[str, Known]
 
 
@@ -50,11 +50,11 @@ class HashCache:
             UnavailableError: its bucket does not answer.
         """
         with open_source(location) as source:
-            signature, sha256, size_bytes = self._files.get(str(location), ("", "", 0))
+            signature, sha256, size_bytes, lines = self._files.get(str(location), ("", "", 0, 0))
             if source.opened.signature == signature:
                 self.hits += 1
                 version = source.opened.version
-                return SourceFile(location, sha256, size_bytes, version, remembered_in=self._path)
+                return SourceFile(location, sha256, size_bytes, version, self._path, lines)
         return self.verify(location, limit_bytes)
 
     def verify(self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
@@ -68,7 +68,8 @@ class HashCache:
         with open_source(location) as source:  # its signature is of before it is hashed
             source_file = verified_open(source, limit_bytes)
         if source.opened.signature:
-            self._files[str(location)] = source.opened.signature, source_file.sha256, source_file.size_bytes
+            found = source_file.sha256, source_file.size_bytes, source_file.lines
+            self._files[str(location)] = source.opened.signature, *found
         return source_file
 
     def save(self) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from mnist_pipeline.errors import DataError, PipelineError, StoreError, UnavailableError
 from mnist_pipeline.store.base import Location, Opened
 from mnist_pipeline.store.disk import MisplacedError
@@ -23,6 +25,7 @@ GZIP = ".gz"
 # Of a .gz once decompressed: forty million images as IDX, some ten million as CSV.
 MAX_DECOMPRESSED_BYTES = 32 << 30
 HASHED_AT_ONCE = 1 << 20
+LINE_ENDS = b"\r\n"
 CHANGED = "expected the file that was verified, got one changed since; run again to verify it again"
 
 
@@ -38,6 +41,7 @@ class SourceFile:
         sha256: of its content.
         size_bytes: of its content.
         version: see `store.base.Entry`.
+        lines: of its content if that is text, up to the last one that is not empty.
     """
 
     location: Location
@@ -45,6 +49,7 @@ class SourceFile:
     size_bytes: int
     version: str = field(compare=False)
     remembered_in: Path | None = field(default=None, compare=False)
+    lines: int = field(default=0, compare=False)
 
     @property
     def is_gzip(self) -> bool:
@@ -148,17 +153,25 @@ def verified_file(location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES)
 
 def verified_open(source: OpenSource, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
     """Hash an open file, as `verified_file`."""
-    digest, size_bytes = hashlib.sha256(), 0
+    digest, size_bytes, lines, empty = hashlib.sha256(), 0, 0, 0
     with source.decoding("gzip" if is_gzip(source.location) else "readable"):
         while some := source.stream.read(HASHED_AT_ONCE):
             digest.update(some)
             size_bytes += len(some)
+            if content := some.rstrip(LINE_ENDS):
+                lines, empty = max(lines, 1) + empty + newlines_in(content), 0
+            empty += newlines_in(some[len(content) :])
             if size_bytes > limit_bytes and is_gzip(source.location):
                 raise DataError(
                     f"{source.location}: expected at most {limit_bytes} bytes decompressed, got more; replace it, or "
                     "decompress it if it is meant"
                 )
-    return SourceFile(source.location, digest.hexdigest(), size_bytes, source.opened.version)
+    return SourceFile(source.location, digest.hexdigest(), size_bytes, source.opened.version, lines=lines)
+
+
+def newlines_in(text: bytes) -> int:
+    """The number of newlines. `bytes.count` takes three times as long, half as long as SHA-256."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
 
 
 @contextmanager

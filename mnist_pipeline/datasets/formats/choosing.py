@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 
+from mnist_pipeline.datasets.formats.csv import FORMAT as CSV
 from mnist_pipeline.datasets.formats.files import Format, Wanted, open_files
 from mnist_pipeline.datasets.formats.npz import FORMAT as NPZ
 from mnist_pipeline.datasets.formats.parquet import FORMAT as PARQUET
@@ -15,7 +16,7 @@ from mnist_pipeline.store.opening import open_store
 
 logger = logging.getLogger(__name__)
 
-FORMATS: Sequence[Format] = (PARQUET, NPZ)
+FORMATS: Sequence[Format] = (PARQUET, CSV, NPZ)
 # Names of files that people keep images or labels in. In a folder of images they must not be passed over in silence.
 DATA_NAMES = re.compile(
     r"image|label|\.(parquet|parq|pq|arrow|feather|npz|npy|csv|tsv|jsonl|png|jpe?g|bmp|gif|tiff?|webp)"

@@ -6,8 +6,9 @@ It reads no files. Errors name the file and row through `name_row`, called with 
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ NEAR = 0.8
 # Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
 BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
 BYTES = "bytes"  # the field of an encoded image in a struct, as Hugging Face datasets write it
-MANY = 64  # columns of numbers, from where they may be meant as an image
+MANY = 64  # columns of numbers, from where they are meant as an image
 
 Form = Literal["list", "columns", "encoded"]
 
@@ -132,7 +133,7 @@ def layout_of(schema: pa.Schema, name: str, wanted: Wanted) -> Layout:
 
 
 def _images(
-    schema: pa.Schema, name: str, image_column: str | None, not_pixels: Iterable[str | None]
+    schema: pa.Schema, name: str, image_column: str | None, not_pixels: Collection[str | None]
 ) -> tuple[Candidate, str | None]:
     """What holds the images, and its name if the file alone does not decide it."""
     others = [field for field in schema if field.name not in not_pixels]
@@ -156,7 +157,7 @@ def _images(
     found = [each for each in (*map(_candidate, single), *numbered) if each and each.name == image_column]
     if len(found) == 1:
         return found[0], None if default == found else image_column
-    described = listed(f"{field.name}: {field.type}" for field in schema)
+    described = _described(schema, not_pixels)
     what = f"images in {shown(image_column)}" if image_column else "one column of images"
     raise ImagesError(
         f"{name}: expected {what}: lists of {PIXELS} numbers, encoded pictures, or {PIXELS} columns numbered in a row; "
@@ -171,21 +172,41 @@ def _candidate(field: pa.Field) -> Candidate | None:
 
 
 def _numbered(fields: Sequence[pa.Field]) -> list[Candidate]:
-    """The groups of 784 columns that are numbered in a row, from 0 or 1, or by row and column, in the pixels' order."""
-    groups: dict[str, dict[int, pa.Field]] = defaultdict(dict)
-    for each in fields:
-        if match := re.fullmatch(r"(\d{1,2})x(\d{1,2})", each.name):
-            groups["x"][int(match[1]) * SIDE + int(match[2])] = each
-        elif match := re.fullmatch(r"(.*?)(\d{1,3})", each.name):
-            groups[match[1]][int(match[2])] = each
+    """The groups of 784 columns that are numbered in a row, or by row and column from 0 or 1, in the pixels' order."""
     found = []
-    for name, members in groups.items():
-        order = sorted(members)
-        if len(order) == PIXELS and order[-1] - order[0] == PIXELS - 1 and order[0] in (0, 1, SIDE + 1):
-            columns = tuple(members[number].name for number in order)
-            dtype = np.result_type(*(members[number].type.to_pandas_dtype() for number in order))
-            found.append(Candidate(name, columns, "columns", str(dtype)))
+    for (name, by_row), members in _groups(fields).items():
+        start = members[0][0]
+        expected = [(start[0], start[1] + pixel) for pixel in range(PIXELS)]
+        if by_row:
+            expected = [(start[0] + row, start[1] + column) for row in range(SIDE) for column in range(SIDE)]
+        if [numbers for numbers, _ in members] != expected or (by_row and start not in ((0, 0), (1, 1))):
+            continue
+        types = {each.type for _, each in members}
+        if len(types) == 1 or pa.float16() not in types:  # which Arrow casts to no other
+            dtype = np.result_type(*(each.to_pandas_dtype() for each in types))
+            found.append(Candidate(name, tuple(each.name for _, each in members), "columns", str(dtype)))
     return found
+
+
+def _described(schema: pa.Schema, not_pixels: Collection[str | None]) -> str:
+    """What columns there are: of many numbered ones how many, as one of them may be missing."""
+    numbered = _groups([each for each in schema if each.name not in not_pixels and _is_number(each.type)])
+    members = max(numbered.values(), key=len, default=[])
+    if len(members) >= MANY:
+        first, last = members[0][1].name, members[-1][1].name
+        return f"{len(members)} columns of numbers from {shown(first)} to {shown(last)}"
+    return listed(f"{each.name}: {each.type}" for each in schema)
+
+
+def _groups(fields: Sequence[pa.Field]) -> dict[tuple[str, bool], list[tuple[tuple[int, int], pa.Field]]]:
+    """Columns with a number by what is before it, as `pixel` in `pixel7`, and whether that is `x` in `1x28`."""
+    groups: dict[tuple[str, bool], list[tuple[tuple[int, int], pa.Field]]] = defaultdict(list)
+    for each in fields:
+        if match := re.fullmatch(r"(.*?)(?:([0-9]{1,2})(x))?([0-9]{1,4})", each.name, re.DOTALL):
+            groups[match[1] + (match[3] or ""), match[2] is not None].append(
+                ((int(match[2] or 0), int(match[4])), each)
+            )
+    return {key: sorted(members, key=itemgetter(0)) for key, members in groups.items()}
 
 
 def _key_field(schema: pa.Schema, name: str, id_column: str | None) -> pa.Field | None:
@@ -244,12 +265,13 @@ def is_near_label(name: str) -> bool:
 def _pixels(content: pa.RecordBatch, images: Candidate, name_row: RowName) -> NDArray[Any]:
     """The numbers of images, `[n, 784]`, of any form that `layout_of` accepts."""
     if images.form == "columns":
-        pixels = np.empty((content.num_rows, PIXELS), images.numbers)
-        for index, name in enumerate(images.columns):
-            column = content.column(name)
-            _require_values(column, name_row, 1, f"a number in {shown(name)}", ImagesError)
-            pixels[:, index] = np.from_dlpack(column)
-        return pixels
+        numbers = content.select(list(images.columns))
+        try:
+            return np.asarray(numbers.to_tensor()).astype(images.numbers, copy=False)
+        except pa.ArrowTypeError:  # there is a null
+            for name, column in zip(images.columns, numbers.columns, strict=True):
+                _require_values(column, name_row, 1, f"a number in column {shown(name)}", ImagesError)
+            raise
     column = content.column(images.columns[0])
     _require_values(column, name_row, 1, "an image", ImagesError)
     if images.form == "encoded":
