@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats.columns import NO_LABELS, ColumnRows, Layout, layout_of
+from mnist_pipeline.datasets.formats.columns import NO_LABELS, Candidate, ColumnRows, Layout, layout_of
 from mnist_pipeline.datasets.formats.csv_lines import TYPES, LineParser, fields_of, is_number
 from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Look, Rows, Wanted
 from mnist_pipeline.datasets.source_files import GZIP, LINE_ENDS, OpenSource, SourceFile, newlines_in
@@ -90,9 +90,9 @@ class Csv:
         schema = pa.schema([(column, types.get(column, pa.int16())) for column in head.names])
         layout = layout_of(schema, name, wanted)
         _, _, text = next(_blocks(source, head), (0, 0, b""))
-        layouts = [replace(layout, images=replace(layout.images, numbers=numbers)) for numbers in TYPES]
-        fitting = (each for each in layouts if not text or _parser(source, head, each).has_types(text))
-        return Look(CsvReader(next(fitting, layout)), source_file.lines - head.has_names)
+        numbers = next((each for each in TYPES if _is_of(source, head, layout.images, each, text)), "float64")
+        layout = replace(layout, images=replace(layout.images, numbers=numbers))
+        return Look(CsvReader(layout), source_file.lines - head.has_names)
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,12 @@ def _require_options(head: _Head, name: str, wanted: Wanted) -> None:
 
 def _parser(source: OpenSource, head: _Head, layout: Layout) -> LineParser:
     return LineParser(str(source.location), head.names, head.delimiter, 1 + head.has_names, layout)
+
+
+def _is_of(source: OpenSource, head: _Head, images: Candidate, numbers: str, text: bytes) -> bool:
+    """Whether all pixels of some lines are numbers of that type."""
+    pixels = Layout(replace(images, numbers=numbers), label=None, label_type=None)
+    return not text or _parser(source, head, pixels).has_types(text)
 
 
 def _blocks(source: OpenSource, head: _Head) -> Iterator[tuple[int, int, bytes]]:

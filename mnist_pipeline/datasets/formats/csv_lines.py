@@ -130,7 +130,9 @@ class LineParser:
 
     def _is_row(self, line: bytes) -> bool:
         try:
-            return self._parsed(line + b"\n" + line).num_rows == 2  # a field that does not end goes on in the second
+            return bool(
+                self._parsed(line + b"\n" + line).num_rows == 2
+            )  # a field that does not end goes on in the second
         except pa.ArrowInvalid:
             return False
 
