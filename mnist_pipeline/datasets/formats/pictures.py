@@ -25,10 +25,11 @@ PNG, JPEG, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd9"
 ORIENTATION = 0x0112  # the tag of EXIF
 COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
 REFUSED = {b"acTL": "an animation", b"tRNS": "transparent pixels"}  # by the type of the chunk
+# What Pillow raises on damaged files.
 DAMAGE = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, EOFError,
     struct.error, zlib.error, Warning,
-)  # fmt: skip  what Pillow raises
+)  # fmt: skip
 
 
 def decode_picture(data: bytes | pa.Buffer, name: str) -> NDArray[np.uint8]:
@@ -61,7 +62,7 @@ def decode_picture(data: bytes | pa.Buffer, name: str) -> NDArray[np.uint8]:
         if JPEG_END not in data:
             raise _damaged(name, "its end is missing")
     else:
-        got = f"a file that starts with {shown(data[:8])}" if data else "an empty file"
+        got = f"a file that starts with {data[:8]!r}" if data else "an empty file"
         raise ImagesError(f"{name}: expected a PNG or JPEG picture, got {got}; replace it")
     try:
         picture = decoder(io.BytesIO(data))
@@ -95,7 +96,7 @@ def _pixel_chunks(data: bytes, name: str) -> bytes:
         if not kind or stop > len(data):
             raise _damaged(name, "its end is missing")
         if zlib.crc32(data[start + 4 : stop - 4]) != int.from_bytes(data[stop - 4 : stop]):
-            raise _damaged(name, f"a wrong checksum in chunk {shown(kind)}")
+            raise _damaged(name, f"a wrong checksum in chunk {kind!r}")
         if kind in REFUSED:
             raise ImagesError(f"{name}: expected one opaque picture, got {REFUSED[kind]}; {ADVICE}")
         if kind == b"IHDR" and length == 13:
