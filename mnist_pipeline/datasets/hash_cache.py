@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mnist_pipeline.datasets.catalogue import Sha256
-from mnist_pipeline.datasets.source_files import MAX_DECOMPRESSED_BYTES, SourceFile, open_source, verified_open
+from mnist_pipeline.datasets.source_files import MAX_DECOMPRESSED_BYTES, Opening, SourceFile, open_source, verified_open
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.disk import write_file
@@ -42,22 +42,26 @@ class HashCache:
         self._saved = _read(path)
         self._files = dict(self._saved)
 
-    def lookup(self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
+    def lookup(
+        self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES, opening: Opening | None = None
+    ) -> SourceFile:
         """Return the file with its cached hash; hash it if it is new or has changed.
 
         Raises:
             DataError: the file cannot be read.
             UnavailableError: its bucket does not answer.
         """
-        with open_source(location) as source:
+        with (opening or open_source)(location) as source:
             signature, sha256, size_bytes, lines = self._files.get(str(location), ("", "", 0, 0))
             if source.opened.signature == signature:
                 self.hits += 1
                 version = source.opened.version
                 return SourceFile(location, sha256, size_bytes, version, self._path, lines)
-        return self.verify(location, limit_bytes)
+        return self.verify(location, limit_bytes, opening)
 
-    def verify(self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
+    def verify(
+        self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES, opening: Opening | None = None
+    ) -> SourceFile:
         """Hash the file, and cache the hash unless a later change could go undetected.
 
         Raises:
@@ -65,7 +69,7 @@ class HashCache:
             UnavailableError: its bucket does not answer.
         """
         self._files.pop(str(location), None)
-        with open_source(location) as source:  # its signature is of before it is hashed
+        with (opening or open_source)(location) as source:  # its signature is of before it is hashed
             source_file = verified_open(source, limit_bytes)
         if source.opened.signature:
             found = source_file.sha256, source_file.size_bytes, source_file.lines

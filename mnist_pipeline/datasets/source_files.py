@@ -8,8 +8,8 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -56,13 +56,18 @@ class SourceFile:
         """Whether its stream can only be read from the beginning."""
         return is_gzip(self.location)
 
-    def confirm(self) -> None:
+    def confirm(self, opening: "Opening | None" = None) -> None:
         """Hash the bytes if their hash comes from the cache; callers do so before they use the bytes.
+
+        Args:
+            opening: opens it; `open_source` if None.
 
         Raises:
             DataError: the bytes have another hash, or cannot be read.
         """
-        if self.remembered_in is None or (found := verified_file(self.location).sha256) == self.sha256:
+        if self.remembered_in is None:
+            return
+        if (found := verified_file(self.location, opening=opening).sha256) == self.sha256:
             return
         # Delete the cache file, or the next run would trust it again. Its other entries are no more reliable.
         with suppress(OSError):
@@ -129,10 +134,18 @@ class OpenSource:
             raise DataError(f"{self.location}: expected a whole {what} file, got {found}; replace it") from found
 
 
-class Verify(Protocol):
-    """Hashes a file, or looks its hash up; of a .gz no more than `limit_bytes` once decompressed."""
+Opening = Callable[[Location], AbstractContextManager[OpenSource]]
 
-    def __call__(self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile: ...
+
+class Verify(Protocol):
+    """Hashes a file, or looks its hash up; of a .gz no more than `limit_bytes` once decompressed.
+
+    `opening` opens what is no file but is identified like one, such as a folder; `open_source` if None.
+    """
+
+    def __call__(
+        self, location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES, opening: Opening | None = None
+    ) -> SourceFile: ...
 
 
 def is_gzip(location: Location) -> bool:
@@ -140,14 +153,16 @@ def is_gzip(location: Location) -> bool:
     return location.name.lower().endswith(GZIP)
 
 
-def verified_file(location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES) -> SourceFile:
+def verified_file(
+    location: Location, limit_bytes: int = MAX_DECOMPRESSED_BYTES, opening: Opening | None = None
+) -> SourceFile:
     """Hash a file. Its version is looked up first, so that a change during hashing is detected later.
 
     Raises:
         DataError: the file cannot be read.
         UnavailableError: its bucket does not answer.
     """
-    with open_source(location) as source:
+    with (opening or open_source)(location) as source:
         return verified_open(source, limit_bytes)
 
 

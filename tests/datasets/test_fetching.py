@@ -8,7 +8,7 @@ import pytest
 
 from mnist_pipeline.datasets.catalogue import IdxFile, WebSource
 from mnist_pipeline.datasets.catalogue import unlisted as unlisted_dataset
-from mnist_pipeline.datasets.source_files import SourceFile, verified_file
+from mnist_pipeline.datasets.source_files import Opening, SourceFile, verified_file
 from mnist_pipeline.datasets.sources import fetching, folder
 from mnist_pipeline.errors import ChecksumError, DataError, NoDataError, OutputsError, SourceError
 from mnist_pipeline.store.base import Location
@@ -128,7 +128,7 @@ def test_what_the_folder_lacks_is_fetched(site: StartSite, tmp_path: Path) -> No
 # Remembered hashes
 
 
-def remembered(location: Location, limit_bytes: int = 0) -> SourceFile:
+def remembered(location: Location, limit_bytes: int = 0, opening: Opening | None = None) -> SourceFile:
     """The file with a wrong hash, as if it were cached."""
     found = verified_file(location)
     return SourceFile(location, "f" * 64, found.size_bytes, found.version)
@@ -147,7 +147,7 @@ def test_a_cached_hash_is_checked_against_the_pinned_one(site: StartSite, tmp_pa
 
 
 def test_downloaded_files_are_hashed_whatever_is_cached(site: StartSite, tmp_path: Path) -> None:
-    def nothing(location: Location, limit_bytes: int = 0) -> SourceFile:
+    def nothing(location: Location, limit_bytes: int = 0, opening: Opening | None = None) -> SourceFile:
         raise AssertionError(location)
 
     fetch(tmp_path, site().source, verify=nothing)
