@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 
 from mnist_pipeline.datasets.formats.csv import FORMAT as CSV
+from mnist_pipeline.datasets.formats.columns import NO_LABELS
 from mnist_pipeline.datasets.formats.files import Format, Wanted, open_files
 from mnist_pipeline.datasets.formats.npz import FORMAT as NPZ
 from mnist_pipeline.datasets.formats.parquet import FORMAT as PARQUET
+from mnist_pipeline.datasets.formats.picture_folder import LABELS, open_pictures
+from mnist_pipeline.datasets.formats.picture_listing import Listing, list_pictures
+from mnist_pipeline.datasets.formats.pictures import ENDINGS
 from mnist_pipeline.datasets.source_files import GZIP, Verify, is_file, source_errors, verified_file
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DataError, NoDataError, listed
@@ -26,7 +30,7 @@ DATA_NAMES = re.compile(
 
 
 def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify = verified_file) -> OpenSplit:
-    """Open a file of images, or the files of a folder in order of name, on disk or in a bucket.
+    """Open a file of images, the files of a folder in order of name, or a folder of pictures, on disk or in a bucket.
 
     A single file whose name says nothing is taken for Parquet. In a folder, names that start with a dot or an
     underscore are skipped.
@@ -47,10 +51,34 @@ def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify
             raise NoDataError(
                 f"--images {location}: expected a file of images or a folder of them, got nothing there; check the path"
             )
+    if not names and location.name.lower().endswith(ENDINGS):
+        raise DataError(f"--images {location}: expected a folder of pictures, got one picture; give its folder")
+    if _are_pictures(names, wanted):
+        pictures = list_pictures(location)
+        _require_all_listed(pictures, names)
+        _pass_over(location, "*.png and *.jpg", pictures.others)
+        return open_pictures(dataset, pictures, wanted, verify)
     if not names:
         return open_files(dataset, location, False, [location], _kind_of(location.name) or PARQUET, wanted, verify)
     kind, paths = _files_of(location, names)
     return open_files(dataset, location, True, [location / name for name in paths], kind, wanted, verify)
+
+
+def _are_pictures(names: Sequence[str], wanted: Wanted) -> bool:
+    """Whether a folder that holds these names is one of pictures: some lie there, or in subfolders."""
+    if any(name.lower().endswith(ENDINGS) for name in names):
+        return True
+    subfolders = names if wanted.label_column == NO_LABELS else LABELS.intersection(names)
+    return bool(subfolders) and not any(map(_kind_of, names))
+
+
+def _require_all_listed(pictures: Listing, names: Sequence[str]) -> None:
+    """Raise DataError if a folder at the top is none of those that were listed, but holds something: it is a link."""
+    links = [name for name in names if name not in pictures.tops and open_store(pictures.location / name).children("")]
+    if links:
+        raise DataError(
+            f"{pictures.location}: expected folders, got links to folders, {listed(links)}; copy here what they lead to"
+        )
 
 
 def _kind_of(name: str) -> Format | None:
@@ -71,11 +99,21 @@ def _files_of(folder: Location, names: Sequence[str]) -> tuple[Format, list[str]
     kind = next(iter(kinds.values()), None)
     if kind is None:
         raise DataError(
-            f"{folder}: expected files {' or '.join(f'*{kind.endings[0]}' for kind in FORMATS)}, got {listed(names)}; "
-            "give a folder that holds them, or one file"
+            f"{folder}: expected files {', '.join(f'*{kind.endings[0]}' for kind in FORMATS)} or pictures, also in "
+            f"subfolders 0 to 9, got {listed(names)}; give a folder that holds them, or one file"
         )
     what = f"*{kind.endings[0]}"
     others = [name for name in names if kinds.get(name) is not kind]
+    _pass_over(folder, what, others)
+    return kind, sorted(name for name in names if name not in others)
+
+
+def _pass_over(folder: Location, what: str, others: Sequence[str]) -> None:
+    """Warn of files that are not read.
+
+    Raises:
+        DataError: there are data among them.
+    """
     if left_out := [name for name in others if DATA_NAMES.search(name)]:
         raise DataError(
             f"{folder}: expected no data but files {what}, got {listed(left_out)}; they would be left out: move "
@@ -83,4 +121,3 @@ def _files_of(folder: Location, names: Sequence[str]) -> tuple[Format, list[str]
         )
     if others:
         logger.warning("%s: only files %s are read, and not %s", folder, what, listed(others))
-    return kind, sorted(name for name in names if name not in others)
