@@ -66,10 +66,13 @@ def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify
 
 def _are_pictures(names: Sequence[str], wanted: Wanted) -> bool:
     """Whether a folder that holds these names is one of pictures: some lie there, or in subfolders."""
-    if any(name.lower().endswith(ENDINGS) for name in names):
-        return True
-    subfolders = names if wanted.label_column == NO_LABELS else LABELS.intersection(names)
-    return bool(subfolders) and not any(map(_kind_of, names))
+    if not names or any(map(_kind_of, names)):
+        return False
+    return (
+        wanted.label_column == NO_LABELS
+        or not LABELS.isdisjoint(names)
+        or any(name.lower().endswith(ENDINGS) for name in names)
+    )
 
 
 def _require_all_listed(pictures: Listing, names: Sequence[str]) -> None:
