@@ -32,6 +32,7 @@ BUFFER_BYTES, MIN_BUFFER_BYTES, BUFFERS_BYTES = 1 << 20, 16 << 10, 48 << 20
 # Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
+MAX_PICTURE_BYTES = 16 << 10  # on average: one of 28x28 pixels has some hundred, and a batch is decoded at once
 MAX_VALUES = 2  # times 784 for each image; fewer are decoded, so that the message can name the row
 DAMAGE = (pa.ArrowException, ValueError, KeyError)  # what its decoder raises
 
@@ -131,6 +132,14 @@ class _Opened:
                     raise ImagesError(
                         f"{path}: expected {PIXELS} values for each of {group.num_rows:,} images, got "
                         f"{chunk.num_values:,} in all; only images of 28x28 pixels are read"
+                    )
+                if (
+                    layout.images.form == "encoded"
+                    and chunk.total_uncompressed_size > MAX_PICTURE_BYTES * group.num_rows
+                ):
+                    raise ImagesError(
+                        f"{path}: expected pictures of 28x28 pixels, got {chunk.total_uncompressed_size:,} bytes for "
+                        f"{group.num_rows:,} of them; scale them down"
                     )
                 decoded_bytes += max(chunk.num_values * width, chunk.total_uncompressed_size)
         decoded_bytes = max(decoded_bytes, metadata.num_rows * PIXELS * width)  # a binary image counts as one value
