@@ -4,8 +4,8 @@ import logging
 import re
 from collections.abc import Sequence
 
-from mnist_pipeline.datasets.formats.csv import FORMAT as CSV
 from mnist_pipeline.datasets.formats.columns import NO_LABELS
+from mnist_pipeline.datasets.formats.csv import FORMAT as CSV
 from mnist_pipeline.datasets.formats.files import Format, Wanted, open_files
 from mnist_pipeline.datasets.formats.npz import FORMAT as NPZ
 from mnist_pipeline.datasets.formats.parquet import FORMAT as PARQUET
