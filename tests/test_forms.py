@@ -24,7 +24,7 @@ from tests.published import opened
 pytestmark = pytest.mark.real_data
 
 COLUMNS = ["label", "prediction", "correct", "confidence", *(f"proba_{digit}" for digit in range(10))]
-IN_A_BUCKET = 1000  # images, of the folder: a request each
+IN_A_BUCKET = 300  # images, of the folder: a request each
 
 
 @pytest.fixture(scope="module")
