@@ -47,11 +47,12 @@ torture: $(VENV)/dev.stamp  ## every fault at every system call of publishing, a
 mutants: $(VENV)/dev.stamp  ## break the code once for each promise, and check that its test fails
 	$(BIN)/python -m tests.promises.mutants
 
-bench: $(VENV)/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per step and per batch size
+bench: $(VENV)/dev.stamp .venv-bench/bench.stamp  ## compare with peers, per step, batch size and form of the images
 	$(BIN)/python -m benchmarks.compare --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.stages --peers .venv-bench/bin/python
 	$(BIN)/python -m benchmarks.batch_rows
+	$(BIN)/python -m benchmarks.forms --peers .venv-bench/bin/python
 
 train: $(VENV)/run.stamp  ## retrain the weights that ship with the package
 	$(BIN)/mnist-pipeline train --direct --out mnist_pipeline/weights/mnist.safetensors

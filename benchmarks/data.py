@@ -44,7 +44,7 @@ def idx_folder(rows: int) -> Path:
     if (folder / "t10k-labels-idx1-ubyte").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    images, labels = _train()
+    images, labels = train_images()
     with (folder / "t10k-images-idx3-ubyte").open("wb") as file:
         file.write(encode(images[:0])[:4] + np.array([rows, 28, 28], ">i4").tobytes())
         for start in range(0, rows, len(images)):
@@ -61,7 +61,7 @@ def list_folder(rows: int) -> Path:
     if len(list(folder.glob("*.parquet"))) == files:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    images, labels = _train()
+    images, labels = train_images()
     pixels = flatten(normalise(images))
     for index in range(files):
         start = index * SHARD_ROWS % len(images)
@@ -78,7 +78,8 @@ def list_folder(rows: int) -> Path:
     return folder
 
 
-def _train() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def train_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """MNIST's training split: `[60000, 28, 28]` and `[60000]` uint8."""
     source_images = inputs.fetch(load_settings(dataset="mnist", split="train"))
     labels = read_labels(source_images, RowRange(0, source_images.rows))
     assert labels is not None
