@@ -25,7 +25,6 @@ from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.tables.columns import numpy_of
 
 LABEL, KEY, POSITION = "label", "image_key", "image_id"
-ROWS_AT_ONCE = 500_000  # of the file; and as many images, or a shard's
 READ_ROWS, BLOCK_BYTES = 65_536, 1 << 20
 MAX_SAID = 200  # characters of an error of a library
 A_LABEL, A_POSITION = r"^[0-9](\.0*)?$", r"^[0-9]{1,18}$"
@@ -82,13 +81,11 @@ def read_labels(file: LabelsFile, images: int, keys_from: str | None, keys: Keys
             holds something else than digits, or not a single one.
         DataError: it has changed since it was found.
     """
-    labels, row_of = np.full(images, NO_LABEL, np.int8), np.full(images, -1, np.int64)
-    if keys_from is None:
-        for rows in _read(file, [POSITION]):
-            positions = _positions(file, rows, images)
-            _enter(file, rows, np.arange(len(positions)), positions, labels, row_of)
-    else:
-        _join(file, keys_from, keys, labels, row_of)
+    index = None if keys_from is None else _Index.of(keys(), images)
+    labels, row_of = np.full(images, NO_LABEL, np.int8), np.full(images, -1, np.int32)
+    for rows in _read(file, [POSITION] if keys_from is None else [keys_from, KEY]):
+        positions = _positions(file, rows, images) if index is None else index.find(file, rows)
+        _enter(file, rows, positions, labels, row_of)
     if (labels == NO_LABEL).all():
         raise LabelError(
             f"{file}: expected the label of one image at least, got none; run without it until some are known"
@@ -96,39 +93,46 @@ def read_labels(file: LabelsFile, images: int, keys_from: str | None, keys: Keys
     return labels
 
 
-def _join(file: LabelsFile, keys_from: str, keys: Keys, labels: NDArray[np.int8], row_of: NDArray[np.int64]) -> None:
-    """Find the images by key: the file is read once for each `ROWS_AT_ONCE` images."""
-    import pyarrow.compute as pc
+@dataclass(frozen=True)
+class _Index:
+    """The images by two 64-bit hashes of their keys, sorted by the first: 24 bytes an image.
 
-    known, start = np.zeros(0, np.bool_), 0  # known: the rows whose image has been found
-    for block in _blocks(keys()):
-        is_last, after = start + len(block) == len(labels), 0
-        for rows in _read(file, [keys_from, KEY]):
-            found = numpy_of(pc.index_in(rows.names, value_set=block), null=-1)
-            hits = np.flatnonzero(found >= 0)
-            _enter(file, rows, hits, start + found[hits], labels, row_of)
-            after = rows.first + len(found)
-            known = np.append(known, np.zeros(max(0, after - len(known)), np.bool_))
-            known[rows.first + hits] = True
-            if is_last and not (here := known[rows.first : after]).all():
-                row = int(np.argmin(here))
-                raise LabelError(
-                    f"{file}: row {rows.first + row}: expected the key of one of the {len(labels):,} images, got "
-                    f"{shown(rows.names[row].as_py())}; are these the labels of other images?"
-                )
-        start += len(block)
+    Both are salted for each process. That a key has both in common with another's is not to be expected in any file,
+    nor that two keys have the first in common: the second of these would be refused as unknown.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    positions: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, keys: Iterator[pa.StringArray], images: int) -> "_Index":
+        first, second, start = np.empty(images, np.int64), np.empty(images, np.int64), 0
+        for some in keys:
+            here = slice(start, start := start + len(some))
+            first[here], second[here] = _hashes(some.to_pylist())
+        order = np.argsort(first)
+        first = first[order]  # one after the other: for millions of images each takes some memory
+        second = second[order]
+        return cls(first, second, order)
+
+    def find(self, file: LabelsFile, rows: _Rows) -> NDArray[np.intp]:
+        """The positions of the images that some rows name."""
+        first, second = _hashes(rows.names.to_pylist())
+        places = np.minimum(np.searchsorted(self.first, first), len(self.first) - 1)
+        unknown = (self.first[places] != first) | (self.second[places] != second)
+        if unknown.any():
+            row = int(np.argmax(unknown))
+            raise LabelError(
+                f"{file}: row {rows.first + row}: expected the key of one of the {len(self.first):,} images, got "
+                f"{shown(rows.names[row].as_py())}; are these the labels of other images?"
+            )
+        return self.positions[places]
 
 
-def _blocks(keys: Iterator[pa.StringArray]) -> Iterator[pa.Array]:
-    """The same keys, about `ROWS_AT_ONCE` at a time."""
-    held: list[pa.StringArray] = []
-    for some in keys:
-        held.append(some)
-        if sum(map(len, held)) >= ROWS_AT_ONCE:
-            yield pa.concat_arrays(held)
-            held = []
-    if held:
-        yield pa.concat_arrays(held)
+def _hashes(keys: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    first = np.fromiter(map(hash, keys), np.int64, len(keys))
+    return first, np.fromiter((hash(f"{key}\n") for key in keys), np.int64, len(keys))
 
 
 def _positions(file: LabelsFile, rows: _Rows, images: int) -> NDArray[np.int64]:
@@ -148,60 +152,47 @@ def _positions(file: LabelsFile, rows: _Rows, images: int) -> NDArray[np.int64]:
 def _enter(
     file: LabelsFile,
     rows: _Rows,
-    hits: NDArray[np.intp],
     positions: NDArray[np.int64],
     labels: NDArray[np.int8],
-    row_of: NDArray[np.int64],
+    row_of: NDArray[np.int32],
 ) -> None:
-    """Enter the labels of some rows at the positions of their images; `hits` are their places in `rows`."""
-    numbers, before = rows.first + hits, row_of[positions]
+    """Enter the labels of some rows at the positions of their images."""
+    numbers, before = rows.first + np.arange(len(positions)), row_of[positions]
     row_of[positions] = numbers
     again = (before >= 0) | (row_of[positions] != numbers)
     if again.any():
         at = int(np.argmax(again))
         other = before[at] if before[at] >= 0 else row_of[positions[at]]
         first, second = sorted((int(other), int(numbers[at])))
-        name = shown(rows.names[int(hits[at])].as_py())
         raise LabelError(
-            f"{file}: row {second}: expected each image once, got {name}, as in row {first}; keep one of the two"
+            f"{file}: row {second}: expected each image once, got {shown(rows.names[at].as_py())}, as in row {first}; "
+            "keep one of the two"
         )
-    labels[positions] = numpy_of(rows.labels.cast(pa.int8()), null=NO_LABEL)[hits]
+    labels[positions] = numpy_of(rows.labels.cast(pa.int8()), null=NO_LABEL)
 
 
 def _read(file: LabelsFile, names: list[str]) -> Iterator[_Rows]:
-    """The rows of the file, about `ROWS_AT_ONCE` at a time; the images are named in one of the columns `names`."""
+    """The rows of the file, some at a time; the images are named in one of the columns `names`."""
     import pyarrow.compute as pc
 
     with _opened(file.location) as opened, _parsed(file):
         _require_unchanged(file, opened)
-        first, held, any_rows = 0, list[pa.RecordBatch](), False
-        batches = _parquet(file, opened, names) if _is_parquet(opened) else _csv(file, opened, names)
-        for batch, ends in _with_end(batches):
-            held += [batch] if batch is not None else []
-            count = sum(each.num_rows for each in held)
-            if not count or (count < ROWS_AT_ONCE and not ends):
+        first = 0
+        for batch in _parquet(file, opened, names) if _is_parquet(opened) else _csv(file, opened, names):
+            if not batch.num_rows:
                 continue
-            some = pa.Table.from_batches(held)
-            rows = _Rows(first, some[0], some[1])
+            given = pa.Table.from_batches([batch])
+            rows = _Rows(first, given[0], given[1])
             _require(file, first, rows.names, pc.not_equal(rows.names, ""), "the name of an image")
-            if pc.any(pc.match_substring_regex(rows.names, "[\r\n]")).as_py():
-                row = pc.match_substring_regex(rows.names, "[\r\n]").to_pylist().index(True)
-                got = shown(rows.names[row].as_py())
-                raise LabelError(f"{file}: row {first + row}: expected the name of an image in one line, got {got}")
+            in_a_line = pc.invert(pc.match_substring_regex(rows.names, "[\r\n]"))
+            _require(file, first, rows.names, in_a_line, "the name of an image in one line")
             fits = pc.or_kleene(pc.is_null(rows.labels), pc.match_substring_regex(rows.labels, A_LABEL))
             _require(file, first, rows.labels, fits, "a label 0-9, or nothing")
             yield _Rows(first, rows.names, pc.utf8_slice_codeunits(rows.labels, 0, 1))
-            first, held, any_rows = first + count, [], True
+            first += batch.num_rows
         _require_unchanged(file, opened)
-        if not any_rows:
+        if not first:
             raise LabelError(f"{file}: expected the label of one image at least, got no rows; write it again")
-
-
-def _with_end(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch | None, bool]]:
-    """Each batch, and None at the end."""
-    for batch in batches:
-        yield batch, False
-    yield None, True
 
 
 def _is_parquet(opened: Opened) -> bool:

@@ -48,14 +48,14 @@ def by_key(column: str = "image_key") -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 5, 500_000])
+@pytest.mark.parametrize("read_rows", [1, 5, 500])
 @pytest.mark.parametrize("form", ["csv", "parquet", "floats", "text", "few"])
 @pytest.mark.parametrize("keys_from", [None, "name"])
 def test_labels_are_those_of_the_images_that_are_named(
-    form: str, keys_from: str | None, rows_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, keys_from: str | None, read_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later_labels, "ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(later_labels, "READ_ROWS", 3)
+    monkeypatch.setattr(later_labels, "READ_ROWS", read_rows)
+    monkeypatch.setattr(later_labels, "BLOCK_BYTES", 20 * read_rows)
     frame, path = by_key("name") if keys_from else by_position(shuffled=True), tmp_path / "labels"
     if form == "floats":
         frame["label"] = frame["label"].astype("float64")
@@ -117,7 +117,7 @@ def test_files_that_are_no_labels_are_refused_by_name_and_row(text: str | bytes,
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 5, 500_000])
+@pytest.mark.parametrize("read_rows", [1, 5, 500])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -130,9 +130,9 @@ def test_files_that_are_no_labels_are_refused_by_name_and_row(text: str | bytes,
     ],
 )  # fmt: skip
 def test_labels_of_unknown_keys_or_of_one_image_twice_are_refused(
-    text: str, message: str, rows_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, message: str, read_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later_labels, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(later_labels, "BLOCK_BYTES", 30 * read_rows)
     with pytest.raises(LabelError, match=message):
         read(csv(tmp_path, text), "name")
 
