@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.evaluate import _wait_for
-from mnist_pipeline.errors import EngineError, SettingsError, VerdictError
+from mnist_pipeline.errors import EngineError, NoDataError, SettingsError, VerdictError
 from mnist_pipeline.orchestration.automations import FAILED_AUTOMATION, set_up_automations
 from mnist_pipeline.orchestration.deployments import our_deployments
 from mnist_pipeline.orchestration.doctor import server_checks
@@ -23,6 +23,7 @@ from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 from mnist_pipeline.orchestration.doctor.findings import Finding
 from mnist_pipeline.orchestration.flow_runs import REJECTED
 from mnist_pipeline.orchestration.scheduled import due, scheduled_runs
+from mnist_pipeline.pipeline.nightly import require_run_dates
 from mnist_pipeline.settings import Settings, load_settings
 from tests.builders import random_network
 from tests.engine import in_this_process, take_down
@@ -141,6 +142,26 @@ def test_the_outputs_of_a_night_are_those_of_its_config_file_if_nothing_else_say
     (tmp_path / "mine.toml").write_text("output = 'elsewhere'\n")
     with pytest.raises(SettingsError, match=f"deployment {EVALUATION}/mine: settings refused: output"):
         scheduled_runs(our_deployments(client))
+
+
+def test_what_a_schedule_says_of_locations_is_that_of_each_date_in_its_folder(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text("labels = 'labels/{run_date}.csv'\n")
+    parameters = {"config": "mine.toml", "dataset": "mine", "images": "in/{run_date:%m/%d}"}
+    deploy(client, EVALUATION, "mine", HOUR.format(hour=2), folder=tmp_path, parameters=parameters)
+    (planned,) = due(shell(tmp_path), {}, 2)
+    assert [planned.settings.on(day).images for day in planned.dates] == [tmp_path / "in/01/30", tmp_path / "in/01/31"]
+    assert planned.settings.on(planned.dates[0]).labels == tmp_path / "labels" / "2026-01-30.csv"
+    assert planned.settings.by_hand == {}
+    (tmp_path / "in" / "01" / "31").mkdir(parents=True)
+    (tmp_path / "in" / "01" / "31" / "a.parquet").touch()
+    with pytest.raises(NoDataError, match=rf"30: no data at {tmp_path}/in/01/30 \(images\) and .*/2026-01-30.csv"):
+        require_run_dates(planned.settings, planned.dates)
+    publish_run(tmp_path / "outputs", identity("2026-01-01", dataset="mine"))
+    found = diagnose(load_settings(outputs=tmp_path / "outputs"), tmp_path)
+    (nights,) = (each.found for each in found if each.what == "nights of mine/test")
+    assert f"no data at {tmp_path}/in/" in nights
 
 
 def test_the_doctor_looks_at_the_night_of_every_deployment_where_it_publishes(

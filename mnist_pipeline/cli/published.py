@@ -67,6 +67,8 @@ def show(given: Given, which: WhichRun = "latest") -> None:
         out.print(decision.line, style="bold")
     if made_by_hand(found):
         out.print(terminal.not_counted_line(result.run_id))
+    for name, location in result.sources.items():
+        out.print(f"{name}: {location}")
     out.print(f"weights sha256 {result.weights_sha256}")
     out.print(f"files: {terminal.path_line(found.files)}")
 

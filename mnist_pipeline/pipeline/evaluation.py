@@ -260,6 +260,7 @@ def publish(
         shard_set=shards.shard_set_name(plan.source_images, plan.identity.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
+        sources=plan.sources,
         doubts=plan.doubts,
     )
     new, by_hand = publishing.commit(plan.outputs, staging, manifest), plan.by_hand

@@ -1,6 +1,8 @@
 """Plans a run from settings and images. The plan is complete before the work begins."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mnist_pipeline import tables
 from mnist_pipeline.core.network import Network
@@ -8,17 +10,20 @@ from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_g
 from mnist_pipeline.datasets.image_bins import ImageBins
 from mnist_pipeline.datasets.later_labels import LabelsFile, find_labels
 from mnist_pipeline.datasets.splits import OpenSplit
-from mnist_pipeline.errors import DamagedError, LabelError, PipelineError, SettingsError
+from mnist_pipeline.errors import DamagedError, LabelError, PipelineError, SettingsError, printable
+from mnist_pipeline.report.terminal import path_line
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.manifest import Identity
+from mnist_pipeline.runs.manifest import MAX_SOURCE, Identity
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.settings import Settings
+from mnist_pipeline.settings import DATED, Settings
 from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.files import FileRecord
 from mnist_pipeline.verdicts.promotions import current_promotion
 from mnist_pipeline.views import complete_repairs
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights, weights_sha256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Plan:
     # About the images, once their shards exist.
     doubts: tuple[str, ...] = ()
     bins: ImageBins | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)  # where images, labels and weights come from, by setting
 
     @property
     def run_id(self) -> str:
@@ -106,6 +112,9 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         batch_rows=settings.batch_rows,
         shard_rows=settings.shard_rows,
     )
+    sources = _sources(settings, archived.stem)
+    if sources:
+        logger.info("%s: %s", identity.run_id, ", ".join(f"{name} {location}" for name, location in sources.items()))
     return Plan(
         identity=identity,
         source_images=source_images,
@@ -115,6 +124,7 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         max_tasks=settings.max_tasks,
         labels_file=labels_file,
         by_hand=tuple(sorted(by_hand)),
+        sources=sources,
     )
 
 
@@ -128,6 +138,16 @@ def _labels_file(settings: Settings, source_images: OpenSplit) -> LabelsFile | N
             f"out, or {way_out}"
         )
     return find_labels(settings.labels)
+
+
+def _sources(settings: Settings, weights_sha256: str) -> dict[str, str]:
+    """The locations that the settings name, from the working directory on; not of weights named by their content."""
+    found = {name: getattr(settings, name) for name in DATED}
+    return {
+        name: printable(path_line(location))[:MAX_SOURCE]
+        for name, location in found.items()
+        if location not in (None, SHIPPED_WEIGHTS) and location.stem != weights_sha256
+    }
 
 
 def _network_of(weights: Location | None, outputs: Outputs) -> Network:

@@ -169,6 +169,7 @@ def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[s
     yield "images sha256", identity.images_sha256
     yield "labels sha256", identity.labels_sha256 or "no labels"
     yield "images", f"{identity.images:,}"
+    yield from ((f"{name} from", location) for name, location in manifest.sources.items())
     yield "batch rows, shard rows", f"{identity.batch_rows:,}, {identity.shard_rows:,}"
     yield "transform, schema version", f"{identity.transform_version}, {identity.schema_version}"
     yield "evaluated", f"{manifest.evaluated_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -23,6 +23,7 @@ from mnist_pipeline.store.documents import (
 from mnist_pipeline.store.files import FileRecord
 
 FINGERPRINT_DIGITS = 12
+MAX_SOURCE = 5000  # characters
 MAX_ROWS = 2**31  # in a batch or a shard
 _SUMS = {"images", "labelled", "correct"}
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
@@ -178,6 +179,8 @@ class Manifest(ChecksummedDocument):
     files: tuple[FileRecord, ...]
     # The folder of its images below shards/; schema version 1 did not name it.
     shard_set: Annotated[str, Field(pattern=rf"^{SHARD_SET.pattern}$")] | None = None
+    # Where images, labels and weights were read from, by setting, if a setting named it; for people alone.
+    sources: Mapping[str, Annotated[str, Field(max_length=MAX_SOURCE)]] = Field(default_factory=dict)
     doubts: tuple[Annotated[str, Field(max_length=200)], ...] = ()  # about the images that were evaluated
     # Everything that was counted, so that a run can be judged and shown again without a look at its images.
     tally: Mapping[str, Any] | None = None

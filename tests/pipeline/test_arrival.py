@@ -11,12 +11,17 @@ from mnist_pipeline.pipeline import arrival
 from mnist_pipeline.pipeline.arrival import awaited, missing, wait_for_data
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.nightly import require_run_dates
+from mnist_pipeline.runs import layout
+from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import Settings, load_settings
 from mnist_pipeline.store.base import Address, Location
 from mnist_pipeline.store.opening import open_store, write_location
+from mnist_pipeline.weights.files import encode_weights
+from tests.builders import make_split, random_network
 from tests.objectstore import ObjectStore, always
 from tests.objectstore import bucket as bucket
 from tests.objectstore import server as server
+from tests.published import opened
 
 DAY = "2026-01-31"
 
@@ -118,6 +123,26 @@ def test_a_bucket_that_does_not_answer_is_asked_until_the_limit_and_is_not_empty
         assert seconds == [30.0, 30.0]
         with pytest.raises(RunNotFoundError, match=rf"{DAY}: could not look for its data \(s3://.* AccessDenied"):
             require_run_dates(settings, [settings.run_date])
+
+
+def test_a_run_and_its_manifest_name_what_its_locations_were_resolved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_split(tmp_path / "in" / DAY, 5)
+    (tmp_path / "mine.safetensors").write_bytes(encode_weights(random_network()))
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {
+        "data_dir": "in/{run_date}",
+        "cache": tmp_path / "cache",
+        "outputs": tmp_path / "outputs",
+        "report": False,
+    }
+    settings = load_settings(dataset="mine", run_date=DAY, weights="mine.safetensors", **given)
+    run = run_by_id(opened(settings.outputs), evaluate(settings).run_id)
+    assert run.manifest().sources == {"data_dir": f"in/{DAY}", "weights": "mine.safetensors"}
+    archived = opened(settings.outputs).path(layout.weights(run.manifest().identity.weights_sha256))
+    again = settings.model_copy(update={"weights": archived, "run_date": date(2026, 2, 1)})
+    assert "weights" not in run_by_id(opened(settings.outputs), evaluate(again).run_id).manifest().sources
 
 
 def test_a_date_without_a_run_has_no_data_or_no_run(incoming: Location, tmp_path: Path) -> None:

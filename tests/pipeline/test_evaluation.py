@@ -410,7 +410,7 @@ def no_such_split(settings: Settings, tmp_path: Path) -> Settings:
         (no_weights, WeightsError, "none.safetensors: expected a weights file, got nothing there"),
         (too_few_labels, LabelError, "expected 25 labels, one for each image of .*, got 24"),
         (no_images, DataError, "expected t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, got neither"),
-        (no_folder, NoDataError, "nowhere: expected a folder with IDX files, got nothing there"),
+        (no_folder, NoDataError, r"no data at .*nowhere \(data_dir\): expected that of 2026-02-01, got nothing"),
         (no_source, SourceError, "data set mnist: expected a source for .*, got none .it has no sources"),
         (no_such_split, SettingsError, "split 'nosuch'.*: expected one of test, train"),
     ],

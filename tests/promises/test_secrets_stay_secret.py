@@ -326,7 +326,8 @@ def test_no_secret_is_found_in_what_nights_print_and_leave_behind(nights: Nights
     assert any(QUERY in path for path in site.asked)  # they were used
     assert f"fetching {FILES[0].name}, {FILES[1].name} of toy from http://{site.place}/\n" in nights.said
     for message in (
-        "data_dir: expected a path on disk, got an address",
+        "data_dir: expected a folder, or SCHEME://BUCKET/PREFIX with one of s3, gs, az and nothing else",
+        "cache: expected a path on disk, got an address",
         "--config: expected a path on disk, got an address; give its path",
         "PREFECT_API_URL: expected an address without user name, password and query, got one with them; put ",
     ):

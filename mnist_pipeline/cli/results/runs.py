@@ -125,6 +125,7 @@ class RunFacts(Result):
     verdict: VerdictFacts | None = Field(description="the newest; null if it was not judged yet or is damaged")
     decision: DecisionFacts | None = Field(description="the newest; null if nothing was decided or it is damaged")
     weights_sha256: str
+    sources: dict[str, str] = Field(description="where images, labels and weights were read from, by setting")
     published_at: datetime
     files: str = Field(description="folder of its files")
     report: str | None = Field(description="its report; null if it has none")
@@ -152,6 +153,7 @@ def facts_of(run: Run, scores: Sequence[DigitScore], verdict: Verdict | None) ->
         "verdict": VerdictFacts.of(verdict) if verdict else None,
         "decision": DecisionFacts.of(known_decision(run.outputs, manifest.content)),
         "weights_sha256": manifest.identity.weights_sha256,
+        "sources": dict(manifest.sources),
         "published_at": manifest.published_at,
         "files": str(run.files),
         "report": page,

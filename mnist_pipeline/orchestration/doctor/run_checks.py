@@ -13,6 +13,7 @@ from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
 from mnist_pipeline.orchestration.scheduled import Due
+from mnist_pipeline.pipeline.arrival import data_lines
 from mnist_pipeline.pipeline.nightly import state_of
 from mnist_pipeline.pipeline.planning import current_network
 from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of, runs_of_dates
@@ -122,6 +123,7 @@ def _recent_run_dates(due: Due) -> Iterator[Finding]:
     wrong = list(_wrong(run for run in published if run.name.run_date in dates))
     if missing:
         found = f"no published run that counts of {', '.join(map(str, missing))} in {outputs}"
+        found = "; ".join([found, *(each.line for each in data_lines(due.settings, missing))])
         yield Finding(what, False, found, f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`")
     if wrong:
         repairs = all(isinstance(error, DamagedError) for error in wrong)
