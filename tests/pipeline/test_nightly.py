@@ -19,6 +19,7 @@ import yaml
 from mnist_pipeline.orchestration.deployments import server_in_force, set_up
 from mnist_pipeline.orchestration.doctor.diagnosis import diagnose
 from mnist_pipeline.orchestration.doctor.findings import Finding
+from mnist_pipeline.orchestration.flow_runs import WAITING
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.runs.staging import staging_directory
 from mnist_pipeline.settings import load_settings
@@ -257,6 +258,15 @@ def test_a_cancelled_run_ends_leaves_nothing_visible_and_is_completed_by_the_nex
     wait_until(lambda: night.state_of(again) == "COMPLETED", what="the next run")
     assert len(night.runs("2026-01-01")) == 1
     assert night.command("verify", "--outputs", str(night.outputs)).returncode == 0
+
+
+@pytest.mark.slow  # a worker has to start it; what it shows while it waits: tests/test_flows.py
+def test_a_run_that_waits_for_its_data_can_be_cancelled(night: Deployed) -> None:
+    run = night.start("adhoc", run_date="2026-01-03", data_dir="in/{run_date}", wait_for_data_minutes=60)
+    wait_until(lambda: night.ask(f"flow_runs/{run}")["state_name"] == WAITING, what="the waiting state")
+    night.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_until(lambda: night.state_of(run) == "CANCELLED", what="the cancelled state")
+    assert night.runs("2026-01-03") == []
 
 
 @pytest.mark.slow  # without a server: tests/promises/test_exactly_one.py
