@@ -105,7 +105,7 @@ def select(run: Run, wanted: Wanted, count: int) -> Selection:
         PrunedError: its predictions were pruned.
     """
     wanted.require_labels(run.manifest().totals.labelled, f"run {run.name.run_id}")
-    columns = ["image_id", "label", "prediction", "confidence"]
+    columns = ["image_id", "image_key", "label", "prediction", "confidence"]
     return _first((wanted.rows(chunk) for chunk in run.read_files(tables.PREDICTIONS, columns)), count)
 
 
@@ -202,6 +202,7 @@ def _picture(row: dict[str, Any]) -> Picture:
         before=row.get("before"),
         confidence_before=row.get("confidence_before"),
         direction=(row["direction"] or "changed") if changed else None,
+        image_key=row["image_key"],
     )
 
 
@@ -227,4 +228,5 @@ def _pictures(source_images: OpenSplit, network: Network, start: int) -> Iterato
                 label=None if images.labels is None else _known(images.labels[position]),
                 prediction=prediction,
                 confidence=float(probabilities[position, prediction]),
+                image_key=None if images.keys is None else images.keys[position].as_py(),
             )

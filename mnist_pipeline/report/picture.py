@@ -17,11 +17,12 @@ class Picture:
     Attributes:
         image_id: its position in the split.
         pixels: `[28, 28]` uint8, 0..255; None if they cannot be had any more.
-        label: 0..9; None for a data set without labels.
+        label: 0..9; None if the image has none.
         prediction: 0..9.
         confidence: of the prediction, 0..1.
         before, confidence_before: of the reference; changed predictions only.
         direction: "lost", "gained", "still wrong" or "changed"; changed predictions only.
+        image_key: the data set's own name of the image; None if it has none.
     """
 
     image_id: int
@@ -32,6 +33,7 @@ class Picture:
     before: int | None = None
     confidence_before: float | None = None
     direction: str | None = None
+    image_key: str | None = None
 
     @property
     def caption(self) -> str:

@@ -197,14 +197,16 @@ def digits_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], co
 
 
 def images_table(pictures: Sequence[Picture]) -> Table:
-    """One line for each image: image_id, label, prediction; of changed ones also the prediction before.
+    """One line for each image: image_id, label, prediction; of changed ones also the prediction before; its key.
 
-    At most 60 characters wide up to image 9,999,999.
+    At most 60 characters wide up to image 9,999,999, without keys.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     changed = any(picture.before is not None for picture in pictures)
     for heading in ("image_id", "label", "prediction", *(("before", "direction") if changed else ())):
         table.add_column(heading, justify="left" if heading == "direction" else "right", no_wrap=True)
+    if keyed := any(picture.image_key for picture in pictures):
+        table.add_column("image_key", justify="left", no_wrap=True)
     for picture in pictures:
         before, sure_before = picture.before, picture.confidence_before
         cells = [
@@ -214,7 +216,9 @@ def images_table(pictures: Sequence[Picture]) -> Table:
             "-" if before is None or sure_before is None else f"{before} ({sure(sure_before)})",
             picture.direction or "",
         ]
-        table.add_row(*cells[: len(table.columns)])
+        table.add_row(
+            *cells[: len(table.columns) - keyed], *([Text(printable(picture.image_key or ""))] if keyed else [])
+        )
     return table
 
 

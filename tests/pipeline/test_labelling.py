@@ -12,6 +12,7 @@ from mnist_pipeline import load_history, load_run, tables
 from mnist_pipeline.errors import DamagedError, DataError, LabelError
 from mnist_pipeline.pipeline import evaluation, examples, inputs, labelling
 from mnist_pipeline.pipeline.evaluation import Published, Timings, evaluate_plan
+from mnist_pipeline.pipeline.examples import Wanted
 from mnist_pipeline.pipeline.planning import make_plan
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.settings import Settings
@@ -84,6 +85,8 @@ def test_keys_are_in_the_predictions_and_in_what_changed(tmp_path: Path) -> None
     before, now = (run_by_id(opened(settings.outputs), each.run_id) for each in (one, three))
     flips = pa.concat_tables(examples._flips(now, before))
     assert flips["image_key"].to_pylist() == [KEYS[image_id] for image_id in flips["image_id"].to_pylist()] != []
+    chosen = [*examples.select(now, Wanted(), 3).pictures, *examples.select_changed(now, Wanted(), 3, before).pictures]
+    assert [picture.image_key for picture in chosen] == [KEYS[picture.image_id] for picture in chosen]
 
 
 def test_keys_that_repeat_are_found_in_reused_shards_too_and_nothing_is_predicted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
 from mnist_pipeline.pipeline.judging import comparison_rows
 from mnist_pipeline.report import terminal
+from mnist_pipeline.report.picture import Picture
 
 
 def printed(what: RenderableType, width: int = 200) -> str:
@@ -291,3 +292,11 @@ def test_the_widest_comparison_fits_80_columns_and_nothing_is_cut() -> None:
 def test_a_digit_that_cannot_be_compared_has_dashes() -> None:
     lines: list[Comparison] = [Paired(None, 0, 0, 0, 0), *(Paired(digit, 0, 0, 0, 0) for digit in range(10))]
     assert table_of(lines)[1] == ["0", "0", "0", "0", "-", "-", "1.0000", "(1.0000)"]
+
+
+def test_images_that_have_keys_are_listed_with_them() -> None:
+    pictures = [Picture(1, None, None, 7, 0.5, image_key="[b]a\x1b.png"), Picture(2, None, 3, 3, 1.0)]
+    heading, _, first, second = printed(terminal.images_table(pictures), 80).splitlines()
+    assert heading.split() == ["image_id", "label", "prediction", "image_key"]
+    assert first.split() == ["1", "-", "7", "(50", "%)", r"[b]a\x1b.png"]
+    assert second.split() == ["2", "3", "3", "(100", "%)"]

@@ -12,7 +12,8 @@ class ImageFacts(Facts):
     """An image with its prediction, and with --changed the one before."""
 
     image_id: int = Field(description="position of the image in its split")
-    label: int | None = Field(description="digit it shows; null without labels")
+    image_key: str | None = Field(description="the data set's own name of the image; null if it has none")
+    label: int | None = Field(description="digit it shows; null without a label")
     prediction: int = Field(description="digit predicted")
     confidence: float = Field(description="probability of that digit, 0..1")
     before: int | None = Field(description="digit predicted by the other run; null without --changed")
