@@ -140,8 +140,7 @@ def test_a_column_named_pixels_is_meant_whatever_else_is_there(tmp_path: Path) -
 
 def test_783_columns_are_a_short_message(tmp_path: Path) -> None:
     path = file(tmp_path, label=LABELS, **{f"pixel{number}": LABELS for number in range(783)})
-    message = refused(ImagesError, "got 'label: uint8', 'pixel0: uint8'", path)
-    assert "'pixel3: uint8' and 779 more; rename, add or drop columns" in message
+    refused(ImagesError, "got 783 columns of numbers from 'pixel0' to 'pixel782'; rename, add or drop columns", path)
 
 
 def test_names_of_columns_are_quoted(tmp_path: Path) -> None:

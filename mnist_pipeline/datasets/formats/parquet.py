@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mnist_pipeline.core.images import PIXELS
-from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.datasets.formats.columns import ColumnRows, Layout, layout_of
 from mnist_pipeline.datasets.formats.files import Look, Rows, Wanted
 from mnist_pipeline.datasets.source_files import OpenSource, SourceFile
@@ -29,6 +29,9 @@ DECODED_AT_ONCE = 1024  # rows
 # Without a buffer size the whole column of a row group, however large, is read before its first row is decoded. Each
 # column has a buffer.
 BUFFER_BYTES, MIN_BUFFER_BYTES, BUFFERS_BYTES = 1 << 20, 16 << 10, 48 << 20
+# Of a row group with a column for each pixel some 1,600 pages and dictionaries are held, however small the buffers: a
+# larger one is decoded again and again, by columns, for each part of so many bytes.
+STREAMED_BYTES, SLAB_BYTES, COLUMNS_BYTES = 64 << 20, 48 << 20, 8 << 20
 # Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
@@ -72,7 +75,7 @@ class ParquetReader:
         starts = opened.group_starts()
         for first, stop in _spans(starts, ranges):
             row = starts[first]
-            for content in opened.batches(range(first, stop), self.layout.columns):
+            for content in opened.batches(range(first, stop), self.layout):
                 yield row, ColumnRows(content, self.layout)
                 row += content.num_rows
             if row != starts[stop]:
@@ -150,10 +153,31 @@ class _Opened:
                 f"{decoded_bytes:,} by its footer; write it again without compression if it is meant"
             )
 
-    def batches(self, groups: range, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        decoded = self.parquet.iter_batches(DECODED_AT_ONCE, row_groups=groups, columns=columns, use_threads=False)
+    def batches(self, groups: range, layout: Layout) -> Iterator[pa.RecordBatch]:
+        """Decode row groups, some rows at a time."""
+        sizes = [self.parquet.metadata.row_group(group).total_byte_size for group in groups]
+        if layout.images.form == "columns" and max(sizes, default=0) > STREAMED_BYTES:
+            for group in groups:
+                yield from self._slabs(group, layout)
+            return
+        decoded = self.parquet.iter_batches(
+            DECODED_AT_ONCE, row_groups=groups, columns=layout.columns, use_threads=False
+        )
         while (content := self._next(decoded)) is not None:
             yield content
+
+    def _slabs(self, group: int, layout: Layout) -> Iterator[pa.RecordBatch]:
+        """Decode a row group that cannot be streamed: a few columns whole, one after the other, again for each slab."""
+        rows, columns = self.parquet.metadata.row_group(group).num_rows, layout.columns
+        width = max(1, COLUMNS_BYTES // (rows * np.dtype(layout.numbers).itemsize))
+        for some in cut(rows, max(1, SLAB_BYTES // (PIXELS * np.dtype(layout.numbers).itemsize))):
+            arrays: list[pa.Array] = []
+            for start in range(0, len(columns), width):
+                with self.source.decoding(FORMAT.name, *DAMAGE):
+                    read = self.parquet.read_row_group(group, columns[start : start + width], use_threads=False)
+                # A copy: a slice would hold the whole column.
+                arrays += [pa.concat_arrays(each.slice(some.start, some.rows).chunks) for each in read.columns]
+            yield pa.RecordBatch.from_arrays(arrays, names=columns)
 
     def _next(self, decoded: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
         with self.source.decoding(FORMAT.name, *DAMAGE):
