@@ -79,15 +79,13 @@ def problem_with(file: IdxFile, size_bytes: int, sha256: str) -> str | None:
 
 def _name_of(folder: Location, there: Iterable[str], file: IdxFile) -> str | None:
     """The name under which a file is there; a plain one goes before a compressed one."""
-    for ending in ("", GZIP):
-        found = [f"{name}{ending}" for name in names_of(file) if f"{name}{ending}" in there]
-        if len(found) > 1:  # archives hold folders of the same names
-            found = [name for name in found if exists(open_store(folder), name)]
-        if len(found) > 1:
-            raise DataError(f"{folder}: expected one {file.name}, got {listed(found)}; move away what is not meant")
-        if found:
-            return found[0]
-    return None
+    found = [f"{name}{ending}" for ending in ("", GZIP) for name in names_of(file) if f"{name}{ending}" in there]
+    if len(found) > 1:  # archives hold folders of the same names
+        found = [name for name in found if exists(open_store(folder), name)] or found
+    found = [name for name in found if name.endswith(GZIP) == found[0].endswith(GZIP)]
+    if len(found) > 1:
+        raise DataError(f"{folder}: expected one {file.name}, got {listed(found)}; move away what is not meant")
+    return found[0] if found else None
 
 
 def names_of(file: IdxFile) -> list[str]:
