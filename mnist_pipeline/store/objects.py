@@ -54,11 +54,17 @@ class ObjectStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Opened]:
+        stream: io.BufferedIOBase
         with self._translated(name):
-            about = self._bucket.head(self._key(name))
-        version, reader = _version_of(about), _Reader(self, name, about["size"], about["e_tag"])
+            found = self._bucket.get(self._key(name))
+            about = found.meta
+            if about["size"] <= READ_BYTES:  # in one request: of pictures there are very many
+                stream = io.BytesIO(bytes(found.bytes()))
+            else:
+                stream = io.BufferedReader(_Reader(self, name, about["size"], about["e_tag"]), READ_BYTES)
+        version = _version_of(about)
         signature = None if version.startswith("W/") else version
-        yield Opened(io.BufferedReader(reader, READ_BYTES), about["size"], version, lambda: version, signature)
+        yield Opened(stream, about["size"], version, lambda: version, signature)
 
     def read_range(self, name: str, start: int, stop: int, e_tag: str | None) -> bytes:
         """Some bytes of an object, if it still has that ETag.
