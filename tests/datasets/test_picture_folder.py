@@ -148,7 +148,7 @@ FOLDERS = {
     "some outside": (
         ["0/a.png", "b.png"],
         LabelError,
-        "or none, got 'b.png' outside; move them, or say --label",
+        "or none, got 'b.png' outside; move it, or say --label",
     ),
     "other data": (
         ["0/a.png", "labels.csv"],
@@ -211,6 +211,17 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     link.unlink()
     os.mkfifo(link)
     refused(DataError, f"{link}: expected a regular file, got a pipe", lambda: opened(tmp_path / "mine"))
+
+
+def test_each_picture_is_asked_for_once_to_be_hashed_and_once_to_be_decoded(
+    bucket: Address, server: ObjectStore
+) -> None:
+    put(bucket)
+    start = len(server.proxy.seen)
+    pixels_of(opened(bucket))
+    asked = [(method, key) for method, key in server.proxy.seen[start:] if key.lower().endswith(".png")]
+    assert {method for method, _ in asked} == {"GET"}
+    assert len(asked) == 2 * len(PATHS)  # to be hashed, and to be decoded
 
 
 def test_a_bucket_that_stops_answering_is_unavailable(bucket: Address, server: ObjectStore) -> None:

@@ -120,17 +120,22 @@ def _is_labelled(listing: Listing) -> bool:
     Raises:
         LabelError: they are in others, or only some of them.
     """
-    paths = [line.partition("\0")[0] for line in listing.files]
-    folders = {path.partition("/")[0] for path in paths if "/" in path}
+    outside, folders = "", set[str]()
+    for path in map(listing.path, range(len(listing.files))):
+        top, _, below = path.partition("/")
+        if below:
+            folders.add(top)
+        else:
+            outside = outside or path
     if wrong := sorted(folders - LABELS):
         raise LabelError(
             f"{listing.location}: expected pictures in subfolders 0 to 9, their labels, got {listed(wrong)}; rename "
             f"them, or say --label-column {NO_LABELS} if they are no labels"
         )
-    if folders and (outside := [path for path in paths if "/" not in path]):
+    if folders and outside:
         raise LabelError(
-            f"{listing.location}: expected all pictures in subfolders 0 to 9 or none, got {listed(outside)} outside; "
-            f"move them, or say --label-column {NO_LABELS} if the subfolders are no labels"
+            f"{listing.location}: expected all pictures in subfolders 0 to 9 or none, got {shown(outside)} outside; "
+            f"move it, or say --label-column {NO_LABELS} if the subfolders are no labels"
         )
     return bool(folders)
 

@@ -50,7 +50,10 @@ class Listing:
     @property
     def version(self) -> str:
         """A hash of the paths and versions of all pictures."""
-        return hashlib.sha256("\0".join(self.files).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for line in self.files:
+            digest.update(f"{line}\0".encode())
+        return digest.hexdigest()
 
     @contextmanager
     def opened(self, location: Location) -> Iterator[OpenSource]:
