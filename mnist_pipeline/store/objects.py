@@ -263,7 +263,7 @@ class _Reader(io.RawIOBase):
 
 
 def _version_of(about: Any) -> str:
-    return str(about["e_tag"] or about["version"])
+    return str(about["e_tag"] or about["version"]).strip('"')  # Azure lists them without quotes
 
 
 def _reason(said: str) -> str:
