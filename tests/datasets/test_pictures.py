@@ -1,3 +1,4 @@
+import contextlib
 import io
 import re
 import struct
@@ -14,6 +15,8 @@ from tests.pictures import encoded, png
 
 (IMAGE,) = random_images(1)
 GREY, JPEG = encoded(IMAGE), encoded(IMAGE, "JPEG")
+# Of a few such pictures, Pillow decodes all pixels without their last bytes.
+SPARSE = [encoded(each, "JPEG") for each in random_images(60) * (random_images(60, 1) > 150)]
 ADVICE = "convert it to a grey picture of 28x28 pixels of 8 bits"
 
 
@@ -85,6 +88,19 @@ def test_a_truncated_picture_is_refused_wherever_it_ends(data: bytes) -> None:
     for size in range(len(data)):
         with pytest.raises(ImagesError, match=r"^a: expected a"):
             decode_picture(data[:size], "a")
+
+
+def test_a_jpeg_without_its_end_is_refused() -> None:
+    def misses_none(data: bytes) -> bool:
+        with Image.open(io.BytesIO(data)) as picture, contextlib.suppress(OSError):
+            return picture.load() is not None
+        return False
+
+    accepted = [data[:-2] for data in SPARSE if misses_none(data[:-2])]
+    assert accepted
+    for data in accepted:
+        with pytest.raises(ImagesError, match="its end is missing"):
+            decode_picture(data, "a")
 
 
 def test_a_png_with_any_bit_changed_is_refused() -> None:

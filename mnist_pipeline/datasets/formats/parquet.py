@@ -35,7 +35,7 @@ STREAMED_BYTES, SLAB_BYTES, COLUMNS_BYTES = 64 << 20, 24 << 20, 8 << 20
 # Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
-MAX_PICTURE_BYTES = 16 << 10  # on average: one of 28x28 pixels has some hundred, and a batch is decoded at once
+MAX_MEAN_PICTURE_BYTES = 16 << 10  # on average: one of 28x28 pixels has some hundred, and a batch is decoded at once
 MAX_VALUES = 2  # times 784 for each image; fewer are decoded, so that the message can name the row
 DAMAGE = (pa.ArrowException, ValueError, KeyError)  # what its decoder raises
 
@@ -138,7 +138,7 @@ class _Opened:
                     )
                 if (
                     layout.images.form == "encoded"
-                    and chunk.total_uncompressed_size > MAX_PICTURE_BYTES * group.num_rows
+                    and chunk.total_uncompressed_size > MAX_MEAN_PICTURE_BYTES * group.num_rows
                 ):
                     raise ImagesError(
                         f"{path}: expected pictures of 28x28 pixels, got {chunk.total_uncompressed_size:,} bytes for "
