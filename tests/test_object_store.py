@@ -44,7 +44,7 @@ from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import current_views
 from mnist_pipeline.weights.files import load_weights
-from tests.builders import random_labels, random_network, small_settings
+from tests.builders import labels_name, random_labels, random_network, small_settings
 from tests.engine import clean_environment
 from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, objects
 from tests.objectstore import bucket as bucket
@@ -113,8 +113,8 @@ def night(toy: Settings, *words: str) -> list[str]:
 
 
 def test_labels_in_a_bucket_join_the_images_of_a_night_there(toy: Settings, bucket: Address) -> None:
-    for path in toy.data_dir.glob("*labels*") if toy.data_dir else ():
-        path.unlink()
+    assert toy.data_dir is not None
+    (on_disk(toy.data_dir) / labels_name()).unlink()
     rows = "".join(f"{image_id},{label}\n" for image_id, label in enumerate(random_labels(25)[:20]))
     write(bucket / "labels.csv", f"image_id,label\n{rows}".encode())
     first, second = evaluate(toy), evaluate(toy.model_copy(update={"labels": bucket / "labels.csv"}))

@@ -47,9 +47,8 @@ def opened(
 ) -> IdxSplit:
     for name, content in {"images": images, "labels": labels}.items():
         write_location(folder / f"{name}{ending}", gzip.compress(content) if ending else content)
-    return open_split(
-        "toy", "test", *(verified_file(folder / f"{name}{ending}") for name in ("images", "labels")), **how
-    )
+    verified = [verified_file(folder / f"{name}{ending}") for name in ("images", "labels")]
+    return open_split("toy", "test", verified[0], verified[1], **how)
 
 
 def require_same(split: IdxSplit, size: int = 10) -> None:
