@@ -74,12 +74,12 @@ def evaluate(
         workers: threads or processes that work at once; one a core if left out.
         runner: kind of worker: threads, processes, or those of a Dask cluster.
         cluster: address of the Dask scheduler; a temporary cluster on this machine if left out.
-        images: Parquet file, or folder of them, with the images, in place of IDX files, on disk or in a bucket; the
+        images: file of images (Parquet, CSV, NPZ), or folder of them or of PNG and JPEG, on disk or in a bucket; the
             data set needs its own name. None if left out.
         data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out.
-        image_column: column of the pixels in the images; `image` if left out.
+        image_column: column or array of the images, where a file may mean several; none if left out.
         label_column: column of the labels in the images; `none` if they have none; `label` if left out.
-        id_column: column of the images' own ids; their position if left out.
+        id_column: column or array of the images' own names; they have none if left out.
         labels: Parquet or CSV file of labels that came later than the images; none if left out.
         pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
         invert: whether the images are black on white; no if left out.
@@ -168,12 +168,12 @@ def backfill(
         split: split of the data set.
         weights: weights file; the current ones, promoted last or shipped, if left out. As images, data_dir and labels
             it may have the run date in it: {run_date}, or {run_date:%Y/%m/%d}.
-        images: Parquet file, or folder of them, with the images, in place of IDX files, on disk or in a bucket; the
+        images: file of images (Parquet, CSV, NPZ), or folder of them or of PNG and JPEG, on disk or in a bucket; the
             data set needs its own name. None if left out.
         data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out.
-        image_column: column of the pixels in the images; `image` if left out.
+        image_column: column or array of the images, where a file may mean several; none if left out.
         label_column: column of the labels in the images; `none` if they have none; `label` if left out.
-        id_column: column of the images' own ids; their position if left out.
+        id_column: column or array of the images' own names; they have none if left out.
         labels: Parquet or CSV file of labels that came later than the images; none if left out.
         pixel_scale: pixel value of full ink, 1 or 255; 255 for integers and 1 for floats if left out.
         invert: whether the images are black on white; no if left out.

@@ -104,19 +104,20 @@ class Settings(BaseSettings):
         default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
     )
     images: DatedLocation | None = Field(
-        default=None, description="Parquet file, or folder of them, with the images of a data set of your own"
+        default=None,
+        description="images of a data set of your own: a file (Parquet, CSV, NPZ) or a folder (also of PNG, JPEG)",
     )
     data_dir: DatedLocation | None = Field(
         default=None, description="folder with IDX files, asked before any other source"
     )
     image_column: ColumnName | None = Field(
-        default=None, description="column of the pixels in the images; image if left out"
+        default=None, description="column or array of the images, where a file may mean several"
     )
     label_column: ColumnName | None = Field(
         default=None, description="column of the labels in the images; none if they have none; label if left out"
     )
     id_column: ColumnName | None = Field(
-        default=None, description="column of the images' own ids; their position if left out"
+        default=None, description="column or array of the images' own names; they have none if left out"
     )
     labels: DatedLocation | None = Field(
         default=None, description="Parquet or CSV file of labels that came later than the images"
@@ -266,7 +267,7 @@ class Settings(BaseSettings):
         if self.images is not None:
             raise SettingsError(
                 f"images {self.images}: expected none here, where IDX files are read: "
-                "Parquet files are for evaluating only; unset it"
+                "other files are for evaluating only; unset it"
             )
         entry = self.datasets.get(self.dataset)
         if entry is None and self.data_dir is None:
