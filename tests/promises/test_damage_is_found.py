@@ -219,7 +219,7 @@ def test_verify_finds_what_is_damaged_beside_the_runs_and_says_what_repairs_it(
 
 
 def test_verify_names_the_run_the_file_and_the_way_out(own: Settings) -> None:
-    path = run_files(own)[2]
+    path = run_files(own)[3]
     flip_bit(path)
     found = command(own, "verify")
     assert found.exit_code == 5
@@ -252,7 +252,7 @@ def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Set
     (run,) = list_runs(opened(own.outputs))
     sound = hashes(run.folder)
     promote_to(own.outputs, random_network(1))  # what is current by now makes another run
-    flip_bit(next(path for path in run_files(own) if path.parent.name == "predictions"))
+    flip_bit(run.folder / "predictions" / "part-00000.parquet")
     words = ["verify", "--repair", "--config", str(config_of(own))]
     found = command(own, *words)
     assert found.exit_code == 0, found.output
@@ -261,7 +261,7 @@ def test_repair_publishes_a_damaged_run_again_from_the_archived_weights(own: Set
     assert len(list(on_disk(own.outputs / "quarantine" / "runs").iterdir())) == 1
     weights = own.outputs / "weights" / f"{run.manifest().identity.weights_sha256}.safetensors"
     flip_bit(weights, -1)
-    flip_bit(next(path for path in run_files(own) if path.parent.name == "predictions"))
+    flip_bit(run.folder / "predictions" / "part-00000.parquet")
     found = command(own, *words)
     assert found.exit_code == 5
     assert f"not repaired: {weights}: expected the weights its name says, got " in found.stdout
