@@ -173,6 +173,7 @@ def flip_rows(run_id: str, name: str, first: int, rows: int) -> pa.Table:
     columns = {
         **tables.constants(tables.FLIPS, constants, rows),
         "image_id": ids,
+        "image_key": pa.nulls(rows, pa.string()),
         "label": (ids % 10).astype(np.int8),
         "before": ((ids + ids % 3) % 10).astype(np.int8),
         "now": ((ids + 3) % 10).astype(np.int8),

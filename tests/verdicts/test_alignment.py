@@ -68,6 +68,7 @@ def judged(before: Run, now: Run) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image_id": both["image_id"],
+            "image_key": pd.Series([None] * len(both), both.index, object),
             "label": both["label_now"].astype(object).where(both["label_now"].notna(), None),
             "before": both["prediction_before"],
             "now": both["prediction_now"],
