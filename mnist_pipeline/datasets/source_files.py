@@ -9,7 +9,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -118,13 +118,17 @@ class OpenSource:
         Args:
             what: the format, for messages.
             damage: what the decoder raises on content that it cannot take.
+
+        Raises:
+            UnavailableError: the file's bucket stopped answering.
         """
         found: Exception | None = None
         try:
             yield
         except PipelineError:
             self.require_unchanged()
-            raise
+            with source_errors(self.location):  # here: the block of `open_source` may read other files, too
+                raise
         except Exception as error:
             if not isinstance(error, (*damage, OSError, EOFError, zlib.error)):
                 raise
@@ -197,7 +201,9 @@ def open_source(location: Location) -> Iterator[OpenSource]:
         DataError: it is no regular file, or cannot be read.
         UnavailableError: its bucket does not answer.
     """
-    with source_errors(location), open_store(location.parent).open(location.name) as opened:
+    with ExitStack() as stack:
+        with source_errors(location):
+            opened = stack.enter_context(open_store(location.parent).open(location.name))
         stream: io.BufferedIOBase = opened.stream
         if is_gzip(location):
             stream = gzip.GzipFile(fileobj=opened.stream, mode="rb")

@@ -55,16 +55,21 @@ class ObjectStore:
     @contextmanager
     def open(self, name: str) -> Iterator[Opened]:
         stream: io.BufferedIOBase
+        reader = None
         with self._translated(name):
             found = self._bucket.get(self._key(name))
             about = found.meta
             if about["size"] <= READ_BYTES:  # in one request: of pictures there are very many
                 stream = io.BytesIO(bytes(found.bytes()))
             else:
-                stream = io.BufferedReader(_Reader(self, name, about["size"], about["e_tag"]), READ_BYTES)
+                reader = _Reader(self, name, about["size"], about["e_tag"])
+                stream = io.BufferedReader(reader, READ_BYTES)
         version = _version_of(about)
         signature = None if version.startswith("W/") else version
-        yield Opened(stream, about["size"], version, lambda: version, signature)
+        if reader is None:
+            yield Opened(stream, about["size"], version, lambda: version, signature)
+        else:
+            yield Opened(stream, about["size"], version, lambda: "" if reader.has_changed else version, signature)
 
     def read_range(self, name: str, start: int, stop: int, e_tag: str | None) -> bytes:
         """Some bytes of an object, if it still has that ETag.
@@ -240,6 +245,7 @@ class _Reader(io.RawIOBase):
     size_bytes: int
     e_tag: str | None
     position: int = 0
+    has_changed: bool = False  # for decoders that hide the error
 
     def readable(self) -> bool:
         return True
@@ -256,7 +262,11 @@ class _Reader(io.RawIOBase):
         stop = min(self.position + len(buffer), self.size_bytes)
         if stop <= self.position:
             return 0
-        data = self.store.read_range(self.name, self.position, stop, self.e_tag)
+        try:
+            data = self.store.read_range(self.name, self.position, stop, self.e_tag)
+        except OSError:
+            self.has_changed = True
+            raise
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
