@@ -86,11 +86,11 @@ def torchvision_mnist(folder: Path) -> Batches:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        raw = Path(root) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
+        files = Path(root) / "MNIST" / "raw"
+        files.mkdir(parents=True)
         for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
             for prefix in ("t10k", "train"):
-                (raw / f"{prefix}-{name}").symlink_to(folder / f"t10k-{name}")
+                (files / f"{prefix}-{name}").symlink_to(folder / f"t10k-{name}")
         images = datasets.MNIST(root, train=False, transform=transforms.ToTensor())
         for pixels, labels in DataLoader(images, batch_size=BATCH_ROWS):
             yield pixels.reshape(-1, 784).numpy(), labels.numpy()

@@ -4,11 +4,12 @@ The column `label` has 0-9, or nothing where an image has none. An image is name
 (a column called as the images' own, or `image_key`), else by its position (`image_id`). The file is streamed.
 """
 
-import hashlib
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,15 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.datasets.image_keys import Keys
-from mnist_pipeline.errors import DataError, LabelError, listed, printable, shown
-from mnist_pipeline.store.base import Location, Opened
-from mnist_pipeline.store.opening import open_store
+from mnist_pipeline.datasets.source_files import OpenSource, SourceFile, verified_file
+from mnist_pipeline.errors import LabelError, PipelineError, listed, printable, shown
+from mnist_pipeline.store.base import Location
 from mnist_pipeline.tables.columns import numpy_of
 
 LABEL, KEY, POSITION = "label", "image_key", "image_id"
 READ_ROWS, BLOCK_BYTES = 65_536, 1 << 20
 MAX_SAID = 200  # characters of an error of a library
 A_LABEL, A_POSITION = r"^[0-9](\.0*)?$", r"^[0-9]{1,18}$"
-
-
-@dataclass(frozen=True)
-class LabelsFile:
-    """A file of labels, identified by its bytes."""
-
-    location: Location
-    sha256: str
-    version: str
-
-    def __str__(self) -> str:
-        return str(self.location)
 
 
 @dataclass(frozen=True)
@@ -51,23 +40,21 @@ class _Rows:
     labels: pa.ChunkedArray
 
 
-def find_labels(location: Location) -> LabelsFile:
+def find_labels(location: Location) -> SourceFile:
     """Hash a file of labels; it is not parsed yet.
 
     Raises:
-        DataError: there is no such file, or it is empty.
-        StoreError: the bucket cannot be read.
+        LabelError: it is empty.
+        DataError: it cannot be read.
+        UnavailableError: its bucket does not answer.
     """
-    with _opened(location) as opened:
-        sha256 = hashlib.file_digest(opened.stream, "sha256").hexdigest()
-        file = LabelsFile(location, sha256, opened.version)
-        _require_unchanged(file, opened)
-        if not opened.size_bytes:
-            raise LabelError(f"{location}: expected labels in Parquet or CSV, got an empty file; write it again")
+    file = verified_file(location)
+    if not file.size_bytes:
+        raise LabelError(f"{location}: expected labels in Parquet or CSV, got an empty file; write it again")
     return file
 
 
-def read_labels(file: LabelsFile, images: int, keys_from: str | None, keys: Keys) -> NDArray[np.int8]:
+def read_labels(file: SourceFile, images: int, keys_from: str | None, keys: Keys) -> NDArray[np.int8]:
     """Read the labels of all images: `[images]` int8 in 0..9, NO_LABEL where one has none.
 
     Args:
@@ -116,18 +103,18 @@ class _Index:
         second = second[order]
         return cls(first, second, order)
 
-    def find(self, file: LabelsFile, rows: _Rows) -> NDArray[np.intp]:
+    def find(self, file: SourceFile, rows: _Rows) -> NDArray[np.intp]:
         """The positions of the images that some rows name."""
         first, second = _hashes(rows.names.to_pylist())
-        places = np.minimum(np.searchsorted(self.first, first), len(self.first) - 1)
-        unknown = (self.first[places] != first) | (self.second[places] != second)
+        nearest = np.minimum(np.searchsorted(self.first, first), len(self.first) - 1)
+        unknown = (self.first[nearest] != first) | (self.second[nearest] != second)
         if unknown.any():
             row = int(np.argmax(unknown))
             raise LabelError(
                 f"{file}: row {rows.first + row}: expected the key of one of the {len(self.first):,} images, got "
                 f"{shown(rows.names[row].as_py())}; are these the labels of other images?"
             )
-        return self.positions[places]
+        return self.positions[nearest]
 
 
 def _hashes(keys: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -135,7 +122,7 @@ def _hashes(keys: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return first, np.fromiter((hash(f"{key}\n") for key in keys), np.int64, len(keys))
 
 
-def _positions(file: LabelsFile, rows: _Rows, images: int) -> NDArray[np.int64]:
+def _positions(file: SourceFile, rows: _Rows, images: int) -> NDArray[np.int64]:
     import pyarrow.compute as pc
 
     _require(file, rows.first, rows.names, pc.match_substring_regex(rows.names, A_POSITION), "the position of an image")
@@ -150,7 +137,7 @@ def _positions(file: LabelsFile, rows: _Rows, images: int) -> NDArray[np.int64]:
 
 
 def _enter(
-    file: LabelsFile,
+    file: SourceFile,
     rows: _Rows,
     positions: NDArray[np.int64],
     labels: NDArray[np.int8],
@@ -171,14 +158,13 @@ def _enter(
     labels[positions] = numpy_of(rows.labels.cast(pa.int8()), null=NO_LABEL)
 
 
-def _read(file: LabelsFile, names: list[str]) -> Iterator[_Rows]:
+def _read(file: SourceFile, names: list[str]) -> Iterator[_Rows]:
     """The rows of the file, some at a time; the images are named in one of the columns `names`."""
     import pyarrow.compute as pc
 
-    with _opened(file.location) as opened, _parsed(file):
-        _require_unchanged(file, opened)
-        first = 0
-        for batch in _parquet(file, opened, names) if _is_parquet(opened) else _csv(file, opened, names):
+    with file.open() as source, _parsed(source):
+        first, stream = 0, source.stream
+        for batch in _parquet(file, stream, names) if _is_parquet(stream) else _csv(file, stream, names):
             if not batch.num_rows:
                 continue
             given = pa.Table.from_batches([batch])
@@ -190,43 +176,41 @@ def _read(file: LabelsFile, names: list[str]) -> Iterator[_Rows]:
             _require(file, first, rows.labels, fits, "a label 0-9, or nothing")
             yield _Rows(first, rows.names, pc.utf8_slice_codeunits(rows.labels, 0, 1))
             first += batch.num_rows
-        _require_unchanged(file, opened)
         if not first:
             raise LabelError(f"{file}: expected the label of one image at least, got no rows; write it again")
 
 
-def _is_parquet(opened: Opened) -> bool:
-    magic = opened.stream.read(4)
-    opened.stream.seek(0)
+def _is_parquet(stream: BufferedIOBase) -> bool:
+    magic = stream.read(4)
+    stream.seek(0)
     return magic == b"PAR1"
 
 
-def _parquet(file: LabelsFile, opened: Opened, names: list[str]) -> Iterator[pa.RecordBatch]:
-    parquet = pq.ParquetFile(pa.PythonFile(opened.stream, mode="r"), page_checksum_verification=True)
+def _parquet(file: SourceFile, stream: BufferedIOBase, names: list[str]) -> Iterator[pa.RecordBatch]:
+    parquet = pq.ParquetFile(pa.PythonFile(stream, mode="r"), page_checksum_verification=True)
     wanted = _columns(file, parquet.schema_arrow.names, names)
     for batch in parquet.iter_batches(READ_ROWS, columns=wanted, use_threads=False):
         yield pa.RecordBatch.from_arrays([_text(file, batch[name], name) for name in wanted], wanted)
 
 
-def _csv(file: LabelsFile, opened: Opened, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _csv(file: SourceFile, stream: BufferedIOBase, names: list[str]) -> Iterator[pa.RecordBatch]:
     how: dict[str, Any] = {
         "read_options": pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
     }
-    stream = pa.PythonFile(opened.stream, mode="r")
-    header = pa_csv.open_csv(stream, **how).schema.names
+    header = pa_csv.open_csv(pa.PythonFile(stream, mode="r"), **how).schema.names
     wanted = _columns(file, header, names)
-    opened.stream.seek(0)
+    stream.seek(0)
     options = pa_csv.ConvertOptions(
         include_columns=wanted,
         column_types=dict.fromkeys(wanted, pa.string()),
         null_values=[""],
         strings_can_be_null=True,
     )
-    yield from pa_csv.open_csv(pa.PythonFile(opened.stream, mode="r"), convert_options=options, **how)
+    yield from pa_csv.open_csv(pa.PythonFile(stream, mode="r"), convert_options=options, **how)
 
 
-def _columns(file: LabelsFile, there: list[str], names: list[str]) -> list[str]:
+def _columns(file: SourceFile, there: list[str], names: list[str]) -> list[str]:
     """The column that names the images, and that of the labels."""
     found = [name for name in there if name in names]
     labels = there.count(LABEL)
@@ -240,7 +224,7 @@ def _columns(file: LabelsFile, there: list[str], names: list[str]) -> list[str]:
     return [found[0], LABEL]
 
 
-def _text(file: LabelsFile, column: pa.Array, name: str) -> pa.Array:
+def _text(file: SourceFile, column: pa.Array, name: str) -> pa.Array:
     """The values of a column of numbers or text as text; NaN, as pandas writes a missing integer, is null."""
     import pyarrow.compute as pc
 
@@ -254,7 +238,7 @@ def _text(file: LabelsFile, column: pa.Array, name: str) -> pa.Array:
         ) from error
 
 
-def _require(file: LabelsFile, first: int, values: pa.ChunkedArray, fits: pa.ChunkedArray, expected: str) -> None:
+def _require(file: SourceFile, first: int, values: pa.ChunkedArray, fits: pa.ChunkedArray, expected: str) -> None:
     """Reject the first value that does not fit; `fits` is null where the value is."""
     import pyarrow.compute as pc
 
@@ -265,25 +249,17 @@ def _require(file: LabelsFile, first: int, values: pa.ChunkedArray, fits: pa.Chu
     raise LabelError(f"{file}: row {first + row}: expected {expected}, got {got}; correct it")
 
 
-def _require_unchanged(file: LabelsFile, opened: Opened) -> None:
-    if {opened.version, opened.current_version()} != {file.version}:
-        raise DataError(f"{file}: expected the labels that were found, got a file that was changed since; run again")
-
-
 @contextmanager
-def _opened(location: Location) -> Iterator[Opened]:
-    try:
-        with open_store(location.parent).open(location.name) as opened:
-            yield opened
-    except FileNotFoundError as error:
-        raise DataError(f"{location}: expected a file of labels, got none; check the path") from error
-
-
-@contextmanager
-def _parsed(file: LabelsFile) -> Iterator[None]:
+def _parsed(source: OpenSource) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        source.require_unchanged()
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        if isinstance(error, PipelineError):
+            raise
+        source.require_unchanged()
         # Arrow counts the header, and from 1.
         said = re.sub(r"Row #(\d+)", lambda found: f"row {int(found[1]) - 2}", printable(error))[:MAX_SAID]
-        raise LabelError(f"{file}: expected Parquet, or CSV in UTF-8 with a header, got {said}; correct it") from error
+        raise LabelError(
+            f"{source.location}: expected Parquet, or CSV in UTF-8 with a header, got {said}; correct it"
+        ) from error

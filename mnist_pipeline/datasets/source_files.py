@@ -51,6 +51,9 @@ class SourceFile:
     remembered_in: Path | None = field(default=None, compare=False)
     lines: int = field(default=0, compare=False)
 
+    def __str__(self) -> str:
+        return str(self.location)
+
     @property
     def is_gzip(self) -> bool:
         """Whether its stream can only be read from the beginning."""
@@ -238,7 +241,7 @@ def source_errors(location: Location) -> Iterator[None]:
             raise DataError(
                 f"{location}: expected a readable file, got {reason.strerror or reason}; check the path"
             ) from error
-        raise UnavailableError(f"{location}: expected to read it, got no content: {error}") from error
+        raise UnavailableError(str(error)) from error  # it names the object
     except PipelineError:
         raise
     except OSError as error:

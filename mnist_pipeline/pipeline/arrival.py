@@ -10,9 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from time import monotonic, sleep
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.errors import NoDataError, StoreError
+from mnist_pipeline.datasets.source_files import is_file, source_errors
+from mnist_pipeline.errors import DataError, NoDataError, UnavailableError
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.base import Location, exists, is_empty
+from mnist_pipeline.store.base import Location, is_empty
 from mnist_pipeline.store.opening import open_store
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def missing(settings: Settings) -> dict[str, Location]:
     """Which of the awaited locations hold nothing yet, by setting.
 
     Raises:
-        StoreError: one cannot be looked at, which says nothing about what it holds.
+        DataError: one cannot be opened.
+        UnavailableError: a bucket does not answer, which says nothing about what it holds.
     """
     return {name: location for name, location in awaited(settings).items() if not _holds_a_file(location)}
 
@@ -61,7 +63,8 @@ def wait_for_data(
     Raises:
         SettingsError: the settings contradict each other.
         NoDataError: it is not there by then.
-        StoreError: where it should be could not be looked at by then.
+        DataError: what is there cannot be opened.
+        UnavailableError: a bucket did not answer by then.
     """
     settings.require_source()
     limit, begun, until = 60.0 * settings.wait_for_data_minutes, monotonic(), ""
@@ -90,7 +93,7 @@ def data_lines(settings: Settings, dates: Sequence[date]) -> Iterator[Arrival]:
         that_day = settings.on(run_date)
         try:
             absent = missing(that_day)
-        except StoreError as error:
+        except (DataError, UnavailableError) as error:
             yield Arrival(f"{run_date}: could not look for its data ({error})")
             return
         if absent:
@@ -99,10 +102,10 @@ def data_lines(settings: Settings, dates: Sequence[date]) -> Iterator[Arrival]:
             yield Arrival(f"{run_date}: no run, and its data is there")
 
 
-def _problem(settings: Settings) -> NoDataError | StoreError | None:
+def _problem(settings: Settings) -> NoDataError | UnavailableError | None:
     try:
         absent = missing(settings)
-    except StoreError as error:
+    except UnavailableError as error:
         return error
     if not absent:
         return None
@@ -120,5 +123,5 @@ def _line(locations: dict[str, Location]) -> str:
 
 def _holds_a_file(location: Location) -> bool:
     """Whether there is a file of this name, or one below it."""
-    store = open_store(location)
-    return exists(store, "") or not is_empty(store, "")
+    with source_errors(location):
+        return is_file(location) or not is_empty(open_store(location), "")

@@ -44,7 +44,10 @@ def labelled(plan: Plan) -> Plan:
     data = labels.tobytes()
     plan.outputs.store.write(name, data, sync=False)
     logger.info(
-        "%s: labels of %s of %s images", plan.labels_file, f"{(labels != NO_LABEL).sum():,}", f"{len(labels):,}"
+        "%s: labels of %s of %s images",
+        plan.labels_file,
+        f"{(labels != NO_LABEL).sum():,}",
+        f"{len(labels):,}",
     )
     return replace(plan, labels=record(name, len(labels), data))
 

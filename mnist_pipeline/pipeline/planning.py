@@ -8,7 +8,8 @@ from mnist_pipeline import tables
 from mnist_pipeline.core.network import Network
 from mnist_pipeline.core.plan import MAX_SHARDS, ShardGroup, begin_where, plan_groups
 from mnist_pipeline.datasets.image_bins import ImageBins
-from mnist_pipeline.datasets.later_labels import LabelsFile, find_labels
+from mnist_pipeline.datasets.later_labels import find_labels
+from mnist_pipeline.datasets.source_files import SourceFile
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DamagedError, LabelError, PipelineError, SettingsError, printable
 from mnist_pipeline.report.terminal import path_line
@@ -36,7 +37,7 @@ class Plan:
     shard_set: CheckpointFolder
     workers: int
     max_tasks: int
-    labels_file: LabelsFile | None = None  # of labels that came later than the images
+    labels_file: SourceFile | None = None  # of labels that came later than the images
     labels: FileRecord | None = None  # a byte an image, joined from that file once the shards exist
     by_hand: tuple[str, ...] = ()  # the settings that make this another run than that of the night
     # About the images, once their shards exist.
@@ -128,7 +129,7 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
     )
 
 
-def _labels_file(settings: Settings, source_images: OpenSplit) -> LabelsFile | None:
+def _labels_file(settings: Settings, source_images: OpenSplit) -> SourceFile | None:
     if settings.labels is None:
         return None
     if source_images.labels_sha256:

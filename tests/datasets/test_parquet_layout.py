@@ -155,7 +155,7 @@ def test_names_of_columns_are_quoted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["b.parquet.gz", "b.arrow", "3.png", "3.JPG", "x.npz", "y.csv", "t10k-images", "labels.txt"],
+    ["b.parquet.gz", "b.arrow", "x.npz", "y.csv", "t10k-images", "labels.txt"],
 )
 def test_other_data_in_a_folder_is_not_left_out(name: str, tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", IMAGES)

@@ -153,7 +153,7 @@ FOLDERS = {
     "other data": (
         ["0/a.png", "labels.csv"],
         DataError,
-        f"{NO_DATA_BUT} 'labels.csv'",
+        "expected images of one form, got 'labels.csv', '0'; move away what is not meant, or name it",
     ),
     "other pictures": (["0/a.png", "0/b.gif"], DataError, f"{NO_DATA_BUT} '0/b.gif'"),
     "no picture": (["0/a.txt"], DataError, "expected pictures *.png or *.jpg, got none; check the path"),
@@ -227,7 +227,9 @@ def test_each_picture_is_asked_for_once_to_be_hashed_and_once_to_be_decoded(
 def test_a_bucket_that_stops_answering_is_unavailable(bucket: Address, server: ObjectStore) -> None:
     put(bucket)
     with server.proxy.faults(always(lambda method, key: key.endswith("7/10.png"), "refuse")):
-        refused(UnavailableError, f"{bucket / '7/10.png'}: expected to read it", lambda: opened(bucket))
+        refused(
+            UnavailableError, f"{bucket / '7/10.png'}: expected the object store to do as asked", lambda: opened(bucket)
+        )
 
 
 # What changes

@@ -139,7 +139,7 @@ def night(request: pytest.FixtureRequest, bucket: Address, tmp_path: Path, monke
 def test_a_bucket_that_stops_answering_is_said_and_the_run_can_be_repeated(
     fault: Fault, requests: int, night: Night, server: ObjectStore
 ) -> None:
-    message = f"^{night.images}: expected to read it, got no content: "
+    message = f"^{night.images}: expected the object store to do as asked, got "
     with (
         server.proxy.faults(after(requests, night.images.name, fault)),
         pytest.raises(UnavailableError, match=message),

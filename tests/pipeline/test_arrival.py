@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mnist_pipeline.errors import NoDataError, RunNotFoundError, StoreError
+from mnist_pipeline.errors import NoDataError, RunNotFoundError, UnavailableError
 from mnist_pipeline.pipeline import arrival
 from mnist_pipeline.pipeline.arrival import awaited, missing, wait_for_data
 from mnist_pipeline.pipeline.evaluation import evaluate
@@ -118,7 +118,7 @@ def test_a_bucket_that_does_not_answer_is_asked_until_the_limit_and_is_not_empty
 ) -> None:
     settings = nights_of(bucket, tmp_path, minutes=1)
     with server.proxy.faults(always(lambda _, key: True, "refuse")):
-        with pytest.raises(StoreError, match="got 403 AccessDenied"):
+        with pytest.raises(UnavailableError, match="got 403 AccessDenied"):
             wait_for_data(settings)
         assert seconds == [30.0, 30.0]
         with pytest.raises(RunNotFoundError, match=rf"{DAY}: could not look for its data \(s3://.* AccessDenied"):

@@ -53,7 +53,7 @@ def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify
             )
     if not names and location.name.lower().endswith(ENDINGS):
         raise DataError(f"--images {location}: expected a folder of pictures, got one picture; give its folder")
-    if _are_pictures(names, wanted):
+    if _are_pictures(location, names, wanted):
         pictures = list_pictures(location)
         _require_all_listed(pictures, names)
         _pass_over(location, "*.png and *.jpg", pictures.others)
@@ -64,15 +64,20 @@ def open_images(dataset: str, location: Location, wanted: Wanted, verify: Verify
     return open_files(dataset, location, True, [location / name for name in paths], kind, wanted, verify)
 
 
-def _are_pictures(names: Sequence[str], wanted: Wanted) -> bool:
-    """Whether a folder that holds these names is one of pictures: some lie there, or in subfolders."""
-    if not names or any(map(_kind_of, names)):
-        return False
-    return (
-        wanted.label_column == NO_LABELS
-        or not LABELS.isdisjoint(names)
-        or any(name.lower().endswith(ENDINGS) for name in names)
-    )
+def _are_pictures(folder: Location, names: Sequence[str], wanted: Wanted) -> bool:
+    """Whether a folder that holds these names is one of pictures: some lie there, or in subfolders.
+
+    Raises:
+        DataError: there are files of another format, too.
+    """
+    pictures = [name for name in names if name in LABELS or name.lower().endswith(ENDINGS)]
+    others = [name for name in names if _kind_of(name)]
+    if pictures and others:
+        raise DataError(
+            f"{folder}: expected images of one form, got {listed([*others, *pictures])}; move away what is not meant, "
+            "or name it"
+        )
+    return bool(pictures) or (bool(names) and not others and wanted.label_column == NO_LABELS)
 
 
 def _require_all_listed(pictures: Listing, names: Sequence[str]) -> None:
