@@ -133,8 +133,8 @@ def test_two_groups_are_chosen_by_name(tmp_path: Path) -> None:
 
 def test_a_row_group_too_large_to_stream_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "STREAMED_BYTES", 0)
-    monkeypatch.setattr(parquet, "SLAB_BYTES", 784 * 4)  # four rows at a time
-    monkeypatch.setattr(parquet, "COLUMNS_BYTES", 90 * ROWS)
+    monkeypatch.setattr(parquet, "PART_BYTES", 784 * 4)  # four rows at a time
+    monkeypatch.setattr(parquet, "COLUMNS_BYTES", 90 * 8 * ROWS)
     names = pa.array([f"name {row}" for row in range(ROWS)]).dictionary_encode()
     columns = {"id": names, **columns_of(BYTES), "label": LABELS}
     split = opened(tmp_path / "a.parquet", columns, id_column="id")

@@ -29,9 +29,9 @@ DECODED_AT_ONCE = 1024  # rows
 # Without a buffer size the whole column of a row group, however large, is read before its first row is decoded. Each
 # column has a buffer.
 BUFFER_BYTES, MIN_BUFFER_BYTES, BUFFERS_BYTES = 1 << 20, 16 << 10, 48 << 20
-# Of a row group with a column for each pixel some 1,600 pages and dictionaries are held, however small the buffers: a
-# larger one is decoded again and again, by columns, for each part of so many bytes.
-STREAMED_BYTES, SLAB_BYTES, COLUMNS_BYTES = 64 << 20, 24 << 20, 8 << 20
+# Of a row group with a column for each pixel some 1,600 pages and dictionaries are held, however small the buffers. A
+# larger one is decoded a few columns at a time, and again for each part of its rows. A value has up to 8 bytes.
+STREAMED_BYTES, PART_BYTES, COLUMNS_BYTES, VALUE_BYTES = 64 << 20, 24 << 20, 8 << 20, 8
 # Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
@@ -158,7 +158,7 @@ class _Opened:
         sizes = [self.parquet.metadata.row_group(group).total_byte_size for group in groups]
         if layout.images.form == "columns" and max(sizes, default=0) > STREAMED_BYTES:
             for group in groups:
-                yield from self._slabs(group, layout)
+                yield from self._parts(group, layout)
             return
         decoded = self.parquet.iter_batches(
             DECODED_AT_ONCE, row_groups=groups, columns=layout.columns, use_threads=False
@@ -166,11 +166,11 @@ class _Opened:
         while (content := self._next(decoded)) is not None:
             yield content
 
-    def _slabs(self, group: int, layout: Layout) -> Iterator[pa.RecordBatch]:
-        """Decode a row group that cannot be streamed: a few columns whole, one after the other, again for each slab."""
+    def _parts(self, group: int, layout: Layout) -> Iterator[pa.RecordBatch]:
+        """Decode a row group that cannot be streamed: a few columns whole, one after the other, again for each part."""
         rows, columns = self.parquet.metadata.row_group(group).num_rows, layout.columns
-        width = max(1, COLUMNS_BYTES // (rows * np.dtype(layout.numbers).itemsize))
-        for some in cut(rows, max(1, SLAB_BYTES // (PIXELS * np.dtype(layout.numbers).itemsize))):
+        width = max(1, COLUMNS_BYTES // (rows * VALUE_BYTES))
+        for some in cut(rows, max(1, PART_BYTES // (PIXELS * np.dtype(layout.numbers).itemsize))):
             arrays: list[pa.Array] = []
             for start in range(0, len(columns), width):
                 with self.source.decoding(FORMAT.name, *DAMAGE):
