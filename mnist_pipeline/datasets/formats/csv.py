@@ -150,10 +150,10 @@ def _require_options(head: _Head, name: str, wanted: Wanted) -> None:
     pixels = [position for position, column in enumerate(head.names) if column not in named]
     if len(pixels) == PIXELS == pixels[-1] - pixels[0] + 1 and {*named} <= {*head.names}:
         return
-    last = len(head.names) - 1
+    last, beside = len(head.names) - 1, f"beside columns {listed(named)}" if named else "and no other columns"
     raise ImagesError(
-        f"{name}: no names of columns in line 1: expected {PIXELS} pixels in a row beside columns "
-        f"{listed(named)}, got {len(head.names)} columns; give the position of each other column: "
+        f"{name}: no names of columns in line 1: expected {PIXELS} pixels in a row "
+        f"{beside}, got {len(head.names)} columns; give the position of each other column: "
         f"--label-column 0 or --label-column {last}, --id-column 0 or --id-column {last}"
     )
 

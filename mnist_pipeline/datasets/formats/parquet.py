@@ -31,7 +31,7 @@ DECODED_AT_ONCE = 1024  # rows
 BUFFER_BYTES, MIN_BUFFER_BYTES, BUFFERS_BYTES = 1 << 20, 16 << 10, 48 << 20
 # Of a row group with a column for each pixel some 1,600 pages and dictionaries are held, however small the buffers. A
 # larger one is decoded a few columns at a time, and again for each part of its rows. A value has up to 8 bytes.
-STREAMED_BYTES, PART_BYTES, COLUMNS_BYTES, VALUE_BYTES = 64 << 20, 24 << 20, 8 << 20, 8
+STREAMED_BYTES, PART_BYTES, COLUMNS_BYTES, VALUE_BYTES = 64 << 20, 16 << 20, 4 << 20, 8
 # Of what is decoded to what the file holds. Images that differ compress 10 times; only repetition gives more than 1000.
 MAX_RATIO = 10_000
 ALWAYS_DECODED_BYTES = 64 << 20
