@@ -95,7 +95,7 @@ class Reference:
         same_weights: whether both used the same weights, by hash.
         changed: images whose prediction changed; None if the images differ.
         comparisons: all digits together, then each digit; empty without labels.
-        same_labels: whether both have the same labels, by hash. If not, images with the same label are compared.
+        same_labels: whether both have the same labels, by hash. If not, accuracies are compared as of other images.
     """
 
     against: str

@@ -264,17 +264,20 @@ def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], 
         same_labels=old.identity.labels_sha256 == new.identity.labels_sha256,
         same_weights=old.identity.weights_sha256 == new.identity.weights_sha256,
     )
-    if not reference.same_images:
+    if not (reference.same_images and reference.same_labels):
         (theirs, _), (ours, _) = old.counted(), new.counted()
         labelled = theirs.labelled and ours.labelled
-        return replace(reference, comparisons=unpaired(theirs, ours) if labelled else ())
+        reference = replace(reference, comparisons=unpaired(theirs, ours) if labelled else ())
+    if not reference.same_images:
+        return reference
     pairs = Pairs.empty()
     for chunk in align(before, now):
         pairs += chunk.count()
         if look:
             look(chunk)
-    comparisons = pairs.comparisons() if pairs.cells.any() else ()
-    return replace(reference, changed=int(pairs.changed), comparisons=comparisons)
+    if reference.same_labels and pairs.cells.any():
+        reference = replace(reference, comparisons=pairs.comparisons())
+    return replace(reference, changed=int(pairs.changed))
 
 
 def _references(outputs: Outputs, run: Run, manifest: Manifest, gates_chosen: bool) -> Iterator[tuple[str, _Chosen]]:

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.comparison import Paired, Unpaired, holm
+from mnist_pipeline.core.comparison import Unpaired
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
 from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
@@ -564,18 +564,18 @@ def test_different_images_are_compared_as_two_samples_and_nothing_flips(
     assert outcomes == {"same_images": "fail", "max_loss": "pass"}
 
 
-def test_the_same_images_with_other_labels_are_compared_where_both_have_the_same_label(tmp_path: Path) -> None:
+def test_the_same_images_with_other_labels_are_compared_as_others_and_no_pass_is_given(tmp_path: Path) -> None:
     some = np.where(np.arange(12) < 5, np.arange(12) % 10, NO_LABEL)
     judged(tmp_path, "2026-01-30", seed=1, labels_of=some, labels_sha256="a" * 64)
-    verdict = judge_run(opened(tmp_path), publish(tmp_path), Gates(max_loss=1, same_images=True))
+    verdict = judge_run(opened(tmp_path), publish(tmp_path), Gates(same_images=True, max_flips_unchanged=12))
     (reference,) = verdict.references
     assert (reference.same_images, reference.same_labels) == (True, False)
     whole = reference.comparisons[0]
-    assert (type(whole), whole.images) == (Paired, 5)
+    assert (type(whole), whole.images, whole.images_before) == (Unpaired, 12, 5)
     old, new = (predictions(tmp_path, run_id)["prediction"] for run_id in (reference.run_id, verdict.run_id))
     assert reference.changed == (old != new).sum() > 0
     reasons = {result.gate: (result.outcome, result.reason) for result in verdict.results}
-    assert reasons["same_images"] == ("fail", "the labels are not those of the last passed run")
+    assert reasons == {"same_images": ("fail", "the labels are not those of the last passed run")}
 
 
 def test_labels_that_came_later_are_judged_against_a_run_that_has_labels(tmp_path: Path) -> None:
