@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.comparison import Unpaired
+from mnist_pipeline.core.comparison import Unpaired, holm
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates, Outcome
 from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
