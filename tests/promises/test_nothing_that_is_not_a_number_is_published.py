@@ -220,8 +220,7 @@ def test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_ni
     forged = tables.build(
         tables.IMAGES,
         {
-            "image_id": content["image_id"].combine_chunks(),
-            "label": content["label"].combine_chunks(),
+            **{name: content[name].combine_chunks() for name in ("image_id", "image_key", "label")},
             "pixels": column_of_pixels,
         },
     )
