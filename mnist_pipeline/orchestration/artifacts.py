@@ -39,11 +39,10 @@ def show_judged(settings: Settings, judged: Judged) -> None:
     published = judged.published
     identity, totals = published.identity, published.totals
     key = f"{identity.dataset}-{identity.split}".replace("_", "-")
-    accuracy = accuracy_cell(totals.accuracy, totals.labelled, totals.images)
+    accuracy = accuracy_cell(totals.accuracy, totals.labelled, totals.images) if totals.labelled else "no labels"
     shown = f"{identity.run_date}: {accuracy}, {judged.verdict.outcome} ({published.run_id})"
     create_markdown_artifact(_summary(settings, judged), key=f"{key}-summary", description=shown)
-    digits = [score_cells(score) for score in published.scores]
-    create_table_artifact(digits, key=f"{key}-digits", description=shown)
+    create_table_artifact(_digits(published), key=f"{key}-digits", description=shown)
     create_table_artifact(_confusion(published), key=f"{key}-confusion", description=shown)
 
 
@@ -99,13 +98,22 @@ def _summary(settings: Settings, judged: Judged) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _digits(published: Published) -> list[dict[str, Any]]:
+    """The score of each digit, or without labels how often it was predicted."""
+    if published.totals.labelled:
+        return [score_cells(score) for score in published.scores]
+    return [{"digit": str(score.digit), "predicted": f"{score.predicted:,}"} for score in published.scores]
+
+
 def _confusion(published: Published) -> list[dict[str, Any]]:
-    confusion = published.tally.confusion.tolist()
-    rows: list[dict[str, Any]] = [
-        {"label": str(label)} | {f"-> {digit}": confusion[label][digit] for digit in range(DIGITS)}
-        for label in range(DIGITS)
-    ]
-    if published.tally.unlabelled.any():
-        counts = published.tally.unlabelled.tolist()
+    """Predictions by label; in a row of their own those of images without one."""
+    confusion, counts = published.tally.confusion.tolist(), published.tally.unlabelled.tolist()
+    rows: list[dict[str, Any]] = []
+    if published.totals.labelled:
+        rows += [
+            {"label": str(label)} | {f"-> {digit}": confusion[label][digit] for digit in range(DIGITS)}
+            for label in range(DIGITS)
+        ]
+    if any(counts):
         rows.append({"label": "none"} | {f"-> {digit}": counts[digit] for digit in range(DIGITS)})
     return rows
