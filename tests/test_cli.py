@@ -605,8 +605,8 @@ def test_a_run_by_hand_says_so_everywhere_until_it_is_accepted(home: Path) -> No
     result = run("--report", "--weights", file_of(home, 3))
     (folder,) = published(home)
     advice = f"`mnist-pipeline accept {folder.name} --reason TEXT` counts it"
-    assert f"not counted, as weights were given by hand; {advice}" in result.stdout.splitlines()
-    said = f"not counted, as weights or settings were given by hand; {advice}"
+    assert f"not counted, with weights given by hand; {advice}" in result.stdout.splitlines()
+    said = f"not counted, with weights or settings given by hand; {advice}"
     assert said in command("show", folder.name).stdout.splitlines()
     assert "none, by hand" in command("runs").stdout
     page = html.unescape((home / "outputs" / "reports" / f"{folder.name}.html").read_text())

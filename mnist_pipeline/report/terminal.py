@@ -76,7 +76,7 @@ def chance_suffix(correct: int, labelled: int) -> str:
 def not_counted_line(run_id: str, by_hand: Sequence[str] = ()) -> str:
     """That a run is not the night of its date, why, and how it becomes that, in one line."""
     what = ", ".join(by_hand) or "weights or settings"
-    return f"not counted, as {what} were given by hand; `mnist-pipeline accept {run_id} --reason TEXT` counts it"
+    return f"not counted, with {what} given by hand; `mnist-pipeline accept {run_id} --reason TEXT` counts it"
 
 
 def fitted_table(
