@@ -1,6 +1,7 @@
 """Whole runs over images that other tools wrote as Parquet, judged by runs over the same images as IDX files."""
 
 from collections.abc import Callable
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mnist_pipeline.datasets import shards
 from mnist_pipeline.datasets.formats import files, parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration.doctor import run_checks
+from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.runs.lookup import list_runs
 from mnist_pipeline.runs.run import Run
@@ -30,7 +32,7 @@ from mnist_pipeline.weights.files import encode_weights
 from tests.builders import random_images, random_labels
 from tests.parquet_files import FORMS, as_numbers, column, decoded_rows, write
 from tests.pipeline.test_evaluation import NETWORK, toy
-from tests.published import flip_bit, left_over, on_disk, opened, snapshot
+from tests.published import flip_bit, identity, left_over, on_disk, opened, publish_run, snapshot
 
 ROWS = 25
 IMAGES = random_images(ROWS)
@@ -341,9 +343,20 @@ def test_a_folder_set_in_the_environment_is_read_every_night_and_never_trained_o
         assert "expected none here, where IDX files are read" in result.stderr
 
 
+def test_the_doctor_says_of_which_missing_nights_the_data_is_there(tmp_path: Path) -> None:
+    settings = of_parquet(tmp_path, tmp_path / "{run_date}")
+    publish_run(settings.outputs, identity("2026-01-28", dataset="mine"))
+    (tmp_path / "2026-01-30").mkdir()
+    (tmp_path / "2026-01-30" / "a.parquet").touch()
+    (finding,) = run_checks._recent_run_dates(Due(settings, tuple(date(2026, 1, day) for day in (28, 29, 30))))
+    there, absent = finding.found.split("; ")[1:]
+    assert there == "2026-01-30: no run that counts, and its data is there"
+    assert absent == f"2026-01-29: no data at {tmp_path}/2026-01-29 (images)"
+
+
 def test_the_doctor_asks_for_no_cache_where_images_are_given(tmp_path: Path) -> None:
     (finding,) = run_checks._cache(of_parquet(tmp_path, tmp_path / "mine"))
-    assert (finding.healthy, finding.found) == (None, f"not looked at: {tmp_path}/mine holds the images")
+    assert (finding.healthy, finding.found) == (None, f"none needed: the images come from {tmp_path}/mine")
     with pytest.raises(SettingsError, match="expected a data set of their own, got mnist"):
         list(run_checks._cache(of_parquet(tmp_path, tmp_path / "mine", dataset="mnist")))
 

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.datasets.source_files import is_file, source_errors
-from mnist_pipeline.errors import DataError, NoDataError, UnavailableError
+from mnist_pipeline.errors import MAX_LISTED, DataError, NoDataError, UnavailableError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location, is_empty
 from mnist_pipeline.store.opening import open_store
@@ -84,22 +84,32 @@ def wait_for_data(
         logger.info("the data is there: %s", _line(awaited(settings)))
 
 
-def data_lines(settings: Settings, dates: Sequence[date]) -> Iterator[Arrival]:
-    """Whether the data of run dates without a run is there, one for each date; none if the settings await nothing.
+def look_for_data(settings: Settings, dates: Sequence[date]) -> tuple[list[str], bool]:
+    """Whether the data of run dates without a run is there.
 
-    A store that does not answer is not asked again: those of later dates are left out.
+    Returns:
+        Lines that say it, those of dates with data first: somebody can evaluate them. None if the settings await
+        nothing. And whether it is certain that no date has any.
     """
+    found = sorted(_arrivals(settings, dates), key=lambda each: each.is_absent)
+    lines = [each.line for each in found[:MAX_LISTED]]
+    lines += [f"and {len(found) - MAX_LISTED} more"] if len(found) > MAX_LISTED else []
+    return lines, sum(each.is_absent for each in found) == len(dates)
+
+
+def _arrivals(settings: Settings, dates: Sequence[date]) -> Iterator[Arrival]:
     for run_date in dates:
         that_day = settings.on(run_date)
         try:
             absent = missing(that_day)
+        # A store that does not answer is not asked again: those of later dates are left out.
         except (DataError, UnavailableError) as error:
             yield Arrival(f"{run_date}: could not look for its data ({error})")
             return
         if absent:
             yield Arrival(f"{run_date}: no data at {_line(absent)}", is_absent=True)
         elif awaited(that_day):
-            yield Arrival(f"{run_date}: no run, and its data is there")
+            yield Arrival(f"{run_date}: no run that counts, and its data is there")
 
 
 def _problem(settings: Settings) -> NoDataError | UnavailableError | None:
@@ -110,7 +120,7 @@ def _problem(settings: Settings) -> NoDataError | UnavailableError | None:
     if not absent:
         return None
     minutes = settings.wait_for_data_minutes
-    waited = f" after {minutes} minutes" if minutes else ""
+    waited = f" after {minutes} minute{'s' if minutes > 1 else ''}" if minutes else ""
     return NoDataError(
         f"no data at {_line(absent)}: expected that of {settings.run_date}, got nothing there{waited}; check the "
         "name, or put it there and run again: wait_for_data_minutes lets runs wait for it"

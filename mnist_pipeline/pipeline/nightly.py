@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.errors import MAX_LISTED, DamagedError, NoDataError, RunNotFoundError, VerdictError
-from mnist_pipeline.pipeline.arrival import data_lines
+from mnist_pipeline.errors import DamagedError, NoDataError, RunNotFoundError, VerdictError
+from mnist_pipeline.pipeline.arrival import look_for_data
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published, judged_line
 from mnist_pipeline.pipeline.reporting import try_report
@@ -61,16 +61,12 @@ def require_run_dates(settings: Settings, dates: Sequence[date]) -> list[DateSta
     found = lookup.runs_of_dates(outputs, lookup.runs_of(outputs, dataset, split, min(dates), max(dates)))
     states = [state_of(settings, run) for run in found if run.name.run_date in dates]
     failed = [state.line for state in states if not state.good]
-    try:
-        lookup.require_run_dates(outputs, dataset, split, dates)
-    except RunNotFoundError as error:
-        absent = lookup.missing_run_dates(outputs, dataset, split, dates)
-        looked_at = list(data_lines(settings, absent))
-        nothing_there = sum(found.is_absent for found in looked_at) == len(absent)
-        lines = [found.line for found in looked_at[:MAX_LISTED]]
-        lines += [f"and {len(looked_at) - MAX_LISTED} more"] if len(looked_at) > MAX_LISTED else []
+    if absent := lookup.missing_run_dates(outputs, dataset, split, dates):
+        lines, nothing_there = look_for_data(settings, absent)
         kind = NoDataError if nothing_there else RunNotFoundError
-        raise kind("; ".join([str(error), *lines, *failed])) from error
+        problem = lookup.missing_line(outputs, dataset, split, dates, absent)
+        advice = lookup.missing_advice(outputs, dataset, split, absent) + (" once it is there" if nothing_there else "")
+        raise kind("; ".join([problem, *lines, advice, *failed]))
     if failed:
         raise VerdictError(f"{'; '.join(failed)}; look at each with `mnist-pipeline show RUN_ID`")
     return states

@@ -94,20 +94,19 @@ def missing_run_dates(outputs: Outputs, dataset: str, split: str, dates: Sequenc
     return [run_date for run_date in dates if run_date not in there]
 
 
-def require_run_dates(outputs: Outputs, dataset: str, split: str, dates: Sequence[date]) -> None:
-    """Nothing, if every one of some run dates has a published run of the data set and split that counts.
+def missing_line(outputs: Outputs, dataset: str, split: str, dates: Sequence[date], missing: Sequence[date]) -> str:
+    """Part of a message: which of some run dates have no published run of the data set and split that counts."""
+    return (
+        f"nights of {dataset}/{split} from {dates[0]} to {dates[-1]}: expected a published run of each in "
+        f"{outputs}, got none of {', '.join(map(str, missing))}"
+    )
 
-    Raises:
-        RunNotFoundError: some have none; all of them are named.
-    """
-    if missing := missing_run_dates(outputs, dataset, split, dates):
-        there = runs_of(outputs, dataset, split, missing[0], missing[-1])
-        there = [run for run in there if run.name.run_date in missing]
-        raise RunNotFoundError(
-            f"nights of {dataset}/{split} from {dates[0]} to {dates[-1]}: expected a published run of each in "
-            f"{outputs}, got none of {', '.join(map(str, missing))}; {not_counted(there)}publish them with "
-            f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`"
-        )
+
+def missing_advice(outputs: Outputs, dataset: str, split: str, missing: Sequence[date]) -> str:
+    """Part of a message: what is there of run dates without a run that counts, and what to do about them."""
+    there = [run for run in runs_of(outputs, dataset, split, missing[0], missing[-1]) if run.name.run_date in missing]
+    command = backfill_command(outputs, dataset, split, missing[0], missing[-1])
+    return f"{not_counted(there)}publish them with `{command}`"
 
 
 def backfill_command(outputs: Outputs, dataset: str, split: str, first: date, last: date) -> str:

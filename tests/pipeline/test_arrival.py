@@ -148,8 +148,14 @@ def test_a_run_and_its_manifest_name_what_its_locations_were_resolved_to(
 def test_a_date_without_a_run_has_no_data_or_no_run(incoming: Location, tmp_path: Path) -> None:
     settings = nights_of(incoming, tmp_path)
     dates = [date(2026, 1, 30), date(2026, 1, 31)]
-    with pytest.raises(NoDataError, match=f"30: no data at {incoming}/2026/01-30 .*31: no data at .*/01-31"):
+    with pytest.raises(
+        NoDataError,
+        match=f"30: no data at {incoming}/2026/01-30 .*31: no data at .*/01-31.*; publish them .* once it is there$",
+    ):
         require_run_dates(settings, dates)
     open_store(incoming).write("2026/01-31/a.parquet", b"1")
-    with pytest.raises(RunNotFoundError, match=r"30: no data at .*; 2026-01-31: no run, and its data is there"):
+    with pytest.raises(
+        RunNotFoundError,
+        match=r"31: no run that counts, and its data is there; 2026-01-30: no data at .*; publish them with `[^`]*`$",
+    ):
         require_run_dates(settings, dates)

@@ -13,7 +13,7 @@ from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.errors import DamagedError, DataError, OutputsError
 from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarded
 from mnist_pipeline.orchestration.scheduled import Due
-from mnist_pipeline.pipeline.arrival import data_lines
+from mnist_pipeline.pipeline.arrival import look_for_data
 from mnist_pipeline.pipeline.nightly import state_of
 from mnist_pipeline.pipeline.planning import current_network
 from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of, runs_of_dates
@@ -67,7 +67,7 @@ def _cache(settings: Settings) -> Iterator[Finding]:
     what = f"cache of {settings.dataset}/{settings.split}"
     if settings.images:
         settings.require_source()
-        yield Finding(what, None, f"not looked at: {settings.images} holds the images")
+        yield Finding(what, None, f"none needed: the images come from {settings.images}")
         return
     dataset = settings.described_dataset()
     files = dataset.splits[settings.split].files
@@ -84,7 +84,7 @@ def _cache(settings: Settings) -> Iterator[Finding]:
         again = f"`mnist-pipeline fetch --dataset {settings.dataset} --split {settings.split}` fetches it again"
         yield Finding(what, False, "; ".join(damaged), again)
     elif settings.data_dir:
-        yield Finding(what, None, f"not looked at: {settings.data_dir} holds the files")
+        yield Finding(what, None, f"none needed: the files come from {settings.data_dir}")
     elif len(kept) == len(files):
         yield Finding(what, True, f"{len(kept)} files verified in {folder}")
     else:
@@ -123,8 +123,9 @@ def _recent_run_dates(due: Due) -> Iterator[Finding]:
     wrong = list(_wrong(run for run in published if run.name.run_date in dates))
     if missing:
         found = f"no published run that counts of {', '.join(map(str, missing))} in {outputs}"
-        found = "; ".join([found, *(each.line for each in data_lines(due.settings, missing))])
-        yield Finding(what, False, found, f"`{backfill_command(outputs, dataset, split, missing[0], missing[-1])}`")
+        lines, _ = look_for_data(due.settings, missing)
+        command = backfill_command(outputs, dataset, split, missing[0], missing[-1])
+        yield Finding(what, False, "; ".join([found, *lines]), f"`{command}`")
     if wrong:
         repairs = all(isinstance(error, DamagedError) for error in wrong)
         command = f"`mnist-pipeline verify{' --repair' if repairs else ''} --outputs {shlex.quote(str(outputs))}`"
