@@ -440,6 +440,16 @@ def test_a_night_that_fails_says_which_gates_and_why_and_ends_with_7(home: Path)
     assert [(name, verdict) for name, _, _, _, verdict, *_ in listed] == [(before, "none"), (run_id, "fail")]
 
 
+def test_runs_that_another_of_their_date_has_replaced_say_so(home: Path) -> None:
+    hours = {4: 9, 5: 11, 6: 10}  # of their publication, by batch_rows
+    for rows, hour in hours.items():
+        who, published_at = identity(batch_rows=rows), datetime(2026, 2, 1, hour, tzinfo=UTC)
+        publish_run(home / "outputs", who, published_at=published_at)
+    publish_run(home / "outputs", identity(batch_rows=7), counts=False)
+    replaced = [line.split()[0] for line in command("runs").stdout.splitlines() if "another counts" in line]
+    assert replaced == [identity(batch_rows=rows).run_id for rows in (4, 6)]
+
+
 def test_a_run_whose_verdict_is_damaged_is_shown_all_the_same(home: Path) -> None:
     run_id = night(home, "2026-01-30", *gates(home, "min_images = 35"))
     (table,) = (home / "outputs" / "verdicts" / run_id).glob("*/gates.parquet")

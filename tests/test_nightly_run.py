@@ -317,7 +317,7 @@ def require_run_dates(settings: Settings, count: int) -> list[DateStatus]:
 
 def test_a_night_that_is_due_has_to_be_published_judged_and_good(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, gates={"toy": Gates(min_images=20)})
-    with pytest.raises(RunNotFoundError, match="got none of 2026-01-31; .*; publish them"):
+    with pytest.raises(RunNotFoundError, match=r"got none of 2026-01-31; .*; publish them"):
         require_run_dates(settings, 1)
     good = run_nightly(settings)
     require_run_dates(settings, 1)

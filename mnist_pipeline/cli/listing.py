@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,9 +16,6 @@ from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError
 from mnist_pipeline.settings import calendar_date
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
     from mnist_pipeline.cli.results.runs import ListedRun
     from mnist_pipeline.report.terminal import RunLine
     from mnist_pipeline.runs.run import Run
@@ -68,7 +65,7 @@ def list_published(
         raise SettingsError(f"--since {since}: expected a date up to --until {until}, got a later one; swap the two")
     settings = given.load()
     outputs, found = opened(settings), list[ListedRun]()
-    since_when = counting(outputs)
+    since_when, newest = counting(outputs), dict[tuple[str, date], tuple[datetime, str]]()
     chosen = list_runs(
         outputs,
         lambda name: (
@@ -79,10 +76,15 @@ def list_published(
     for run in reversed(chosen):
         if limit and len(found) >= limit and run.name.run_date != found[-1].run_date:
             break  # those of one date are in the order of their publication, which their names do not give
-        listed = _look_at(run, since_when)
+        since, of_date = since_when(run), (run.name.split_of, run.name.run_date)
+        if since is not None:  # as `newest_counted` orders them
+            newest[of_date] = max(newest.get(of_date, (since, "")), (since, run.name.run_id))
+        listed = _look_at(run, since is not None)
         if outcome in (None, listed.outcome):
             found.append(listed)
     found.sort(key=lambda run: (run.run_date, str(run.published_at or ""), run.run_id))
+    of_dates = {run_id for _, run_id in newest.values()}
+    found = [run if run.problem else run.model_copy(update={"is_of_date": run.run_id in of_dates}) for run in found]
     result = RunsResult(outputs=str(settings.outputs), runs=tuple(found[-limit:] if limit else found))
     conclude(result)
     if as_csv:
@@ -96,7 +98,7 @@ def list_published(
         out.print(f"no runs in {settings.outputs} yet: publish one with `mnist-pipeline run`")
 
 
-def _look_at(run: "Run", since_when: "Callable[[Run], datetime | None]") -> "ListedRun":
+def _look_at(run: "Run", counts: bool) -> "ListedRun":
     from mnist_pipeline.cli.results.runs import ListedRun
     from mnist_pipeline.runs.decisions import standing_of
     from mnist_pipeline.verdicts.records import newest_verdict
@@ -115,7 +117,7 @@ def _look_at(run: "Run", since_when: "Callable[[Run], datetime | None]") -> "Lis
         accuracy=manifest.totals.accuracy,
         outcome=verdict.outcome if verdict else None,
         standing=standing_of(run.outputs, manifest.content),
-        counts=since_when(run) is not None,
+        counts=counts,
         weights_sha256=manifest.identity.weights_sha256,
         published_at=manifest.published_at,
     )
@@ -128,11 +130,12 @@ def _line(run: "ListedRun") -> "RunLine":
     if run.problem:
         return RunLine(run.run_id, run.problem.partition(":")[0], "-", "-", "-", "-")
     standing = run.standing or ("" if run.counts else "by hand")
+    replaced = "another counts" if run.counts and not run.is_of_date else ""
     return RunLine(
         run_id=run.run_id,
         images=f"{run.images:,}",
         accuracy=accuracy_cell(run.accuracy, run.labelled or 0, run.images or 0),
-        verdict=", ".join(filter(None, (run.outcome or "not judged", standing))),
+        verdict=", ".join(filter(None, (run.outcome or "not judged", standing, replaced))),
         weights=str(run.weights_sha256)[:8],
         published_at=f"{run.published_at:%Y-%m-%d %H:%M}",
     )

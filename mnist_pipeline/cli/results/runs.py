@@ -188,6 +188,7 @@ class ListedRun(Facts):
     outcome: Outcome | None = Field(default=None, description="of the newest verdict; null if it was not judged yet")
     standing: Standing | None = None
     counts: bool | None = Field(default=None, description="whether it is, or was, the run of its date")
+    is_of_date: bool | None = Field(default=None, description="whether it is that now: the newest that counts")
     weights_sha256: str | None = None
     published_at: datetime | None = None
     problem: str | None = Field(default=None, description="why its manifest cannot be read")
