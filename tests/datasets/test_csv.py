@@ -239,7 +239,7 @@ WRONG = {
     "empty": (ImagesError, (3, 5, ""), "row 3: expected a number in column 'pixel4', got null"),
     "a label too large": (LabelError, (3, 0, "10"), "row 3: expected a label 0-9, got 10"),
     "a label of text": (LabelError, (3, 0, "x"), "row 3 (line 5): expected a label 0-9 in column 'label', or nothing"),
-    "a label as float": (LabelError, (3, 0, "7.0"), "row 3 (line 5): expected a label 0-9 in column 'label', or"),
+    "half a label": (LabelError, (3, 0, "7.5"), "row 3: expected a label 0-9, got 7.5"),
     "more fields": (DataError, (3, 5, "1,2"), "row 3 (line 5): expected 785 fields, got 786"),
     "an empty line": (DataError, (3, 784, "5\n"), "row 4 (line 6): expected fields, got an empty line"),
     "a line break": (DataError, (3, 5, '"1\n2"'), "row 3 (line 5): expected fields that end in the same line"),
@@ -259,11 +259,11 @@ def test_a_wrong_field_or_line_is_named_by_its_row(case: str, tmp_path: Path, mo
 
 
 def test_what_is_wrong_in_the_first_lines_does_not_make_integers_of_floats(tmp_path: Path) -> None:
-    for column, field in ((0, "7.0"), (5, "x"), (5, "0,0")):
+    for column, field in ((0, "seven"), (5, "x"), (5, "0,0")):
         rows: list[list[Any]] = np.column_stack([LABELS.astype(object), flatten(IMAGES) / 255]).tolist()
         rows[3][column] = field
-        message = {"7.0": "expected a label", "x": "expected a number", "0,0": "expected 785 fields"}[field]
-        kind = {"7.0": LabelError, "x": ImagesError, "0,0": DataError}[field]
+        message = {"seven": "expected a label", "x": "expected a number", "0,0": "expected 785 fields"}[field]
+        kind = {"seven": LabelError, "x": ImagesError, "0,0": DataError}[field]
         refused(kind, f"row 3 (line 5): {message}", write(tmp_path / "a.csv", text_of(rows, KAGGLE)))
 
 

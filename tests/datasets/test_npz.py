@@ -207,6 +207,11 @@ def test_the_labels_are_the_only_array_of_one_integer_an_image_that_is_called_so
     np.testing.assert_array_equal(read(saved(tmp_path, X=IMAGES, Y=LABELS, **others))[1], LABELS)
 
 
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "U3"])
+def test_labels_may_be_floats_or_texts_of_digits(dtype: str, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(saved(tmp_path, images=IMAGES, labels=LABELS.astype(dtype)))[1], LABELS)
+
+
 def test_a_folder_of_files_is_one_split(tmp_path: Path) -> None:
     for name, some in {"a": slice(9), "b": slice(9, ROWS)}.items():
         saver = "stored" if name == "a" else "deflated"
@@ -253,7 +258,8 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({"x": IMAGES[:0]}, {}, DataError, "expected at least one image, got none; give a data set with images"),
     ({"x": IMAGES, "y": LABELS, "labels": LABELS}, {}, LabelError, "expected one array of labels, got 'y', 'labels'; "),
     ({"x": IMAGES, "y": np.eye(10)[LABELS]}, {}, LabelError, "got 'float64 [23, 10]'; store numpy.argmax(labels, axis"),
-    ({"x": IMAGES, "y": LABELS / 1}, {}, LabelError, "array 'y': expected [N] integers 0-9, got 'float64 [23]'; store"),
+    ({"x": IMAGES, "y": LABELS > 5}, {}, LabelError, "array 'y': expected [N] digits 0-9, got 'bool [23]'; store inte"),
+    ({"x": IMAGES, "y": LABELS + 0.5}, {}, LabelError, "a.npz: row 0: expected a label 0-9, got "),
     ({"x": IMAGES, "y": LABELS[1:]}, {}, LabelError, "array 'y': expected 23 labels, one for each image of 'x', got 2"),
     ({"x_test": IMAGES, "y_train": LABELS}, {}, LabelError, "expected the labels in an array 'y_test', got none, but "),
     (KERAS, {"label_column": "c"}, LabelError, "expected the labels in an array 'c', got none, but 'x_train', 'y_trai"),

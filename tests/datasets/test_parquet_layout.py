@@ -101,7 +101,7 @@ def test_labels_of_another_column_are_other_labels(tmp_path: Path) -> None:
 def test_a_label_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = file(tmp_path, pixels=IMAGES, label=LABELS)
     refused(LabelError, "expected the labels in a column 'y', got none, but 'pixels', 'label'; ", path, "y")
-    refused(LabelError, "column 'pixels': expected integers 0-9, got 'list<element: uint8>'; ", path, "pixels")
+    refused(LabelError, "column 'pixels': expected digits 0-9, got 'list<element: uint8>'; ", path, "pixels")
 
 
 # Images

@@ -69,6 +69,13 @@ class Array:
         return self.is_column and self.dtype.kind in "iu"
 
     @property
+    def may_be_labels(self) -> bool:
+        """Whether its values may be digits; they say so themselves."""
+        is_text = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * MAX_NAME_BYTES
+        is_float = self.dtype.kind == "f" and self.dtype.itemsize in (4, 8)
+        return self.is_labels or (self.is_column and (is_text or is_float))
+
+    @property
     def stored(self) -> np.dtype[Any]:
         """The dtype to read the values as. Those of bool are bytes, of which some may be neither 0 nor 1."""
         return np.dtype(np.uint8) if self.dtype.kind == "b" else self.dtype
@@ -129,7 +136,8 @@ class ArrayRows:
         labels = None
         if self.labels is not None:
             values = self.labels.astype(self.labels.dtype.newbyteorder("="), copy=False)
-            labels = column_of(values, pa.from_numpy_dtype(values.dtype))
+            texts = values.dtype.kind == "U"
+            labels = _texts(values, name_row) if texts else column_of(values, pa.from_numpy_dtype(values.dtype))
         keys = None if self.keys is None else _texts(self.keys, name_row)
         return Decoded(self.pixels.astype(self.numbers, copy=False), labels, keys)
 
@@ -166,8 +174,8 @@ def layout_of(arrays: Mapping[str, Array], name: str, wanted: Wanted) -> ArrayLa
 
     Raises:
         ImagesError: no array holds images, or it is not clear which does.
-        LabelError: the labels are not integers, or it is not clear which array holds them, or there are more or fewer
-            labels than images.
+        LabelError: the labels are neither numbers nor texts, or it is not clear which array holds them, or there are
+            more or fewer of them than images.
         DataError: there is no such array of names, or it holds neither text nor integers, one an image.
     """
     images, image_column = _images(arrays, name, wanted)
@@ -266,10 +274,10 @@ def _label(
             f"{name}: expected the labels in an array {shown(label)}, got none, but {listed(near)}; {advice}"
         )
     array = arrays[label]
-    if not array.is_labels:
+    if not array.may_be_labels:
         one_hot = "store numpy.argmax(labels, axis=1)" if array.row_shape == (10,) else "store integers"
         raise LabelError(
-            f"{name}: array {shown(label)}: expected [N] integers 0-9, got {shown(array)}; {one_hot}, or {advice}"
+            f"{name}: array {shown(label)}: expected [N] digits 0-9, got {shown(array)}; {one_hot}, or {advice}"
         )
     if array.rows != rows:
         raise LabelError(

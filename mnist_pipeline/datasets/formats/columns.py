@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, SIDE
 from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Decoded, RowName, Wanted
+from mnist_pipeline.datasets.formats.labels import may_be_labels
 from mnist_pipeline.datasets.formats.pictures import decode_picture
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
 
@@ -112,7 +113,7 @@ def layout_of(schema: pa.Schema, name: str, wanted: Wanted) -> Layout:
 
     Raises:
         ImagesError: no column holds images, or it is not clear which does.
-        LabelError: the labels are not integers, or it is not clear which column holds them.
+        LabelError: the labels are neither numbers nor texts, or it is not clear which column holds them.
         DataError: there is no such column of names, or it holds neither text nor integers.
     """
     key = _key_field(schema, name, wanted.id_column)
@@ -232,10 +233,10 @@ def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.F
     """The column of exactly the name that the labels should have, if there is one."""
     wanted = LABEL_COLUMN if label_column is None else label_column
     found = [] if label_column == NO_LABELS else [field for field in schema if field.name == wanted]
-    if found and (len(found) > 1 or not pa.types.is_integer(found[0].type)):
+    if found and (len(found) > 1 or not may_be_labels(found[0].type)):
         got = shown(found[0].type) if len(found) == 1 else f"{len(found)} columns of that name"
         raise LabelError(
-            f"{name}: column {shown(wanted)}: expected integers 0-9, got {got}; store integers, or name another column "
+            f"{name}: column {shown(wanted)}: expected digits 0-9, got {got}; store integers, or name another column "
             "with --label-column"
         )
     return found[0] if found else None

@@ -68,7 +68,7 @@ class LineParser:
         self._positions = {column: positions[column] for column in layout.columns}
         # By position, as others may have the same name.
         self._names = [str(position) for position in range(len(names))]
-        types = {layout.label: pa.int64(), layout.key: pa.string()}
+        types = {layout.label: pa.float64(), layout.key: pa.string()}
         self._types = {str(at): types.get(column, TYPES[layout.numbers]) for column, at in self._positions.items()}
 
     def parse(self, text: bytes, rows: int, first: int) -> pa.RecordBatch:
@@ -142,7 +142,7 @@ class LineParser:
         is_integer = _INTEGER.fullmatch(field) is not None
         if column == self._layout.label:
             what = f"expected a label 0-9 in column {shown(column)}, or nothing, got {shown(field)}; write digits"
-            return None if is_integer and len(field) < 19 else LabelError(f"{where}: {what}")
+            return None if is_number(field) else LabelError(f"{where}: {what}")
         got = f"in column {shown(column)}, got {shown(field)}"
         if not is_number(field):
             return ImagesError(f"{where}: expected a number {got}; correct it, or drop the line")

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import BY_TYPE, DIGITS, NO_LABEL, PIXELS, PixelFormat
+from mnist_pipeline.core.images import BY_TYPE, PIXELS, PixelFormat
 from mnist_pipeline.core.plan import RowRange
+from mnist_pipeline.datasets.formats.labels import digits_of
 from mnist_pipeline.datasets.source_files import OpenSource, SourceFile, Verify
 from mnist_pipeline.datasets.splits import ImageRows
-from mnist_pipeline.errors import DataError, LabelError, listed
+from mnist_pipeline.errors import DataError, listed
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.documents import canonical_sha256
 
@@ -53,7 +54,7 @@ class Decoded(NamedTuple):
     """Rows as they are stored: `[n, 784]` numbers, and labels and keys if there are any."""
 
     pixels: NDArray[Any]
-    labels: pa.Array | None = None  # [n] integers, null where an image has none
+    labels: pa.Array | None = None  # [n] of a type that `may_be_labels`, null where an image has none
     keys: pa.StringArray | None = None
 
 
@@ -218,7 +219,7 @@ class FileSplit:
                 found = block.content.slice(done - block.start, stop - done).decode(name_row)
                 self.pixel_format.to_input(found.pixels, name_row, pixels[done - rows.start : stop - rows.start])
                 if found.labels is not None:
-                    labels.append(_digits(found.labels, name_row))
+                    labels.append(digits_of(found.labels, name_row))
                 if found.keys is not None:
                     keys.append(_names(found.keys, name_row))
                 done = stop
@@ -265,20 +266,6 @@ def _named(file: ImagesFile, start: int) -> RowName:
     return lambda row: file.name_row(start + row)
 
 
-def _digits(labels: pa.Array, name_row: RowName) -> NDArray[np.int8]:
-    """Check labels: `[n]` int8 in 0..9, or NO_LABEL for null."""
-    known = labels.is_valid().to_numpy(zero_copy_only=False) if labels.null_count else None
-    values = np.from_dlpack(labels.fill_null(0) if labels.null_count else labels)
-    if (wrong := (values < 0) | (values >= DIGITS)).any():
-        where = int(np.argmax(wrong))
-        raise LabelError(
-            f"{name_row(where)}: expected a label 0-9, got {values[where]}; correct the labels, leave those out that "
-            "are not known, or drop the column"
-        )
-    digits: NDArray[np.int8] = values.astype(np.int8)
-    return digits if known is None else np.where(known, digits, np.int8(NO_LABEL))
-
-
 def _names(keys: pa.StringArray, name_row: RowName) -> pa.StringArray:
     """Check the images' own names: none is null, empty or long."""
     if keys.null_count:
@@ -317,7 +304,7 @@ def open_files(
     Raises:
         DataError: a file cannot be read or is damaged, there are no images, or the files differ in layout.
         ImagesError: no column holds images, or several do.
-        LabelError: the labels are not integers, or it is not clear which column holds them.
+        LabelError: the labels are neither numbers nor texts, or it is not clear which column holds them.
     """
     files: list[ImagesFile] = []
     hashes: list[dict[str, str]] = []
