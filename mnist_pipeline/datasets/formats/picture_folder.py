@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.images import BY_TYPE, DIGITS, PIXELS, PixelFormat
+from mnist_pipeline.core.images import BY_TYPE, PIXELS, PixelFormat
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.columns import NO_LABELS
 from mnist_pipeline.datasets.formats.files import Wanted
@@ -28,7 +28,9 @@ from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.tables.columns import column_of
 
-LABELS = frozenset(map(str, range(DIGITS)))  # names of subfolders
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# Names of subfolders, each of which begins with its digit: `7`, or `7 - seven` as torchvision names MNIST's classes.
+LABELS = frozenset(name for digit, word in enumerate(WORDS) for name in (f"{digit}", f"{digit} - {word}"))
 CHANGED = "expected the pictures that were verified, got others since; run again to verify them again"
 
 
