@@ -134,6 +134,13 @@ def test_the_numbers_of_columns_decide_the_order_of_pixels(form: str, tmp_path: 
     assert labels == LABELS.tolist()
 
 
+def test_spaces_may_follow_the_commas(tmp_path: Path) -> None:
+    text = text_of(LABELLED[:, ::-1], KAGGLE[::-1]).replace(",", ", ")
+    pixels, labels, _ = read(opened(write(tmp_path / "a.csv", text)))
+    np.testing.assert_array_equal(pixels, PIXELS, strict=True)
+    assert labels == LABELS.tolist()
+
+
 def test_files_of_a_folder_may_have_their_columns_in_different_orders(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", text_of(LABELLED[:4], KAGGLE))
     write(tmp_path / "b.csv.gz", text_of(LABELLED[4:, ::-1], KAGGLE[::-1]))

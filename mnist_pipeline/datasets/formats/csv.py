@@ -125,7 +125,7 @@ def _read_head(source: OpenSource) -> _Head:
     with source.decoding(FORMAT.name):
         line = source.stream.readline(BLOCK_BYTES + 1).removeprefix(codecs.BOM_UTF8)
         _require_short(line, where)
-        names = fields_of(line, delimiter, where)
+        names = [name.strip() for name in fields_of(line, delimiter, where)]
     for other in DELIMITERS.replace(delimiter, ""):
         if line.count(other.encode()) >= PIXELS - 1:
             raise DataError(
