@@ -108,7 +108,8 @@ def test_pictures_without_subfolders_have_no_labels(tmp_path: Path) -> None:
 def test_subfolders_may_be_named_as_torchvisions_classes(tmp_path: Path) -> None:
     put(tmp_path, ["0 - zero/a.png", "7 - seven/b.png", "7/c.png"])
     (rows,) = opened(tmp_path).read([RowRange(0, 3)])
-    assert rows.labels is not None and rows.labels.tolist() == [0, 7, 7]
+    assert rows.labels is not None
+    assert rows.labels.tolist() == [0, 7, 7]
 
 
 def test_without_labels_subfolders_may_have_any_name(tmp_path: Path) -> None:
