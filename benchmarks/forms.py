@@ -24,6 +24,7 @@ from benchmarks.data import bench_folder, train_images
 from benchmarks.measure import machine
 from mnist_pipeline import runtime as computing
 from mnist_pipeline.core.plan import cut
+from mnist_pipeline.core.progress import silent
 from mnist_pipeline.pipeline import evaluation, inputs, planning
 from mnist_pipeline.settings import Settings, load_settings
 from tests.forms import FORMS, Given
@@ -107,7 +108,9 @@ def _read(settings: Settings) -> None:
 def _shard(settings: Settings) -> None:
     shutil.rmtree(settings.outputs, ignore_errors=True)
     plan = planning.make_plan(settings, inputs.open_images(settings))
-    evaluation.over_groups(plan, "shards", plan.build_groups, lambda group: evaluation.build_shards(plan, group), print)
+    evaluation.over_groups(
+        plan, "shards", plan.build_groups, lambda group: evaluation.build_shards(plan, group), silent
+    )
 
 
 def _rate(rows: int, work: Callable[[], None]) -> int:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def of_columns(folder: Path, images: Images, labels: Labels) -> Given:
 def of_encoded(folder: Path, images: Images, labels: Labels) -> Given:
     """Parquet as Hugging Face keeps images: PNG in a struct."""
     pictures = pa.array([{"bytes": _png(image), "path": f"{row}.png"} for row, image in enumerate(images)])
-    return _parquet(folder, {"image": pictures, "label": labels.astype(np.int64)})
+    features = {"image": {"_type": "Image"}, "label": {"dtype": "int64", "_type": "Value"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return _parquet(folder, {"image": pictures, "label": labels.astype(np.int64)}, metadata)
 
 
 def of_csv(folder: Path, images: Images, labels: Labels) -> Given:
@@ -116,8 +119,9 @@ FORMS: dict[str, Write] = {
 }
 
 
-def _parquet(folder: Path, columns: dict[str, Any]) -> Given:
-    pq.write_table(pa.table(columns), folder / "images.parquet", row_group_size=10_000)
+def _parquet(folder: Path, columns: dict[str, Any], metadata: dict[str, str] | None = None) -> Given:
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, folder / "images.parquet", row_group_size=10_000)
     return {"images": folder / "images.parquet"}
 
 
