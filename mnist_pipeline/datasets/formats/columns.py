@@ -77,6 +77,36 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class ColumnReader:
+    """What readers of tables have in common: everything but how they read, see `files.Reader`."""
+
+    layout: Layout
+
+    @property
+    def numbers(self) -> str:
+        return self.layout.numbers
+
+    @property
+    def image_column(self) -> str | None:
+        return self.layout.chosen
+
+    @property
+    def label_column(self) -> str | None:
+        return self.layout.label
+
+    @property
+    def id_column(self) -> str | None:
+        return self.layout.key
+
+    @property
+    def unread(self) -> Sequence[str]:
+        return self.layout.unread
+
+    def __str__(self) -> str:
+        return str(self.layout)
+
+
+@dataclass(frozen=True)
 class ColumnRows:
     """Rows of a table of that layout, see `files.Rows`."""
 

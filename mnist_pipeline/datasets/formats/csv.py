@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats.columns import NO_LABELS, Candidate, ColumnRows, Layout, layout_of
+from mnist_pipeline.datasets.formats.columns import NO_LABELS, Candidate, ColumnReader, ColumnRows, Layout, layout_of
 from mnist_pipeline.datasets.formats.csv_lines import TYPES, LineParser, fields_of, is_number
 from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Look, Rows, Wanted
 from mnist_pipeline.datasets.source_files import GZIP, LINE_ENDS, OpenSource, SourceFile, newlines_in
@@ -28,33 +28,8 @@ DELIMITERS = ",\t;|"
 
 
 @dataclass(frozen=True)
-class CsvReader:
+class CsvReader(ColumnReader):
     """Reads CSV files of one layout, whatever the order of their columns."""
-
-    layout: Layout
-
-    @property
-    def numbers(self) -> str:
-        return self.layout.numbers
-
-    @property
-    def image_column(self) -> str | None:
-        return self.layout.chosen
-
-    @property
-    def label_column(self) -> str | None:
-        return self.layout.label
-
-    @property
-    def id_column(self) -> str | None:
-        return self.layout.key
-
-    @property
-    def unread(self) -> Sequence[str]:
-        return self.layout.unread
-
-    def __str__(self) -> str:
-        return str(self.layout)
 
     def read(self, source: OpenSource, ranges: Sequence[RowRange]) -> Iterator[tuple[int, Rows]]:
         """Decode the blocks that hold rows of the ranges, see `Reader`; lines of others are only counted."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.datasets.formats.columns import ColumnRows, Layout, layout_of
+from mnist_pipeline.datasets.formats.columns import ColumnReader, ColumnRows, Layout, layout_of
 from mnist_pipeline.datasets.formats.files import Look, Rows, Wanted
 from mnist_pipeline.datasets.source_files import OpenSource, SourceFile
 from mnist_pipeline.errors import DataError, ImagesError
@@ -41,33 +41,8 @@ DAMAGE = (pa.ArrowException, ValueError, KeyError)  # what its decoder raises
 
 
 @dataclass(frozen=True)
-class ParquetReader:
+class ParquetReader(ColumnReader):
     """Reads Parquet files of one layout."""
-
-    layout: Layout
-
-    @property
-    def numbers(self) -> str:
-        return self.layout.numbers
-
-    @property
-    def image_column(self) -> str | None:
-        return self.layout.chosen
-
-    @property
-    def label_column(self) -> str | None:
-        return self.layout.label
-
-    @property
-    def id_column(self) -> str | None:
-        return self.layout.key
-
-    @property
-    def unread(self) -> Sequence[str]:
-        return self.layout.unread
-
-    def __str__(self) -> str:
-        return str(self.layout)
 
     def read(self, source: OpenSource, ranges: Sequence[RowRange]) -> Iterator[tuple[int, Rows]]:
         """Decode the row groups that hold rows of the ranges, see `Reader`."""
