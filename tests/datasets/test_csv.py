@@ -328,6 +328,13 @@ def test_a_position_that_cannot_be_meant_is_refused(wanted: dict[str, str], tmp_
     )
 
 
+def test_one_column_is_not_labels_and_names_at_once(tmp_path: Path) -> None:
+    message = "expected labels and the images' own names in two columns, got "
+    refused(DataError, message + "'label'", write(tmp_path / "a.csv", text_of(LABELLED, KAGGLE)), id_column="label")
+    path = write(tmp_path / "b.csv", text_of(LABELLED))
+    refused(DataError, message + "'0'", path, id_column="0", label_column="0")
+
+
 def test_two_groups_of_columns_are_chosen_by_name(tmp_path: Path) -> None:
     rows = np.column_stack([flatten(IMAGES), 255 - flatten(IMAGES)])
     path = write(tmp_path / "a.csv", text_of(rows, [*KAGGLE[1:], *(f"other{number}" for number in range(784))]))

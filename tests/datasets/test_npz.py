@@ -265,6 +265,7 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     (KERAS, {"label_column": "c"}, LabelError, "expected the labels in an array 'c', got none, but 'x_train', 'y_trai"),
     ({"x": IMAGES, "y": LABELS + 9}, {}, LabelError, "a.npz: row 0: expected a label 0-9, got "),
     (KERAS, {"id_column": "c"}, DataError, "expected the images' own names in an array 'c', got none, but 'x_train', "),
+    (KERAS, {"id_column": "y_test"}, DataError, "expected labels and the images' own names in two columns, got 'y_t"),
     (KERAS, {"id_column": "x_test"}, DataError, "array 'x_test': expected [N] texts of at most 1024 characters, or in"),
     (KERAS, {"id_column": "y_train"}, DataError, "array 'y_train': expected 23 names, one for each image of 'x_test',"),
     ({"x": IMAGES[:1], "i": np.array(["a" * 1025])}, {"id_column": "i"}, DataError, "got '<U1025 [1]'; name another a"),

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, SIDE
-from mnist_pipeline.datasets.formats.columns import NO_LABELS, PIXEL_COLUMNS, is_near_label
+from mnist_pipeline.datasets.formats.columns import NO_LABELS, PIXEL_COLUMNS, is_near_label, require_two
 from mnist_pipeline.datasets.formats.files import MAX_NAME_BYTES, Decoded, RowName, Wanted
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
 from mnist_pipeline.tables.columns import column_of
@@ -181,6 +181,7 @@ def layout_of(arrays: Mapping[str, Array], name: str, wanted: Wanted) -> ArrayLa
     images, image_column = _images(arrays, name, wanted)
     key = _key(arrays, name, images, wanted.id_column)
     label = _label(arrays, name, images, key, wanted.label_column)
+    require_two(name, label, key)
     unread = tuple(each for each in arrays if each not in (images, label, key))
     return ArrayLayout(images, arrays[images].numbers, image_column, label, key, unread)
 

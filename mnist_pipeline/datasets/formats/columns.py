@@ -148,6 +148,7 @@ def layout_of(schema: pa.Schema, name: str, wanted: Wanted) -> Layout:
     """
     key = _key_field(schema, name, wanted.id_column)
     label = _label_field(schema, name, wanted.label_column)
+    require_two(name, label and label.name, key and key.name)
     not_pixels = {field.name for field in (key, label) if field}
     images, chosen = _images(schema, name, wanted.image_column, not_pixels)
     if label is None:
@@ -270,6 +271,15 @@ def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.F
             "with --label-column"
         )
     return found[0] if found else None
+
+
+def require_two(name: str, label: str | None, key: str | None) -> None:
+    """Raise DataError if labels and the images' own names are the same column."""
+    if key is not None and key == label:
+        raise DataError(
+            f"{name}: expected labels and the images' own names in two columns, got {shown(key)} for both; name "
+            f"another with --id-column, or with --label-column, or say --label-column {NO_LABELS}"
+        )
 
 
 def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, images: Candidate) -> None:

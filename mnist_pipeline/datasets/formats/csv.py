@@ -61,7 +61,7 @@ class Csv:
         if not head.has_names:
             _require_options(head, name, wanted)
         label = LABEL_COLUMN if wanted.label_column is None else wanted.label_column
-        types = {wanted.id_column: pa.string(), label: pa.float64()}
+        types = {label: pa.float64(), wanted.id_column: pa.string()}
         schema = pa.schema([(column, types.get(column, pa.int16())) for column in head.names])
         layout = layout_of(schema, name, wanted)
         _, _, text = next(_blocks(source, head), (0, 0, b""))
