@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.datasets.formats.choosing import open_images
-from mnist_pipeline.datasets.formats.files import FileSplit, Wanted
+from mnist_pipeline.datasets.formats.files import FileSplit
+from mnist_pipeline.datasets.formats.interface import Wanted
+from mnist_pipeline.datasets.formats.tabular import parquet
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 
 LISTS = ("list", "large_list", "fixed_size_list", "nested list", "nested large_list", "nested fixed_size_list")

@@ -19,7 +19,8 @@ from mnist_pipeline import tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, as_bytes
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.formats import files, parquet
+from mnist_pipeline.datasets.formats import files
+from mnist_pipeline.datasets.formats.tabular import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.orchestration.doctor import run_checks
 from mnist_pipeline.orchestration.scheduled import Due

@@ -4,8 +4,8 @@ import logging
 
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.datasets.formats import choosing
-from mnist_pipeline.datasets.formats.files import Wanted
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
+from mnist_pipeline.datasets.formats.interface import Wanted
 from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.datasets.sources import fetching

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PixelFormat, flatten, normalise
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.datasets.formats import csv
 from mnist_pipeline.datasets.formats.choosing import open_images
-from mnist_pipeline.datasets.formats.files import FileSplit, Wanted
+from mnist_pipeline.datasets.formats.files import FileSplit
+from mnist_pipeline.datasets.formats.interface import Wanted
+from mnist_pipeline.datasets.formats.tabular import csv
 from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.errors import DataError, ImagesError, LabelError
 from mnist_pipeline.store.base import Address, Location

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, PixelFormat, flatten, normalise
 from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.datasets.formats import choosing
-from mnist_pipeline.datasets.formats.files import FileSplit, Wanted
+from mnist_pipeline.datasets.formats.files import FileSplit
+from mnist_pipeline.datasets.formats.interface import Wanted
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DataError, ImagesError, LabelError
 from mnist_pipeline.store.base import Address, Location

@@ -13,7 +13,7 @@ import pytest
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats import parquet
+from mnist_pipeline.datasets.formats.tabular import parquet
 from mnist_pipeline.errors import DataError, ImagesError, LabelError
 from tests.builders import random_images, random_labels
 from tests.parquet_files import column, open_parquet, write

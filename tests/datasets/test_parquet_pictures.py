@@ -14,7 +14,7 @@ import pytest
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.choosing import open_images
-from mnist_pipeline.datasets.formats.files import Wanted
+from mnist_pipeline.datasets.formats.interface import Wanted
 from mnist_pipeline.errors import ImagesError
 from tests.builders import random_images, random_labels
 from tests.pictures import encoded

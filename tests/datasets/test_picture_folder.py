@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PixelFormat, flatten, normalise
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats import picture_listing
 from mnist_pipeline.datasets.formats.choosing import open_images
-from mnist_pipeline.datasets.formats.files import Wanted
-from mnist_pipeline.datasets.formats.picture_folder import PictureFolder
+from mnist_pipeline.datasets.formats.interface import Wanted
+from mnist_pipeline.datasets.formats.pictures import listing as picture_listing
+from mnist_pipeline.datasets.formats.pictures.folder import PictureFolder
 from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError, UnavailableError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from mnist_pipeline.datasets.formats.pictures import MAX_PICTURE_BYTES, decode_picture
+from mnist_pipeline.datasets.formats.pictures.decoding import MAX_PICTURE_BYTES, decode_picture
 from mnist_pipeline.errors import ImagesError, SettingsError
 from tests.builders import random_images
 from tests.pictures import encoded, png

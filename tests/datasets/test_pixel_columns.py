@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import AS_GIVEN_VERSION, TRANSFORM_VERSION, flatten, normalise
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.datasets.formats import parquet
 from mnist_pipeline.datasets.formats.choosing import open_images
-from mnist_pipeline.datasets.formats.files import Wanted
+from mnist_pipeline.datasets.formats.interface import Wanted
+from mnist_pipeline.datasets.formats.tabular import parquet
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import ImagesError
 from tests.builders import random_images, random_labels
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
         import pyarrow as pa
         from mnist_pipeline.core.plan import cut
         from mnist_pipeline.datasets.formats.choosing import open_images
-        from mnist_pipeline.datasets.formats.files import Wanted
+        from mnist_pipeline.datasets.formats.interface import Wanted
         tracemalloc.start()
         split = open_images("mine", Path(sys.argv[1]), Wanted())
         read = sum(len(block.pixels) for block in split.read(cut(split.rows, 1000)))

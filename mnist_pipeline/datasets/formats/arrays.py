@@ -17,8 +17,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, SIDE
-from mnist_pipeline.datasets.formats.columns import NO_LABELS, PIXEL_COLUMNS, is_near_label, require_two
-from mnist_pipeline.datasets.formats.files import MAX_NAME_BYTES, Decoded, RowName, Wanted
+from mnist_pipeline.datasets.formats.interface import MAX_NAME_BYTES, NO_LABELS, PIXEL_COLUMNS, Decoded, RowName, Wanted
+from mnist_pipeline.datasets.formats.labels import is_near_label, require_two
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
 from mnist_pipeline.tables.columns import column_of
 

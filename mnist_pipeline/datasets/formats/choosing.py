@@ -4,14 +4,14 @@ import logging
 import re
 from collections.abc import Sequence
 
-from mnist_pipeline.datasets.formats.columns import NO_LABELS
-from mnist_pipeline.datasets.formats.csv import FORMAT as CSV
-from mnist_pipeline.datasets.formats.files import Format, Wanted, open_files
+from mnist_pipeline.datasets.formats.files import open_files
+from mnist_pipeline.datasets.formats.interface import NO_LABELS, Format, Wanted
 from mnist_pipeline.datasets.formats.npz import FORMAT as NPZ
-from mnist_pipeline.datasets.formats.parquet import FORMAT as PARQUET
-from mnist_pipeline.datasets.formats.picture_folder import LABELS, open_pictures
-from mnist_pipeline.datasets.formats.picture_listing import Listing, list_pictures
-from mnist_pipeline.datasets.formats.pictures import ENDINGS
+from mnist_pipeline.datasets.formats.pictures.decoding import ENDINGS
+from mnist_pipeline.datasets.formats.pictures.folder import LABELS, open_pictures
+from mnist_pipeline.datasets.formats.pictures.listing import Listing, list_pictures
+from mnist_pipeline.datasets.formats.tabular.csv import FORMAT as CSV
+from mnist_pipeline.datasets.formats.tabular.parquet import FORMAT as PARQUET
 from mnist_pipeline.datasets.source_files import GZIP, Verify, is_file, source_errors, verified_file
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import DataError, NoDataError, listed

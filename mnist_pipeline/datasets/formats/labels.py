@@ -1,13 +1,22 @@
 """Labels as tables hold them: integers, or floats, texts and categories of digits, as other tools write them."""
 
-from collections.abc import Callable
+import difflib
+import re
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, NO_LABEL
-from mnist_pipeline.errors import LabelError, shown
+from mnist_pipeline.datasets.formats.interface import NO_LABELS, RowName
+from mnist_pipeline.errors import DataError, LabelError, shown
+
+# Other names that columns of labels have, and how near to one of them a misspelt name is, as a ratio of difflib.
+LABEL_NAMES = frozenset({
+    "label", "labels", "lbl", "target", "targets", "tgt", "class", "cls", "classlabel", "category", "digit", "digits",
+    "truth", "groundtruth", "gt", "y",
+})  # fmt: skip
+NEAR = 0.8
 
 
 def may_be_labels(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
@@ -19,7 +28,7 @@ def may_be_labels(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
     return any(each(type) for each in kinds)
 
 
-def digits_of(labels: pa.Array, name_row: Callable[[int], str]) -> NDArray[np.int8]:
+def digits_of(labels: pa.Array, name_row: RowName) -> NDArray[np.int8]:
     """Check labels: `[n]` int8 in 0..9, or NO_LABEL for null and, as pandas writes it among floats, for NaN.
 
     Args:
@@ -29,6 +38,10 @@ def digits_of(labels: pa.Array, name_row: Callable[[int], str]) -> NDArray[np.in
     Raises:
         LabelError: one is no digit.
     """
+    if pa.types.is_integer(labels.type) and not labels.null_count:  # as nearly always: the rest imports pandas
+        values = np.from_dlpack(labels)
+        if ((values >= 0) & (values < DIGITS)).all():
+            return values.astype(np.int8)
     import pyarrow.compute as pc
 
     if isinstance(labels, pa.DictionaryArray):
@@ -45,3 +58,21 @@ def digits_of(labels: pa.Array, name_row: Callable[[int], str]) -> NDArray[np.in
             "known, or drop the column"
         )
     return np.asarray(digits.fill_null(NO_LABEL), np.int8)
+
+
+def is_near_label(name: str) -> bool:
+    """Whether a column of this name may have been meant as the labels."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
+    whole = re.sub(r"[^a-z]", "", words)
+    return not LABEL_NAMES.isdisjoint({whole, *re.split(r"[^a-z]+", words)}) or any(
+        difflib.SequenceMatcher(None, whole, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 3
+    )
+
+
+def require_two(name: str, label: str | None, key: str | None) -> None:
+    """Raise DataError if labels and the images' own names are the same column."""
+    if key is not None and key == label:
+        raise DataError(
+            f"{name}: expected labels and the images' own names in two columns, got {shown(key)} for both; name "
+            f"another with --id-column, or with --label-column, or say --label-column {NO_LABELS}"
+        )

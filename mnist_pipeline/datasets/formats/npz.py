@@ -30,7 +30,8 @@ from mnist_pipeline.datasets.formats.arrays import (
     layout_of,
     parse_header,
 )
-from mnist_pipeline.datasets.formats.files import ENTRY_SPACING, Look, Rows, Wanted
+from mnist_pipeline.datasets.formats.files import ENTRY_SPACING
+from mnist_pipeline.datasets.formats.interface import Look, Rows, Wanted
 from mnist_pipeline.datasets.source_files import MAX_DECOMPRESSED_BYTES, OpenSource, SourceFile
 from mnist_pipeline.errors import DataError, listed, shown
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import BY_TYPE, PIXELS, PixelFormat
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats.columns import NO_LABELS
-from mnist_pipeline.datasets.formats.files import Wanted
-from mnist_pipeline.datasets.formats.picture_listing import Listing, list_pictures, parts
-from mnist_pipeline.datasets.formats.pictures import decode_picture
+from mnist_pipeline.datasets.formats.interface import NO_LABELS, Wanted
+from mnist_pipeline.datasets.formats.pictures.decoding import decode_picture
+from mnist_pipeline.datasets.formats.pictures.listing import Listing, list_pictures, parts
 from mnist_pipeline.datasets.source_files import SourceFile, Verify
 from mnist_pipeline.datasets.splits import ImageRows
 from mnist_pipeline.errors import DataError, LabelError, SettingsError, listed, shown

@@ -1,9 +1,5 @@
-"""Finds the columns of images, labels and names in tables from other tools, and decodes them into NumPy arrays.
+"""Chooses which columns of a table from another tool hold images, labels and names. It reads no files."""
 
-It reads no files. Errors name the file and row through `name_row`, called with the row's number in the batch.
-"""
-
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -13,22 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS, SIDE
-from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Decoded, RowName, Wanted
-from mnist_pipeline.datasets.formats.labels import may_be_labels
-from mnist_pipeline.datasets.formats.pictures import decode_picture
+from mnist_pipeline.datasets.formats.interface import LABEL_COLUMN, NO_LABELS, PIXEL_COLUMNS, Wanted
+from mnist_pipeline.datasets.formats.labels import is_near_label, may_be_labels, require_two
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, listed, shown
 
-PIXEL_COLUMNS = ("pixels", "image", "images")
-NO_LABELS = "none"  # as the name of the label column
-# Other names that columns of labels have, and how near to one of them a misspelt name is, as a ratio of difflib.
-LABEL_NAMES = frozenset({
-    "label", "labels", "lbl", "target", "targets", "tgt", "class", "cls", "classlabel", "category", "digit", "digits",
-    "truth", "groundtruth", "gt", "y",
-})  # fmt: skip
-NEAR = 0.8
 # Fixed-size binary columns that can hold an image: uint8, or little-endian float32 as in our shards.
 BINARY: dict[int, np.dtype[Any]] = {PIXELS: np.dtype(np.uint8), 4 * PIXELS: np.dtype("<f4")}
 BYTES = "bytes"  # the field of an encoded image in a struct, as Hugging Face datasets write it
@@ -74,63 +60,6 @@ class Layout:
         labels = "no labels" if self.label is None else f"{shown(self.label)} of {self.label_type}"
         what = {"list": "", "columns": f"{PIXELS} columns ", "encoded": "pictures in "}[self.images.form]
         return f"{what}{shown(self.images.name)} of {self.images.numbers} and {labels}"
-
-
-@dataclass(frozen=True)
-class ColumnReader:
-    """What readers of tables have in common: everything but how they read, see `files.Reader`."""
-
-    layout: Layout
-
-    @property
-    def numbers(self) -> str:
-        return self.layout.numbers
-
-    @property
-    def image_column(self) -> str | None:
-        return self.layout.chosen
-
-    @property
-    def label_column(self) -> str | None:
-        return self.layout.label
-
-    @property
-    def id_column(self) -> str | None:
-        return self.layout.key
-
-    @property
-    def unread(self) -> Sequence[str]:
-        return self.layout.unread
-
-    def __str__(self) -> str:
-        return str(self.layout)
-
-
-@dataclass(frozen=True)
-class ColumnRows:
-    """Rows of a table of that layout, see `files.Rows`."""
-
-    content: pa.RecordBatch
-    layout: Layout
-
-    def __len__(self) -> int:
-        return int(self.content.num_rows)
-
-    def slice(self, start: int, rows: int) -> "ColumnRows":
-        return ColumnRows(self.content.slice(start, rows), self.layout)
-
-    def decode(self, name_row: RowName) -> Decoded:
-        """The content of the rows.
-
-        Raises:
-            ImagesError: an image is null or does not have 784 pixels; a pixel is null; a picture is not 28x28 grey.
-        """
-        layout = self.layout
-        return Decoded(
-            _pixels(self.content, layout.images, name_row),
-            None if layout.label is None else self.content.column(layout.label),
-            None if layout.key is None else self.content.column(layout.key).cast(pa.string()),
-        )
 
 
 def layout_of(schema: pa.Schema, name: str, wanted: Wanted) -> Layout:
@@ -273,15 +202,6 @@ def _label_field(schema: pa.Schema, name: str, label_column: str | None) -> pa.F
     return found[0] if found else None
 
 
-def require_two(name: str, label: str | None, key: str | None) -> None:
-    """Raise DataError if labels and the images' own names are the same column."""
-    if key is not None and key == label:
-        raise DataError(
-            f"{name}: expected labels and the images' own names in two columns, got {shown(key)} for both; name "
-            f"another with --id-column, or with --label-column, or say --label-column {NO_LABELS}"
-        )
-
-
 def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, images: Candidate) -> None:
     """Raise LabelError if labels are wanted, or if a column may have been meant as labels."""
     others = [each for each in schema.names if each not in images.columns]
@@ -292,49 +212,6 @@ def _require_no_labels(schema: pa.Schema, name: str, label_column: str | None, i
             f"{name}: expected the labels in a column {shown(wanted)}, got none, but {listed(near)}; name the "
             f"column with --label-column, or say --label-column {NO_LABELS} if there are no labels"
         )
-
-
-def is_near_label(name: str) -> bool:
-    """Whether a column of this name may have been meant as the labels."""
-    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold()
-    whole = re.sub(r"[^a-z]", "", words)
-    return not LABEL_NAMES.isdisjoint({whole, *re.split(r"[^a-z]+", words)}) or any(
-        difflib.SequenceMatcher(None, whole, word).ratio() >= NEAR for word in LABEL_NAMES if len(word) > 3
-    )
-
-
-def _pixels(content: pa.RecordBatch, images: Candidate, name_row: RowName) -> NDArray[Any]:
-    """The numbers of images, `[n, 784]`, of any form that `layout_of` accepts."""
-    if images.form == "columns":
-        numbers = content.select(list(images.columns))
-        try:
-            return np.asarray(numbers.to_tensor()).astype(images.numbers, copy=False)
-        except pa.ArrowTypeError:  # there is a null
-            for name, column in zip(images.columns, numbers.columns, strict=True):
-                _require_values(column, name_row, 1, f"a number in column {shown(name)}", ImagesError)
-            raise
-    column = content.column(images.columns[0])
-    _require_values(column, name_row, 1, "an image", ImagesError)
-    if images.form == "encoded":
-        return _decoded(column, name_row)
-    if pa.types.is_fixed_size_binary(column.type):
-        width = column.type.byte_width
-        flat = np.frombuffer(column.buffers()[1], BINARY[width], len(column) * PIXELS, offset=column.offset * width)
-    else:
-        flat = _flat_lists(column, name_row)
-    return flat.reshape(-1, PIXELS)
-
-
-def _decoded(column: pa.Array, name_row: RowName) -> NDArray[np.uint8]:
-    """The pixels of encoded pictures, `[n, 784]`."""
-    if isinstance(column.type, pa.StructType):
-        column = column.field(BYTES)
-        what = "the bytes of a picture (its path alone does not hold it)"
-        _require_values(column, name_row, 1, what, ImagesError)
-    pixels = np.empty((len(column), PIXELS), np.uint8)
-    for row, each in enumerate(column):
-        pixels[row] = decode_picture(each.as_buffer(), name_row(row))
-    return pixels
 
 
 def _is_number(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
@@ -357,7 +234,7 @@ def _numbers(type: pa.DataType) -> str | None:  # noqa: A002  Arrow's word
     if pa.types.is_fixed_size_binary(type):
         return BINARY[type.byte_width].name if type.byte_width in BINARY else None
     for _ in range(2):  # flat, or row by row
-        if not _is_list(type):
+        if not is_list(type):
             return None
         type = type.value_type  # noqa: A001
         if pa.types.is_integer(type) or pa.types.is_floating(type):
@@ -371,7 +248,7 @@ def _may_be_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
         return any(_may_be_images(field.type) for field in type)
     if pa.types.is_dictionary(type):
         return _may_be_images(type.value_type)
-    if _is_list(type) or isinstance(type, pa.ListViewType | pa.LargeListViewType):
+    if is_list(type) or isinstance(type, pa.ListViewType | pa.LargeListViewType):
         inner = type.value_type
         numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
         return _may_be_images(inner) or any(each(inner) for each in numbers)
@@ -379,36 +256,6 @@ def _may_be_images(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
     return isinstance(type, pa.BaseExtensionType) or any(each(type) for each in binary)
 
 
-def _is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+def is_list(type: pa.DataType) -> bool:  # noqa: A002  Arrow's word
+    """Whether a column of this type has a list in each row that is read."""
     return isinstance(type, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
-
-
-def _flat_lists(column: pa.Array, name_row: RowName) -> NDArray[Any]:
-    """The flat numbers of lists of 784, or of 28 lists of 28."""
-    lengths, lists = ([SIDE, SIDE] if _is_list(column.type.value_type) else [PIXELS]), 1
-    for expected in lengths:
-        got = _lengths(column)
-        if (wrong := got != expected).any():
-            where = int(np.argmax(wrong))
-            form = f"{PIXELS} pixels" if lengths == [PIXELS] else f"{SIDE} rows of {SIDE} pixels"
-            raise ImagesError(
-                f"{name_row(where // lists)}: expected {form}, got a list of {got[where]}; "
-                f"only images of {SIDE}x{SIDE} pixels are read"
-            )
-        column, lists = column.flatten(), lists * expected
-        _require_values(column, name_row, lists, f"{PIXELS} pixels", ImagesError)
-    return np.from_dlpack(column)
-
-
-def _lengths(column: pa.Array) -> NDArray[np.int64]:
-    if pa.types.is_fixed_size_list(column.type):
-        return np.full(len(column), column.type.list_size, np.int64)
-    offsets: NDArray[np.int64] = np.from_dlpack(column.offsets).astype(np.int64)
-    return offsets[1:] - offsets[:-1]
-
-
-def _require_values(column: pa.Array, name_row: RowName, each: int, what: str, error: type[DataError]) -> None:
-    """Reject nulls; `each` values belong to one row."""
-    if column.null_count:
-        where = column.is_null().to_pylist().index(True)
-        raise error(f"{name_row(where // each)}: expected {what}, got null; fill it in, or drop the row")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats.files import MAX_NAME_BYTES
-from mnist_pipeline.datasets.formats.pictures import ENDINGS, MAX_PICTURE_BYTES
+from mnist_pipeline.datasets.formats.interface import MAX_NAME_BYTES
+from mnist_pipeline.datasets.formats.pictures.decoding import ENDINGS, MAX_PICTURE_BYTES
 from mnist_pipeline.datasets.source_files import OpenSource, source_errors
 from mnist_pipeline.errors import DataError, shown
 from mnist_pipeline.store.base import Location, Opened, Store

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.datasets.formats.columns import ColumnReader, ColumnRows, Layout, layout_of
-from mnist_pipeline.datasets.formats.files import Look, Rows, Wanted
+from mnist_pipeline.datasets.formats.interface import Look, Rows, Wanted
+from mnist_pipeline.datasets.formats.tabular.columns import ColumnReader, ColumnRows
+from mnist_pipeline.datasets.formats.tabular.layout import Layout, layout_of
 from mnist_pipeline.datasets.source_files import OpenSource, SourceFile
 from mnist_pipeline.errors import DataError, ImagesError
 

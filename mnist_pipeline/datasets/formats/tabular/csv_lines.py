@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 
-from mnist_pipeline.datasets.formats.columns import Layout
+from mnist_pipeline.datasets.formats.tabular.layout import Layout
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, shown
 
 TYPES = {"int16": pa.int16(), "int64": pa.int64(), "float64": pa.float64()}  # of pixels

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from mnist_pipeline.core.images import PIXELS
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.datasets.formats.columns import NO_LABELS, Candidate, ColumnReader, ColumnRows, Layout, layout_of
-from mnist_pipeline.datasets.formats.csv_lines import TYPES, LineParser, fields_of, is_number
-from mnist_pipeline.datasets.formats.files import LABEL_COLUMN, Look, Rows, Wanted
+from mnist_pipeline.datasets.formats.interface import LABEL_COLUMN, NO_LABELS, Look, Rows, Wanted
+from mnist_pipeline.datasets.formats.tabular.columns import ColumnReader, ColumnRows
+from mnist_pipeline.datasets.formats.tabular.csv_lines import TYPES, LineParser, fields_of, is_number
+from mnist_pipeline.datasets.formats.tabular.layout import Candidate, Layout, layout_of
 from mnist_pipeline.datasets.source_files import GZIP, LINE_ENDS, OpenSource, SourceFile, newlines_in
 from mnist_pipeline.errors import DataError, ImagesError, listed
 

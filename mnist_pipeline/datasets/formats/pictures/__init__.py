@@ -1,0 +1,1 @@
+"""Folders of PNG and JPEG files."""
