@@ -178,7 +178,7 @@ def test_a_fortnight_of_images_that_arrive_every_day(scans: Scans) -> None:
     assert f"NoDataError: no data at {awaited}: expected that of {NOTHING_CAME}, got nothing there after 1" in why
     ((ending, why),) = scans.ended(nights[NEGATIVES])
     assert ending == "Failed"
-    assert "expected white ink on black paper, got a mean pixel of 0.8" in why
+    assert f"/inbox/{NEGATIVES:%Y/%m/%d}): expected white ink on black paper, got a mean pixel of 0.8" in why
     assert "black digits on white paper need --invert" in why
     assert scans.runs(str(NOTHING_CAME)) == scans.runs(str(NEGATIVES)) == []
 

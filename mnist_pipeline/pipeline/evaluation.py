@@ -176,7 +176,9 @@ def looked_at(plan: Plan, sharded: Sequence[Sharded]) -> Plan:
     """
     bins = ImageBins.total(each.bins for each in sharded)
     images = f"{plan.identity.dataset}/{plan.identity.split}"
-    require_meant(bins, images, plan.source_images.pixel_format.inverted)
+    location = plan.sources.get("images") or plan.sources.get("data_dir")
+    where = f" ({location})" if location else ""
+    require_meant(bins, f"{images}{where}", plan.source_images.pixel_format.inverted)
     return labelled(replace(plan, bins=bins, doubts=warn_of_doubts(bins, images)))
 
 

@@ -67,9 +67,9 @@ FORMS = [as_idx, as_parquet]
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (BITS, "toy/test: expected full ink somewhere, got at most 1 of 255 in 25 images; integers of 0 and 1 need"),
-        (255 - IMAGES, "toy/test: expected white ink on black paper, got a mean pixel of 0.8"),
-        (np.zeros_like(IMAGES), "toy/test: expected ink, got 25 images that are blank"),
+        (BITS, "expected full ink somewhere, got at most 1 of 255 in 25 images; integers of 0 and 1 need"),
+        (255 - IMAGES, "expected white ink on black paper, got a mean pixel of 0.8"),
+        (np.zeros_like(IMAGES), "expected ink, got 25 images that are blank"),
     ],
 )
 def test_images_that_cannot_be_meant_are_refused_before_anything_is_predicted(
@@ -77,8 +77,9 @@ def test_images_that_cannot_be_meant_are_refused_before_anything_is_predicted(
 ) -> None:
     settings = form(tmp_path, images)
     monkeypatch.setattr(evaluation, "predict_shards", None)
+    named = f"toy/test ({settings.images or settings.data_dir}): "
     for _ in range(2):  # with new shards, and with those that are there
-        with pytest.raises(ImagesError, match=re.escape(message)):
+        with pytest.raises(ImagesError, match=re.escape(named + message)):
             evaluation.evaluate(settings)
     assert list_runs(opened(settings.outputs)) == []
 
