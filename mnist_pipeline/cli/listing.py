@@ -12,7 +12,7 @@ from mnist_pipeline.cli.console import app, opened
 from mnist_pipeline.cli.options import Given, complete_dataset, takes
 from mnist_pipeline.cli.printing import conclude, out, print_table, style
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError
+from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError, StoreError
 from mnist_pipeline.settings import calendar_date
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ def list_published(
     for run in reversed(chosen):
         if limit and len(found) >= limit and run.name.run_date != found[-1].run_date:
             break  # those of one date are in the order of their publication, which their names do not give
-        since, of_date = since_when(run), (run.name.split_of, run.name.run_date)
+        try:
+            since, of_date = since_when(run), (run.name.split_of, run.name.run_date)
+        except StoreError:  # its line says that it cannot be read
+            since = None
         if since is not None:  # as `newest_counted` orders them
             newest[of_date] = max(newest.get(of_date, (since, "")), (since, run.name.run_id))
         listed = _look_at(run, since is not None)

@@ -258,6 +258,9 @@ class _Reader(io.RawIOBase):
         self.position = max(0, start + offset)
         return self.position
 
+    def readall(self) -> bytes:
+        return self.read(max(0, self.size_bytes - self.position)) or b""  # not in small parts, a request each
+
     def readinto(self, buffer: Any) -> int:
         stop = min(self.position + len(buffer), self.size_bytes)
         if stop <= self.position:
