@@ -21,7 +21,6 @@ from mnist_pipeline.datasets.hash_cache import HashCache
 from mnist_pipeline.datasets.source_files import Verify, verified_file
 from mnist_pipeline.errors import DataError, ImagesError, LabelError, PipelineError, SettingsError, UnavailableError
 from mnist_pipeline.store.base import Address, Location
-from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.store.opening import open_store
 from tests.builders import random_images
 from tests.objectstore import ObjectStore, always
@@ -276,11 +275,13 @@ def test_a_file_that_changes_once_a_process_has_listed_it_is_refused(change: str
 
 
 def test_a_folder_that_changes_while_it_is_hashed_is_refused(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = picture_listing.each
+
     def meanwhile(*given: Any) -> Iterator[Any]:
-        yield from prefetch(*given)
+        yield from real(*given)
         CHANGES["added"](folder)
 
-    monkeypatch.setattr(picture_listing, "prefetch", meanwhile)
+    monkeypatch.setattr(picture_listing, "each", meanwhile)
     refused(DataError, f"{folder}: expected the file that was verified, got one changed", lambda: opened(folder))
 
 

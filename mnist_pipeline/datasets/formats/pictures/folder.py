@@ -17,13 +17,12 @@ from mnist_pipeline.core.images import BY_TYPE, PIXELS, PixelFormat
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.interface import NO_LABELS, Wanted
 from mnist_pipeline.datasets.formats.pictures.decoding import decode_picture
-from mnist_pipeline.datasets.formats.pictures.listing import Listing, list_pictures, parts
+from mnist_pipeline.datasets.formats.pictures.listing import Listing, each, list_pictures, parts
 from mnist_pipeline.datasets.source_files import SourceFile, Verify
 from mnist_pipeline.datasets.splits import ImageRows
 from mnist_pipeline.errors import DataError, LabelError, SettingsError, listed, shown
 from mnist_pipeline.store.base import Location, Store
 from mnist_pipeline.store.documents import canonical_sha256
-from mnist_pipeline.store.files import prefetch
 from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.tables.columns import column_of
 
@@ -75,8 +74,8 @@ class PictureFolder:
             return
         listing = _listed(self.folder.location, self.folder.version)
         self.folder.confirm(listing.opened)
-        decode = partial(_decoded, listing, open_store(listing.location))
-        decoded = prefetch(decode, [part for rows in ranges for part in parts(rows)])
+        store = open_store(listing.location)
+        decoded = each(store, partial(_decoded, listing, store), [part for rows in ranges for part in parts(rows)])
         buffer = np.empty((max(rows.rows for rows in ranges), PIXELS), np.float32)
         for rows in ranges:
             for part in parts(rows):
