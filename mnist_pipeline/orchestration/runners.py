@@ -102,8 +102,9 @@ def over_groups(
     futures: Any = runner.map(cast(Any, task), {**given, "group": groups})
     rows = dict(zip(futures, (group.rows for group in groups), strict=True))
     for future in as_completed(list(futures)):
-        done += rows[future]
-        progress(what, done, total)
+        if future.state.is_completed():
+            done += rows[future]
+            progress(what, done, total)
     return cast(list[T], futures.result())
 
 
