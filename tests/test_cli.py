@@ -524,8 +524,9 @@ def test_compare_of_images_without_labels_counts_what_changed_and_no_more(home: 
     now = night(home, RUN_DATE, "--data-dir", "bare", "--weights", file_of(home, 1))
     lines = command("compare", before, now).stdout.splitlines()
     assert lines[2].startswith("the same images, different weights; predictions changed: ")
-    assert lines[3] == ""  # no table of digits
-    assert lines[4].split() == ["images", "mean", "5,", "50,", "95", "%"]
+    assert lines[3] == f"accuracies are not compared: no labels in {before} and {now}"
+    assert lines[4] == ""  # no table of digits
+    assert lines[5].split() == ["images", "mean", "5,", "50,", "95", "%"]
     assert lines[-1] == "blank images: 0 of 25"
 
 

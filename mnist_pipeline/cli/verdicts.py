@@ -72,6 +72,8 @@ def compare(
     if result.comparisons:
         print_table(lambda width: terminal.comparison_table(rows, width))
         out.print(f"p: two-sided, in brackets for ten digits (Holm). {result.comparisons[0].method}")
+    elif unlabelled := [run.name.run_id for run in (old, new) if not run.manifest().totals.labelled]:
+        out.print(f"accuracies are not compared: no labels in {' and '.join(unlabelled)}")
     out.print()
     if any(inputs):
         print_table(lambda width: terminal.inputs_table(*inputs, width))
