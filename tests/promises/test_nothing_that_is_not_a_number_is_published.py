@@ -446,5 +446,5 @@ MUTANTS = (
         "of_label.astype(np.float64)",
         ADDS_UP,
     ),
-    Mutant("mnist_pipeline/core/tally.py", "labels.astype(np.intp) * DIGITS + predictions", "predictions", ADDS_UP),
+    Mutant("mnist_pipeline/core/tally.py", "lines * DIGITS + predictions", "predictions", ADDS_UP),
 )
