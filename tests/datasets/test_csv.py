@@ -266,6 +266,14 @@ def test_a_wrong_field_or_line_is_named_by_its_row(case: str, tmp_path: Path, mo
     refused(kind, f"{tmp_path}/a.csv: " * (message[:3] == "row") + message, write(tmp_path / "a.csv", text))
 
 
+@pytest.mark.parametrize("field", ["0.5", "nan", "1e30"])
+def test_a_float_soon_after_the_first_image_of_bytes_does_not_make_floats_of_all(field: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", text_of(changed(3, 5, field), KAGGLE))
+    refused(
+        ImagesError, f"row 3 (line 5): expected an integer as in the first lines in column 'pixel4', got '{field}", path
+    )
+
+
 def test_what_is_wrong_in_the_first_lines_does_not_make_integers_of_floats(tmp_path: Path) -> None:
     for column, field in ((0, "seven"), (5, "x"), (5, "0,0")):
         rows: list[list[Any]] = np.column_stack([LABELS.astype(object), flatten(IMAGES) / 255]).tolist()

@@ -4,7 +4,7 @@ A file is parsed in blocks of whole lines, so that every error names its row, an
 Lines end with LF or CRLF, the last one also with the file. Empty lines at its end do not count; others are refused. An
 empty label is no label; an empty pixel is refused. Names of images are read as they are written: `007` stays `007`.
 
-Accepted: the first block decides whether the pixels are integers or floats. A float among integers is refused later.
+Accepted: the first image, or the first block, decides whether the pixels are integers or floats.
 """
 
 import codecs
@@ -26,6 +26,7 @@ from mnist_pipeline.errors import DataError, ImagesError, listed
 BLOCK_BYTES = 1 << 20  # also the longest line; one of 784 floats has some 20,000
 TSV = ".tsv"
 DELIMITERS = ",\t;|"
+FLOATS = "float64"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class Csv:
         schema = pa.schema([(column, types.get(column, pa.int16())) for column in head.names])
         layout = layout_of(schema, name, wanted)
         _, _, text = next(_blocks(source, head), (0, 0, b""))
-        numbers = next((each for each in TYPES if _is_of(source, head, layout.images, each, text)), "float64")
-        layout = replace(layout, images=replace(layout.images, numbers=numbers))
+        layout = replace(layout, images=replace(layout.images, numbers=_numbers(source, head, layout.images, text)))
         return Look(CsvReader(layout), source_file.lines - head.has_names)
 
 
@@ -136,6 +136,21 @@ def _require_options(head: _Head, name: str, wanted: Wanted) -> None:
 
 def _parser(source: OpenSource, head: _Head, layout: Layout) -> LineParser:
     return LineParser(str(source.location), head.names, head.delimiter, 1 + head.has_names, layout)
+
+
+def _numbers(source: OpenSource, head: _Head, images: Candidate, text: bytes) -> str:
+    """The type of the pixels: of the first image if it has pixels above 1, which only integers have; else of all lines.
+
+    So one that is no integer further down is named by its row, and does not make all others floats.
+    """
+    first = text.partition(b"\n")[0]
+    for lines in (first, text):
+        numbers = next((each for each in TYPES if _is_of(source, head, images, each, lines)), FLOATS)
+        if first and lines is first and numbers != FLOATS:
+            fields = dict(zip(head.names, fields_of(first, head.delimiter, f"{source.location}: row 0"), strict=False))
+            if any(int(fields.get(column) or 0) > 1 for column in images.columns):
+                return numbers
+    return numbers
 
 
 def _is_of(source: OpenSource, head: _Head, images: Candidate, numbers: str, text: bytes) -> bool:
