@@ -57,11 +57,7 @@ def compare(
     result = CompareResult(
         before=old.name.run_id,
         now=new.name.run_id,
-        same_images=found.same_images,
-        same_labels=found.same_labels,
-        same_weights=found.same_weights,
-        changed=found.changed,
-        comparisons=compared(rows),
+        **compared(found),
         inputs_before=InputFacts.of(inputs[0]),
         inputs_now=InputFacts.of(inputs[1]),
     )

@@ -1,42 +1,15 @@
-"""The keys of a split, its own names of its images, as its shards hold them: streamed, and refused if two are equal.
-
-It reads no pixels: of each shard only the column of keys.
-"""
+"""The keys of a split, its own names of its images: streamed, and refused if two are equal. It reads no files."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mnist_pipeline.core.plan import Shard
-from mnist_pipeline.errors import DamagedError, DataError, shown
-from mnist_pipeline.store.checkpoints import CheckpointFolder
+from mnist_pipeline.errors import DataError, shown
 
 Keys = Callable[[], Iterator[pa.StringArray]]  # of all images in order, some at a time, from the start at each call
 # More different keys than this that share their hashes by accident are not to be expected in any set of images.
 MAX_LOOKED_AT = 1000
-
-
-def read_keys(checkpoints: CheckpointFolder, shard: Shard) -> pa.StringArray:
-    """The keys of the images of a shard, `[n]`.
-
-    Raises:
-        DamagedError: the shard is missing or damaged.
-        StoreError: it cannot be read.
-    """
-    name = f"{shard} ({checkpoints.location / shard.file_name})"
-    try:
-        with checkpoints.store.open(f"{checkpoints.folder}/{shard.file_name}") as opened:
-            file = pq.ParquetFile(pa.PythonFile(opened.stream, mode="r"), page_checksum_verification=True)
-            keys = file.read(columns=["image_key"], use_threads=False)["image_key"].combine_chunks()
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise DamagedError(f"{name}: expected a whole Parquet file, got {error}; run again to rebuild it") from error
-    if len(keys) != shard.range.rows or keys.null_count:
-        raise DamagedError(
-            f"{name}: expected {shard.range.rows} keys, got {len(keys) - keys.null_count}; run again to rebuild it"
-        )
-    return keys
 
 
 def require_unique(keys: Keys, images: int, name: str) -> None:

@@ -150,7 +150,7 @@ def open_shard(checkpoints: CheckpointFolder, shard: Shard) -> ShardFile | None:
 
 
 def _opened(checkpoints: CheckpointFolder, shard: Shard, data: bytes, page_checksums: bool = False) -> ShardFile:
-    name = f"{shard} ({checkpoints.location / shard.file_name})"
+    name = _name_of(checkpoints, shard)
     with _damage(name):
         parquet = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=page_checksums)
     if parquet.metadata.num_rows != shard.range.rows:
@@ -173,6 +173,24 @@ def read_shard_labels(file: ShardFile) -> ShardLabels:
         keys = content["image_key"].combine_chunks() if "image_key" in content.column_names else None
     named = keys is not None and not keys.null_count
     return ShardLabels(numpy_of(image_ids), numpy_of(labels, null=NO_LABEL), keys if named else None)
+
+
+def read_keys(checkpoints: CheckpointFolder, shard: Shard) -> pa.StringArray:
+    """The keys of the images of a shard, `[n]`; of the shard no other column is read.
+
+    Raises:
+        DamagedError: the shard is missing or damaged.
+        StoreError: it cannot be read.
+    """
+    name = _name_of(checkpoints, shard)
+    with _damage(name), checkpoints.store.open(f"{checkpoints.folder}/{shard.file_name}") as opened:
+        file = pq.ParquetFile(pa.PythonFile(opened.stream, mode="r"), page_checksum_verification=True)
+        keys = file.read(columns=["image_key"], use_threads=False)["image_key"].combine_chunks()
+    if len(keys) != shard.range.rows or keys.null_count:
+        raise DamagedError(
+            f"{name}: expected {shard.range.rows} keys, got {len(keys) - keys.null_count}; run again to rebuild it"
+        )
+    return keys
 
 
 def read_batches(file: ShardFile, batch_rows: int) -> Iterator[NDArray[np.float32]]:
@@ -254,6 +272,11 @@ def _require_keys(source_images: OpenSplit, rows: RowRange, keys: pa.StringArray
 def label_column(labels: NDArray[np.int8]) -> pa.Array:
     """The column of labels `[n]` int8: null where one is NO_LABEL."""
     return column_of(labels, pa.int8(), known=labels != NO_LABEL)
+
+
+def _name_of(checkpoints: CheckpointFolder, shard: Shard) -> str:
+    """The name of a shard in errors."""
+    return f"{shard} ({checkpoints.location / shard.file_name})"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.core.plan import Shard
 from mnist_pipeline.datasets import shards
-from mnist_pipeline.datasets.image_keys import read_keys, require_unique
+from mnist_pipeline.datasets.image_keys import require_unique
 from mnist_pipeline.datasets.later_labels import read_labels
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.pipeline.planning import Plan
@@ -75,8 +75,8 @@ def _keys(plan: Plan) -> Iterator[pa.StringArray]:
     for group in plan.groups:
         for shard in group.shards:
             try:
-                yield read_keys(plan.shard_set, shard)
+                yield shards.read_keys(plan.shard_set, shard)
             except DamagedError as error:
                 logger.warning("%s", error)
                 shards.write_shard(plan.source_images, shard, plan.shard_set)
-                yield read_keys(plan.shard_set, shard)
+                yield shards.read_keys(plan.shard_set, shard)

@@ -7,8 +7,15 @@ import pytest
 
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets import image_keys
-from mnist_pipeline.datasets.image_keys import read_keys, require_unique
-from mnist_pipeline.datasets.shards import open_shard, read_selected, read_shard_labels, shard_set_name, write_shard
+from mnist_pipeline.datasets.image_keys import require_unique
+from mnist_pipeline.datasets.shards import (
+    open_shard,
+    read_keys,
+    read_selected,
+    read_shard_labels,
+    shard_set_name,
+    write_shard,
+)
 from mnist_pipeline.errors import DamagedError, DataError
 from mnist_pipeline.runs.manifest import Identity
 from mnist_pipeline.store.checkpoints import CheckpointFolder

@@ -1,6 +1,6 @@
 """What the commands find that evaluate, list, show and compare runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import date, datetime
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from mnist_pipeline.cli.results.facts import Facts, Result
-from mnist_pipeline.core.gates import GateResult, Outcome
+from mnist_pipeline.core.gates import GateResult, Outcome, Reference
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import StoreError
 from mnist_pipeline.pipeline.judging import Verdict, comparison_rows
@@ -74,11 +74,7 @@ class VerdictFacts(Facts):
                 against=each.against,
                 run_id=each.run_id,
                 problem=each.problem,
-                same_images=each.same_images,
-                same_labels=each.same_labels,
-                same_weights=each.same_weights,
-                changed=each.changed,
-                comparisons=compared(comparison_rows(each.comparisons)),
+                **compared(each),
             )
             for each in verdict.references
         )
@@ -92,9 +88,15 @@ class VerdictFacts(Facts):
         )
 
 
-def compared(rows: Sequence[Mapping[str, Any]]) -> tuple[ComparisonFacts, ...]:
-    """The rows of a comparison."""
-    return tuple(ComparisonFacts(**row) for row in rows)
+def compared(reference: Reference) -> dict[str, Any]:
+    """The fields that are about the comparison of two runs."""
+    return {
+        "same_images": reference.same_images,
+        "same_labels": reference.same_labels,
+        "same_weights": reference.same_weights,
+        "changed": reference.changed,
+        "comparisons": tuple(ComparisonFacts(**row) for row in comparison_rows(reference.comparisons)),
+    }
 
 
 class DecisionFacts(Facts):

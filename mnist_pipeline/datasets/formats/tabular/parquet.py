@@ -68,10 +68,8 @@ class Parquet:
 
     def look(self, source: OpenSource, source_file: SourceFile, wanted: Wanted) -> Look:
         """Read the footer; pixels and labels are checked only when they are read."""
-        with source.decoding(self.name, *DAMAGE):
-            schema = pq.read_schema(source.stream)
-        layout = layout_of(schema, str(source.location), wanted)
-        opened = _opened(source, len(layout.columns))
+        opened = _opened(source)
+        layout = layout_of(opened.parquet.schema_arrow, str(source.location), wanted)
         *groups, rows = opened.group_starts()
         opened.require_sizes(layout, source_file.size_bytes)
         return Look(ParquetReader(layout), rows, groups or (0,))
@@ -171,7 +169,7 @@ def _spans(starts: Sequence[int], ranges: Sequence[RowRange]) -> list[tuple[int,
     return spans
 
 
-def _opened(source: OpenSource, columns: int) -> _Opened:
+def _opened(source: OpenSource, columns: int = 1) -> _Opened:
     buffer_bytes = max(MIN_BUFFER_BYTES, min(BUFFER_BYTES, BUFFERS_BYTES // columns))
     with source.decoding(FORMAT.name, *DAMAGE):
         parquet = pq.ParquetFile(
