@@ -63,17 +63,18 @@ def _book(network: Network, images: NDArray[np.float32], batch: int) -> None:
 
 
 def _in_workspace(network: Network, images: NDArray[np.float32], batch: int) -> None:
-    workspace, out = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, len(images)), np.float32)
+    workspace, out = Workspace(network, batch, runtime.kernels()), np.empty((DIGITS, len(images)), np.float32)
     for rows in cut(len(images), batch):
-        forward(network, images[rows.start : rows.stop], workspace, out=out[:, rows.start : rows.stop])
+        forward(workspace, images[rows.start : rows.stop], out=out[:, rows.start : rows.stop])
 
 
 def _from_shard(network: Network, checkpoints: CheckpointFolder, shard: Shard, batch: int) -> None:
-    workspace, out, done = Workspace(batch, runtime.tile_rows()), np.empty((DIGITS, shard.range.rows), np.float32), 0
+    workspace, done = Workspace(network, batch, runtime.kernels()), 0
+    out = np.empty((DIGITS, shard.range.rows), np.float32)
     file = shards.open_shard(checkpoints, shard)
     assert file is not None, "it was written a moment ago"
     for pixels in shards.read_batches(file, batch):
-        forward(network, pixels, workspace, out=out[:, done : done + len(pixels)])
+        forward(workspace, pixels, out=out[:, done : done + len(pixels)])
         done += len(pixels)
 
 

@@ -28,7 +28,8 @@ from benchmarks.measure import machine, run
 from mnist_pipeline import runtime as computing
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
-from mnist_pipeline.core.network import Network, Workspace, choose, forward
+from mnist_pipeline.core.network import BOOK, Workspace, choose, forward
+from mnist_pipeline.core.network.forward import multiply
 from mnist_pipeline.core.progress import silent
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets import shards
@@ -159,9 +160,18 @@ def fixed_costs() -> dict[str, float]:
 
 def table(report: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    alone = report["forward_microseconds"]
+    forwards = dict(report["forward_microseconds"])
+    alone = forwards.pop(str(BOOK))
     lines = ["forward pass in memory | 1 worker, us/image | 2 workers, us/image", "---|---:|---:"]
     lines += [f"{name} | {each['1']:.2f} | {each['2']:.2f}" for name, each in alone.items()]
+    lines += [
+        "",
+        "other networks, 1 worker | ours, us/image | plain in-place NumPy | ratio",
+        "---|---:|---:|---:",
+    ]
+    for name, each in forwards.items():
+        us, plain = (passes["1"] for passes in each.values())
+        lines.append(f"{name} | {us:.2f} | {plain:.2f} | {us / plain:.2f}")
     measured, ours = report["stages"], alone["ours"]
     lines += ["", "step | us/image | times the forward pass", "---|---:|---:"]
     for name in ("shard", "verify", "predict"):
@@ -188,10 +198,8 @@ def table(report: dict[str, Any]) -> str:
 
 def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
     """Microseconds per image of each part of prediction, measured within it where possible."""
-    network, workspace = (
-        plan.outputs.load_weights(plan.identity.weights_sha256),
-        Workspace(plan.identity.batch_rows, computing.tile_rows()),
-    )
+    network = plan.outputs.load_weights(plan.identity.weights_sha256)
+    workspace = Workspace(network, plan.identity.batch_rows, computing.kernels())
     spent: dict[str, float] = {}
 
     @contextmanager
@@ -216,9 +224,9 @@ def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
                 out = probabilities[:, done : done + len(batch)]
                 done += len(batch)
                 with timed("forward"):
-                    forward(network, batch, workspace, out=out)
+                    forward(workspace, batch, out=out)
                 with timed("matmul"):
-                    _products(network, batch, workspace, out)
+                    _products(workspace, batch, out)
                 with timed("decode"):
                     batch = next(batches, None)
             with timed("choose and count"):
@@ -234,17 +242,14 @@ def _parts_of_predict(plan: Plan, folder: Path) -> dict[str, float]:
     return {name: spent[name] / plan.identity.images * 1e6 for name in order}
 
 
-def _products(network: Network, batch: NDArray[np.float32], workspace: Workspace, out: NDArray[np.float32]) -> None:
-    """The three matrix products of the forward pass, and nothing else."""
-    hidden_1, hidden_2 = workspace.hidden_1[: len(batch)], workspace.hidden_2[: len(batch)]
-    tile = workspace.tile_rows or len(batch)
-    tiled = len(batch) - len(batch) % tile
-    np.matmul(
-        batch[:tiled].reshape(-1, tile, batch.shape[1]), network["W1"], out=hidden_1[:tiled].reshape(-1, tile, 50)
-    )
-    np.matmul(batch[tiled:], network["W1"], out=hidden_1[tiled:])
-    np.matmul(hidden_1, network["W2"], out=hidden_2)
-    np.matmul(network["W3"].T, hidden_2.T, out=out)
+def _products(workspace: Workspace, batch: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """The matrix products of the forward pass, and nothing else."""
+    values = batch
+    for layer in workspace.hidden:
+        sums = layer.sums[: len(batch)]
+        multiply(values, layer.weights, layer.tile_rows, out=sums)
+        values = sums
+    np.matmul(workspace.last_weights, values.T, out=out)
 
 
 def _plan(rows: int, outputs: Path, workers: int) -> Plan:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import flow
 from mnist_pipeline.pipeline.training import TEST, TRAIN, Trained

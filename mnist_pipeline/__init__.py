@@ -1,8 +1,8 @@
 """Nightly batch inference and evaluation of handwritten digits.
 
-The public API: the book's `load_mnist`, `init_network` and `predict`; and for the published runs `load_run`,
-`load_predictions`, `load_history`, `compare`, `load_images` and `run_files`. Names are resolved on first use, so that
-importing the package costs nothing.
+The public API: the book's `load_mnist`, `get_data`, `init_network`, `predict`, `sigmoid` and `softmax`; and for the
+published runs `load_run`, `load_predictions`, `load_history`, `compare`, `load_images` and `run_files`. Names are
+resolved on first use, so that importing the package costs nothing.
 """
 
 import importlib
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mnist_pipeline.api import (
         Compared,
         compare,
+        get_data,
         init_network,
         load_history,
         load_images,
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
         load_run,
         run_files,
     )
-    from mnist_pipeline.core.network import predict
+    from mnist_pipeline.core.network import predict, sigmoid, softmax
 
     __version__: str
 
 __all__ = [
     "Compared",
     "compare",
+    "get_data",
     "init_network",
     "load_history",
     "load_images",
@@ -35,6 +37,8 @@ __all__ = [
     "load_run",
     "predict",
     "run_files",
+    "sigmoid",
+    "softmax",
 ]
 
 
@@ -44,7 +48,7 @@ def __getattr__(name: str) -> object:
 
         return version("mnist-pipeline")
     if name in __all__:
-        home = "core.network" if name == "predict" else "api"
+        home = "core.network" if name in ("predict", "sigmoid", "softmax") else "api"
         return getattr(importlib.import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -150,7 +150,7 @@ class ImagesError(DataError):
 
 
 class WeightsError(PipelineError, ValueError):
-    """A weights file or a set of tensors is not exactly a 784-50-100-10 network."""
+    """A weights file or a set of tensors is not a dense network, or one of which the activation is not known."""
 
     exit_code = 3
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import DIGITS, SIDE
-from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.network import BOOK, Network
 from mnist_pipeline.settings import Settings, load_settings
 
 PREFIXES = {"test": "t10k", "train": "train"}
@@ -43,7 +43,9 @@ def make_split(folder: Path, rows: int, *, seed: int = 0, labelled: bool = True,
 def random_network(seed: int = 0) -> Network:
     """A network of random weights, small enough that no probability is 0 or 1."""
     random = np.random.default_rng(seed)
-    return Network({name: random.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in SHAPES.items()})
+    return Network(
+        {name: random.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in BOOK.shapes.items()}
+    )
 
 
 def small_settings(tmp_path: Path, rows: int = 25, by_hand: Any = None, **changes: Any) -> Settings:

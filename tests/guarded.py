@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_pipeline.core.network import SHAPES
+from mnist_pipeline.core.network import BOOK
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.weights.files import load_weights
 
@@ -75,7 +75,7 @@ def outcome_of(path: Path) -> str:
     except BaseException as error:
         return f"raised {error!r:.300}"
     sound = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in network.values())
-    return "network" if sound and {name: network[name].shape for name in network} == SHAPES else "no network"
+    return "network" if sound and {name: network[name].shape for name in network} == BOOK.shapes else "no network"
 
 
 def size_bytes() -> int:

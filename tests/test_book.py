@@ -7,7 +7,7 @@ import pytest
 
 import mnist_pipeline
 from mnist_pipeline.api import book, init_network, load_mnist
-from mnist_pipeline.core.network import SHAPES, Network, predict
+from mnist_pipeline.core.network import BOOK, Network, predict
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
@@ -73,7 +73,7 @@ def test_the_loop_of_the_book_runs_as_it_is_printed() -> None:
 def test_the_shipped_weights_are_a_network() -> None:
     network = init_network()
     assert isinstance(network, Network)
-    assert {name: network[name].shape for name in network} == SHAPES
+    assert {name: network[name].shape for name in network} == BOOK.shapes
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pkl"])

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline import load_run
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.options import OF_A_RUN
-from mnist_pipeline.core.network import SHAPES
+from mnist_pipeline.core.network import BOOK
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights, weights_sha256
@@ -242,7 +242,7 @@ def test_bad_input_is_one_message_an_exit_code_and_nothing_lost(
     publish_run(home / "outputs", identity("2026-01-30"))
     before = {path: path.read_bytes() for path in home.rglob("outputs/**/*") if path.is_file()}
     rng = np.random.default_rng(0)
-    tensors: dict[str, Any] = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    tensors: dict[str, Any] = {name: rng.normal(size=shape).astype(np.float32) for name, shape in BOOK.shapes.items()}
     nan = tensors["W1"].copy()
     nan[0, 0] = np.nan
     np.savez(home / "nan.npz", **tensors | {"W1": nan})

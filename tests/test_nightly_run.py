@@ -22,9 +22,9 @@ from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.core.images import flatten, normalise
-from mnist_pipeline.core.network import SHAPES, Network, predict
+from mnist_pipeline.core.network import BOOK, Network, predict
+from mnist_pipeline.core.network.training import Recipe, fit
 from mnist_pipeline.core.plan import RowRange
-from mnist_pipeline.core.training import Recipe, fit
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import RunNotFoundError, VerdictError
 from mnist_pipeline.pipeline import evaluation, inputs, nightly
@@ -123,7 +123,7 @@ def hardly_trained(what: Faulty) -> None:
 
 
 def always_three(what: Faulty) -> None:
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in BOOK.shapes.items()}
     tensors["b3"][3] = 1
     what.weights = Network(tensors)
 

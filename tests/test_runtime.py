@@ -3,20 +3,21 @@ import sys
 from typing import Any
 
 import pytest
+from numpy.lib import introspect
 
 from mnist_pipeline import runtime
 
 
 def test_what_computed_is_recorded_down_to_the_blas_kernel() -> None:
     versions = runtime.versions()
-    assert {"mnist-pipeline", "python", "numpy", "pyarrow", "blas", "machine"} == versions.keys()
+    assert {"mnist-pipeline", "python", "numpy", "pyarrow", "blas", "sigmoid", "machine"} == versions.keys()
     assert all(versions.values())
 
 
 @pytest.mark.parametrize(
-    ("libraries", "rows"),
+    ("libraries", "small_product"),
     [
-        ([{"internal_api": "openblas", "architecture": "SkylakeX"}], 24),
+        ([{"internal_api": "openblas", "architecture": "SkylakeX"}], 1_000_000),
         ([{"internal_api": "openblas", "architecture": "Haswell"}], None),
         ([{"internal_api": "mkl"}], None),
         ([{"internal_api": "openblas"}], None),
@@ -25,10 +26,31 @@ def test_what_computed_is_recorded_down_to_the_blas_kernel() -> None:
     ],
 )
 def test_small_products_are_left_to_kernels_made_for_them(
-    monkeypatch: pytest.MonkeyPatch, libraries: list[dict[str, Any]], rows: int | None
+    monkeypatch: pytest.MonkeyPatch, libraries: list[dict[str, Any]], small_product: int | None
 ) -> None:
     monkeypatch.setattr(runtime, "threadpool_info", lambda: libraries)
-    assert runtime.tile_rows.__wrapped__() == rows
+    assert runtime.kernels.__wrapped__().small_product == small_product
+
+
+@pytest.mark.parametrize(
+    ("instructions", "sigmoid"),
+    [
+        ("X86_V3", "exp"),
+        ("FMA3__AVX2", "exp"),
+        ("X86_V4", "tanh"),
+        ("AVX512_SKX", "tanh"),
+        ("NEON_VFPV4", "tanh"),
+        ("baseline(X86_V2)", "tanh"),
+    ],
+)
+def test_sigmoid_is_computed_by_the_kind_of_processor(
+    monkeypatch: pytest.MonkeyPatch, instructions: str, sigmoid: str
+) -> None:
+    known = {function: {"ff": {"current": instructions}} for function in ("exp", "tanh")}
+    monkeypatch.setattr(introspect, "opt_func_info", lambda **_: known)
+    assert runtime.kernels.__wrapped__().sigmoid == sigmoid
+    monkeypatch.setattr(runtime, "kernels", runtime.kernels.__wrapped__)
+    assert runtime.versions.__wrapped__()["sigmoid"] == f"{sigmoid} {instructions}"
 
 
 def test_what_else_is_loaded_does_not_change_the_versions() -> None:

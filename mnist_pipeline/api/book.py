@@ -42,6 +42,19 @@ def load_mnist(
     return train, test
 
 
+def get_data() -> Pair:
+    """The images and labels of the test split, like the book's `get_data`.
+
+    Returns:
+        `[10000, 784]` float32 in 0..1, and `[10000]` uint8 in 0..9.
+
+    Raises:
+        SourceError: no source could deliver the files.
+        DataError: a file does not match its checksum or format.
+    """
+    return _load_split("test", normalize=True, flat=True, one_hot_label=False)
+
+
 def init_network(weights: Path | str | None = None) -> Network:
     """Load a trained network: `network["W1"]` .. `network["b3"]`.
 

@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train the network on the train split and write weights and model card."""
     from mnist_pipeline.cli.results.work import TrainResult
-    from mnist_pipeline.core.training import Recipe
+    from mnist_pipeline.core.network.training import Recipe
     from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
     from mnist_pipeline.store.probe import require_usable

@@ -15,8 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
+from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.core.plan import ShardGroup
-from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.datasets.formats.idx import IdxSplit
 from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import UnavailableError

@@ -19,7 +19,7 @@ import numpy as np
 from mnist_pipeline import tables
 from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.images import DIGITS
-from mnist_pipeline.core.network import Network, Workspace, forward
+from mnist_pipeline.core.network import Workspace, forward
 from mnist_pipeline.core.plan import Shard, ShardGroup
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import DigitScore, Tally
@@ -35,7 +35,7 @@ from mnist_pipeline.runs.counting import counted_at
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.runs.manifest import Identity, Manifest, Totals
 from mnist_pipeline.runs.staging import StagingDirectory, staging_directory
-from mnist_pipeline.runtime import one_blas_thread, tile_rows, versions
+from mnist_pipeline.runtime import kernels, one_blas_thread, versions
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.checkpoints import Checkpoint
@@ -195,13 +195,13 @@ def predict_shards(plan: Plan, staging: StagingDirectory, group: ShardGroup) -> 
     """
     one_blas_thread()
     network = plan.outputs.load_weights(plan.identity.weights_sha256)
-    workspace = Workspace(plan.identity.batch_rows, tile_rows())
+    workspace = Workspace(network, min(plan.identity.batch_rows, plan.identity.shard_rows), kernels())
     made_with = versions()
     checkpoints = []
     for shard in group.shards:
         checkpoint = predictions.reusable_predictions(staging.checkpoints, shard, made_with)
         if checkpoint is None:
-            images, probabilities = _classify(plan, shard, network, workspace)
+            images, probabilities = _classify(plan, shard, workspace)
             checkpoint = predictions.write_predictions(
                 staging.checkpoints, shard, plan.identity, images, probabilities, made_with
             )
@@ -275,7 +275,7 @@ def publish(
     return replace(result, new=new, by_hand=by_hand)
 
 
-def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
+def _classify(plan: Plan, shard: Shard, workspace: Workspace) -> tuple[shards.ShardLabels, Any]:
     file = shards.open_shard(plan.shard_set, shard)
     if file is None:  # missing, or damaged since it was built
         shards.write_shard(plan.source_images, shard, plan.shard_set)
@@ -291,7 +291,7 @@ def _classify(plan: Plan, shard: Shard, network: Network, workspace: Workspace) 
     done = 0
     try:
         for batch in shards.read_batches(file, workspace.batch_rows):
-            forward(network, batch, workspace, out=probabilities[:, done : done + len(batch)])
+            forward(workspace, batch, out=probabilities[:, done : done + len(batch)])
             done += len(batch)
     except NumericalError as error:
         raise NumericalError(f"{shard}: {error}") from error

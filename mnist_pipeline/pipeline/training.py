@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
 from mnist_pipeline.core.network import Network, Workspace, choose, forward
+from mnist_pipeline.core.network.training import EpochReport, Recipe, fit
 from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.core.tally import Tally
-from mnist_pipeline.core.training import EpochReport, Recipe, fit
 from mnist_pipeline.datasets.formats.idx import IdxSplit, read_images, read_labels
 from mnist_pipeline.datasets.image_bins import ImageBins, require_meant, warn_of_doubts
 from mnist_pipeline.errors import LabelError, SettingsError
@@ -157,10 +157,10 @@ def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
 
 def score(network: Network, source_images: IdxSplit) -> Tally:
     """Tally a network's predictions of a whole split, read directly from its IDX files."""
-    workspace, tally = Workspace(SCORING_ROWS), Tally.empty()
+    workspace, tally = Workspace(network, SCORING_ROWS), Tally.empty()
     for images in source_images.read(cut(source_images.rows, SCORING_ROWS)):
         probabilities = np.empty((DIGITS, len(images.pixels)), np.float32)
-        forward(network, images.pixels, workspace, out=probabilities)
+        forward(workspace, images.pixels, out=probabilities)
         tally += Tally.count(images.labels, *choose(probabilities))
     return tally
 

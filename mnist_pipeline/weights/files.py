@@ -19,7 +19,7 @@ import safetensors
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.network import BOOK, Network
 from mnist_pipeline.errors import StoreError, WeightsError
 from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
@@ -104,16 +104,20 @@ def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:
     with spaces, then the tensors in C order, little-endian, without gaps.
 
     This does not use the library: the sha256 of these bytes identifies the tensors in every run's fingerprint, so they
-    must not depend on an installed version. Any change (the order is that of `SHAPES`, there is no metadata) makes
-    every network look new.
+    must not depend on an installed version. Any change (the order is W1, b1 .. WL, bL; the metadata are the activation,
+    and of the book's architecture there are none) makes every network look new.
 
     Raises:
         WeightsError: `network` does not have exactly the names, shapes and dtype of a `Network`.
     """
-    blobs = {name: tensor.astype("<f4").tobytes() for name, tensor in Network(network).items()}
-    header, start = {}, 0
+    network = Network(network)
+    blobs = {name: tensor.astype("<f4").tobytes() for name, tensor in network.items()}
+    architecture, start = network.architecture, 0
+    header: dict[str, Any] = {}
+    if architecture.activation and architecture != BOOK:
+        header["__metadata__"] = {"activation": architecture.activation}
     for name, blob in blobs.items():
-        header[name] = {"dtype": "F32", "shape": SHAPES[name], "data_offsets": (start, start + len(blob))}
+        header[name] = {"dtype": "F32", "shape": network[name].shape, "data_offsets": (start, start + len(blob))}
         start += len(blob)
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8
@@ -153,7 +157,7 @@ def _read_npz(data: bytes) -> Mapping[str, NDArray[Any]]:
         # orig_filename is the stored name; filename is cut at a NUL.
         members = {member.orig_filename: member for member in archive.infolist()}
         _check_names([member.orig_filename for member in archive.infolist()], ".npy")
-        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in SHAPES.items()}
+        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in BOOK.shapes.items()}
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -201,7 +205,7 @@ def _check_suffix(suffix: str, name: str) -> str:
 
 
 def _check_names(found: Sequence[str], ending: str = "") -> None:
-    expected = [name + ending for name in SHAPES]
+    expected = [name + ending for name in BOOK.shapes]
     if sorted(found) == sorted(expected):
         return
     problems = [f"no {name}" for name in expected if name not in found]

@@ -10,14 +10,14 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.network import SHAPES
+from mnist_pipeline.core.network import BOOK
 
 Arrays = Mapping[str, NDArray[Any]]
 
 MEBIBYTE = 2**20
 RANDOM = np.random.default_rng(1)
 BOOK_ORDER = ["b2", "W1", "b1", "W2", "W3", "b3"]
-ARRAYS = {name: RANDOM.normal(size=SHAPES[name]).astype(np.float32) for name in BOOK_ORDER}
+ARRAYS = {name: RANDOM.normal(size=BOOK.shapes[name]).astype(np.float32) for name in BOOK_ORDER}
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import PixelFormat, flatten, normalise
+from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.core.plan import RowRange, cut
-from mnist_pipeline.core.training import Recipe
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split, read_images, read_labels
 from mnist_pipeline.datasets.source_files import verified_file
 from mnist_pipeline.errors import DataError, IdxFormatError, LabelError

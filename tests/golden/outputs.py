@@ -20,7 +20,7 @@ import numpy as np
 from mnist_pipeline import load_run, tables
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import flatten, normalise
-from mnist_pipeline.core.network import SHAPES, Network, predict
+from mnist_pipeline.core.network import BOOK, Network, predict
 from mnist_pipeline.core.retention import Retention
 from mnist_pipeline.maintenance.pruning import carry_out, plan_prune
 from mnist_pipeline.pipeline.decisions import decide
@@ -44,7 +44,7 @@ STANDINGS: tuple[Literal["accepted", "withdrawn"], ...] = ("withdrawn", "accepte
 def network(seed: int) -> Network:
     """A network of few different weights, so that many of them take little room, and of all digits in its answers."""
     random = np.random.default_rng(seed)
-    steps = {name: random.integers(-2, 3, shape) for name, shape in SHAPES.items()}
+    steps = {name: random.integers(-2, 3, shape) for name, shape in BOOK.shapes.items()}
     return Network({name: (values / 2).astype(np.float32) for name, values in steps.items()})
 
 

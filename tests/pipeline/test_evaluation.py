@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.network import SHAPES, Network, forward
+from mnist_pipeline.core.network import BOOK, Network, forward
 from mnist_pipeline.errors import (
     DamagedError,
     DataError,
@@ -363,13 +363,13 @@ def in_the_way(path: Location) -> None:
 
 
 def bad_weights(settings: Settings, tmp_path: Path) -> Settings:
-    nan = np.zeros(SHAPES["b2"], np.float32)
+    nan = np.zeros(BOOK.shapes["b2"], np.float32)
     nan[3] = np.nan
     return settings.model_copy(update={"weights": network_file(tmp_path, b2=nan)})
 
 
 def exploding_weights(settings: Settings, tmp_path: Path) -> Settings:
-    huge = np.full(SHAPES["W3"], np.finfo(np.float32).max)
+    huge = np.full(BOOK.shapes["W3"], np.finfo(np.float32).max)
     return settings.model_copy(update={"weights": network_file(tmp_path, W3=huge)})
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_pipeline import tables
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.network import Network
-from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.errors import ImagesError, LabelError, PipelineError, SettingsError
 from mnist_pipeline.pipeline import evaluation
 from mnist_pipeline.pipeline.evaluation import Published

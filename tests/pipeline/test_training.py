@@ -8,7 +8,7 @@ import pytest
 
 from mnist_pipeline.core.images import flatten, normalise
 from mnist_pipeline.core.network import predict
-from mnist_pipeline.core.training import Recipe
+from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.errors import LabelError, NumericalError, OutputsError, SettingsError, WeightsError
 from mnist_pipeline.pipeline import training
 from mnist_pipeline.pipeline.inputs import fetch

@@ -21,7 +21,7 @@ from mnist_pipeline import predict, tables
 from mnist_pipeline.cli import app
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.gates import Gates
-from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.network import BOOK, Network
 from mnist_pipeline.core.plan import plan_shards
 from mnist_pipeline.datasets import shards
 from mnist_pipeline.errors import NumericalError
@@ -103,7 +103,7 @@ def with_value(array: NDArray[Any], place: int, value: float) -> NDArray[Any]:
 def test_one_value_that_is_no_number_in_any_tensor_of_any_format_fails_the_night(
     toy: Settings, tmp_path: Path, tried: Tried
 ) -> None:
-    cases = [(suffix, name) for suffix in WRITERS for name in SHAPES]
+    cases = [(suffix, name) for suffix in WRITERS for name in BOOK.shapes]
     for number, (suffix, name) in enumerate(cases):
         value = NOT_NUMBERS[(number + number // 6) % 3]  # each with each tensor in one of the formats
         path = tmp_path / f"bad{suffix}"
@@ -119,7 +119,7 @@ def test_one_value_that_is_no_number_in_any_tensor_of_any_format_fails_the_night
 
 def overflowing() -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
     """Where the sums leave float32, and finite weights with which they do."""
-    most = {name: np.full(shape, MAX_BOUND, np.float32) for name, shape in SHAPES.items()}
+    most = {name: np.full(shape, MAX_BOUND, np.float32) for name, shape in BOOK.shapes.items()}
     signs = {
         name: tensor * np.where(np.arange(tensor.size) % 3, 1, -1).reshape(tensor.shape)
         for name, tensor in most.items()
@@ -130,7 +130,7 @@ def overflowing() -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
         yield where, {f"W{layer}": -most[f"W{layer}"]}
         yield where, {f"W{layer}": signs[f"W{layer}"].astype(np.float32)}
         # A single unit of the layer, and only once its bias has come.
-        one = np.zeros(SHAPES[f"W{layer}"], np.float32)
+        one = np.zeros(BOOK.shapes[f"W{layer}"], np.float32)
         one[:, 3] = MAX_BOUND / len(one) / 2
         bias = with_value(most[f"b{layer}"] * 0, 3, MAX_BOUND)
         yield where, {f"W{layer}": one, f"b{layer}": bias}
@@ -169,7 +169,7 @@ def test_an_overflow_in_one_image_of_the_middle_batch_of_the_middle_shard_fails_
 
 def test_weights_that_overflow_are_not_promoted(toy: Settings, tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
-    path.write_bytes(encode_weights(dict(NETWORK) | {"W2": np.full(SHAPES["W2"], MAX_BOUND, np.float32)}))
+    path.write_bytes(encode_weights(dict(NETWORK) | {"W2": np.full(BOOK.shapes["W2"], MAX_BOUND, np.float32)}))
     before = visible(toy)
     result = command(toy, "promote", path, "--force")
     assert result.exit_code == 6, result.output
@@ -282,12 +282,12 @@ def published(settings: Settings) -> Run:
 
 def network_of(seed: int, gain: float) -> Network:
     random = np.random.default_rng(seed)
-    return Network({name: (gain * random.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()})
+    return Network({name: (gain * random.normal(size=shape)).astype(np.float32) for name, shape in BOOK.shapes.items()})
 
 
 def tied(best: set[int], level: float) -> Network:
     """All digits of `best` are equally probable, whatever the image."""
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in BOOK.shapes.items()}
     return Network(zeros | {"b3": np.array([level if digit in best else 0 for digit in range(10)], np.float32)})
 
 
@@ -392,7 +392,9 @@ def test_any_finite_network_and_images_give_probabilities_or_a_refusal_and_no_wa
 
 def network_within(seed: int, most: float) -> Mapping[str, NDArray[np.float32]]:
     random = np.random.default_rng(seed)
-    return Network({name: (most * random.uniform(-1, 1, shape)).astype(np.float32) for name, shape in SHAPES.items()})
+    return Network(
+        {name: (most * random.uniform(-1, 1, shape)).astype(np.float32) for name, shape in BOOK.shapes.items()}
+    )
 
 
 def test_unscaled_images_and_huge_logits_give_probabilities_without_a_warning() -> None:
@@ -405,35 +407,40 @@ def test_unscaled_images_and_huge_logits_give_probabilities_without_a_warning() 
             assert np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1).max() < BOUND
 
 
-NETWORKS = "mnist_pipeline/core/network.py"
+TENSORS = "mnist_pipeline/core/network/tensors.py"
+FORWARD = "mnist_pipeline/core/network/forward.py"
+ACTIVATIONS = "mnist_pipeline/core/network/activations.py"
+CHECKED = "_require_finite(sums, number)"
 ADDS_UP = "test_ties_huge_logits_and_no_images_of_a_digit_add_up"
 OVERFLOWS = "test_finite_weights_whose_sums_are_infinite_fail_the_night"
 MUTANTS = (
     Mutant(
-        NETWORKS,
+        TENSORS,
         "elif not np.isfinite(tensor).all():",
         "elif np.isinf(tensor).any():",
         "test_one_value_that_is_no_number_in_any_tensor_of_any_format_fails_the_night",
     ),
     *(
-        Mutant(NETWORKS, old, "pass", test)
-        for old, test in [
+        Mutant(FORWARD, old, new, test)
+        for old, new, test in [
             (
-                '_require_finite(hidden_1, "sums in layer 1")',
+                CHECKED,
+                f"number == 1 or {CHECKED}",
                 "test_a_shard_whose_record_vouches_for_a_pixel_that_is_no_number_fails_the_night",
             ),
             (
-                '_require_finite(hidden_1, "sums in layer 1")',
+                CHECKED,
+                f"number == 1 or {CHECKED}",
                 "test_an_overflow_in_one_image_of_the_middle_batch_of_the_middle_shard_fails_the_night",
             ),
-            ('_require_finite(hidden_2, "sums in layer 2")', OVERFLOWS),
-            ('_require_finite(hidden_2, "sums in layer 2")', "test_weights_that_overflow_are_not_promoted"),
-            ('_require_finite(out.T, "sums in layer 3")', OVERFLOWS),
+            (CHECKED, f"number == 2 or {CHECKED}", OVERFLOWS),
+            (CHECKED, f"number == 2 or {CHECKED}", "test_weights_that_overflow_are_not_promoted"),
+            ("_require_finite(out.T, len(workspace.hidden) + 1)", "pass", OVERFLOWS),
         ]
     ),
-    Mutant(NETWORKS, 'np.errstate(over="ignore", invalid="ignore", under="ignore")', "np.errstate()", OVERFLOWS),
-    Mutant(NETWORKS, "x -= x.max(axis=0)", "x -= 0", ADDS_UP),
-    Mutant(NETWORKS, "probabilities.argmax(axis=0)", "9 - probabilities[::-1].argmax(axis=0)", ADDS_UP),
+    Mutant(FORWARD, 'np.errstate(over="ignore", invalid="ignore", under="ignore")', "np.errstate()", OVERFLOWS),
+    Mutant(ACTIVATIONS, "x -= x.max(axis=axis, keepdims=True)", "x -= 0", ADDS_UP),
+    Mutant(FORWARD, "probabilities.argmax(axis=0)", "9 - probabilities[::-1].argmax(axis=0)", ADDS_UP),
     Mutant(
         "mnist_pipeline/core/images.py",
         "images.min() >= 0 and images.max() <= top",

@@ -15,7 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, PIXELS, SIDE, flatten, normalise, one_hot
-from mnist_pipeline.core.network import SHAPES, Network
+from mnist_pipeline.core.network import Network
+from mnist_pipeline.core.network.architecture import BOOK
 from mnist_pipeline.core.plan import cut
 from mnist_pipeline.errors import ImagesError, LabelError, NumericalError, SettingsError
 
@@ -191,9 +192,9 @@ class _Adam:
     """
 
     def __init__(self, tensors: Tensors, weight_decay: float) -> None:
-        self._values = np.concatenate([tensors[name].ravel() for name in SHAPES])
-        edges = np.cumsum([math.prod(shape) for shape in SHAPES.values()])[:-1]
-        slices = zip(SHAPES.items(), np.split(self._values, edges), strict=True)
+        self._values = np.concatenate([tensors[name].ravel() for name in BOOK.shapes])
+        edges = np.cumsum([math.prod(shape) for shape in BOOK.shapes.values()])[:-1]
+        slices = zip(BOOK.shapes.items(), np.split(self._values, edges), strict=True)
         self.tensors: Tensors = {name: values.reshape(shape) for (name, shape), values in slices}
         self.step = 0
         self._weight_decay = weight_decay
@@ -203,7 +204,7 @@ class _Adam:
         """Take one step of gradient descent."""
         self.step += 1
         gradient, scratch = self._gradient, self._scratch
-        np.concatenate([gradients[name].ravel() for name in SHAPES], out=gradient)
+        np.concatenate([gradients[name].ravel() for name in BOOK.shapes], out=gradient)
         self._mean *= BETA_1
         self._mean += np.multiply(gradient, 1 - BETA_1, out=scratch)
         self._square *= BETA_2
@@ -227,7 +228,7 @@ def _first_weights(rng: np.random.Generator) -> Tensors:
         name: rng.uniform(-1, 1, shape).astype(np.float32) * np.float32(math.sqrt(6 / sum(shape)))
         if len(shape) == 2
         else np.zeros(shape, np.float32)
-        for name, shape in SHAPES.items()
+        for name, shape in BOOK.shapes.items()
     }
 
 

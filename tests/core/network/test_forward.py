@@ -11,18 +11,33 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import PIXELS
-from mnist_pipeline.core.network import SHAPES, Network, Workspace, forward, predict
+from mnist_pipeline.core.network import BOOK, Architecture, Kernels, Network, Workspace, forward, predict
+from mnist_pipeline.core.network.activations import SigmoidKernel
+from mnist_pipeline.core.network.forward import SIGMOIDS
 from mnist_pipeline.errors import ImagesError, NumericalError, WeightsError
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def tensors(seed: int = 0, gain: float = 2.0) -> dict[str, NDArray[np.float32]]:
+ARCHITECTURES = [
+    BOOK,
+    Architecture((50, 100), "relu"),
+    Architecture((), None),
+    Architecture((200,), "relu"),
+    Architecture((30,), "sigmoid"),
+    Architecture((20, 12, 7, 5, 11, 9, 30), "sigmoid"),
+    Architecture((20, 12, 7, 5, 11, 9, 30), "relu"),
+]
+KERNELS = [Kernels(sigmoid, small) for sigmoid in SIGMOIDS for small in (None, 1_000, 1_000_000)]
+
+
+def tensors(seed: int = 0, gain: float = 2.0, architecture: Architecture = BOOK) -> dict[str, NDArray[np.float32]]:
     """Random weights that leave the network unsure, so that a mistake shows in the probabilities."""
     rng = np.random.default_rng(seed)
+    gain = 1.0 if architecture.activation == "relu" else gain
     return {
         name: (gain * rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
-        for name, shape in SHAPES.items()
+        for name, shape in architecture.shapes.items()
     }
 
 
@@ -32,43 +47,49 @@ def images(seed: int, rows: int) -> NDArray[np.float32]:
 
 def with_b3(values: list[float]) -> Network:
     """A network whose probabilities depend on nothing but its last biases."""
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in BOOK.shapes.items()}
     return Network(zeros | {"b3": np.array(values, np.float32)})
 
 
-def book_predict(network: Mapping[str, NDArray[Any]], x: NDArray[Any]) -> NDArray[np.float64]:
+def book_predict(
+    network: Mapping[str, NDArray[Any]], x: NDArray[Any], activation: str | None = "sigmoid"
+) -> NDArray[np.float64]:
     """The judge: the formulas of the book in float64, one image at a time, nothing shared with the package."""
 
     def sigmoid(a: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(1 / (1 + np.exp(-a)))
 
     w = {name: np.array(tensor, np.float64) for name, tensor in network.items()}
-    z1 = sigmoid(np.dot(np.array(x, np.float64), w["W1"]) + w["b1"])
-    z2 = sigmoid(np.dot(z1, w["W2"]) + w["b2"])
-    a3 = np.dot(z2, w["W3"]) + w["b3"]
-    return np.asarray(np.exp(a3 - a3.max()) / np.exp(a3 - a3.max()).sum())
+    z, last = np.array(x, np.float64), len(w) // 2
+    for layer in range(1, last):
+        a = np.dot(z, w[f"W{layer}"]) + w[f"b{layer}"]
+        z = sigmoid(a) if activation == "sigmoid" else np.where(a > 0, a, 0)
+    a = np.dot(z, w[f"W{last}"]) + w[f"b{last}"]
+    return np.asarray(np.exp(a - a.max()) / np.exp(a - a.max()).sum())
 
 
 @settings(deadline=None, max_examples=30)
-@given(seeds, st.integers(1, 20))
-def test_predict_equals_the_book(seed: int, rows: int) -> None:
-    network, batch = Network(tensors(seed)), images(seed, rows)
-    expected = np.array([book_predict(network, image) for image in batch])
+@given(seeds, st.integers(1, 20), st.sampled_from(ARCHITECTURES))
+def test_predict_equals_the_book(seed: int, rows: int, architecture: Architecture) -> None:
+    network = Network(tensors(seed, architecture=architecture), architecture.activation)
+    batch = images(seed, rows)
+    expected = np.array([book_predict(network, image, architecture.activation) for image in batch])
     assert np.abs(predict(network, batch) - expected).max() < 2e-6
 
 
-@settings(deadline=None, max_examples=30)
-@given(seeds, st.integers(1, 40), st.integers(1, 50), st.none() | st.integers(1, 50))
-def test_any_batch_and_tile_size_gives_the_same_digits_and_probabilities(
-    seed: int, rows: int, batch_rows: int, tile_rows: int | None
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(1, 40), st.integers(1, 50), st.sampled_from(KERNELS), st.sampled_from(ARCHITECTURES))
+def test_any_batch_and_kernel_gives_the_same_digits_and_probabilities(
+    seed: int, rows: int, batch_rows: int, kernels: Kernels, architecture: Architecture
 ) -> None:
-    network, everything = Network(tensors(seed)), images(seed, rows)
+    network = Network(tensors(seed, architecture=architecture), architecture.activation)
+    everything = images(seed, rows)
     whole = predict(network, everything)
-    workspace = Workspace(batch_rows, tile_rows)
+    workspace = Workspace(network, batch_rows, kernels)
     batched = np.full((10, rows), np.nan, np.float32)
     for start in range(0, rows, batch_rows):
         batch = everything[start : start + batch_rows]
-        forward(network, batch, workspace, out=batched[:, start : start + batch_rows])
+        forward(workspace, batch, out=batched[:, start : start + batch_rows])
     second, best = np.sort(whole, axis=1)[:, -2:].T
     clear = best - second > 1e-5
     assert np.abs(batched.T - whole).max() < 2e-6
@@ -105,19 +126,22 @@ def test_the_images_are_not_changed() -> None:
 
 
 def test_a_workspace_may_be_larger_than_the_batch_and_used_again() -> None:
-    network, workspace = Network(tensors()), Workspace(64)
+    network = Network(tensors())
+    workspace = Workspace(network, 64)
     first, second = np.empty((10, 5), np.float32), np.empty((10, 5), np.float32)
-    forward(network, images(0, 5), workspace, out=first)
-    forward(network, images(1, 64), workspace, out=np.empty((10, 64), np.float32))
-    forward(network, images(0, 5), workspace, out=second)
+    forward(workspace, images(0, 5), out=first)
+    forward(workspace, images(1, 64), out=np.empty((10, 64), np.float32))
+    forward(workspace, images(0, 5), out=second)
     assert np.array_equal(first, second)
     assert np.abs(first.T - predict(network, images(0, 5))).max() < 2e-6
 
 
-def test_saturated_layers_are_exact() -> None:
-    network = tensors()
+@pytest.mark.parametrize("sigmoid", SIGMOIDS)
+def test_saturated_layers_are_exact(sigmoid: SigmoidKernel) -> None:
+    network, out = tensors(), np.empty((10, 1), np.float32)
     network["b1"][:] = [1e30, -1e30] * 25
-    assert predict(Network(network), images(0, 1))[0] == pytest.approx(book_hidden_at(network, 1.0, 0.0), abs=2e-6)
+    forward(Workspace(Network(network), 1, Kernels(sigmoid)), images(0, 1), out=out)
+    assert out[:, 0] == pytest.approx(book_hidden_at(network, 1.0, 0.0), abs=2e-6)
 
 
 def book_hidden_at(network: Mapping[str, NDArray[np.float32]], even: float, odd: float) -> NDArray[np.float64]:
@@ -130,14 +154,15 @@ def book_hidden_at(network: Mapping[str, NDArray[np.float32]], even: float, odd:
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])  # of infinity a sigmoid makes 0 or 1
 @pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("kernels", [Kernels("tanh"), Kernels("exp")])
 def test_a_pixel_in_a_batch_that_is_no_number_is_a_numerical_error_that_counts_the_images(
-    rows: int, pixel: float
+    kernels: Kernels, rows: int, pixel: float
 ) -> None:
     batch = images(0, rows)
     batch[0, 300] = pixel
     message = f"1 of {rows} images: expected finite sums in layer 1, got NaN or infinity; check the images"
     with pytest.raises(NumericalError, match=re.escape(message)):
-        forward(Network(tensors()), batch, Workspace(rows), out=np.empty((10, rows), np.float32))
+        forward(Workspace(Network(tensors()), rows, kernels), batch, out=np.empty((10, rows), np.float32))
 
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf, 1e300])
@@ -154,11 +179,13 @@ def test_networks_of_the_same_tensors_are_equal_and_others_are_not() -> None:
     assert Network(tensors()) == Network(tensors())
     assert Network(tensors()) != Network(other)
     assert Network(tensors()) != "a network"
+    assert Network(tensors()) != Network(tensors(), "relu")
 
 
 def test_a_pickled_network_comes_back_equal_and_read_only() -> None:
-    copy = pickle.loads(pickle.dumps(Network(tensors())))
-    assert copy == Network(tensors())
+    network = Network(tensors(), "relu")
+    copy = pickle.loads(pickle.dumps(network))
+    assert copy == network
     assert not copy["W1"].flags.writeable
 
 
@@ -197,19 +224,19 @@ def test_a_network_is_a_mapping_of_the_six_names() -> None:
     assert isinstance(network, Mapping)
     assert list(network) == ["W1", "b1", "W2", "b2", "W3", "b3"]
     assert len(network) == 6
-    assert {name: network[name].shape for name in network} == SHAPES
-    assert repr(network) == "Network(784-50-100-10, float32)"
+    assert {name: network[name].shape for name in network} == BOOK.shapes
+    assert repr(network) == "Network(784-50-100-10 sigmoid, float32)"
     with pytest.raises(KeyError, match="W4"):
         network["W4"]
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", BOOK.shapes)
 def test_a_network_is_read_only(name: str) -> None:
     network: Any = Network(tensors())
     with pytest.raises(ValueError, match="read-only"):
         network[name][...] = 0
     with pytest.raises(TypeError, match="does not support item assignment"):
-        network[name] = np.zeros(SHAPES[name], np.float32)
+        network[name] = np.zeros(BOOK.shapes[name], np.float32)
 
 
 def test_a_network_keeps_its_values_when_the_given_tensors_change() -> None:
@@ -229,7 +256,7 @@ def test_tensors_in_another_memory_order_make_the_same_network() -> None:
 def test_everything_wrong_with_weights_is_listed_at_once() -> None:
     bad: dict[str, NDArray[Any]] = dict(tensors())
     del bad["b1"], bad["b2"]
-    bad["W4"] = bad["extra"] = np.zeros(3, np.float32)
+    bad["extra"] = np.zeros(3, np.float32)
     bad["W1"] = bad["W1"].T
     bad["W2"] = bad["W2"].astype(np.float64)
     bad["W3"][0, :3] = [np.nan, np.inf, -np.inf]
@@ -237,9 +264,9 @@ def test_everything_wrong_with_weights_is_listed_at_once() -> None:
     with pytest.raises(WeightsError) as caught:
         Network(bad)
     assert str(caught.value) == (
-        "weights are not a 784-50-100-10 network: missing b1, b2; unexpected W4, extra; "
-        "W1: expected shape (784, 50), got (50, 784); W2: expected float32, got float64; "
-        "W3: expected finite values, got 3 NaN or infinite; b3: expected shape (10,), got (9,); "
+        "weights are not a dense network: missing b1, b2; unexpected 'extra'; "
+        "W1: expected shape (784, n), got (50, 784); b3: expected shape (10,), got (9,); "
+        "W2: expected float32, got float64; W3: expected finite values, got 3 NaN or infinite; "
         "b3: expected float32, got int32; give another weights file"
     )
 
@@ -253,12 +280,12 @@ def test_another_dtype_is_refused(dtype: str) -> None:
 
 
 def test_no_tensors_at_all_are_refused() -> None:
-    with pytest.raises(WeightsError, match="missing W1, W2, W3, b1, b2, b3;"):
+    with pytest.raises(WeightsError, match="missing W1, b1;"):
         Network({})
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sampled_from(sorted(SHAPES)), seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
+@given(st.sampled_from(sorted(BOOK.shapes)), seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_one_bad_value_anywhere_is_refused(name: str, seed: int, value: float) -> None:
     bad = tensors()
     bad[name].flat[seed % bad[name].size] = value
@@ -277,3 +304,34 @@ def test_pixels_in_range_give_none() -> None:
         warnings.simplefilter("error")
         predict(tensors(), np.ones((2, PIXELS), np.uint8))
         predict(tensors(), np.full(PIXELS, 1.0000001))
+
+
+def test_the_activation_of_other_shapes_than_the_book_s_has_to_be_said() -> None:
+    message = (
+        "weights of 784-200-10: expected the activation of the hidden layers, got none; say --activation sigmoid or "
+        "--activation relu"
+    )
+    given_tensors = tensors(architecture=Architecture((200,), "relu"))
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        Network(given_tensors)
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        predict(given_tensors, images(0, 1))
+    assert str(Network(given_tensors, "relu").architecture) == "784-200-10 relu"
+
+
+def test_a_network_of_a_network_has_its_activation() -> None:
+    assert Network(Network(tensors(), "relu")) == Network(tensors(), "relu")
+
+
+def test_without_a_hidden_layer_there_is_no_activation() -> None:
+    softmax_regression = Architecture((), None)
+    network = Network(tensors(architecture=softmax_regression), "relu")
+    assert network.architecture == softmax_regression
+    assert repr(network) == "Network(784-10, float32)"
+
+
+def test_sums_that_overflow_behind_a_relu_are_a_numerical_error() -> None:
+    network = tensors()
+    network["W2"][:] = 3e38
+    with pytest.raises(NumericalError, match="2 of 2 images: expected finite sums in layer 2"):
+        predict(Network(network, "relu"), images(0, 2))

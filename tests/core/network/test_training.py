@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import flatten, normalise, one_hot
-from mnist_pipeline.core.network import SHAPES, Network, predict
-from mnist_pipeline.core.training import EpochReport, Recipe, backward, fit
+from mnist_pipeline.core.network import BOOK, Network, predict
+from mnist_pipeline.core.network.training import EpochReport, Recipe, backward, fit
 from mnist_pipeline.errors import ImagesError, LabelError, NumericalError, SettingsError
 
 QUICK = Recipe(epochs=2, batch_rows=32)
@@ -27,7 +27,7 @@ def striped(rows: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 def random_problem() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(5)
-    tensors = {name: rng.normal(0, 0.3, shape) for name, shape in SHAPES.items()}
+    tensors = {name: rng.normal(0, 0.3, shape) for name, shape in BOOK.shapes.items()}
     return tensors, rng.random((7, 784)), one_hot(rng.integers(0, 10, 7, dtype=np.uint8))
 
 
@@ -39,11 +39,11 @@ def test_the_loss_is_the_mean_of_minus_log_of_the_probability_of_the_label() -> 
     assert step.correct == (probabilities.argmax(axis=1) == targets.argmax(axis=1)).sum()
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", BOOK.shapes)
 def test_gradients_agree_with_finite_differences(name: str) -> None:
     tensors, images, targets = random_problem()
     gradient = backward(tensors, images, targets).gradients[name]
-    assert gradient.shape == SHAPES[name]
+    assert gradient.shape == BOOK.shapes[name]
     some = np.random.default_rng(6).choice(gradient.size, min(gradient.size, 40), replace=False)
     half_step = 1e-5
     for index in some:
@@ -83,7 +83,7 @@ def test_one_batch_of_everything_steps_as_the_papers_say() -> None:
     recipe = Recipe(epochs=3, batch_rows=60, learning_rate=0.01, weight_decay=2.0, shift_pixels=0, seed=4)
     tensors: dict[str, NDArray[Any]] = dict(fit(images, labels, replace(recipe, learning_rate=1e-30)).items())
     tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    m, v = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in range(2))
+    m, v = ({name: np.zeros(shape) for name, shape in BOOK.shapes.items()} for _ in range(2))
     for t in (1, 2, 3):
         rate = 0.01 * (1 + math.cos(math.pi * (t - 1) / 3)) / 2
         gradients = backward(tensors, flatten(images) / 255, one_hot(labels)).gradients
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     images, labels = striped(200, seed=1)
     first, again = (fit(images, labels, QUICK) for _ in range(2))
     other = fit(images, labels, replace(QUICK, seed=QUICK.seed + 1))
-    for name in SHAPES:
+    for name in BOOK.shapes:
         assert first[name].tobytes() == again[name].tobytes()
         assert first[name].tobytes() != other[name].tobytes()
 
@@ -117,7 +117,7 @@ def test_shifts_move_images_by_at_most_shift_pixels_and_bring_in_blank_pixels(mo
         seen.update(picture.tobytes() for picture in pixels)
         return normalise(pixels)
 
-    monkeypatch.setattr("mnist_pipeline.core.training.normalise", record)
+    monkeypatch.setattr("mnist_pipeline.core.network.training.normalise", record)
     fit(np.repeat(image[None], 300, axis=0), np.zeros(300, np.uint8), replace(QUICK, shift_pixels=1))
     padded = np.pad(image, 1)
     nine = {padded[down : down + 28, across : across + 28].tobytes() for down in range(3) for across in range(3)}

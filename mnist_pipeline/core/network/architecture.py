@@ -1,0 +1,95 @@
+"""The form of a dense network of digits: the widths of its layers and the activation between them."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mnist_pipeline.core.images import DIGITS, PIXELS
+from mnist_pipeline.core.network.activations import Activation
+from mnist_pipeline.errors import listed
+
+MAX_LAYERS = 8
+MAX_PARAMETERS = 4_000_000
+_NAME = re.compile(r"[Wb]([1-9][0-9]{0,3})")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense network: 784 pixels, hidden layers with one activation, ten digits with softmax.
+
+    Attributes:
+        hidden: the width of each hidden layer.
+        activation: of the hidden layers; None if there are none.
+    """
+
+    hidden: tuple[int, ...]
+    activation: Activation | None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """784, the width of each hidden layer, 10."""
+        return (PIXELS, *self.hidden, DIGITS)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by its name, in the order `W1`, `b1` .. `WL`, `bL`."""
+        return shapes_of(self.widths)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network consists of."""
+        return _parameters(self.shapes)
+
+    def __str__(self) -> str:
+        """As it is named everywhere: `784-50-100-10 sigmoid`."""
+        return " ".join(filter(None, ["-".join(map(str, self.widths)), self.activation]))
+
+
+def shapes_of(widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights and biases between layers of these widths."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (width, next_width) in enumerate(itertools.pairwise(widths), 1):
+        shapes |= {f"W{layer}": (width, next_width), f"b{layer}": (next_width,)}
+    return shapes
+
+
+def problems_with(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Why tensors of these names and shapes are no dense network; nothing if they are one."""
+    numbers = [int(match[1]) for name in shapes if (match := _NAME.fullmatch(str(name)))]
+    if (layers := max(numbers, default=1)) > MAX_LAYERS:
+        yield f"expected at most {MAX_LAYERS} layers, got {layers}"
+        return
+    expected = [f"{kind}{layer}" for layer in range(1, layers + 1) for kind in "Wb"]
+    if missing := [name for name in expected if name not in shapes]:
+        yield f"missing {', '.join(missing)}"
+    if unknown := sorted(str(name) for name in shapes if name not in expected):
+        yield f"unexpected {listed(unknown)}"
+    width: int | None = PIXELS
+    for layer in range(1, layers + 1):
+        weights, biases = shapes.get(f"W{layer}"), shapes.get(f"b{layer}")
+        rows, columns = "n" if width is None else width, DIGITS if layer == layers else "n"
+        width = None
+        if weights is not None:
+            if len(weights) == 2 and min(weights) > 0 and rows in ("n", weights[0]) and columns in ("n", weights[1]):
+                width = weights[1]
+            else:
+                yield f"W{layer}: expected shape ({rows}, {columns}), got {weights}"
+        columns = columns if width is None else width
+        if biases is not None and not (len(biases) == 1 and biases[0] > 0 and columns in ("n", biases[0])):
+            yield f"b{layer}: expected shape ({columns},), got {biases}"
+    if not missing and (count := _parameters({name: shapes[name] for name in expected})) > MAX_PARAMETERS:
+        yield f"expected at most {MAX_PARAMETERS:,} parameters, got {count:,}"
+
+
+def hidden_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The widths of the hidden layers of a network without `problems_with` its shapes."""
+    return tuple(shapes[f"W{layer}"][1] for layer in range(1, len(shapes) // 2))
+
+
+def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+BOOK = Architecture((50, 100), "sigmoid")  # K. Saito, Deep Learning from Scratch, chapter 3
