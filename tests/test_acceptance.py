@@ -1,10 +1,13 @@
 """The real MNIST through the real fetch: the figures this project stands for."""
 
+import ast
+import re
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +22,7 @@ from tests.published import on_disk
 
 pytestmark = pytest.mark.real_data
 
+BOOK_PAGE = Path(__file__).parents[1] / "docs" / "book.md"
 RUN_DATE = "2026-01-31"
 COLUMNS = [f"proba_{digit}" for digit in range(10)]
 
@@ -103,3 +107,24 @@ def test_the_books_interface_has_its_shapes_dtypes_and_accuracy(
     assert raw_images.max() == 255
     assert np.array_equal(rows.argmax(axis=1), t_test)
     assert np.array_equal(raw_images.reshape(-1, 784).astype(np.float32) / 255, x_test)
+
+
+def test_the_page_of_the_book_runs_and_each_comment_is_the_value_of_its_line(
+    mnist_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_PIPELINE_CACHE", str(mnist_cache))
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("agg")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", BOOK_PAGE.read_text(encoding="utf-8"), re.S):
+        lines = block.splitlines()
+        for statement in ast.parse(block).body:
+            code, _, comment = "\n".join(lines[statement.lineno - 1 : statement.end_lineno]).partition("  # ")
+            if comment:
+                value = eval(code, names)
+                value = value.tolist() if isinstance(value, np.ndarray) else value
+                assert value == ast.literal_eval(comment), code
+            else:
+                exec(code, names)
+    plt.close("all")
+    assert (tmp_path / "digit.png").exists()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import mnist_pipeline
-from mnist_pipeline.api import book, init_network, load_mnist
-from mnist_pipeline.core.network import BOOK, Network, predict
+from mnist_pipeline.api import book, get_data, init_network, load_mnist
+from mnist_pipeline.core.network import BOOK, Network, predict, sigmoid, softmax
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
-from tests.builders import make_split, random_images, random_labels, random_network, small_settings
+from tests.builders import images_name, make_split, random_images, random_labels, random_network, small_settings
 
 TRAIN_ROWS, TEST_ROWS = 9, 5
 
@@ -58,8 +58,16 @@ def test_the_flags_have_the_names_of_the_book() -> None:
     assert named[1][0].dtype == np.uint8
 
 
+def test_get_data_is_the_test_split_of_load_mnist_and_reads_no_other(tmp_path: Path) -> None:
+    _, (x_test, t_test) = load_mnist()
+    (tmp_path / "data" / images_name("train")).unlink()
+    x, t = get_data()
+    np.testing.assert_array_equal(x, x_test, strict=True)
+    np.testing.assert_array_equal(t, t_test, strict=True)
+
+
 def test_the_loop_of_the_book_runs_as_it_is_printed() -> None:
-    (_, _), (x, t) = load_mnist(normalize=True, flatten=True, one_hot_label=False)
+    x, t = get_data()
     network = init_network()
     batch_size, accuracy_cnt = 2, 0
     for i in range(0, len(x), batch_size):
@@ -93,7 +101,6 @@ def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:
         init_network(tmp_path / "none.pkl")
 
 
-def test_the_package_is_the_door_to_all_three() -> None:
-    assert mnist_pipeline.load_mnist is load_mnist
-    assert mnist_pipeline.init_network is init_network
-    assert mnist_pipeline.predict is predict
+def test_the_package_is_the_door_to_all_of_them() -> None:
+    for function in (load_mnist, get_data, init_network, predict, sigmoid, softmax):
+        assert getattr(mnist_pipeline, function.__name__) is function
