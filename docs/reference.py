@@ -87,8 +87,9 @@ def _leaves(command: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option" and each.name not in EVERYWHERE]
+    parameters = command.get_params(typer.Context(command))
+    arguments = [each for each in parameters if each.param_type_name == "argument"]
+    options = [each for each in parameters if each.param_type_name == "option" and each.name not in EVERYWHERE]
     words = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
     needed = [word for each in options if each.required for word in (each.opts[0], each.name.upper())]
     yield from ("", f"### mnist-pipeline {name}", "", f"`{' '.join(['mnist-pipeline', name, *words, *needed])}`", "")

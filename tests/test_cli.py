@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from mnist_pipeline import load_run
 from mnist_pipeline.cli import app
-from mnist_pipeline.cli.options import OF_A_RUN
+from mnist_pipeline.cli.options import FILES_ONLY
 from mnist_pipeline.core.network import BOOK
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.settings import Settings
@@ -54,6 +54,13 @@ def run(*words: str) -> Result:
     return command("run", "--direct", "--run-date", RUN_DATE, *words)
 
 
+def imported_by(*words: str) -> set[str]:
+    """The modules that a command imports."""
+    script = [sys.executable, "-X", "importtime", "-m", "mnist_pipeline", *words]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
 def published(home: Path) -> list[Path]:
     return sorted((home / "outputs" / "runs").glob("*"))
 
@@ -80,16 +87,15 @@ def test_the_same_night_again_says_that_nothing_is_new_and_succeeds(home: Path) 
 
 def test_a_night_like_the_one_before_imports_nothing_that_is_slow(home: Path) -> None:
     for date in ("2026-01-30", "2026-01-31"):
-        words = ["run", "--direct", "--no-report", "--run-date", date]
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "mnist_pipeline", *words],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        imported = imported_by("run", "--direct", "--no-report", "--run-date", date)
         assert "pyarrow.parquet" in imported
         assert not imported & {"pandas", "scipy", "matplotlib", "prefect"}, date
+
+
+def test_the_list_of_commands_needs_no_settings_and_no_numpy() -> None:
+    imported = imported_by("--help")
+    assert "typer" in imported
+    assert not imported & {"mnist_pipeline.settings", "pydantic", "numpy"}
 
 
 def test_show_runs_and_verify_speak_of_what_was_published(home: Path) -> None:
@@ -816,7 +822,7 @@ def test_options_of_settings_are_explained_by_the_model_and_the_config(monkeypat
     lines = command("run", "--help").stdout.splitlines()
     for name, field in Settings.model_fields.items():
         shown = [line for line in lines if f"--{name.replace('_', '-')} " in line]
-        if name in OF_A_RUN:
+        if name not in FILES_ONLY:
             assert field.description is not None
             assert field.description[1:] in shown[0]
         else:

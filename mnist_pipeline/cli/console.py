@@ -1,6 +1,5 @@
 """The command application: its output streams, exit codes and signal handling, and helpers for all commands."""
 
-import importlib.metadata
 import logging
 import os
 import re
@@ -108,8 +107,9 @@ class _Command(TyperGroup):
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
+        with_json = printing.options()
         for name, each in [("", self), *_leaves(self)]:
-            each.params.extend(printing.options(with_json=name not in WITHOUT_JSON))
+            each.params.extend(with_json[1:] if name in WITHOUT_JSON else with_json)
         for panel, names in PANELS.items():
             for name in names:
                 if name in self.commands:
@@ -191,9 +191,9 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from mnist_pipeline import __version__ as version
         from mnist_pipeline.cli.results.work import VersionResult
 
-        version = importlib.metadata.version("mnist-pipeline")
         out.print(version)
         printing.conclude(VersionResult(version=version))
         raise typer.Exit

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened, progress_for
+from mnist_pipeline.cli.console import opened, progress_for
 from mnist_pipeline.cli.engine import BACKFILL, backfill_outputs, ended_runs, require_runner, run_flow, start_backfill
-from mnist_pipeline.cli.options import OF_A_RUN, Direct, Given, takes
+from mnist_pipeline.cli.options import Direct, Given, command
 from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.cli.verdicts import print_verdict, require_accepted
 from mnist_pipeline.errors import EngineError, SettingsError, VerdictError
@@ -21,8 +21,7 @@ COMPLETED = "Completed"  # name of a final state of flow runs
 Dated = dict[date, dict[str, Any]]  # what is known of each date, by the fields of `FilledDate`
 
 
-@app.command()
-@takes(*OF_A_RUN)
+@command()
 def run(given: Given, direct: Direct = False) -> None:
     """Evaluate a network on a data set and publish the run."""
     from mnist_pipeline.cli.results.runs import RunResult, facts_of
@@ -70,8 +69,7 @@ def run(given: Given, direct: Direct = False) -> None:
     require_accepted([judged])
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def backfill(
     given: Given,
     first: Annotated[str, typer.Option("--from", help="First date, YYYY-MM-DD.")],

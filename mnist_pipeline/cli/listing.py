@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened
-from mnist_pipeline.cli.options import Given, complete_dataset, takes
+from mnist_pipeline.cli.console import opened
+from mnist_pipeline.cli.options import Given, command, complete_dataset
 from mnist_pipeline.cli.printing import conclude, out, print_table, style
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError, StoreError
-from mnist_pipeline.settings import calendar_date
 
 if TYPE_CHECKING:
     from mnist_pipeline.cli.results.runs import ListedRun
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 
 def _date(text: str) -> date:
+    from mnist_pipeline.settings import calendar_date
+
     try:
         return calendar_date(text)
     except ValueError as error:
@@ -33,8 +34,7 @@ def _dated(about: str) -> "typer.models.OptionInfo":
     return option
 
 
-@app.command("runs")
-@takes("outputs")
+@command("outputs", name="runs")
 def list_published(
     given: Given,
     dataset: Annotated[

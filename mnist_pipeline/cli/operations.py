@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from mnist_pipeline.cli.console import app
-from mnist_pipeline.cli.options import Given, Project, takes
+from mnist_pipeline.cli.options import Given, Project, command
 from mnist_pipeline.cli.printing import conclude, out
 from mnist_pipeline.errors import CheckFailedError, printable
 
@@ -17,8 +17,7 @@ STATES: dict[bool | None, Literal["ok", "note", "failed"]] = {True: "ok", None: 
 SHOWN = {"ok": "ok", "note": "note", "failed": "FAIL"}
 
 
-@app.command()
-@takes("outputs")
+@command("outputs")
 def setup(
     given: Given,
     notify: Annotated[
@@ -79,8 +78,7 @@ def _warn_unnotified() -> None:
     out.print(f"warning: nobody hears of failed runs: {advice}", style="yellow")
 
 
-@app.command()
-@takes("outputs")
+@command("outputs")
 def up(
     given: Given,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server on 127.0.0.1.")] = 4200,
@@ -138,8 +136,7 @@ def credentials() -> None:
     out.print(f"  set -a; . {shlex.quote(str(path))}; set +a")
 
 
-@app.command()
-@takes("outputs")
+@command("outputs")
 def doctor(given: Given, project: Project = Path()) -> None:
     """Check everything a nightly run needs, and say how to fix what fails."""
     project = project.absolute()  # before the working directory is another

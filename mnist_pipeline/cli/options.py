@@ -1,34 +1,36 @@
 """The options of the commands. Those of settings take name, type, help and default from the model and `config/`.
 
-What a value may be is not checked here: the model checks all layers alike.
+They are made when a command is parsed: the list of all commands needs no model. What a value may be is not checked
+here: the model checks all layers alike.
 """
 
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-from mnist_pipeline.cli.console import opened
+from mnist_pipeline.cli.console import app, opened
 from mnist_pipeline.errors import SettingsError, shown, system_line
 from mnist_pipeline.runs.layout import RUN_ID, RUNS
-from mnist_pipeline.settings import PATHS, Settings, load_settings, project_defaults
 from mnist_pipeline.store.base import is_remote, local_path, parse_location
 
-# Every setting is an option of `run`, except those for which a config file is the place.
-OF_A_RUN = tuple(name for name in Settings.model_fields if name not in ("max_tasks", "datasets", "gates", "retention"))
+if TYPE_CHECKING:
+    from mnist_pipeline.settings import Settings
+
+FILES_ONLY = ("max_tasks", "datasets", "gates", "retention")  # settings that are no options: their place is a file
 
 OF_IMAGES = (
     *("images", "data_dir", "labels", "image_column", "label_column", "id_column"),
     *("pixel_scale", "invert", "transpose", "cache"),
 )
 
-DEFAULTS = project_defaults()
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -44,6 +46,8 @@ def run_argument(metavar: str, about: str) -> Any:
 
 def complete_run(ctx: typer.Context) -> list[str]:
     """The names of runs, the newest first, for a shell; none of a bucket, which would be asked over the network."""
+    from mnist_pipeline.settings import load_settings
+
     with suppress(Exception):  # a shell has no use for what is wrong
         outputs = load_settings(ctx.params.get("config"), outputs=ctx.params.get("outputs")).outputs
         if isinstance(outputs, Path):
@@ -54,6 +58,8 @@ def complete_run(ctx: typer.Context) -> list[str]:
 
 def complete_dataset(ctx: typer.Context) -> list[str]:
     """The names of the known data sets, for a shell."""
+    from mnist_pipeline.settings import load_settings
+
     with suppress(Exception):
         return sorted(load_settings(ctx.params.get("config")).datasets)
     return []
@@ -99,6 +105,8 @@ class Given:
         Raises:
             SettingsError: there is no such folder.
         """
+        from mnist_pipeline.settings import PATHS
+
         if not os.path.isdir(folder):  # noqa: PTH112  also if it cannot be looked at
             raise SettingsError(f"--project {folder}: expected a folder, got none; correct its name")
         flags = {
@@ -111,13 +119,14 @@ class Given:
             raise SettingsError(system_line(f"--project {folder}", error)) from error
         return Given(flags, self.config and self.config.expanduser().absolute())
 
-    def load(self, called: Mapping[str, str] | None = None, **more: Any) -> Settings:
+    def load(self, called: Mapping[str, str] | None = None, **more: Any) -> "Settings":
         """The settings of this call; pending repairs of its outputs are completed.
 
         Args:
             called: the words on the command line of settings that have another name there than their own.
             more: settings in place of options.
         """
+        from mnist_pipeline.settings import load_settings
         from mnist_pipeline.views import complete_repairs
 
         given = self.flags | more
@@ -127,31 +136,75 @@ class Given:
         return settings
 
 
-def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, and --config. Its parameter `given` gets their values."""
+def command(
+    *settings: str, of: typer.Typer = app, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to the commands, with an option for each of these settings, and --config.
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def called(**values: Any) -> None:
-            config, flags = values.pop("config"), {name: values.pop(name) for name in names}
-            command(given=Given(flags, config), **values)
+    Args:
+        settings: names of the settings; without any, all of a run. The function's parameter `given` gets their values.
+        of: the group of the command.
+        name: the command's own; that of the function if None.
+    """
 
-        own = [each for each in inspect.signature(command).parameters.values() if each.name != "given"]
-        options = {name: _option(name) for name in names} | {"config": Config}
-        parameters = [each.replace(kind=KEYWORD) for each in own] + [
-            inspect.Parameter(name, KEYWORD, default=None, annotation=option) for name, option in options.items()
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def called(ctx: typer.Context, config: Path | None, **values: Any) -> None:
+            function(given=Given(ctx.obj, config), **values)
+
+        own = [each for each in inspect.signature(function).parameters.values() if each.name != "given"]
+        parameters = [
+            inspect.Parameter("ctx", KEYWORD, annotation=typer.Context),
+            *(each.replace(kind=KEYWORD) for each in own),
+            inspect.Parameter("config", KEYWORD, default=None, annotation=Config),
         ]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
         called.__annotations__ = {each.name: each.annotation for each in parameters}
-        return called
+        called.settings = settings  # type: ignore[attr-defined]  # read by its class
+        of.command(name, cls=_Command)(called)
+        return function
 
     return decorate
 
 
-@functools.cache
-def _option(name: str) -> Any:
+class _Command(TyperCommand):
+    """A command with options of settings; what is given for them is no argument of its function, but `ctx.obj`."""
+
+    @functools.cached_property
+    def _options(self) -> list[Any]:
+        return _options(self.callback.settings)  # type: ignore[union-attr]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        end = [each.name for each in params].index("config")
+        return [*params[:end], *self._options, *params[end:]]
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.obj = {option.name: ctx.params.pop(option.name) for option in self._options}
+        return super().invoke(ctx)
+
+
+def _options(names: Sequence[str]) -> list[Any]:
+    from mnist_pipeline.settings import Settings, project_defaults
+
+    defaults = project_defaults()
+    names = names or [name for name in Settings.model_fields if name not in FILES_ONLY]
+
+    def command(**_: Any) -> None: ...
+
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by typer
+        [inspect.Parameter(name, KEYWORD, default=None, annotation=_option(name, defaults.get(name))) for name in names]
+    )
+    only = typer.Typer(add_completion=False)
+    only.command()(command)
+    return list(typer.main.get_command(only).params)
+
+
+def _option(name: str, default: Any) -> Any:
+    from mnist_pipeline.settings import PATHS, Settings
+
     field = Settings.model_fields[name]
-    kind, default = _kind(field.annotation), DEFAULTS.get(name)
+    kind = _kind(field.annotation)
     if isinstance(default, bool):
         default = "yes" if default else "no"
     shown = "" if default is None or is_remote(default) else f" ({default})"  # an address may hold a password

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened, progress_for
+from mnist_pipeline.cli.console import opened, progress_for
 from mnist_pipeline.cli.engine import run_flow
-from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, path_option, takes
+from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, command, path_option
 from mnist_pipeline.cli.printing import conclude, err, out, print_table
 from mnist_pipeline.errors import OutputsError, SettingsError
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 MAX_DRAWN = 400  # images
 
 
-@app.command()
-@takes("dataset", "data_dir", "pixel_scale", "invert", "cache", "outputs")
+@command("dataset", "data_dir", "pixel_scale", "invert", "cache", "outputs")
 def train(
     given: Given,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
@@ -65,8 +64,7 @@ def train(
     out.print(f"next: `mnist-pipeline promote {terminal.path_line(trained.path)}` to use them every night")
 
 
-@app.command()
-@takes("dataset", "data_dir", "cache")
+@command("dataset", "data_dir", "cache")
 def fetch(
     given: Given,
     split: Annotated[str | None, typer.Option(help="Split of the data set (all).", show_default=False)] = None,
@@ -85,8 +83,7 @@ def fetch(
     conclude(FetchResult(files=tuple(files)))
 
 
-@app.command()
-@takes("dataset", "split", "weights", *OF_IMAGES, "outputs")
+@command("dataset", "split", "weights", *OF_IMAGES, "outputs")
 def images(
     given: Given,
     which: Annotated[

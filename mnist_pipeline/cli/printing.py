@@ -140,8 +140,8 @@ def end() -> None:
         sys.stdout.write(result.document + "\n")
 
 
-def options(with_json: bool) -> list[Any]:
-    """The options that every command has; they say how to print, and no command sees them."""
+def options() -> list[Any]:
+    """The options that every command has, --json first; they say how to print, and no command sees them."""
     only = typer.Typer(add_completion=False)
     hidden: dict[str, Any] = {"expose_value": False, "rich_help_panel": "Output", "is_eager": True}
 
@@ -179,5 +179,4 @@ def options(with_json: bool) -> list[Any]:
         ] = False,
     ) -> None: ...
 
-    options = [each for each in typer.main.get_command(only).params if each.name in ("json", "quiet", "verbose")]
-    return options if with_json else options[1:]
+    return [each for each in typer.main.get_command(only).params if each.name in ("json", "quiet", "verbose")]

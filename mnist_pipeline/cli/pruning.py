@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened
-from mnist_pipeline.cli.options import Given, takes
+from mnist_pipeline.cli.console import opened
+from mnist_pipeline.cli.options import Given, command
 from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.errors import RunNotFoundError
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 CONFIGURED = "If left out, that of the config's table retention, or"
 
 
-@app.command()
-@takes("outputs")
+@command("outputs")
 def prune(
     given: Given,
     keep_days: Annotated[

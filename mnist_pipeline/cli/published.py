@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_pipeline.cli.console import app, opened
-from mnist_pipeline.cli.options import Given, WhichRun, run_argument, takes
+from mnist_pipeline.cli.console import opened
+from mnist_pipeline.cli.options import Given, WhichRun, command, run_argument
 from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.cli.verdicts import print_verdict
 from mnist_pipeline.errors import DamagedError, OutputsError, PipelineError, RunNotFoundError, StoreError
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from mnist_pipeline.settings import Settings
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def show(given: Given, which: WhichRun = "latest") -> None:
     """Show the per-digit table of a published run, and the newest verdict on it."""
     from mnist_pipeline import tables
@@ -73,8 +72,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     out.print(f"files: {terminal.path_line(found.files)}")
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def verify(
     given: Given,
     which: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_pipeline.cli.console import app, opened, opened_existing, progress_for
-from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, run_argument, takes
+from mnist_pipeline.cli.options import OF_IMAGES, Given, WhichRun, command, run_argument
 from mnist_pipeline.cli.printing import conclude, out, print_table
 from mnist_pipeline.errors import MAX_LISTED, OutputsError, RunNotFoundError, StoreError, VerdictError
 
@@ -35,8 +35,7 @@ def require_accepted(judged: "Sequence[Judged]") -> None:
         raise VerdictError("; ".join(each.line for each in rejected) + "; what was published stays published")
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def compare(
     given: Given,
     before: Annotated[str, run_argument("A", "The run before: run_id, date, latest or latest-passed.")],
@@ -76,8 +75,7 @@ def compare(
     out.print(terminal.blank_line(*inputs))
 
 
-@baseline.command("set")
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs", of=baseline, name="set")
 def set_pinned(given: Given, which: WhichRun) -> None:
     """Pin a run: from now on runs of its data set and split are compared with it too."""
     from mnist_pipeline.tables import PREDICTIONS
@@ -93,8 +91,7 @@ def set_pinned(given: Given, which: WhichRun) -> None:
     out.print(f"baseline of {name.dataset}/{name.split}: {name.run_id}")
 
 
-@baseline.command("clear")
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs", of=baseline, name="clear")
 def clear_pinned(given: Given) -> None:
     """Remove the baseline."""
     from mnist_pipeline.verdicts.baselines import set_baseline
@@ -105,8 +102,7 @@ def clear_pinned(given: Given) -> None:
     out.print(f"baseline of {settings.dataset}/{settings.split}: none")
 
 
-@baseline.command("show")
-@takes("outputs")
+@command("outputs", of=baseline, name="show")
 def show_pinned(given: Given) -> None:
     """Show the pinned runs."""
     from mnist_pipeline.verdicts.baselines import read_baselines
@@ -132,15 +128,13 @@ def _conclude_pins(settings: "Settings", pinned: "Mapping[str, str | None]") -> 
 Reason = Annotated[str, typer.Option("--reason", help="Why, in a few words; kept with the decision.")]
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def accept(given: Given, which: WhichRun, reason: Reason) -> None:
     """Let a run stand as passed whatever its verdict: later runs are compared with it."""
     _decide(given, which, "accepted", reason)
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def withdraw(given: Given, which: WhichRun, reason: Reason) -> None:
     """Let a run count for nothing: it is neither latest, nor a reference, nor the run of its date. Its files stay."""
     _decide(given, which, "withdrawn", reason)
@@ -158,8 +152,7 @@ def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn'
     out.print(f"run {found.name.run_id}: {decision.line}")
 
 
-@app.command()
-@takes("dataset", "split", *OF_IMAGES, "outputs")
+@command("dataset", "split", *OF_IMAGES, "outputs")
 def promote(
     given: Given,
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
@@ -208,8 +201,7 @@ def promote(
         )
 
 
-@app.command()
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs")
 def report(given: Given, which: WhichRun = "latest") -> None:
     """Write the report of a published run: one HTML file."""
     from mnist_pipeline.cli.results.work import ReportResult
@@ -226,8 +218,7 @@ def report(given: Given, which: WhichRun = "latest") -> None:
     out.print(f"report: {terminal.path_line(page)}")
 
 
-@app.command("open")
-@takes("dataset", "split", "outputs")
+@command("dataset", "split", "outputs", name="open")
 def open_page(
     given: Given,
     which: Annotated[
@@ -256,8 +247,7 @@ def open_page(
         out.print("not opened: no browser found here; open the file yourself")
 
 
-@app.command()
-@takes("outputs")
+@command("outputs")
 def reindex(given: Given) -> None:
     """Rebuild history.parquet, runs.parquet, latest.json, all reports and their index from the published runs."""
     from mnist_pipeline.cli.results.work import ReindexResult

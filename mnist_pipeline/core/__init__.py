@@ -2,3 +2,5 @@
 
 It uses no paths, clock, environment, pyarrow or Prefect.
 """
+
+DIGITS = 10

@@ -5,10 +5,12 @@ It judges nothing; see `judgement.py`.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mnist_pipeline.core.comparison import Comparison
-from mnist_pipeline.core.images import DIGITS
+from mnist_pipeline.core import DIGITS
+
+if TYPE_CHECKING:
+    from mnist_pipeline.core.comparison import Comparison
 
 GateOutcome = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "none"]  # of a verdict; none: no gate was judged
@@ -104,7 +106,7 @@ class Reference:
     same_images: bool = False
     same_weights: bool = False
     changed: int | None = None
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: "tuple[Comparison, ...]" = ()
     same_labels: bool = True
 
 

@@ -7,13 +7,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_pipeline.core import DIGITS as DIGITS
 from mnist_pipeline.errors import ImagesError, LabelError
 
 T = TypeVar("T", bound=np.generic)
 
 SIDE = 28
 PIXELS = SIDE * SIDE
-DIGITS = 10
 NO_LABEL = -1  # in an array of labels: the image has none
 
 # Every shard and run is identified by it: change it whenever `normalise` or `flatten` changes a bit.
