@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_pipeline import tables
-from mnist_pipeline.cli.results import RESULTS
+from mnist_pipeline.cli.results.by_command import RESULTS
 
 PAGE = Path(__file__).with_name("json.md")
 TABLE_OF = {"DigitScore": tables.SUMMARY, "GateResult": tables.GATES, "ComparisonFacts": tables.COMPARISON}

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner, Result
 
 from mnist_pipeline.cli import app
-from mnist_pipeline.cli.results import RESULTS
+from mnist_pipeline.cli.results.by_command import RESULTS
 
 
 def command(words: str) -> Result:

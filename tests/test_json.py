@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app, printing
 from mnist_pipeline.cli.console import PANELS, WITHOUT_JSON
-from mnist_pipeline.cli.results import RESULTS
+from mnist_pipeline.cli.results.by_command import RESULTS
 from mnist_pipeline.cli.results.work import DoctorResult, ReportResult
 from mnist_pipeline.pipeline import nightly
 from mnist_pipeline.weights.files import encode_weights

@@ -27,11 +27,11 @@ def show(given: Given, which: WhichRun = "latest") -> None:
     from mnist_pipeline import tables
     from mnist_pipeline.cli.results.runs import ShowResult, facts_of
     from mnist_pipeline.core.tally import DigitScore
-    from mnist_pipeline.pipeline.judging import current_verdict
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.counting import made_by_hand
     from mnist_pipeline.runs.decisions import newest_decision
     from mnist_pipeline.verdicts.finding import find_run
+    from mnist_pipeline.verdicts.reading import current_verdict
 
     settings = given.load()
     found = find_run(opened(settings), which, settings.dataset, settings.split)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from mnist_pipeline.pipeline.judging import Judged, Verdict
+    from mnist_pipeline.pipeline.judging import Judged
     from mnist_pipeline.settings import Settings
+    from mnist_pipeline.verdicts.reading import Verdict
 
 baseline = typer.Typer(help="Pin the run that all later ones are compared with.", no_args_is_help=True)
 app.add_typer(baseline, name="baseline")
@@ -47,11 +48,12 @@ def compare(
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.summary import read_inputs
     from mnist_pipeline.verdicts.finding import find_run
+    from mnist_pipeline.verdicts.reading import comparison_rows
 
     settings = given.load()
     old, new = (find_run(opened(settings), which, settings.dataset, settings.split) for which in (before, now))
     found = judging.compare(old, new, "given")
-    rows = judging.comparison_rows(found.comparisons)
+    rows = comparison_rows(found.comparisons)
     inputs = read_inputs(old), read_inputs(new)
     result = CompareResult(
         before=old.name.run_id,

@@ -6,14 +6,14 @@ pass over the predictions, in bounded memory.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from mnist_pipeline import tables
-from mnist_pipeline.core.comparison import Comparison, Paired, Pairs, Unpaired, holm_over_digits, unpaired
+from mnist_pipeline.core.comparison import Pairs, unpaired
 from mnist_pipeline.core.gates import GateResult, Gates, Outcome, Reference, outcome_of
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.core.judgement import judge
@@ -28,16 +28,14 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runtime import versions
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.alignment import AlignedChunk, align
 from mnist_pipeline.verdicts.baselines import read_baselines
+from mnist_pipeline.verdicts.reading import Verdict, comparison_rows, read_verdict
 from mnist_pipeline.verdicts.records import (
-    PublishedVerdict,
     ReferenceRecord,
     StagedVerdict,
     VerdictDocument,
     commit_verdict,
-    newest_verdict,
     sound_verdict,
     staged_verdict,
     verdict_id,
@@ -46,7 +44,6 @@ from mnist_pipeline.views import current_views, stored_runs, update_views
 
 logger = logging.getLogger(__name__)
 
-GATES_NAMED = 3  # in a line
 LAST_PASSED, EARLIER, BASELINE = "last passed", "earlier", "baseline"  # earlier: nothing was judged there
 
 
@@ -56,32 +53,6 @@ class _Chosen:
 
     content: RunContent
     problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on a run. `new` is False if the same verdict was published before."""
-
-    run_id: str
-    verdict_id: str
-    outcome: Outcome
-    notes: tuple[str, ...]
-    references: tuple[Reference, ...]
-    results: tuple[GateResult, ...]
-    folder: Location
-    new: bool
-
-    def fails(self, gates: Gates) -> bool:
-        """Whether it fails the nightly run."""
-        return self.outcome == "fail" or (self.outcome == "inconclusive" and gates.inconclusive == "fail")
-
-    @property
-    def line(self) -> str:
-        """The verdict in one line, with the first gates that did not pass."""
-        gates = [result.brief for result in self.results if result.outcome == self.outcome != "pass"]
-        why = ["nothing was judged"] if self.outcome == "none" else gates[:GATES_NAMED]
-        more = f" and {len(gates) - GATES_NAMED} more" if len(gates) > GATES_NAMED else ""
-        return f"run {self.run_id}: {self.outcome}" + (f": {', '.join(why)}{more}" if why else "")
 
 
 @dataclass(frozen=True)
@@ -198,43 +169,6 @@ def judge_run(
     verdict = read_verdict(published, new=published.document.judged_at == document.judged_at)
     logger.info("run %s judged: %s", run_id, verdict.outcome)
     return verdict
-
-
-def read_verdict(published: PublishedVerdict, new: bool = False) -> Verdict:
-    """Read a published verdict.
-
-    Raises:
-        DamagedError: one of its tables is altered.
-    """
-    document = published.document
-    rows = published.read(tables.GATES).select([field.name for field in fields(GateResult)]).to_pylist()
-    compared = published.read(tables.COMPARISON).to_pylist()
-    return Verdict(
-        run_id=document.run_id,
-        verdict_id=document.verdict_id,
-        outcome=published.outcome,
-        notes=document.notes,
-        references=tuple(
-            Reference(
-                **reference.model_dump(exclude={"sha256"}),
-                comparisons=tuple(_comparison(row) for row in compared if row["against"] == reference.against),
-            )
-            for reference in document.references
-        ),
-        results=tuple(GateResult(**row) for row in rows),
-        folder=published.folder,
-        new=new,
-    )
-
-
-def current_verdict(outputs: Outputs, manifest: Manifest) -> Verdict | None:
-    """The newest verdict on a run as it is now, or None if it was never judged.
-
-    Raises:
-        DamagedError: one of its tables is altered.
-    """
-    published = newest_verdict(outputs, manifest.content)
-    return None if published is None else read_verdict(published)
 
 
 def compare(before: Run, now: Run, against: str, look: Callable[[AlignedChunk], None] | None = None) -> Reference:
@@ -427,33 +361,6 @@ def comparison_table(references: Sequence[Reference], constants: Mapping[str, An
     return _table(tables.COMPARISON, rows, constants)
 
 
-def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The numeric columns of the comparison table, one dictionary a line."""
-    rows = []
-    for line, p_holm in zip(comparisons, holm_over_digits(comparisons), strict=True):
-        interval = line.interval()
-        paired = line if isinstance(line, Paired) else None
-        rows.append(
-            {
-                "digit": line.digit,
-                "images": line.images,
-                "correct": line.correct,
-                "images_before": line.images_before,
-                "correct_before": line.correct_before,
-                "both_right": paired and paired.both_right,
-                "lost": paired and paired.lost,
-                "gained": paired and paired.gained,
-                "difference": line.difference,
-                "low": interval and interval.low,
-                "high": interval and interval.high,
-                "p": line.p,
-                "p_holm": p_holm,
-                "method": line.method,
-            }
-        )
-    return rows
-
-
 def _gate_rows(results: Sequence[GateResult], gates: Gates, constants: Mapping[str, Any]) -> pa.Table:
     return _table(tables.GATES, [asdict(result) for result in results], {**constants, "confidence": gates.confidence})
 
@@ -463,9 +370,3 @@ def _table(table: tables.Table, rows: Sequence[Mapping[str, Any]], constants: Ma
         column.name: [row[column.name] for row in rows] for column in table.columns if column.name not in constants
     }
     return tables.build(table, {**tables.constants(table, constants, len(rows)), **varying})
-
-
-def _comparison(row: Mapping[str, Any]) -> Comparison:
-    """Convert a row of the table to a comparison."""
-    kind: type[Paired] | type[Unpaired] = Unpaired if row["lost"] is None else Paired
-    return kind(**{field.name: row[field.name] for field in fields(kind)})

@@ -11,13 +11,14 @@ from mnist_pipeline.core.progress import Progress, silent
 from mnist_pipeline.errors import DamagedError, NoDataError, RunNotFoundError, VerdictError
 from mnist_pipeline.pipeline.arrival import look_for_data
 from mnist_pipeline.pipeline.evaluation import evaluate
-from mnist_pipeline.pipeline.judging import Judged, current_verdict, judge_published, judged_line
+from mnist_pipeline.pipeline.judging import Judged, judge_published, judged_line
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import lookup
 from mnist_pipeline.runs.decisions import newest_decision
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
+from mnist_pipeline.verdicts.reading import current_verdict
 from mnist_pipeline.views import complete_repairs
 
 

@@ -13,7 +13,7 @@ from mnist_pipeline.errors import DamagedError, SettingsError
 from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.evaluation import evaluate
-from mnist_pipeline.pipeline.judging import Judged, Verdict, judge_published, judge_run
+from mnist_pipeline.pipeline.judging import Judged, judge_published, judge_run
 from mnist_pipeline.pipeline.planning import current_weights
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import layout
@@ -23,6 +23,7 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.verdicts.promotions import Promotion, record_promotion
+from mnist_pipeline.verdicts.reading import Verdict
 from mnist_pipeline.weights.files import SHIPPED_WEIGHTS, load_weights, weights_sha256
 
 logger = logging.getLogger(__name__)

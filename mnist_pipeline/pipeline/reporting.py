@@ -12,7 +12,6 @@ from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.errors import OutputsError, RunNotFoundError, is_bug
 from mnist_pipeline.index import links_of, try_index, update_index
 from mnist_pipeline.pipeline.examples import Selection, Wanted, select, select_changed, with_pixels
-from mnist_pipeline.pipeline.judging import Verdict, read_verdict
 from mnist_pipeline.report.statistics import InputStatistics
 from mnist_pipeline.report.terminal import not_counted_line
 from mnist_pipeline.runs import layout
@@ -24,6 +23,7 @@ from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.runs.summary import read_inputs
 from mnist_pipeline.store.base import Location, exists
+from mnist_pipeline.verdicts.reading import Verdict, read_verdict
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import stored_runs
 

@@ -24,10 +24,11 @@ from mnist_pipeline.core.images import NO_LABEL
 from mnist_pipeline.errors import DamagedError, OutputsError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline import judging
 from mnist_pipeline.pipeline.decisions import decide
-from mnist_pipeline.pipeline.judging import BASELINE, EARLIER, LAST_PASSED, Verdict, judge_run, read_verdict
+from mnist_pipeline.pipeline.judging import BASELINE, EARLIER, LAST_PASSED, judge_run
 from mnist_pipeline.runs import publishing
 from mnist_pipeline.runs.lookup import run_by_id
 from mnist_pipeline.verdicts.baselines import set_baseline
+from mnist_pipeline.verdicts.reading import Verdict, read_verdict
 from mnist_pipeline.verdicts.records import commit_verdict, find_verdict, newest_verdict, staged_verdict
 from mnist_pipeline.views import current_views, update_views
 from tests.published import (

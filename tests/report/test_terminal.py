@@ -13,9 +13,9 @@ from mnist_pipeline.core.comparison import Comparison, Paired, Unpaired
 from mnist_pipeline.core.gates import GateOutcome, GateResult, Outcome, Reference
 from mnist_pipeline.core.intervals import wilson
 from mnist_pipeline.core.tally import DigitScore, Tally
-from mnist_pipeline.pipeline.judging import comparison_rows
 from mnist_pipeline.report import terminal
 from mnist_pipeline.report.picture import Picture
+from mnist_pipeline.verdicts.reading import comparison_rows
 
 
 def printed(what: RenderableType, width: int = 200) -> str:

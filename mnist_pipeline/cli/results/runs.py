@@ -12,7 +12,6 @@ from mnist_pipeline.cli.results.facts import Facts, Result
 from mnist_pipeline.core.gates import GateResult, Outcome, Reference
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.pipeline.judging import Verdict, comparison_rows
 from mnist_pipeline.report.statistics import InputStatistics
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import counted_at
@@ -20,6 +19,7 @@ from mnist_pipeline.runs.decisions import Decision, Standing, known_decision
 from mnist_pipeline.runs.manifest import Totals
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import exists
+from mnist_pipeline.verdicts.reading import Verdict, comparison_rows
 
 
 class ComparisonFacts(Facts):
