@@ -63,7 +63,7 @@ def test_a_retention_is_off_until_it_is_configured(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", '{"keep_days": 90}')
     assert load_settings().retention == wanted
     monkeypatch.setenv("MNIST_PIPELINE_RETENTION", "90 days")
-    refused("retention: expected a table, got '90 days'")
+    refused("environment variable MNIST_PIPELINE_RETENTION: expected JSON; correct it")
 
 
 def test_the_projects_own_config_is_enough() -> None:

@@ -1,5 +1,6 @@
 """The layers of the settings: what config files and environment give, and what a message calls them."""
 
+import functools
 import json
 import os
 import tomllib
@@ -12,6 +13,7 @@ from mnist_pipeline.errors import SettingsError
 from mnist_pipeline.store.disk import read_small
 
 ENVIRONMENT_PREFIX = "MNIST_PIPELINE_"
+STRUCTURED = ("datasets", "gates", "retention")  # tables; JSON in a variable
 
 
 def project_file(name: str) -> Path:
@@ -42,11 +44,8 @@ class Layer:
         return cls(table, dict.fromkeys(table, f"config file {path}"))
 
     @classmethod
-    def of_environment(cls) -> "Layer":
-        prefix = len(ENVIRONMENT_PREFIX)
-        given = {name: value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
-        fields = {name[prefix:].lower(): name for name, value in given.items() if value}
-        return cls({field: _parsed(given[name]) for field, name in fields.items()}, fields)
+    def of_environment(cls, variables: Mapping[str, str]) -> "Layer":
+        return cls({field: _parsed(field, variable) for field, variable in variables.items()}, variables)
 
     def depth(self, keys: Sequence[int | str]) -> int:
         """How many of these keys, each below the one before, are in it."""
@@ -59,11 +58,21 @@ class Layer:
         return len(keys)
 
 
-def _parsed(value: str) -> Any:
+def _parsed(field: str, variable: str) -> Any:
     try:
-        return json.loads(value) if value.lstrip().startswith(("{", "[")) else value
+        return json.loads(os.environ[variable]) if field in STRUCTURED else os.environ[variable]
     except (ValueError, RecursionError):
-        return value
+        raise SettingsError(f"environment variable {variable}: expected JSON; correct it") from None
+
+
+def merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """What all layers give together: a later one wins, key by key in tables too."""
+    return functools.reduce(_merged, (layer.values for layer in layers), {})
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key for key, value in above.items() if isinstance(value, dict) and isinstance(below.get(key), dict)}
+    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
 
 
 def source_of(layers: Sequence[Layer], keys: Sequence[int | str]) -> str:

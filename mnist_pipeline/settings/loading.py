@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsError as UnreadableVariable
 
 from mnist_pipeline.errors import SettingsError, nearest
 from mnist_pipeline.settings.explaining import explain
-from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, Layer, project_files, source_of
-from mnist_pipeline.settings.model import COUNTED, TABLES, Settings
+from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, Layer, merged, project_files, source_of
+from mnist_pipeline.settings.model import COUNTED, Settings
 from mnist_pipeline.store.base import is_remote
 
 # The variables of Services and linked containers: their addresses, and what these consist of.
@@ -54,20 +53,11 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
         raise SettingsError("config: expected a file on disk, got an address; give its path")
     files = [Layer.of_file(path) for path in (*project_files(), *([config] if config else []))]
     given = {name: value for name, value in flags.items() if value is not None}
-    _refuse_unknown_variables(os.environ)
-
-    layers = [*files, Layer.of_environment(), Layer(given, flag_names)]
-    tables = TABLES.set([layer.values for layer in files])
+    layers = [*files, Layer.of_environment(_variables(os.environ)), Layer(given, flag_names)]
     try:
-        settings = Settings(**given)
+        settings = Settings(**merged(layers))
     except ValidationError as error:
         raise SettingsError(explain(error, layers)) from None  # pydantic repeats the input, passwords included
-    except (UnreadableVariable, RecursionError) as error:  # of the structured ones
-        names = [f"{ENVIRONMENT_PREFIX}{name}" for name in ("DATASETS", "GATES", "RETENTION")]
-        wrong = [name for name in names if f'"{name.removeprefix(ENVIRONMENT_PREFIX).lower()}"' in str(error)]
-        raise SettingsError(f"environment variable {' or '.join(wrong or names)}: expected JSON; correct it") from None
-    finally:
-        TABLES.reset(tables)
     settings._sources = {name: source_of(layers, [name]) for name in ("dataset", "split")}
     if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
         raise SettingsError(
@@ -86,15 +76,23 @@ def _configured(parameters: Mapping[str, Any]) -> Settings | None:
         return None
 
 
-def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
-    prefix = ENVIRONMENT_PREFIX.lower()  # pydantic reads variables in either case, so either is checked
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of settings, in capitals or not, by setting; not those that are empty.
+
+    Raises:
+        SettingsError: one is of no setting.
+    """
+    found = {}
     for variable in sorted(environment):
-        field = variable.lower().removeprefix(prefix)
-        if not variable.lower().startswith(prefix) or _is_of_a_service(field, environment[variable]):
+        prefix, field = variable[: len(ENVIRONMENT_PREFIX)], variable[len(ENVIRONMENT_PREFIX) :].lower()
+        if prefix.lower() != ENVIRONMENT_PREFIX.lower() or _is_of_a_service(field, environment[variable]):
             continue
         if field not in Settings.model_fields:
             near = nearest(field, Settings.model_fields)
             raise SettingsError(f"environment variable {variable}: no such setting{near}; unset it")
+        if environment[variable]:
+            found[field] = variable
+    return found
 
 
 def _is_of_a_service(field: str, value: str) -> bool:

@@ -2,16 +2,14 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
@@ -79,10 +77,6 @@ class RetentionSettings(BaseModel):
     grace_hours: int = Field(default=24, ge=0, le=87_600)
 
 
-# What the config files say; the last one wins.
-TABLES: ContextVar[Sequence[Mapping[str, Any]]] = ContextVar("tables", default=())
-
-
 DATED = ("weights", "images", "data_dir", "labels")  # the locations that may have the run date in them
 PATHS = ("outputs", *DATED, "cache")  # the settings that are paths; some may be addresses
 _SOURCES = ("images", "data_dir")
@@ -92,10 +86,10 @@ _MEANING = (*_COLUMNS, "pixel_scale", "invert", "transpose")  # of the images
 COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of a run. Build it with `load_settings`."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     dataset: DatasetName = Field(description="data set, as named in the config")
     split: SplitName = Field(description="split of the data set")
@@ -153,19 +147,6 @@ class Settings(BaseSettings):
     _by_hand: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _sources: Mapping[str, str] = PrivateAttr(default_factory=lambda: defaultdict(str))
     _templates: dict[str, Location] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the config files in force; the first that has a key wins."""
-        files = [InitSettingsSource(settings_cls, dict(table)) for table in reversed(TABLES.get())]
-        return (init_settings, env_settings, *files)
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
