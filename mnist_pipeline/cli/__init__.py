@@ -5,7 +5,7 @@ import gc
 
 # Modules are no garbage, and what is left at the end goes with the process: at its defaults the collector takes a third
 # of a short command's time to look through them.
-gc.set_threshold(100_000)
+gc.set_threshold(200_000)
 atexit.register(gc.freeze)
 
 # Importing a module registers its commands.

@@ -32,7 +32,7 @@ Loss = Annotated[float, Field(ge=0, le=1e6)]  # in nats or squares an image
 
 
 class _Values(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Identity(_Values):
@@ -114,7 +114,9 @@ class RunName(_Values):
 class Totals(_Values):
     """The run in a few numbers: accuracy is null without labels, and so are the figures of calibration."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)  # a figure that a later version adds is passed over
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, defer_build=True
+    )  # a figure that a later version adds is passed over
 
     images: Count
     labelled: Count

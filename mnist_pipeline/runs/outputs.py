@@ -6,17 +6,18 @@ Opening asks nothing of the disk or the bucket. May be sent to other processes.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from mnist_pipeline.core.network import Network
-from mnist_pipeline.datasets.shards import ShardedImages, shard_set_name
 from mnist_pipeline.errors import DamagedError, WeightsError
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import Manifest
 from mnist_pipeline.store.base import Location, Store
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.opening import open_store
-from mnist_pipeline.weights.files import MAX_FILE_BYTES, archive_weights, decode_weights, weights_sha256
+
+if TYPE_CHECKING:
+    from mnist_pipeline.core.network import Network
+    from mnist_pipeline.datasets.shards import ShardedImages
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Outputs:
         """The folder that the paths in a manifest are relative to."""
         return self.files_of(layout.run_folder(run_id), run_id)
 
-    def shard_set(self, images: ShardedImages, shard_rows: int) -> CheckpointFolder:
+    def shard_set(self, images: "ShardedImages", shard_rows: int) -> CheckpointFolder:
         """The shards of a split cut by `shard_rows`, whether they exist yet or not."""
+        from mnist_pipeline.datasets.shards import shard_set_name
+
         return self.shards_in(shard_set_name(images, shard_rows))
 
     def shards_of(self, manifest: Manifest) -> CheckpointFolder:
@@ -78,13 +81,15 @@ class Outputs:
         with self.store.lock(shard_lock(shards.folder.removesuffix("/images")), shared=True):
             yield
 
-    def load_weights(self, sha256: str) -> Network:
+    def load_weights(self, sha256: str) -> "Network":
         """The archived network of that sha256.
 
         Raises:
             DamagedError: it is missing, or other weights are kept under its name.
             StoreError: it cannot be read.
         """
+        from mnist_pipeline.weights.files import MAX_FILE_BYTES, decode_weights, weights_sha256
+
         name = layout.weights(sha256)
         try:
             network = decode_weights(self.store.read(name, MAX_FILE_BYTES + 1), ".safetensors", str(self.path(name)))
@@ -100,17 +105,21 @@ class Outputs:
             )
         return network
 
-    def archive_weights(self, network: Network) -> Location:
+    def archive_weights(self, network: "Network") -> Location:
         """Keep a network under the sha256 of its bytes, so that any run can be recomputed; the file.
 
         Raises:
             StoreError: it cannot be written.
         """
+        from mnist_pipeline.weights.files import archive_weights
+
         return self.path(archive_weights(network, self.store, layout.WEIGHTS))
 
 
 def shard_set_of(manifest: Manifest) -> str:
     """The name of the shards that a published run was made from; schema version 1 did not keep it."""
+    from mnist_pipeline.datasets.shards import shard_set_name
+
     identity = manifest.identity
     return manifest.shard_set or shard_set_name(identity, identity.shard_rows, identity.schema_version)
 

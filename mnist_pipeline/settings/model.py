@@ -70,7 +70,7 @@ def _user_cache() -> Path:
 class RetentionSettings(BaseModel):
     """Which runs keep their predictions when the maintenance deployment prunes; see `mnist-pipeline prune`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     keep_days: int = Field(ge=1, le=36_500)
     keep_last: int = Field(default=7, ge=1)
@@ -89,7 +89,7 @@ COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
 class Settings(BaseModel):
     """The settings of a run. Build it with `load_settings`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
     dataset: DatasetName = Field(description="data set, as named in the config")
     split: SplitName = Field(description="split of the data set")

@@ -3,6 +3,7 @@
 Present and verified: reuse. Present and damaged: log it and recompute. Absent: compute.
 """
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -19,7 +20,11 @@ from mnist_pipeline.store.files import FileRecord, content_name, record
 logger = logging.getLogger(__name__)
 
 MAX_WHY = 200  # characters
-_FILE = TypeAdapter(FileRecord)
+
+
+@functools.cache  # here, as it takes as long as NumPy's core; what only looks at runs reads no record
+def _file_type() -> TypeAdapter[FileRecord]:
+    return TypeAdapter(FileRecord)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class CheckpointFolder:
         """The checkpoint of that name as its record has it, or None; the file itself is not read."""
         try:
             document = parse_json(self.store.read(f"{self.records}/{name}.json", MAX_DOCUMENT_BYTES + 1))
-            file = _FILE.validate_python(vars(FileRecord(**document["file"])))
+            file = _file_type().validate_python(vars(FileRecord(**document["file"])))
             checkpoint = Checkpoint(file, document["notes"])
             # The notes are numbers that are published: they are checked like the file they are about.
             if document["content_sha256"] != canonical_sha256(_content(checkpoint)):

@@ -69,7 +69,7 @@ class ChecksummedDocument(BaseModel):
     """
 
     # NaN would be written as null, and a document with it might never be read again: it is refused instead.
-    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
     kind: ClassVar[str]  # what it is, for messages
     checksum_field: ClassVar[str]  # name of the field that holds the sha256

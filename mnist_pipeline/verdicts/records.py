@@ -37,7 +37,7 @@ _MIRRORED = {"value": "value", "low": "high", "high": "low"}
 class ReferenceRecord(BaseModel):
     """A run that a verdict compared with, and what was found on the way."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     against: str
     run_id: str

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Facts(BaseModel):
     """A part of a document."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class FailureFacts(Facts):
