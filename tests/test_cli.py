@@ -133,6 +133,11 @@ def test_runs_marks_a_run_whose_manifest_is_damaged(home: Path) -> None:
     assert "damaged" in command("runs").stdout
 
 
+def test_a_name_between_colons_is_no_emoji(home: Path) -> None:
+    (home / ":apple:").mkdir()
+    assert "/:apple: yet" in command("runs", "--outputs", ":apple:").stdout
+
+
 def test_an_empty_outputs_folder_says_what_to_do(home: Path) -> None:
     assert "publish one with `mnist-pipeline run`" in command("runs").stdout
     result = command("show")

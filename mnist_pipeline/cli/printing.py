@@ -44,8 +44,8 @@ class _Lines(Console):
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **how)
 
 
-out = _Lines(highlight=False, markup=False)
-err = _Lines(stderr=True, highlight=False, markup=False)
+out = _Lines(highlight=False, markup=False, emoji=False)
+err = _Lines(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_table(make: Callable[[int], RenderableType]) -> None:
@@ -57,7 +57,9 @@ def print_table(make: Callable[[int], RenderableType]) -> None:
     from mnist_pipeline.report.terminal import UNBROKEN
 
     if not out.quiet:
-        wide = Console(file=out.file, width=UNBROKEN, force_terminal=out.is_terminal, highlight=False, markup=False)
+        wide = Console(
+            file=out.file, width=UNBROKEN, force_terminal=out.is_terminal, highlight=False, markup=False, emoji=False
+        )
         wide.print(make(out.width if out.is_terminal else UNBROKEN))
 
 

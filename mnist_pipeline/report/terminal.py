@@ -115,7 +115,7 @@ def _table(columns: Mapping[str, Sequence[str]], left_aligned: Collection[str]) 
 
 
 def _width(table: Table) -> int:
-    console = Console(width=UNBROKEN)
+    console = Console(width=UNBROKEN, emoji=False)
     return Measurement.get(console, console.options, table).maximum
 
 
