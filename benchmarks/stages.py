@@ -45,6 +45,8 @@ from tests.engine import clean_environment, running_server
 PROFILED_ROWS = 300_000
 SIZES = (60_000, 600_000, 6_000_000)
 ROUNDS = 5
+START_ROUNDS = 15
+AT_MOST = {"--help": 2.1, "show latest": 3.8}  # times `import numpy`
 EMPTY_FLOW = "from prefect import flow\nempty = flow(lambda: None, name='empty')\nempty()\n"
 
 
@@ -66,6 +68,7 @@ def main() -> None:
         "stages": steps_alone(),
         "sizes": {str(rows): whole_run(rows) for rows in arguments.sizes},
         "fixed_seconds": fixed_costs(),
+        "start_seconds": start_up(),
     }
     print(table(report))
     if arguments.write:
@@ -158,6 +161,23 @@ def fixed_costs() -> dict[str, float]:
     }  # the first round only warms up
 
 
+def start_up() -> dict[str, float]:
+    """Seconds of commands that only look, beside `import numpy`: medians of whole processes, in turn."""
+    with TemporaryDirectory() as folder:
+        environment = _environment() | {"MNIST_PIPELINE_OUTPUTS": f"{folder}/outputs"}
+        command = str(Path(sys.executable).with_name("mnist-pipeline"))
+        kinds = {"import numpy": [sys.executable, "-c", "import numpy"]}
+        kinds |= {name: [command, *name.split()] for name in AT_MOST}
+        subprocess.run([command, "run", "--direct", "--no-report"], env=environment, capture_output=True, check=True)
+        seconds: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(START_ROUNDS + 1):
+            for name, words in kinds.items():
+                begun = time.perf_counter()
+                subprocess.run(words, env=environment, capture_output=True, check=True)
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: round(statistics.median(runs[1:]), 4) for name, runs in seconds.items()}
+
+
 def table(report: dict[str, Any]) -> str:
     """The figures as Markdown."""
     forwards = dict(report["forward_microseconds"])
@@ -193,6 +213,11 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{int(rows):,} | {each['seconds']:.2f} | {per_image:.2f} | {memory_mib}")
     lines += ["", "fixed cost | seconds", "---|---:"]
     lines += [f"{name} | {seconds:.2f}" for name, seconds in report["fixed_seconds"].items()]
+    started = report["start_seconds"]
+    lines += ["", "start-up | seconds | times `import numpy` | wanted at most", "---|---:|---:|---:"]
+    for name, seconds in started.items():
+        ratio, wanted = seconds / started["import numpy"], AT_MOST.get(name, 1)
+        lines.append(f"{name} | {seconds:.3f} | {ratio:.2f} | {wanted:.1f}{' (not reached)' * (ratio > wanted)}")
     return "\n".join(lines)
 
 
