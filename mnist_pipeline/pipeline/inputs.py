@@ -3,7 +3,6 @@
 import logging
 
 from mnist_pipeline.core.progress import Progress, silent
-from mnist_pipeline.datasets.formats import choosing
 from mnist_pipeline.datasets.formats.idx import IdxSplit, open_split
 from mnist_pipeline.datasets.formats.interface import Wanted
 from mnist_pipeline.datasets.hash_cache import HashCache
@@ -63,6 +62,8 @@ def _open(settings: Settings, progress: Progress, verify: Verify) -> OpenSplit:
         id_column=settings.id_column,
         pixel_format=settings.pixel_format,
     )
+    from mnist_pipeline.datasets.formats import choosing  # here: IDX files need none of these forms
+
     return choosing.open_images(settings.dataset, settings.images, wanted, verify)
 
 
