@@ -15,7 +15,7 @@ from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import DamagedError, OutputsError, SettingsError, StoreError
 
 if TYPE_CHECKING:
-    from mnist_pipeline.cli.results.runs import ListedRun
+    from mnist_pipeline.cli.results.listed import ListedRun
     from mnist_pipeline.report.terminal import RunLine
     from mnist_pipeline.runs.run import Run
 
@@ -54,7 +54,7 @@ def list_published(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
     """List published runs with accuracy and verdict, the newest last."""
-    from mnist_pipeline.cli.results.runs import ListedRun, RunsResult
+    from mnist_pipeline.cli.results.listed import ListedRun, RunsResult
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.counting import counting
     from mnist_pipeline.runs.lookup import list_runs
@@ -102,7 +102,7 @@ def list_published(
 
 
 def _look_at(run: "Run", counts: bool) -> "ListedRun":
-    from mnist_pipeline.cli.results.runs import ListedRun
+    from mnist_pipeline.cli.results.listed import ListedRun
     from mnist_pipeline.runs.decisions import standing_of
     from mnist_pipeline.verdicts.records import newest_verdict
 
@@ -146,7 +146,7 @@ def _line(run: "ListedRun") -> "RunLine":
 
 def _write_csv(runs: "Sequence[ListedRun]") -> None:
     """The fields of `ListedRun`, a line each run; what is unknown is empty."""
-    from mnist_pipeline.cli.results.runs import ListedRun
+    from mnist_pipeline.cli.results.listed import ListedRun
 
     rows = csv.DictWriter(sys.stdout, list(ListedRun.model_fields), lineterminator="\n")
     rows.writeheader()

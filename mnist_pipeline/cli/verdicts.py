@@ -43,7 +43,8 @@ def compare(
     now: Annotated[str, run_argument("B", "The run now: run_id, date, latest or latest-passed.")],
 ) -> None:
     """Compare two published runs: images lost and gained, with their statistical significance."""
-    from mnist_pipeline.cli.results.runs import CompareResult, InputFacts, compared
+    from mnist_pipeline.cli.results.compared import CompareResult, InputFacts
+    from mnist_pipeline.cli.results.runs import compared
     from mnist_pipeline.pipeline import judging
     from mnist_pipeline.report import terminal
     from mnist_pipeline.runs.summary import read_inputs

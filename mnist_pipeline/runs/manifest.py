@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from mnist_pipeline.core.calibration import Calibration
 from mnist_pipeline.core.plan import MAX_SHARDS
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import DamagedError
@@ -21,6 +20,9 @@ from mnist_pipeline.store.documents import (
     canonical_sha256,
 )
 from mnist_pipeline.store.files import FileRecord
+
+if TYPE_CHECKING:
+    from mnist_pipeline.core.calibration import Calibration
 
 FINGERPRINT_DIGITS = 12
 MAX_SOURCE = 5000  # characters
@@ -139,7 +141,7 @@ class Totals(_Values):
         return self
 
     @classmethod
-    def of(cls, tally: Tally, calibration: Calibration) -> Self:
+    def of(cls, tally: Tally, calibration: "Calibration") -> Self:
         """The totals of what was counted."""
         scores = calibration.scores()
         return cls(
@@ -207,12 +209,14 @@ class Manifest(ChecksummedDocument):
     def content(self) -> RunContent:
         return RunContent(self.run_id, canonical_sha256({file.path: file.sha256 for file in self.files}))
 
-    def counted(self) -> tuple[Tally, Calibration]:
+    def counted(self) -> "tuple[Tally, Calibration]":
         """What was counted while the run was made.
 
         Raises:
             DamagedError: the run was published by a version that did not keep it, or kept it in another form.
         """
+        from mnist_pipeline.core.calibration import Calibration
+
         if self.tally is None or self.calibration is None:
             raise DamagedError(
                 f"run {self.run_id}: expected its counts in the manifest, got none: it was published by an earlier "

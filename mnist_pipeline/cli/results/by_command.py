@@ -1,14 +1,14 @@
 """The document of each command."""
 
-from mnist_pipeline.cli.results import images, runs, work
+from mnist_pipeline.cli.results import compared, images, listed, runs, work
 from mnist_pipeline.cli.results.facts import Result
 
 RESULTS: dict[str, type[Result]] = {
     "run": runs.RunResult,
     "backfill": work.BackfillResult,
-    "runs": runs.RunsResult,
+    "runs": listed.RunsResult,
     "show": runs.ShowResult,
-    "compare": runs.CompareResult,
+    "compare": compared.CompareResult,
     "images": images.ImagesResult,
     "open": images.OpenResult,
     "report": work.ReportResult,

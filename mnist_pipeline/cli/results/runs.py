@@ -1,8 +1,7 @@
-"""What the commands find that evaluate, list, show and compare runs."""
+"""What the commands find that evaluate or show a run."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any, Literal, Self
 
@@ -12,10 +11,9 @@ from mnist_pipeline.cli.results.facts import Facts, Result
 from mnist_pipeline.core.gates import GateResult, Outcome, Reference
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import StoreError
-from mnist_pipeline.report.statistics import InputStatistics
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.counting import counted_at
-from mnist_pipeline.runs.decisions import Decision, Standing, known_decision
+from mnist_pipeline.runs.decisions import Decision, known_decision
 from mnist_pipeline.runs.manifest import Totals
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.store.base import exists
@@ -174,81 +172,3 @@ class ShowResult(RunFacts):
 
     pruned_at: datetime | None
     damaged: tuple[str, ...] = Field(description="what of verdict and decision cannot be read, and why")
-
-
-class ListedRun(Facts):
-    """A published run in a few numbers; null where its manifest cannot be read."""
-
-    run_id: str
-    run_date: date
-    dataset: str
-    split: str
-    images: int | None = None
-    labelled: int | None = None
-    correct: int | None = None
-    accuracy: float | None = None
-    outcome: Outcome | None = Field(default=None, description="of the newest verdict; null if it was not judged yet")
-    standing: Standing | None = None
-    counts: bool | None = Field(default=None, description="whether it is, or was, the run of its date")
-    is_of_date: bool | None = Field(default=None, description="whether it is that now: the newest that counts")
-    weights_sha256: str | None = None
-    published_at: datetime | None = None
-    problem: str | None = Field(default=None, description="why its manifest cannot be read")
-
-
-class RunsResult(Result):
-    """Published runs, by run_date, then by the time of publication."""
-
-    outputs: str = Field(description="the outputs folder")
-    runs: tuple[ListedRun, ...] = Field(description="the runs that were asked for, the newest last")
-
-    @property
-    def last_words(self) -> Iterable[str]:
-        return (run.run_id for run in self.runs)
-
-
-class SpreadFacts(Facts):
-    """One property of the images of a run; ink of 0..1 or pixels, to the precision of the bins of `inputs.parquet`."""
-
-    statistic: str = Field(description="as in inputs.parquet")
-    images: int = Field(description="images that have it; those without ink have no centre")
-    mean: float | None = Field(description="over these images; null if there are none, as the percentiles")
-    low: float | None = Field(description="5 % percentile")
-    median: float | None = Field(description="50 % percentile")
-    high: float | None = Field(description="95 % percentile")
-
-
-class InputFacts(Facts):
-    """What the images of a run are like."""
-
-    images: int
-    blank: int = Field(description="images without ink")
-    blank_share: float | None = Field(description="their share of all images, 0..1")
-    spreads: tuple[SpreadFacts, ...] = Field(description="each property, in the order of the table")
-
-    @classmethod
-    def of(cls, found: InputStatistics | None) -> Self | None:
-        """The facts, or None if they are not known."""
-        return None if found is None else cls(**asdict(found), blank_share=found.blank_share)
-
-
-class CompareResult(Result):
-    """The comparison of two published runs."""
-
-    before: str = Field(description="run_id of the run before")
-    now: str = Field(description="run_id of the run now")
-    same_images: bool = Field(description="whether both are over the same images")
-    same_labels: bool = Field(description="whether both have the same labels")
-    same_weights: bool = Field(description="whether both used the same weights")
-    changed: int | None = Field(description="images whose prediction changed; null if the images differ")
-    comparisons: tuple[ComparisonFacts, ...] = Field(
-        description="all digits together, then each digit; empty without labels"
-    )
-    inputs_before: InputFacts | None = Field(
-        description="what the images of the run before are like; null if an earlier version published it"
-    )
-    inputs_now: InputFacts | None = Field(description="the same of the run now")
-
-    @property
-    def last_words(self) -> Iterable[str]:
-        return ("different images" if self.changed is None else f"predictions changed: {self.changed}",)
