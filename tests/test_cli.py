@@ -98,6 +98,14 @@ def test_the_list_of_commands_needs_no_settings_and_no_numpy() -> None:
     assert not imported & {"mnist_pipeline.settings", "pydantic", "numpy"}
 
 
+def test_show_imports_nothing_that_judges_or_reads_images(home: Path) -> None:
+    run()
+    imported = imported_by("show")
+    assert "mnist_pipeline.verdicts.reading" in imported
+    rooms = ("mnist_pipeline.datasets.formats", "mnist_pipeline.pipeline", "mnist_pipeline.weights", "jinja2", "scipy")
+    assert [name for name in imported if name.startswith(rooms)] == []
+
+
 def test_show_runs_and_verify_speak_of_what_was_published(home: Path) -> None:
     run()
     (folder,) = published(home)

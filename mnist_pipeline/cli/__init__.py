@@ -2,11 +2,14 @@
 
 import atexit
 import gc
+import os
 
 # Modules are no garbage, and what is left at the end goes with the process: at its defaults the collector takes a third
 # of a short command's time to look through them.
 gc.set_threshold(200_000)
 atexit.register(gc.freeze)
+# Nor does a command look through all that is installed for plugins of Pydantic, as typer does not for its own models.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Importing a module registers its commands.
 from mnist_pipeline.cli import (  # noqa: E402
