@@ -3,9 +3,11 @@
     python -m benchmarks.compare --peers .venv-bench/bin/python
 
 Each turns shards into a predictions table with all ten probabilities and a summary, with two workers. mnist-pipeline
-reads its own shards, built before; the peers read ordinary list-typed ones. The order rotates from round to round. In
-the end all must agree on every digit. Two figures: the time of the whole process at 600k images, and the marginal rate
-between 600k and 3M, in which the start-up time cancels out.
+reads its own shards, built before; the peers read ordinary list-typed ones, and the expert's loop those of the best
+list layout too. The order rotates from round to round. In the end all must agree on every digit. Two figures: the time
+of the whole process at 600k images, and the marginal rate between 600k and 3M, in which the start-up time cancels out.
+
+With `--before PATH` another checkout of mnist-pipeline takes part, by the same interpreter and with shards of its own.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,98 +28,125 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.data import bench_folder, idx_folder, list_folder, weights_file
+from benchmarks.data import FIXED_SIZE_LISTS, LISTS, Layout, bench_folder, idx_folder, shard_folder, weights_file
 from benchmarks.measure import Measured, machine, run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-OURS = "mnist-pipeline"
-PEERS = {
-    "pandas + pyarrow loop": "pandas_loop",
-    "PyTorch DataLoader": "torch_loader",
-    "Hugging Face datasets": "hf_datasets",
-    "Dask": "dask_frame",
-    "Spark": "spark_arrow",
-    "Ray Data": "ray_data",
-}
+OURS, BEFORE = "mnist-pipeline", "mnist-pipeline before"
 LIBRARIES = ("numpy", "pandas", "pyarrow", "torch", "datasets", "dask", "pyspark", "ray")
+# Peers that run in parallel by workers get one BLAS thread per worker, as ours does.
+ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The number of rows, and the Python interpreter of the peers."""
+class Checkout:
+    """mnist-pipeline, from the folder of a checkout."""
 
-    rows: int
-    peers: Path
+    name: str
+    folder: Path
 
-    @property
-    def folder(self) -> Path:
-        return bench_folder() / f"out-{self.rows}"
+    def prepare(self, rows: int) -> None:
+        """Build its shards."""
+        self.run(rows)
 
-    def run(self, name: str) -> Measured:
-        """Run one tool once, with an empty results folder."""
-        if name == OURS:
-            return self._ours()
-        out = self.folder / PEERS[name]
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        words = [self.peers, "-m", f"benchmarks.peers.{PEERS[name]}", list_folder(self.rows), weights_file(), out]
-        # Peers that run in parallel by workers get one BLAS thread per worker, as ours does.
-        alone = {} if name in ("pandas + pyarrow loop", "PyTorch DataLoader") else {"OPENBLAS_NUM_THREADS": "1"}
-        return run(list(map(str, words)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **alone})
-
-    def predictions(self, name: str) -> NDArray[np.int8]:
-        """`[N]` int8 by image_id, as published; -1 where an image is missing."""
-        if name == OURS:
-            (folder,) = (self.folder / "ours" / "runs").glob("*/predictions")
-        else:
-            folder = self.folder / PEERS[name] / "predictions"
-        table = pq.read_table(folder, columns=["image_id", "prediction"])
-        assert table.num_rows == self.rows, f"{name}: {table.num_rows} rows of {self.rows}"
-        digits = np.full(self.rows, -1, np.int8)
-        digits[table["image_id"].to_numpy()] = table["prediction"].to_numpy()
-        return digits
-
-    def _ours(self) -> Measured:
-        outputs = self.folder / "ours"
+    def run(self, rows: int) -> Measured:
+        """Run it once; it finds its shards, and no run."""
+        outputs = self._outputs(rows)
         for published in ("runs", "verdicts"):
             shutil.rmtree(outputs / published, ignore_errors=True)
         words = f"run --direct --no-report --workers 2 --dataset bench --run-date {datetime.now(UTC).date()}".split()
-        paths = ["--data-dir", str(idx_folder(self.rows)), "--outputs", str(outputs)]
+        paths = ["--data-dir", str(idx_folder(rows)), "--outputs", str(outputs)]
         ours = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_PIPELINE_")}
-        return run([sys.executable, "-m", "mnist_pipeline", *words, *paths], ROOT, ours)
+        environment = {**ours, "PYTHONPATH": str(self.folder)}
+        return run([sys.executable, "-m", "mnist_pipeline", *words, *paths], self.folder, environment)
+
+    def predictions(self, rows: int) -> Path:
+        """The folder of its predictions."""
+        (folder,) = (self._outputs(rows) / "runs").glob("*/predictions")
+        return folder
+
+    def _outputs(self, rows: int) -> Path:
+        return bench_folder() / f"out-{rows}" / self.name.replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A module of `benchmarks.peers`, the layout of its shards, what it adds to the environment, its interpreter."""
+
+    name: str
+    module: str
+    layout: Layout = LISTS
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python: Path = Path(sys.executable)
+
+    def prepare(self, rows: int) -> None:
+        """Write the shards it reads."""
+        shard_folder(self.layout, rows)
+
+    def run(self, rows: int) -> Measured:
+        """Run it once, with an empty results folder."""
+        out = self._out(rows)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        shards = shard_folder(self.layout, rows)
+        words = [self.python, "-m", f"benchmarks.peers.{self.module}", shards, weights_file(), out]
+        return run(list(map(str, words)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **self.environment})
+
+    def predictions(self, rows: int) -> Path:
+        """The folder of its predictions."""
+        return self._out(rows) / "predictions"
+
+    def _out(self, rows: int) -> Path:
+        return bench_folder() / f"out-{rows}" / f"{self.module}-{self.layout.name}"
+
+
+PEERS = (
+    Peer("expert's loop, fixed-size lists", "expert_loop", FIXED_SIZE_LISTS),
+    Peer("expert's loop, lists", "expert_loop"),
+    Peer("pandas + pyarrow loop", "pandas_loop"),
+    Peer("PyTorch DataLoader", "torch_loader"),
+    Peer("Hugging Face datasets", "hf_datasets", environment=ONE_BLAS_THREAD),
+    Peer("Dask", "dask_frame", environment=ONE_BLAS_THREAD),
+    Peer("Spark", "spark_arrow", environment=ONE_BLAS_THREAD),
+    Peer("Ray Data", "ray_data", environment=ONE_BLAS_THREAD),
+)
+NAMES = [peer.name for peer in PEERS]
 
 
 def main() -> int:
     """Measure, compare the digits, print the table, write the results; 1 if a digit differs."""
     arguments = _arguments()
-    names = [name for name in (OURS, *PEERS) if not arguments.only or name in arguments.only or name == OURS]
-    small, large = Bench(arguments.rows, arguments.peers), Bench(arguments.large, arguments.peers)
-    figures: dict[str, dict[str, list[Measured]]] = {name: {"small": [], "large": []} for name in names}
-    for kind, bench, rounds in (("small", small, arguments.rounds), ("large", large, arguments.large_rounds)):
+    ours = Checkout(OURS, ROOT)
+    before = [Checkout(BEFORE, arguments.before.resolve())] if arguments.before else []
+    peers = [replace(peer, python=arguments.peers) for peer in PEERS if peer.name in (arguments.only or NAMES)]
+    tools: list[Checkout | Peer] = [ours, *before, *peers]
+    figures: dict[str, dict[str, list[Measured]]] = {tool.name: {"small": [], "large": []} for tool in tools}
+    different = dict.fromkeys([tool.name for tool in tools[1:]], 0)
+    sizes = {"small": arguments.rows, "large": arguments.large}
+    for kind, rounds in (("small", arguments.rounds), ("large", arguments.large_rounds)):
         if not rounds:
             continue
-        list_folder(bench.rows)
-        bench.run(OURS)  # builds the shards
+        rows = sizes[kind]
+        for tool in tools:
+            tool.prepare(rows)
         for turn in range(rounds):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                measured = bench.run(name)
-                figures[name][kind].append(measured)
-                print(f"{bench.rows:>9,} {name:24} {measured.seconds:8.2f} s {measured.tree_mib:8.0f} MiB", flush=True)
-    different = {
-        name: int(np.count_nonzero(bench.predictions(name) != bench.predictions(OURS)))
-        for name in names[1:]
-        for kind, bench in (("small", small), ("large", large))
-        if figures[name][kind]
-    }
+            for tool in tools[turn % len(tools) :] + tools[: turn % len(tools)]:
+                measured = tool.run(rows)
+                figures[tool.name][kind].append(measured)
+                print(f"{rows:>9,} {tool.name:31} {measured.seconds:8.2f} s {measured.tree_mib:8.0f} MiB", flush=True)
+        expected = digits(ours, rows)
+        for tool in tools[1:]:
+            different[tool.name] += int(np.count_nonzero(digits(tool, rows) != expected))
     report = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
         "machine": machine(),
         "versions": {"mnist-pipeline": version("mnist-pipeline"), **_versions(arguments.peers)},
-        "rows": {"small": small.rows, "large": large.rows},
+        "rows": sizes,
         "figures": {
-            name: {kind: [asdict(each) for each in runs] for kind, runs in figures[name].items()} for name in names
+            name: {kind: [asdict(each) for each in runs] for kind, runs in by_size.items()}
+            for name, by_size in figures.items()
         },
         "digits_that_differ": different,
     }
@@ -125,6 +155,15 @@ def main() -> int:
     if arguments.write:
         (RESULTS / "compare.json").write_text(json.dumps(report, indent=1) + "\n")
     return 1 if any(different.values()) else 0
+
+
+def digits(tool: Checkout | Peer, rows: int) -> NDArray[np.int8]:
+    """`[N]` int8 by image_id, as published; -1 where an image is missing."""
+    table = pq.read_table(tool.predictions(rows), columns=["image_id", "prediction"])
+    assert table.num_rows == rows, f"{tool.name}: {table.num_rows} rows of {rows}"
+    found = np.full(rows, -1, np.int8)
+    found[table["image_id"].to_numpy()] = table["prediction"].to_numpy()
+    return found
 
 
 def table(report: dict[str, Any]) -> str:
@@ -168,7 +207,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--large", type=int, default=3_000_000, help="rows for the marginal rate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large-rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="*", choices=sorted(PEERS), help="these peers only")
+    parser.add_argument("--only", nargs="*", choices=NAMES, help="these peers only")
+    parser.add_argument("--before", type=Path, help="another checkout of mnist-pipeline, to measure beside this one")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the results in the repository")
     return parser.parse_args()
 
