@@ -170,7 +170,7 @@ def table(report: dict[str, Any]) -> str:
     """The comparison as Markdown."""
     rows = report["rows"]
     lines = [
-        f"{rows['small']:,} images | median | spread | times ours | marginal, images/s | times ours | memory",
+        f"{rows['small']:,} images | median | spread | times ours | marginal, images/s | marginal, times ours | memory",
         "---|---:|---:|---:|---:|---:|---:",
     ]
     first: tuple[float, float | None] | None = None
@@ -181,10 +181,10 @@ def table(report: dict[str, Any]) -> str:
             more = statistics.median(each["seconds"] for each in runs["large"]) - median
             rate = (rows["large"] - rows["small"]) / more
         first = first or (median, rate)
-        slower = f"{first[1] / rate:.1f}" if rate and first[1] else ""
+        slower = f"{first[1] / rate:.2f}" if rate and first[1] else ""
         memory_mib = max(each["tree_mib"] for each in runs["small"] + runs["large"])
         lines.append(
-            f"{name} | {median:.2f} s | {min(seconds):.2f}-{max(seconds):.2f} | {median / first[0]:.1f} | "
+            f"{name} | {median:.2f} s | {min(seconds):.2f}-{max(seconds):.2f} | {median / first[0]:.2f} | "
             f"{f'{rate:,.0f}' if rate else ''} | {slower} | {memory_mib:,.0f} MiB"
         )
     same = (
