@@ -210,7 +210,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", choices=NAMES, help="these peers only")
     parser.add_argument("--before", type=Path, help="another checkout of mnist-pipeline, to measure beside this one")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the results in the repository")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    # Without the package there, Python would take the installed one: this checkout again.
+    if arguments.before and not (arguments.before / "mnist_pipeline" / "__main__.py").is_file():
+        parser.error(f"--before {arguments.before}: expected a checkout of mnist-pipeline, found no package")
+    return arguments
 
 
 if __name__ == "__main__":
