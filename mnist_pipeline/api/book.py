@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core import images as transform
 from mnist_pipeline.core.images import SIDE
-from mnist_pipeline.core.network import Network
+from mnist_pipeline.core.network import Activation, Network
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
 from mnist_pipeline.errors import WeightsError
@@ -55,23 +55,25 @@ def get_data() -> Pair:
     return _load_split("test", normalize=True, flat=True, one_hot_label=False)
 
 
-def init_network(weights: Path | str | None = None) -> Network:
-    """Load a trained network: `network["W1"]` .. `network["b3"]`.
+def init_network(weights: Path | str | None = None, activation: Activation | None = None) -> Network:
+    """Load a trained network: `network["W1"]`, `network["b1"]` .. `network["bL"]`.
 
     Args:
         weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`, or its address in an object
             store; the weights shipped with this package if left out.
+        activation: "sigmoid" or "relu", of the hidden layers. Needed only for a file that does not say it;
+            784-50-100-10 is then the book's network, with sigmoid.
 
     Raises:
-        WeightsError: the file is not exactly a 784-50-100-10 network.
+        WeightsError: the file is not exactly a dense network, says another activation, or none though one is needed.
     """
     if weights is None:
-        return load_weights(SHIPPED_WEIGHTS)
+        return load_weights(SHIPPED_WEIGHTS, activation)
     try:
         location = parse_location(weights)
     except ValueError as error:
         raise WeightsError(f"weights: {error}") from None
-    return load_weights(location)
+    return load_weights(location, activation)
 
 
 def _load_split(split: str, normalize: bool, flat: bool, one_hot_label: bool) -> Pair:

@@ -12,15 +12,15 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import safetensors
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mnist_pipeline.core.network import BOOK, Network
-from mnist_pipeline.errors import StoreError, WeightsError
+from mnist_pipeline.core.network import BOOK, Activation, Network
+from mnist_pipeline.errors import StoreError, WeightsError, shown
 from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
 from mnist_pipeline.weights.pickles import CONVERT, float32_array, read_arrays, shown_error
@@ -36,11 +36,16 @@ ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
 ADVICE = "give another weights file"
 
 
-def load_weights(path: Location) -> Network:
+def load_weights(path: Location, activation: Activation | None = None) -> Network:
     """Read a network from a .safetensors, .npz or .pkl file.
 
+    Args:
+        path: the file.
+        activation: of the hidden layers, for a file that does not say it.
+
     Raises:
-        WeightsError: the file is missing, or is not exactly a 784-50-100-10 network of finite float32.
+        WeightsError: the file is missing, is not exactly a dense network of finite float32, says another activation, or
+            none though one is needed.
     """
     if is_remote(path) and not isinstance(path, Address):  # not repeated: there may be a password in it
         raise WeightsError(f"weights: expected a path, or SCHEME://BUCKET/NAME, got another address; {ADVICE}")
@@ -55,25 +60,28 @@ def load_weights(path: Location) -> Network:
         if is_remote(path):
             raise
         raise WeightsError(f"{path}: expected a readable weights file, got {error}; check the path") from error
-    return decode_weights(data, path.suffix, str(path))
+    return decode_weights(data, path.suffix, str(path), activation)
 
 
-def decode_weights(data: bytes, suffix: str, name: str) -> Network:
+def decode_weights(data: bytes, suffix: str, name: str, activation: Activation | None = None) -> Network:
     """Read a network from the bytes of a weights file.
 
     Args:
         data: the whole file.
         suffix: .safetensors, .npz or .pkl, in either case; selects the reader.
         name: the name of the file in errors.
+        activation: of the hidden layers, for a file that does not say it.
 
     Raises:
-        WeightsError: the bytes are not exactly a 784-50-100-10 network of finite float32.
+        WeightsError: the bytes are not exactly a dense network of finite float32, say another activation, or none
+            though one is needed.
     """
     read = READERS[_check_suffix(suffix, name)]
     try:
         if len(data) > MAX_FILE_BYTES:
             raise _weights_error(f"at most {MAX_FILE_BYTES} bytes", "more")
-        return Network(read(data))
+        arrays, metadata = read(data)
+        return Network(arrays, _activation(metadata.get("activation"), activation))
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise any exception
@@ -129,7 +137,17 @@ def weights_sha256(network: Mapping[str, NDArray[np.float32]]) -> str:
     return hashlib.sha256(encode_weights(network)).hexdigest()
 
 
-def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
+def _activation(said: str | None, given: str | None) -> Activation | None:
+    """The activation that a file says, or that the caller gives for it."""
+    known = get_args(Activation)
+    if wrong := [each for each in (said, given) if each is not None and each not in known]:
+        raise _weights_error(f"activation {' or '.join(known)}", shown(wrong[0]))
+    if said and given and said != given:
+        raise WeightsError(f"the file says {said}, --activation (in Python activation=) says {given}; leave it out")
+    return cast("Activation | None", said or given)
+
+
+def _read_safetensors(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
     if len(data) < LENGTH_BYTES:
         raise _weights_error("a safetensors header", f"{len(data)} bytes")
     (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
@@ -139,11 +157,12 @@ def _read_safetensors(data: bytes) -> Mapping[str, NDArray[Any]]:
     # The library rejects overlaps, holes, trailing bytes and shapes that disagree with the offsets. Of a duplicate
     # name, which the format forbids, it takes the last.
     entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
-    json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
+    header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
     _check_names(list(entries))
     if wrong := [f"{name}: {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] != "F32"]:
         raise WeightsError(f"expected dtype F32 (float32), got {', '.join(sorted(wrong))}; {CONVERT}")
-    return {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
+    arrays = {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
+    return arrays, header.get("__metadata__") or {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,12 +171,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _read_npz(data: bytes) -> Mapping[str, NDArray[Any]]:
+def _read_npz(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # orig_filename is the stored name; filename is cut at a NUL.
         members = {member.orig_filename: member for member in archive.infolist()}
         _check_names([member.orig_filename for member in archive.infolist()], ".npy")
-        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in BOOK.shapes.items()}
+        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in BOOK.shapes.items()}, {}
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -189,10 +208,10 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[in
     return float32_array(content[file.tell() :], shape, fortran_order)
 
 
-def _read_pickle(data: bytes) -> Mapping[str, NDArray[Any]]:
+def _read_pickle(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
     arrays = read_arrays(data)
     _check_names(list(arrays))
-    return arrays
+    return arrays, {}
 
 
 READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pkl": _read_pickle}
