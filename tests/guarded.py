@@ -19,6 +19,7 @@ from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.weights.files import load_weights
 
 HEADROOM_BYTES = 16 << 20  # of address space beyond what the process has when its first file comes
+COPIES = 2  # of the file, beyond that
 FILE_SECONDS = 5  # of processor
 # All that a reader does which Python tells of: it opens the file that it was given, and parses the literal at the
 # head of an .npy without running it.
@@ -45,8 +46,9 @@ def main(folder: Path) -> None:
     sys.addaudithook(guard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = size_bytes() + HEADROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        allowed = limit + COPIES * path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = int(used.ru_utime + used.ru_stime) + FILE_SECONDS
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

@@ -5,35 +5,32 @@ one rejects it. Nothing is unpickled.
 """
 
 import hashlib
-import io
 import json
-import math
+import logging
 import struct
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-import safetensors
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import BOOK, Activation, Network
-from mnist_pipeline.errors import StoreError, WeightsError, shown
+from mnist_pipeline.core.network.architecture import MAX_PARAMETERS
+from mnist_pipeline.errors import MAX_SHOWN, StoreError, WeightsError, printable, shown
 from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
-from mnist_pipeline.weights.pickles import CONVERT, float32_array, read_arrays, shown_error
+from mnist_pipeline.weights.arrays import ADVICE, StoredArray, check_names, rounded, shown_error
+from mnist_pipeline.weights.formats import MAX_HEADER_BYTES, read_npz, read_safetensors
+from mnist_pipeline.weights.layouts import advice_of_suffix, advice_of_torch, check
+from mnist_pipeline.weights.pickles import read_arrays
+
+logger = logging.getLogger(__name__)
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("mnist.safetensors")
-# The six tensors take 181,440 bytes, so this is ample, and no reader below can be made to hold much more.
-MAX_FILE_BYTES = 1024 * 1024
-MAX_HEADER_BYTES = 64 * 1024
-# NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to exhaust the literal parser.
-MAX_NPY_HEADER_BYTES = 512
-LENGTH_BYTES = 8  # of the header length a safetensors file starts with
-ENCRYPTED = 0x1  # bit of a zip member's flags (APPNOTE.TXT, 4.4.4)
-ADVICE = "give another weights file"
+# Of float64. No reader can be made to hold much more.
+MAX_FILE_BYTES = 8 * MAX_PARAMETERS + MAX_HEADER_BYTES
+TORCH = b"/data.pkl"  # in the name of the first file of the archives that torch.save writes
 
 
 def load_weights(path: Location, activation: Activation | None = None) -> Network:
@@ -80,12 +77,21 @@ def decode_weights(data: bytes, suffix: str, name: str, activation: Activation |
     try:
         if len(data) > MAX_FILE_BYTES:
             raise _weights_error(f"at most {MAX_FILE_BYTES} bytes", "more")
+        if not data:
+            raise _weights_error("a weights file", "an empty one")
+        if TORCH in data[: len(TORCH) + 200]:
+            raise WeightsError(f"expected a {suffix.lower()} file, got one of torch.save; {advice_of_torch(name)}")
         arrays, metadata = read(data)
-        return Network(arrays, _activation(metadata.get("activation"), activation))
+        check(arrays, suffix.lower(), name)
+        said = _activation(metadata.get("activation"), activation)
+        network = Network({each: rounded(each, stored.read()) for each, stored in arrays.items()}, said)
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # hostile bytes: safetensors, zipfile, zlib and the .npy parser raise any exception
         raise WeightsError(f"{name}: expected a valid {suffix} file, got {shown_error(error)}; {ADVICE}") from error
+    if any(stored.dtype == "float64" for stored in arrays.values()):
+        logger.warning("%s: float64 weights, rounded to float32", printable(name))
+    return network
 
 
 def archive_weights(network: Network, store: Store, folder: str) -> str:
@@ -141,97 +147,26 @@ def _activation(said: str | None, given: str | None) -> Activation | None:
     """The activation that a file says, or that the caller gives for it."""
     known = get_args(Activation)
     if wrong := [each for each in (said, given) if each is not None and each not in known]:
-        raise _weights_error(f"activation {' or '.join(known)}", shown(wrong[0]))
+        raise _weights_error(f"activation {' or '.join(known)}", shown(wrong[0][: MAX_SHOWN + 1]))
     if said and given and said != given:
         raise WeightsError(f"the file says {said}, --activation (in Python activation=) says {given}; leave it out")
     return cast("Activation | None", said or given)
 
 
-def _read_safetensors(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
-    if len(data) < LENGTH_BYTES:
-        raise _weights_error("a safetensors header", f"{len(data)} bytes")
-    (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
-    limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
-    if header_bytes > limit:
-        raise _weights_error(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
-    # The library rejects overlaps, holes, trailing bytes and shapes that disagree with the offsets. Of a duplicate
-    # name, which the format forbids, it takes the last.
-    entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
-    header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
-    _check_names(list(entries))
-    if wrong := [f"{name}: {entry['dtype']}" for name, entry in entries.items() if entry["dtype"] != "F32"]:
-        raise WeightsError(f"expected dtype F32 (float32), got {', '.join(sorted(wrong))}; {CONVERT}")
-    arrays = {name: float32_array(entry["data"], tuple(entry["shape"]), False) for name, entry in entries.items()}
-    return arrays, header.get("__metadata__") or {}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(unique := dict(pairs)) != len(pairs):
-        raise _weights_error("each key of the header once", "one twice")
-    return unique
-
-
-def _read_npz(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        # orig_filename is the stored name; filename is cut at a NUL.
-        members = {member.orig_filename: member for member in archive.infolist()}
-        _check_names([member.orig_filename for member in archive.infolist()], ".npy")
-        return {name: _read_npy(archive, members[f"{name}.npy"], shape) for name, shape in BOOK.shapes.items()}, {}
-
-
-def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read one array of an .npz file (NumPy, "NEP 1: a simple file format for NumPy arrays")."""
-    name = member.orig_filename
-    limit = 4 * math.prod(shape) + MAX_HEADER_BYTES
-    if member.flag_bits & ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _weights_error(f"{name} stored or deflated", "another compression, or encryption")
-    if member.file_size > limit:
-        raise _weights_error(f"{name} of at most {limit} bytes", f"{member.file_size}")
-    with archive.open(member) as stream:
-        # The decompressor stops at this length; without it, it would decompress everything first.
-        content = stream.read(limit)
-    if len(content) != member.file_size:
-        raise _weights_error(f"{name} of {member.file_size} bytes as declared", f"{len(content)}")
-    file = io.BytesIO(content)
-    version = npy.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise _weights_error(f"{name} of .npy version 1.0 or 2.0", f"{version}")
-    (header_bytes,) = struct.unpack_from("<H" if version == (1, 0) else "<I", content, file.tell())
-    if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own error message suggests allowing pickles
-        raise _weights_error(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    found_shape, fortran_order, dtype = read_header(file)
-    if dtype != np.dtype("<f4"):
-        raise WeightsError(f"expected {name}: '<f4' (little-endian float32), got {dtype!s:.60}; {CONVERT}")
-    if found_shape != shape:
-        raise _weights_error(f"{name}: shape {shape}", f"{found_shape!s:.60}")
-    return float32_array(content[file.tell() :], shape, fortran_order)
-
-
-def _read_pickle(data: bytes) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
+def _read_pickle(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str]]:
     arrays = read_arrays(data)
-    _check_names(list(arrays))
-    return arrays, {}
+    check_names(arrays)
+    return {name: StoredArray(str(each.dtype), each.shape, each.view) for name, each in arrays.items()}, {}
 
 
-READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pkl": _read_pickle}
+READERS = {".safetensors": read_safetensors, ".npz": read_npz, ".pkl": _read_pickle}
 
 
 def _check_suffix(suffix: str, name: str) -> str:
     if suffix.lower() not in READERS:
-        raise WeightsError(f"{name}: expected a name ending in {', '.join(READERS)}, got {suffix!r:.60}; {ADVICE}")
+        advice = advice_of_suffix(suffix, name)
+        raise WeightsError(f"{name}: expected a name ending in {', '.join(READERS)}, got {suffix!r:.60}; {advice}")
     return suffix.lower()
-
-
-def _check_names(found: Sequence[str], ending: str = "") -> None:
-    expected = [name + ending for name in BOOK.shapes]
-    if sorted(found) == sorted(expected):
-        return
-    problems = [f"no {name}" for name in expected if name not in found]
-    problems += [f"two of {name}" for name in expected if found.count(name) > 1]
-    # Names come from the file: repr keeps control characters out of terminals and logs, and the list is limited.
-    problems += [f"unexpected {name[:40]!r}" for name in found if name not in expected][:10]
-    raise _weights_error(f"exactly {', '.join(expected)}", "; ".join(problems))
 
 
 def _weights_error(expected: str, got: str) -> WeightsError:

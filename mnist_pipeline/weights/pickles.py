@@ -1,9 +1,9 @@
-"""Reads a pickled dictionary of float32 arrays by parsing opcodes; it imports, calls and unpickles nothing.
+"""Reads a pickled dictionary of arrays of floats by parsing opcodes; it imports, calls and unpickles nothing.
 
 It accepts what Python 3's `pickle.dumps({"W1": array, ...}, protocol)` writes in protocols 2 to 5 for little-endian
-float32 arrays of NumPy 1 or 2; the book's sample_weight.pkl is protocol 3. It rejects everything else, even if a real
-unpickler would accept it: other opcodes, globals, calls, dtypes and states, protocols 0 and 1, Python 2, out-of-band
-buffers.
+float32 or float64 arrays of NumPy 1 or 2; the book's sample_weight.pkl is protocol 3. It rejects everything else, even
+if a real unpickler would accept it: other opcodes, globals, calls, dtypes and states, protocols 0 and 1, Python 2,
+out-of-band buffers.
 
 Format: the standard library's pickletools; calls and states are those of ndarray's and dtype's `__reduce__`. An
 Unpickler with a list of allowed globals is not safe: NumPy's own three, called with other arguments, can crash the
@@ -12,24 +12,20 @@ writes.
 """
 
 import io
-import math
 import pickletools
 import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.weights.arrays import CONVERT, Floats, float_array, shown_error
 
 PROTOCOLS = range(2, 6)
-# Six arrays take about 230 opcodes. An opcode adds at most one value to the stack and one to the memo, so this bounds
-# both.
+DTYPES = {"f4": "float32", "f8": "float64"}
+# Sixteen arrays take up to 530 opcodes. An opcode adds at most one value to the stack and one to the memo, so this
+# bounds both.
 MAX_OPCODES = 1000
-MAX_DIMENSIONS = 32  # NumPy 1's limit
-CONVERT = "save each array as array.astype(numpy.float32)"
 ADVICE = "a pickle is read only if it is a plain dictionary of float32 arrays: save the weights as .safetensors or .npz"
 
 
@@ -55,8 +51,9 @@ _SYMBOLS = {
 # Compared by identity (eq=False): the patterns below must never call an `==` that compares contents.
 @dataclass(eq=False)
 class _Dtype:
-    """The dtype float32, of unknown byte order until BUILD sets its state."""
+    """The dtype float32 or float64, of unknown byte order until BUILD sets its state."""
 
+    name: str
     built: bool = False
 
 
@@ -64,17 +61,17 @@ class _Dtype:
 class _Array:
     """An array, without values until BUILD sets its state."""
 
-    values: NDArray[np.float32] | None = None
+    values: Floats | None = None
 
 
-def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
+def read_arrays(data: bytes) -> dict[str, Floats]:
     """Read the arrays of a pickled dictionary.
 
     Args:
         data: the whole pickle, with nothing after it.
 
     Returns:
-        The dictionary, with any names and shapes; the arrays are float32 views of slices of the pickle.
+        The dictionary, with any names and shapes; the arrays are float32 or float64 views of slices of the pickle.
 
     Raises:
         WeightsError: the pickle holds anything else. The caller adds the name of the file to the message.
@@ -87,28 +84,7 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
         raise WeightsError(f"expected a complete pickle, got {shown_error(error)}; {ADVICE}") from error
 
 
-def float32_array(data: bytes | bytearray, shape: tuple[Any, ...], fortran_order: bool) -> NDArray[np.float32]:
-    """Reshape little-endian float32 bytes, if there are exactly as many as the shape needs.
-
-    Raises:
-        WeightsError: `shape` does not consist of positive integers, or does not match the number of bytes.
-    """
-    if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and length > 0 for length in shape):
-        got = f"{len(shape)} dimension(s) that are not"
-        raise WeightsError(f"expected a shape of positive integers, got {got}; give another weights file")
-    if len(data) != (size_bytes := 4 * math.prod(shape)):
-        expected = f"{size_bytes} bytes for shape {shape}"
-        raise WeightsError(f"expected {expected}, got {len(data)} bytes; give another weights file")
-    values = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran_order else "C")
-    return values.astype(np.float32, copy=False)  # copies on big-endian machines only
-
-
-def shown_error(error: Exception) -> str:
-    """A short text for an error from hostile bytes. Its repr may contain all of the bytes, four characters for each."""
-    return f"{type(error).__name__}: {str(error)[:200]!r}"
-
-
-def _walk(data: bytes) -> dict[str, NDArray[np.float32]]:
+def _walk(data: bytes) -> dict[str, Floats]:
     machine = _Machine(encodable_bytes=len(data))
     stream = io.BytesIO(data)  # a too large length reads no further than its end
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -196,7 +172,7 @@ class _Machine:
         items, self.stack = self.stack, self.outer.pop()
         return items
 
-    def result(self) -> dict[str, NDArray[np.float32]]:
+    def result(self) -> dict[str, Floats]:
         match self.outer, self.stack:
             case [], [dict() as arrays]:
                 return arrays
@@ -219,28 +195,34 @@ def _reduce(function: object, arguments: object) -> object:
     match function, arguments:
         case _Symbol.RECONSTRUCT, (_Symbol.NDARRAY, (0,), b"b"):
             return _Array()
-        case _Symbol.DTYPE, ("f4", 0, 1):  # also False, True: they are equal
-            return _Dtype()
+        case _Symbol.DTYPE, ("f4" | "f8" as code, 0, 1):  # also False, True: they are equal
+            return _Dtype(DTYPES[code])
         case _Symbol.ENCODE, (str() as text, "latin1"):
             return text.encode("latin1")
-        case _Symbol.BUFFER, (bytes() | bytearray() as raw, _Dtype(built=True), tuple() as shape, "C" | "F" as order):
-            return _Array(float32_array(raw, shape, order == "F"))
+        case (
+            _Symbol.BUFFER,
+            (bytes() | bytearray() as raw, _Dtype(built=True) as dtype, tuple() as shape, "C" | "F" as order),
+        ):
+            return _Array(float_array(raw, dtype.name, shape, order == "F"))
         case _Symbol.DTYPE, (code, *_):
             advice = CONVERT if isinstance(code, str) and re.fullmatch("[fiu][0-9]+", code) else ADVICE
-            raise WeightsError(f"expected dtype 'f4' (float32), got dtype {_shown(code)}; {advice}")
-    raise _weights_error("only calls that make a float32 array", f"a call of {_shown(function)} with other arguments")
+            raise WeightsError(f"expected dtype 'f4' or 'f8' (float32, float64), got dtype {_shown(code)}; {advice}")
+    raise _weights_error("only calls that make arrays of floats", f"a call of {_shown(function)} with other arguments")
 
 
 def _build(target: object, state: object) -> None:
     match target, state:
         case _Dtype(built=False) as dtype, (3, "<", None, None, None, -1, -1, 0):
             dtype.built = True
-        case _Array(values=None) as array, (1, tuple() as shape, _Dtype(built=True), 0 | 1 as fortran, bytes() as raw):
-            array.values = float32_array(raw, shape, bool(fortran))
+        case (
+            _Array(values=None) as array,
+            (1, tuple() as shape, _Dtype(built=True) as dtype, 0 | 1 as fortran, bytes() as raw),
+        ):
+            array.values = float_array(raw, dtype.name, shape, bool(fortran))
         case _Dtype(), (_, ">", *_):
-            raise WeightsError(f"expected little-endian float32, got big-endian; {CONVERT}")
+            raise WeightsError(f"expected little-endian floats, got big-endian; {CONVERT}")
         case _:
-            raise _weights_error("the state of a float32 array", f"another state for {_shown(target)}")
+            raise _weights_error("the state of an array of floats", f"another state for {_shown(target)}")
 
 
 def _set_items(target: object, items: list[object]) -> None:

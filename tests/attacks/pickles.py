@@ -19,7 +19,7 @@ from tests.attacks.networks import ARRAYS
 
 ONE = {"b": np.array([1, -2.5], np.float32)}
 RECONSTRUCT = ONE["b"].__reduce__()[0]
-F4 = np.dtype("<f4")
+F4, F8 = np.dtype("<f4"), np.dtype("<f8")
 GOOD_STATE = (1, (2,), F4, False, bytes(8))
 
 # As NumPy 1 under Python 3 wrote it, byte by byte: {"b": float32 [1.0, -2.5]} in protocol 3.
@@ -171,9 +171,10 @@ GLOBALS: list[tuple[bytes, str]] = [
 ]
 
 VALUES: list[tuple[object, str]] = [
-    (np.zeros(2), "expected dtype 'f4' .float32., got dtype 'f8'"),
-    (np.zeros(2, np.float16), "got dtype 'f2'"),
-    (np.zeros(2, ">f4"), "expected little-endian float32, got big-endian"),
+    (np.zeros(2), r"expected W1 \(784, n\), .*, got 'x' \(2,\); give another weights file"),
+    (np.zeros(2, np.float16), r"expected dtype 'f4' or 'f8' \(float32, float64\), got dtype 'f2'; save each"),
+    (np.zeros(2, ">f4"), "expected little-endian floats, got big-endian"),
+    (np.zeros(2, ">f8"), "expected little-endian floats, got big-endian"),
     (np.zeros(2, object), "got dtype 'O8'"),
     (np.zeros(2, [("x", "<f4")]), "got dtype 'V4'"),
     (np.float32(1), "no global but NumPy's, got 'numpy._core.multiarray' 'scalar'"),
@@ -188,18 +189,20 @@ VALUES: list[tuple[object, str]] = [
     (Call(np.ndarray, (2**30, 2**30), F4), "expected only calls .* got a call of ndarray with other"),
     (Call(RECONSTRUCT, np.ndarray, (2**30,), b"f"), "got a call of reconstruct with other"),
     (Call(RECONSTRUCT, np.dtype, (0,), b"b"), "got a call of reconstruct with other"),
-    (dtype("f4", True, True, state=None), "dtype 'f4' .float32., got dtype 'f4'"),
+    (dtype("f4", True, True, state=None), r"expected dtype 'f4' or 'f8' \(float32, float64\), got dtype 'f4'"),
     (dtype(state=None), "got a call of dtype with other"),
     (array((1, (2**31 - 1,) * 8, F4, False, b"")), "expected [0-9]{76} bytes for shape .*, got 0 bytes"),
+    (array((1, (2**31 - 1,) * 8, F8, False, b"")), "expected [0-9]{76} bytes for shape .*, got 0 bytes"),
+    (array((1, (2,), F8, False, bytes(8))), r"expected 16 bytes for shape \(2,\), got 8 bytes"),
     (array((1, (3,), F4, False, bytes(8))), r"expected 12 bytes for shape \(3,\), got 8 bytes"),
     (array((1, (1,), F4, False, bytes(8))), r"expected 4 bytes for shape \(1,\), got 8 bytes"),
-    (array((1, (-2,), F4, False, bytes(8))), "expected a shape of positive integers, got 1 dimension"),
-    (array((1, (-1, -2), F4, False, bytes(8))), "expected a shape of positive integers, got 2 dimension"),
+    (array((1, (-2,), F4, False, bytes(8))), "expected a shape of positive integers for an array, got 1 dimension"),
+    (array((1, (-1, -2), F4, False, bytes(8))), "expected a shape of positive integers for an array, got 2 dimension"),
     (array((1, (0, 2**31 - 1), F4, False, b"")), "expected a shape of positive integers"),
     (array((1, (True, 2), F4, False, bytes(8))), "expected a shape of positive integers"),
     (array((1, ("2",), F4, False, bytes(8))), "expected a shape of positive integers"),
-    (array((1, (1,) * 33, F4, False, bytes(4))), "expected a shape of positive integers, got 33"),
-    (array((1, 2, F4, False, bytes(8))), "expected the state of a float32 array, got another state for array"),
+    (array((1, (1,) * 33, F4, False, bytes(4))), "expected a shape of positive integers for an array, got 33"),
+    (array((1, 2, F4, False, bytes(8))), "expected the state of an array of floats, got another state for array"),
     (array((2, (2,), F4, False, bytes(8))), "another state for array"),
     (array((1, (2,), F4, 7, bytes(8))), "another state for array"),
     (array((1, (2,), "f4", False, bytes(8))), "another state for array"),
@@ -251,7 +254,7 @@ PROGRAMS: list[tuple[bytes, str]] = [
     (b")" + b"\x85" * 900 + b".", "expected a dictionary and nothing else"),
     (b"}" + text("x") + b")" + b"\x85" * 900 + b"s.", "expected names with arrays, got 'x' with tuple"),
     (b"}r\xff\xff\xff\xff" * 200 + b".", "expected a dictionary and nothing else"),
-    (b"\x95" + b"\xff" * 8 + b"}.", "exactly W1, b1, W2, b2, W3, b3, got no W1"),  # FRAME only says what to read ahead
+    (b"\x95" + b"\xff" * 8 + b"}.", "expected W1 .*, got no arrays; give"),  # FRAME only says what to read ahead
     *((opcode, "got opcode (POP|DUP|POP_MARK)") for opcode in (b"N0.", b"N2.", b"(1.")),
     *((opcode, "got opcode (EMPTY_LIST|LIST|APPENDS?)") for opcode in (b"]", b"(l.", b"Na.", b"(e.")),
     *((opcode, "got opcode (DICT|EMPTY_SET|FROZENSET)") for opcode in (b"(d.", b"\x8f.", b"(\x91.")),
@@ -307,6 +310,7 @@ def others() -> list[tuple[bytes, str]]:
         ),
         (b"\x80\x03}q\x00" + item + b"s" + item + b"s.", "expected each name once, got 'b' twice"),
         *LAUGHING,
+        (pickle.dumps({"x" * 60000: ONE["b"]}, 3), "names of at most 200 characters, got 60000"),
         *(
             (
                 b"\x80\x05" + opcode + struct.pack(length, 2 ** (8 * struct.calcsize(length) - 2)) + b"abc",

@@ -5,6 +5,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+
 from mnist_pipeline.weights.files import encode_weights
 from tests.attacks.networks import ARRAYS
 
@@ -29,6 +32,10 @@ def given_twice(name: str, again: str) -> bytes:
     return file_with(f"{json.dumps(HEADER)[:-1]}, {again}: {json.dumps(HEADER[name])}}}")
 
 
+def encoded(shapes: Mapping[str, tuple[int, ...]], dtype: type = np.float32) -> bytes:
+    return safetensors.numpy.save({name: np.ones(shape, dtype) for name, shape in shapes.items()})
+
+
 TWICE = given_twice("b3", '"b3"')
 NOTHING = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
 DEEP = "[" * 100 + "]" * 100
@@ -42,14 +49,14 @@ BROKEN: list[tuple[bytes, str]] = [
     (struct.pack("<Q", 93) + b"{" * 92, "expected a safetensors header of at most 92 bytes, got 93"),
     (file_with("[1]"), "valid .safetensors file, got SafetensorError"),
     (file_with("{}"), "SafetensorError"),
-    (file_with("{}", b""), "exactly W1, b1, W2, b2, W3, b3, got no W1"),
+    (file_with("{}", b""), r"expected W1 \(784, n\), b1 \(n,\) \.\. WL \(m, 10\), bL \(10,\), got no arrays"),
     (file_with("[" * 60000), "SafetensorError"),
     (file_with('{"x":' * 10000), "SafetensorError"),
     (file_with('{"__metadata__":{"x":' + "[" * 60000), "SafetensorError"),
     (file_with('{"b3":{"x":' + "[" * 60000), "SafetensorError"),
-    (file_with(f'{{"b3":{NOTHING[:-1]},"x":{DEEP}}}}}', b""), "got no W1"),
+    (file_with(f'{{"b3":{NOTHING[:-1]},"x":{DEEP}}}}}', b""), "positive integers for 'b3'"),
     (file_with(f'{{"b3":{NOTHING[:-1]},"x":{"9" * 60000}}}}}', b""), "SafetensorError"),
-    (file_with("{" + ",".join(f'"{n}":{NOTHING}' for n in range(1000)) + "}", b""), "got no W1"),
+    (file_with("{" + ",".join(f'"{n}":{NOTHING}' for n in range(1000)) + "}", b""), "shape of positive integers for '"),
     (file_with(b"\xff"), "SafetensorError"),
     (file_with(b'{"b3\xff":1}'), "SafetensorError"),
     (file_with(json.dumps(HEADER).encode("utf-16")), "SafetensorError"),
@@ -85,20 +92,39 @@ BROKEN: list[tuple[bytes, str]] = [
     (file_with(changed("b3", shape=[-10])), "SafetensorError"),
     (file_with(changed("b3", shape=[2**62, 16])), "SafetensorError.*[oO]verflow"),
     (file_with(changed("b3", shape=[2**63, 2, 10])), "SafetensorError.*[oO]verflow"),
-    (file_with(changed("b3", shape=[1] * 40 + [10])), "expected a shape of positive integers, got 41 dimension"),
-    (file_with(changed("b3", shape=[1] * 20000 + [10])), "expected a shape of positive integers, got 20001 dimension"),
+    (
+        file_with(changed("b3", shape=[1] * 40 + [10])),
+        "shape of positive integers for 'b3', got 41 dimension",
+    ),
+    (
+        file_with(changed("b3", shape=[1] * 20000 + [10])),
+        "positive integers for 'b3', got 20001 dimension",
+    ),
     (file_with(changed("b3", shape=[0], data_offsets=[181400, 181400]), VALUES[:-40]), "shape of positive integers"),
-    (file_with(changed("b3", dtype="BF16", shape=[20])), r"dtype F32 \(float32\), got b3: BF16"),
-    (file_with(changed("b3", dtype="I32")), r"dtype F32 \(float32\), got b3: I32"),
-    (file_with(changed("b3", dtype="F64", shape=[5])), r"dtype F32 \(float32\), got b3: F64"),
-    (file_with(changed("b3", dtype="F8_E4M3", shape=[40])), r"dtype F32 \(float32\), got b3: F8_E4M3"),
-    (file_with(changed("b3", dtype="F4", shape=[80])), "b3: F4|SafetensorError"),
+    (file_with(changed("b3", dtype="BF16", shape=[20])), "b3: expected float32, got BF16; save each array as"),
+    (file_with(changed("b3", dtype="I32")), r"b3: expected float32, got int32; .*b3=t\['b3'\]\.astype\('f4'\)"),
+    (file_with(changed("b3", dtype="F64", shape=[5])), r"b3: expected shape \(10,\), got \(5,\)"),
+    (file_with(changed("b3", dtype="F8_E4M3", shape=[40])), "b3: expected float32, got F8_E4M3"),
+    (file_with(changed("b3", dtype="F4", shape=[80])), "b3: expected float32, got F4|SafetensorError"),
     (file_with(changed("b3", dtype=">f4")), "SafetensorError"),
     (file_with(changed("b3", dtype="object")), "SafetensorError"),
     (file_with(changed("b3", dtype=["F32"])), "SafetensorError"),
     (file_with(HEADER | {"b3": None}), "SafetensorError"),
     (file_with(HEADER | {"__metadata__": {"x": 1}}), "SafetensorError"),
     (file_with(HEADER | {"__metadata__": [1]}), "SafetensorError"),
+    (file_with(HEADER | {"__metadata__": "relu"}), "SafetensorError"),
+    (file_with(HEADER | {"__metadata__": {"activation": None}}), "SafetensorError"),
+    (file_with(HEADER | {"__metadata__": {"activation": ["relu"]}}), "SafetensorError"),
+    (file_with(HEADER | {"__metadata__": {"activation": "gelu"}}), "expected activation sigmoid or relu, got 'gelu'"),
+    (file_with(HEADER | {"__metadata__": {"activation": ""}}), "expected activation sigmoid or relu, got ''"),
+    (file_with(HEADER | {"__metadata__": {"activation": "x" * 60000}}), r"sigmoid or relu, got 'x{60}'\.\.\.; give"),
+    (
+        file_with('{"__metadata__":{"activation":"relu","activation":"sigmoid"},' + json.dumps(HEADER)[1:]),
+        "expected each key of the header once, got one twice|SafetensorError",
+    ),
+    (encoded({f"W{n}": (1, 1) for n in range(1, 10)}), "expected at most 8 layers, got 9"),
+    (encoded({f"x{n}": () for n in range(1000)}), r"got 'x.+' \(\), .* and 994 more; give"),
+    (file_with(json.dumps(HEADER).replace("b3", "x" * 60000)), "names of at most 200 characters, got 60000"),
     (TWICE, "expected each key of the header once, got one twice"),
     (given_twice("b3", '"b\\u0033"'), "expected each key of the header once, got one twice"),
     (given_twice("b3", '"W1"'), "SafetensorError|one twice"),

@@ -286,6 +286,7 @@ def names_in(tree: ast.AST) -> set[str]:
 
 
 WEIGHTS, PICKLES = "mnist_pipeline/weights/files.py", "mnist_pipeline/weights/pickles.py"
+FORMATS = "mnist_pipeline/weights/formats.py"
 EVERY_ATTACK = "test_every_attack_is_refused_for_what_it_is_and_does_nothing"
 MUTANTS = (
     Mutant(WEIGHTS, "arrays = read_arrays(data)", 'arrays = __import__("pickle").loads(data)', EVERY_ATTACK),
@@ -304,23 +305,31 @@ MUTANTS = (
     Mutant(
         WEIGHTS,
         "    except WeightsError as error:\n        raise WeightsError(f",
-        '    except WeightsError as error:\n        np.load(io.BytesIO(data), allow_pickle=True)["b3"]\n'
+        '    except WeightsError as error:\n        np.load(__import__("io").BytesIO(data), allow_pickle=True)["b3"]\n'
         "        raise WeightsError(f",
         EVERY_ATTACK,
     ),
-    Mutant(WEIGHTS, "content = stream.read(limit)", "content = stream.read()", EVERY_ATTACK),
-    Mutant(WEIGHTS, "if member.file_size > limit:", "if False:", EVERY_ATTACK),
+    Mutant(FORMATS, "content = stream.read(size_bytes)", "content = stream.read()", EVERY_ATTACK),
+    Mutant(FORMATS, "if member.file_size != size_bytes:", "if False:", EVERY_ATTACK),
+    Mutant(FORMATS, "if size_bytes > MAX_HEADER_BYTES or ", "if ", EVERY_ATTACK),
+    Mutant(FORMATS, ' or data[-END_BYTES - LOCATOR_BYTES :].startswith(b"PK\\x06\\x07")', "", EVERY_ATTACK),
+    Mutant(WEIGHTS, "        check(arrays, suffix.lower(), name)\n", "", EVERY_ATTACK),
     Mutant(PICKLES, "if self.encodable_bytes < 0:", "if False:", EVERY_ATTACK),
     Mutant(PICKLES, "if rest := stream.read():", "if False and (rest := stream.read()):", EVERY_ATTACK),
-    Mutant(WEIGHTS, ", object_pairs_hook=_unique)", ")", EVERY_ATTACK),
+    Mutant(FORMATS, ", object_pairs_hook=_unique)", ")", EVERY_ATTACK),
     Mutant(
         "mnist_pipeline/core/network/architecture.py",
         "if len(weights) == 2 and min(weights) > 0 and",
         "if len(weights) == 2 or",
         EVERY_ATTACK,
     ),
-    Mutant(WEIGHTS, "MAX_FILE_BYTES = 1024 * 1024", "MAX_FILE_BYTES = 4 * 1024 * 1024", EVERY_ATTACK),
-    Mutant(PICKLES, '{type(error).__name__}: {str(error)[:200]!r}"', '{error!r:.200}"', EVERY_ATTACK),
+    Mutant(WEIGHTS, "MAX_FILE_BYTES = 8 *", "MAX_FILE_BYTES = 64 *", EVERY_ATTACK),
+    Mutant(
+        "mnist_pipeline/weights/arrays.py",
+        '{type(error).__name__}: {str(error)[:200]!r}"',
+        '{error!r:.200}"',
+        EVERY_ATTACK,
+    ),
     Mutant(
         WEIGHTS,
         "    except Exception as error:  # hostile",

@@ -105,15 +105,14 @@ def test_the_sha256_is_that_of_the_tensors_whatever_the_format() -> None:
         ({"b1": np.zeros((50, 1), np.float32)}, r"b1.*shape \(50,\).*\(50, 1\)"),
         ({"b2": np.full(100, np.nan, np.float32)}, "b2: expected finite values, got 100 NaN or infinite"),
         ({"b2": np.float32([np.inf] + 99 * [0])}, "b2: expected finite values, got 1 NaN or infinite"),  # type: ignore[arg-type]
-        ({"W2": ARRAYS["W2"].astype(np.float64)}, "float32"),
-        ({"W2": ARRAYS["W2"].astype(np.float16)}, "float32"),
-        ({"W2": ARRAYS["W2"].astype(np.int32)}, "float32"),
-        ({"b4": ARRAYS["b3"]}, "unexpected 'b4"),
+        ({"W2": ARRAYS["W2"].astype(np.float16)}, "expected .*float32.*, got .*(float16|f2)"),
+        ({"W2": ARRAYS["W2"].astype(np.int32)}, "expected .*float32.*, got .*(int32|i4)"),
+        ({"b4": ARRAYS["b3"]}, r"missing W4; found .*'b[1-4]' \([0-9]+,\), .* and 1 more"),
         ({"w1": ARRAYS["W1"]}, "unexpected 'w1"),
         ({"\x1b[2J": ARRAYS["b3"]}, r"unexpected '\\x1b\[2J"),
-        ({"W1": None}, "no W1"),
-        ({"b1": None, "b3": None, "c": ARRAYS["b3"]}, r"no b1(.npy)?; no b3(.npy)?; unexpected 'c"),
-        (dict.fromkeys(BOOK.shapes), "no W1(.npy)?; no b1"),
+        ({"W1": None}, r"missing W1; found .*'W2' \(50, 100\)"),
+        ({"b1": None, "b3": None, "c": ARRAYS["b3"]}, r"missing b1, b3; unexpected 'c'; found .*'c' \(10,\)"),
+        (dict.fromkeys(BOOK.shapes), r"expected W1 \(784, n\), b1 \(n,\) .. WL \(m, 10\), bL \(10,\), got no arrays"),
     ],
     ids=lambda value: None if isinstance(value, str) else "",
 )
@@ -123,12 +122,12 @@ def test_another_network_is_refused(suffix: str, change: dict[str, Any], message
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pkl"])
-@pytest.mark.parametrize("dtype", [">f4", object, [("x", "<f4")], "<f8", "S4", "M8[s]"])
+@pytest.mark.parametrize("dtype", [">f4", ">f8", object, [("x", "<f4")], "S4", "M8[s]"])
 def test_arrays_of_another_dtype_are_refused(suffix: str, dtype: Any) -> None:
     arrays = ARRAYS | {"b3": np.zeros(10, dtype)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused(WRITERS[suffix](arrays), suffix, "expected .*float32.*, got ")
+        refused(WRITERS[suffix](arrays), suffix, "expected .*float.*, got ")
 
 
 @pytest.mark.parametrize("suffix", ["", ".h5", ".pt", ".npy", ".pickle", ".pkl.gz"])
@@ -143,11 +142,11 @@ def test_too_many_bytes_are_refused_before_they_are_read(suffix: str, tmp_path: 
         file.truncate(100 * MEBIBYTE)  # sparse: takes no room on the disk
 
     def load() -> None:
-        with pytest.raises(WeightsError, match=f"weights{suffix}: expected at most 1048576 bytes, got more"):
+        with pytest.raises(WeightsError, match=f"weights{suffix}: expected at most {MAX_FILE_BYTES} bytes, got more"):
             load_weights(path)
 
-    assert peak_bytes(load) < 10 * MEBIBYTE
-    refused(VALID[suffix] + bytes(MAX_FILE_BYTES), suffix, "expected at most 1048576 bytes, got more")
+    assert peak_bytes(load) < MAX_FILE_BYTES + MEBIBYTE
+    refused(VALID[suffix] + bytes(MAX_FILE_BYTES), suffix, f"expected at most {MAX_FILE_BYTES} bytes, got more")
 
 
 def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:

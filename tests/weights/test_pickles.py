@@ -1,17 +1,19 @@
 """What is read. What is refused, and that nothing runs: tests/promises/test_weights_execute_nothing.py."""
 
 import pickle
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_pipeline.weights.arrays import Floats
 from mnist_pipeline.weights.pickles import read_arrays
 from tests.attacks.networks import ARRAYS
 from tests.attacks.pickles import GOOD_STATE, NUMPY_1, ONE, array
 
 
-def assert_same(found: dict[str, NDArray[np.float32]], expected: dict[str, NDArray[np.float32]]) -> None:
+def assert_same(found: Mapping[str, Floats], expected: dict[str, NDArray[np.float32]]) -> None:
     assert list(found) == list(expected)
     for name, values in expected.items():
         assert found[name].dtype == np.float32
