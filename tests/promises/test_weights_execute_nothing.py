@@ -53,7 +53,8 @@ def under_guard(attempts: Iterable[Attack], folder: Path) -> int:
     for number, (suffix, data) in enumerate(SUBJECTS):
         (folder / "good" / f"{number}{suffix}").write_bytes(data)
     given = {}
-    for number, attack in enumerate(attempts):
+    # The larger ones last: what the process keeps of their memory would leave less for others.
+    for number, attack in enumerate(sorted(attempts, key=lambda each: len(each.data))):
         path = folder / f"{number:05}{attack.suffix}"
         path.write_bytes(attack.data)
         given[path.name] = attack
@@ -286,7 +287,7 @@ def names_in(tree: ast.AST) -> set[str]:
 
 
 WEIGHTS, PICKLES = "mnist_pipeline/weights/files.py", "mnist_pipeline/weights/pickles.py"
-FORMATS = "mnist_pipeline/weights/formats.py"
+FORMATS, ARRAYS = "mnist_pipeline/weights/formats.py", "mnist_pipeline/weights/arrays.py"
 EVERY_ATTACK = "test_every_attack_is_refused_for_what_it_is_and_does_nothing"
 MUTANTS = (
     Mutant(WEIGHTS, "arrays = read_arrays(data)", 'arrays = __import__("pickle").loads(data)', EVERY_ATTACK),
