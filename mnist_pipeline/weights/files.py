@@ -146,8 +146,10 @@ def weights_sha256(network: Mapping[str, NDArray[np.float32]]) -> str:
 def _activation(said: str | None, given: str | None) -> Activation | None:
     """The activation that a file says, or that the caller gives for it."""
     known = get_args(Activation)
-    if wrong := [each for each in (said, given) if each is not None and each not in known]:
-        raise _weights_error(f"activation {' or '.join(known)}", shown(wrong[0][: MAX_SHOWN + 1]))
+    for each, advice in ((said, ADVICE), (given, "give one of them")):
+        if each is not None and each not in known:
+            expected = f"activation {' or '.join(known)}"
+            raise WeightsError(f"expected {expected}, got {shown(each[: MAX_SHOWN + 1])}; {advice}")
     if said and given and said != given:
         raise WeightsError(f"the file says {said}, --activation (in Python activation=) says {given}; leave it out")
     return cast("Activation | None", said or given)

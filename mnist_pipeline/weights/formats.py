@@ -49,12 +49,13 @@ def read_safetensors(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str
     entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
     header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + header_bytes], object_pairs_hook=_unique)
     check_names(entries)
-    arrays = {}
-    for name, entry in entries.items():
+    metadata, arrays = header.pop("__metadata__", None), {}
+    for name in header:  # in the order of the file, which the library loses
+        entry = entries[name]
         shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"], entry["dtype"])
         check_shape(shown(name), shape)
         arrays[name] = StoredArray(dtype, shape, partial(float_array, entry["data"], dtype, shape, False))
-    return arrays, header.get("__metadata__") or {}
+    return arrays, metadata or {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,9 +26,7 @@ _LOADING = {
 _EVERY = "**{{'Wb'[i % 2] + str(i // 2 + 1): VALUE for i, v in enumerate(VALUES)}}"
 _TORCH = _EVERY.replace("VALUES", "torch.load({}, 'cpu', weights_only=True).values()").replace("VALUE", "v.numpy().T")
 _KERAS = _EVERY.replace("VALUES", "keras.models.load_model({}).get_weights()").replace("VALUE", "v")
-_ONNX = (
-    f"numpy.savez({OUT}, **{{{{i.name: onnx.numpy_helper.to_array(i) for i in onnx.load({{}}).graph.initializer}}}})"
-)
+_ONNX = "**{{i.name: onnx.numpy_helper.to_array(i) for i in onnx.load({}).graph.initializer}}"
 _OTHERS = {
     **dict.fromkeys([".pt", ".pth", ".bin", ".ckpt"], _TORCH),
     **dict.fromkeys([".h5", ".hdf5", ".keras"], _KERAS),
@@ -56,7 +54,7 @@ def check(arrays: Mapping[str, StoredArray], suffix: str, name: str) -> None:
         return
     if line := _line(arrays):
         loading = _LOADING[suffix].format(shown(name, MAX_PATH))
-        advice = f"convert it: {loading}numpy.savez({OUT}, {line})"
+        advice = f"convert it, and say its --activation: {loading}numpy.savez({OUT}, {line})"
     elif any(len(shape) > 2 for shape in shapes.values()):
         advice = f"only dense layers are read, no convolutions; {ADVICE}"
     else:
@@ -80,7 +78,9 @@ def advice_of_torch(name: str) -> str:
 def advice_of_suffix(suffix: str, name: str) -> str:
     """What to do with a file of another format, known by its suffix."""
     line = _OTHERS.get(suffix.lower())
-    return f"convert it: numpy.savez({OUT}, {line.format(shown(name, MAX_PATH))})" if line else ADVICE
+    if line is None:
+        return ADVICE
+    return f"convert it, and say its --activation: numpy.savez({OUT}, {line.format(shown(name, MAX_PATH))})"
 
 
 def _line(arrays: Mapping[str, StoredArray]) -> str | None:

@@ -11,6 +11,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.network import BOOK
+from mnist_pipeline.core.network.architecture import shapes_of
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,6 +29,12 @@ class Attack:
     suffix: str
     data: bytes
     refusal: str
+
+
+def random_tensors(widths: tuple[int, ...], seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a dense network whose layers have these widths."""
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes_of(widths).items()}
 
 
 def npz(arrays: Arrays, compressed: bool = False) -> bytes:

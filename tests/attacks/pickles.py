@@ -244,7 +244,7 @@ PROGRAMS: list[tuple[bytes, str]] = [
     (b"V" + b"\\U0001F600" * 100_000 + b"\n.", "got opcode UNICODE"),
     (text("\U0001f600" + "x" * 1_000_000) + b".", "expected a dictionary and nothing else"),
     (
-        b"X" + struct.pack("<I", 1_000_000) + b"\xff" * 1_000_000 + b".",
+        b"X" + struct.pack("<I", 5_000_000) + b"\xff" * 5_000_000 + b".",
         "expected a complete pickle.*UnicodeDecodeError",
     ),
     (b"\x8b" + struct.pack("<i", 1_000_000) + b"\x7f" * 1_000_000 + b".", "got opcode LONG4"),

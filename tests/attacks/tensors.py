@@ -123,6 +123,7 @@ BROKEN: list[tuple[bytes, str]] = [
         "expected each key of the header once, got one twice|SafetensorError",
     ),
     (encoded({f"W{n}": (1, 1) for n in range(1, 10)}), "expected at most 8 layers, got 9"),
+    (encoded({"W1": (784, 11), "b1": (11,)}), r"W1: expected shape \(784, 10\), got \(784, 11\); b1: expected"),
     (encoded({f"x{n}": () for n in range(1000)}), r"got 'x.+' \(\), .* and 994 more; give"),
     (file_with(json.dumps(HEADER).replace("b3", "x" * 60000)), "names of at most 200 characters, got 60000"),
     (TWICE, "expected each key of the header once, got one twice"),
