@@ -6,6 +6,7 @@ are loaded first, before the guard is up, so that nothing is left to be imported
 
 import encodings.raw_unicode_escape  # noqa: F401  pickletools decodes with it, whatever it is given
 import json
+import logging
 import os
 import resource
 import sys
@@ -45,6 +46,7 @@ def main(folder: Path) -> None:
 
     sys.addaudithook(guard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable()  # it looks at frames, which Python tells of: a file of float64 is worth a warning
     limit = size_bytes() + HEADROOM_BYTES
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         allowed = limit + COPIES * path.stat().st_size

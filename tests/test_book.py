@@ -11,6 +11,7 @@ from mnist_pipeline.core.network import BOOK, Network, predict, sigmoid, softmax
 from mnist_pipeline.errors import WeightsError
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights
+from tests.attacks.networks import random_tensors
 from tests.builders import images_name, make_split, random_images, random_labels, random_network, small_settings
 
 TRAIN_ROWS, TEST_ROWS = 9, 5
@@ -94,6 +95,17 @@ def test_weights_of_ones_own_are_read_from_a_path_or_its_text(suffix: str, as_te
     else:
         path.write_bytes(encode_weights(mine) if suffix == ".safetensors" else pickle.dumps(arrays, 3))
     assert init_network(str(path) if as_text else path) == mine
+
+
+def test_the_activation_of_a_network_of_another_size_is_said_by_its_file_or_by_hand(tmp_path: Path) -> None:
+    tensors = random_tensors((784, 20, 10))
+    np.savez(tmp_path / "mine.npz", **tensors)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=r"784-20-10: expected the activation .* \(in Python activation=\)"):
+        init_network(tmp_path / "mine.npz")
+    relu = init_network(tmp_path / "mine.npz", activation="relu")
+    assert relu == Network(tensors, "relu")
+    (tmp_path / "mine.safetensors").write_bytes(encode_weights(relu))
+    assert init_network(tmp_path / "mine.safetensors") == relu
 
 
 def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -52,9 +52,13 @@ VALID = {suffix: write(ARRAYS) for suffix, write in WRITERS.items()}
 
 # What is structure, not numbers, is mostly at the beginning and the end, or before and after the small tensors.
 SMALL_FIRST = {name: ARRAYS[name] for name in ["b1", "b3", "b2", "W3", "W2", "W1"]}
+DOUBLES = {name: array.astype(np.float64) for name, array in SMALL_FIRST.items()}
 SUBJECTS = [
     (".safetensors", WRITERS[".safetensors"](SMALL_FIRST)),
     (".npz", npz(SMALL_FIRST)),
     (".npz", npz(SMALL_FIRST, compressed=True)),
     *((".pkl", pickle.dumps(SMALL_FIRST, protocol)) for protocol in (2, 3, 4, 5)),
+    (".safetensors", safetensors.numpy.save(SMALL_FIRST, {"activation": "relu"})),
+    (".npz", npz(DOUBLES)),
+    (".pkl", pickle.dumps(DOUBLES, 4)),
 ]

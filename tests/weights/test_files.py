@@ -9,24 +9,28 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mnist_pipeline.core.network import BOOK, Network
+from mnist_pipeline.core.network import BOOK, Activation, Architecture, Network
+from mnist_pipeline.core.network.architecture import shapes_of
 from mnist_pipeline.errors import DamagedError, OutputsError, WeightsError
 from mnist_pipeline.runs.layout import weights
 from mnist_pipeline.weights.files import (
     MAX_FILE_BYTES,
+    SHIPPED_WEIGHTS,
     decode_weights,
     encode_weights,
     load_weights,
     weights_sha256,
 )
 from tests.attacks.archives import NPY_HEADER, archive_with, literal, npy
-from tests.attacks.networks import ARRAYS, MEBIBYTE, VALID, WRITERS, Arrays, npz
+from tests.attacks.networks import ARRAYS, MEBIBYTE, VALID, WRITERS, Arrays, npz, random_tensors
 from tests.attacks.tensors import HEADER, TWICE, file_with
 from tests.builders import random_network
 from tests.published import on_disk, opened, snapshot
@@ -84,6 +88,24 @@ def test_compressed_and_fortran_ordered_arrays_are_loaded() -> None:
     fortran = {name: np.asfortranarray(array) for name, array in ARRAYS.items()}
     assert_same(decode_weights(npz(fortran, compressed=True), ".npz", "x"), ARRAYS)
     assert_same(decode_weights(pickle.dumps(fortran, 4), ".pkl", "x"), ARRAYS)
+
+
+widths = st.lists(st.integers(1, 12), max_size=7).map(lambda hidden: (784, *hidden, 10))
+
+
+@settings(max_examples=30)
+@given(widths, st.sampled_from([*get_args(Activation)]), st.integers(0, 9))
+def test_every_dense_network_comes_back_from_every_format(
+    widths: tuple[int, ...], activation: Activation, seed: int
+) -> None:
+    tensors = random_tensors(widths, seed)
+    network = Network(tensors, activation)
+    for suffix, write in WRITERS.items():
+        found = decode_weights(write(tensors), suffix, "x", activation)
+        assert found == network
+        assert list(found) == list(network)
+        assert weights_sha256(found) == weights_sha256(network)
+    assert decode_weights(encode_weights(network), ".safetensors", "x") == network
 
 
 def test_the_case_of_the_suffix_does_not_matter() -> None:
@@ -170,6 +192,86 @@ def test_the_cause_of_an_error_is_kept() -> None:
     assert type(caught.value.__cause__).__name__ == "SafetensorError"
 
 
+# Activations
+
+RELU = encode_weights(Network(random_tensors((784, 5, 10)), "relu"))
+
+
+def test_the_activation_that_a_file_says_is_taken_and_may_be_given_too() -> None:
+    assert str(decode_weights(RELU, ".safetensors", "x").architecture) == "784-5-10 relu"
+    assert decode_weights(RELU, ".safetensors", "x", "relu") == decode_weights(RELU, ".safetensors", "x")
+
+
+def test_an_activation_other_than_that_of_the_file_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"^x: the file says relu, --activation \(.*\) says sigmoid; leave it out$"):
+        decode_weights(RELU, ".safetensors", "x", "sigmoid")
+
+
+@every_format
+def test_a_file_that_does_not_say_its_activation_is_refused_until_it_is_given(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(WRITERS[suffix](random_tensors((784, 5, 10))))
+    with pytest.raises(WeightsError, match=rf"weights\{suffix}: .*784-5-10: expected the activation .* got none; say "):
+        load_weights(path)
+    assert str(load_weights(path, "relu").architecture) == "784-5-10 relu"
+
+
+def test_an_activation_that_nobody_knows_is_refused_whoever_gives_it() -> None:
+    with pytest.raises(WeightsError, match=r"^x: expected activation sigmoid or relu, got 'gelu'; give one of them$"):
+        decode_weights(VALID[".npz"], ".npz", "x", "gelu")  # type: ignore[arg-type]
+    data = safetensors.numpy.save(dict(ARRAYS), {"activation": "ReLU"})
+    refused(data, ".safetensors", "expected activation sigmoid or relu, got 'ReLU'; give another weights file")
+
+
+@every_format
+def test_the_books_shapes_are_sigmoid_unless_it_is_said(suffix: str) -> None:
+    assert decode_weights(VALID[suffix], suffix, "x").architecture == BOOK
+    relu = decode_weights(VALID[suffix], suffix, "x", "relu")
+    assert relu.architecture == Architecture(BOOK.hidden, "relu")
+    assert decode_weights(encode_weights(relu), ".safetensors", "x") == relu
+
+
+def test_a_network_without_hidden_layers_has_no_activation() -> None:
+    data = WRITERS[".npz"](random_tensors((784, 10)))
+    assert decode_weights(data, ".npz", "x", "relu").architecture == Architecture((), None)
+
+
+# float64
+
+
+@every_format
+def test_float64_is_rounded_to_float32_and_said_so(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    doubles = {name: array.astype(np.float64) * (1 + 1e-9) for name, array in ARRAYS.items() if name != "b1"}
+    data = WRITERS[suffix]({"b1": ARRAYS["b1"], **doubles})
+    assert_same(decode_weights(data, suffix, "some/file"), ARRAYS)
+    assert caplog.messages == ["some/file: float64 weights, rounded to float32"]
+
+
+@every_format
+def test_float64_beyond_the_range_of_float32_is_refused(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = WRITERS[suffix](ARRAYS | {"b3": np.array([1e39, *range(9)])})
+    refused(data, suffix, r"expected b3 within the range of float32, got 1 beyond 3\.4e\+38; give another")
+    assert caplog.messages == []
+
+
+# Sizes
+
+
+@every_format
+def test_the_largest_network_is_read_in_float64_and_no_larger_one(suffix: str) -> None:
+    for width, outcome in [(5031, "finite values, got 10 NaN"), (5032, "at most 4,000,000 parameters, got 4,000,450")]:
+        zeros = {name: np.zeros(shape) for name, shape in shapes_of((784, width, 10)).items()}
+        data = WRITERS[suffix](zeros | {"b2": np.full(10, np.nan)})
+        refused(data, suffix, outcome)
+
+
+def test_an_archive_takes_no_more_memory_than_the_largest_network() -> None:
+    zeros = {name: np.zeros(shape) for name, shape in shapes_of((784, 5031, 10)).items()}
+    data = npz(zeros | {"b2": np.full(10, np.nan)}, compressed=True)
+    assert len(data) < MEBIBYTE / 10
+    assert peak_bytes(lambda: refused(data, ".npz", "finite values, got 10 NaN")) < 3 * MAX_FILE_BYTES
+
+
 # The canonical bytes
 
 
@@ -202,6 +304,12 @@ def test_the_sha256_of_a_known_network_never_changes() -> None:
     # Made with struct, json and hashlib alone from the header above, 400 bytes long, and 181,440 zeros.
     # If this fails, every published run's fingerprint has lost its network: fix the encoder, not the number.
     assert weights_sha256(ZEROS) == "329092b526a7714f75cdd763f01232e4f6826ec1ad833463cf478371e837c705"
+
+
+def test_the_sha256_of_the_shipped_network_never_changes() -> None:
+    shipped = "a879db9fcc99956f58899174a59a79411a9d01d737ea8f758c238ac9fb333e99"
+    assert weights_sha256(load_weights(SHIPPED_WEIGHTS)) == shipped
+    assert hashlib.sha256(SHIPPED_WEIGHTS.read_bytes()).hexdigest() == shipped
 
 
 def test_neither_order_nor_layout_changes_the_canonical_bytes() -> None:
