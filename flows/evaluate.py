@@ -9,6 +9,7 @@ neither file would read from top to bottom. tests/test_flows.py holds the two to
 
 from prefect.client.schemas.objects import State
 
+from mnist_pipeline.core.network import Activation
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
@@ -39,6 +40,7 @@ def evaluate(
     split: SplitName | None = None,
     run_date: RunDate | None = None,
     weights: DatedLocation | None = None,
+    activation: Activation | None = None,
     batch_rows: Rows | None = None,
     shard_rows: Rows | None = None,
     workers: Workers | None = None,
@@ -69,6 +71,7 @@ def evaluate(
         run_date: UTC calendar date of the run; the date of the scheduled start if left out.
         weights: weights file; the current ones, promoted last or shipped, if left out. As images, data_dir and labels
             it may have the run date in it: {run_date}, or {run_date:%Y/%m/%d}.
+        activation: of the hidden layers, sigmoid or relu, of weights that do not say it; none if left out.
         batch_rows: images per forward pass.
         shard_rows: images per Parquet file.
         workers: threads or processes that work at once; one a core if left out.
@@ -97,6 +100,7 @@ def evaluate(
         split=split,
         run_date=run_date or logical_date(),
         weights=weights,
+        activation=activation,
         batch_rows=batch_rows,
         shard_rows=shard_rows,
         workers=workers,
@@ -144,6 +148,7 @@ def backfill(
     dataset: DatasetName | None = None,
     split: SplitName | None = None,
     weights: DatedLocation | None = None,
+    activation: Activation | None = None,
     images: DatedLocation | None = None,
     data_dir: DatedLocation | None = None,
     image_column: ColumnName | None = None,
@@ -168,6 +173,7 @@ def backfill(
         split: split of the data set.
         weights: weights file; the current ones, promoted last or shipped, if left out. As images, data_dir and labels
             it may have the run date in it: {run_date}, or {run_date:%Y/%m/%d}.
+        activation: of the hidden layers, sigmoid or relu, of weights that do not say it; none if left out.
         images: file of images (Parquet, CSV, NPZ), or folder of them or of PNG and JPEG, on disk or in a bucket; the
             data set needs its own name. None if left out.
         data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out.
@@ -187,6 +193,7 @@ def backfill(
         dataset=dataset,
         split=split,
         weights=weights,
+        activation=activation,
         images=images,
         data_dir=data_dir,
         image_column=image_column,

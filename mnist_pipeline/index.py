@@ -142,7 +142,10 @@ def _reports(outputs: Outputs) -> set[str]:
 
 def _known_weights(outputs: Outputs) -> dict[str, str]:
     """What weights are known as, by their sha256."""
-    promoted = {each.weights_sha256: f"promoted {each.promoted_at:%Y-%m-%d}" for each in known_promotions(outputs)}
+    promoted = {
+        each.weights_sha256: f"promoted {each.promoted_at:%Y-%m-%d}, {each.architecture}"
+        for each in known_promotions(outputs)
+    }
     return {_shipped_sha256(): "shipped", **promoted}
 
 

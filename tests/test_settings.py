@@ -130,6 +130,7 @@ def test_every_field_can_be_set_in_every_layer(name: str, tmp_path: Path, monkey
         "invert": "yes",
         "transpose": "yes",
         "pixel_scale": "255",
+        "activation": "relu",
         "runner": "dask",
         "cluster": "tcp://scheduler:8786",
     }

@@ -122,6 +122,7 @@ def _look_at(run: "Run", counts: bool) -> "ListedRun":
         standing=standing_of(run.outputs, manifest.content),
         counts=counts,
         weights_sha256=manifest.identity.weights_sha256,
+        architecture=manifest.architecture,
         published_at=manifest.published_at,
     )
 
@@ -131,7 +132,7 @@ def _line(run: "ListedRun") -> "RunLine":
     from mnist_pipeline.report.terminal import RunLine, accuracy_cell
 
     if run.problem:
-        return RunLine(run.run_id, run.problem.partition(":")[0], "-", "-", "-", "-")
+        return RunLine(run.run_id, run.problem.partition(":")[0], "-", "-", "-", "-", "-")
     standing = run.standing or ("" if run.counts else "by hand")
     replaced = "another counts" if run.counts and not run.is_of_date else ""
     return RunLine(
@@ -140,6 +141,7 @@ def _line(run: "ListedRun") -> "RunLine":
         accuracy=accuracy_cell(run.accuracy, run.labelled or 0, run.images or 0),
         verdict=", ".join(filter(None, (run.outcome or "not judged", standing, replaced))),
         weights=str(run.weights_sha256)[:8],
+        architecture=str(run.architecture),
         published_at=f"{run.published_at:%Y-%m-%d %H:%M}",
     )
 

@@ -83,7 +83,7 @@ def fetch(
     conclude(FetchResult(files=tuple(files)))
 
 
-@command("dataset", "split", "weights", *OF_IMAGES, "outputs")
+@command("dataset", "split", "weights", "activation", *OF_IMAGES, "outputs")
 def images(
     given: Given,
     which: Annotated[
@@ -174,7 +174,7 @@ def _images_of_run(
     from mnist_pipeline.report.picture import CAPTION, CAPTION_OF_CHANGED
     from mnist_pipeline.verdicts.finding import find_run
 
-    if unused := [name for name in ("weights", *OF_IMAGES) if given.flags[name] is not None]:
+    if unused := [name for name in ("weights", "activation", *OF_IMAGES) if given.flags[name] is not None]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise SettingsError(f"{flags}: expected none of these with a RUN, which has its own images; leave them out")
     settings = given.load()

@@ -68,6 +68,7 @@ def show(given: Given, which: WhichRun = "latest") -> None:
         out.print(terminal.not_counted_line(result.run_id))
     for name, location in result.sources.items():
         out.print(f"{name}: {location}")
+    out.print(f"architecture {result.architecture}")
     out.print(f"weights sha256 {result.weights_sha256}")
     out.print(f"files: {terminal.path_line(found.files)}")
 

@@ -60,13 +60,15 @@ def compare(
         before=old.name.run_id,
         now=new.name.run_id,
         **compared(found),
+        architecture_before=old.manifest().architecture,
+        architecture_now=new.manifest().architecture,
         inputs_before=InputFacts.of(inputs[0]),
         inputs_now=InputFacts.of(inputs[1]),
     )
     conclude(result)
     out.print(f"from {result.before}")
     out.print(f"to   {result.now}")
-    out.print(terminal.changes_line(found))
+    out.print(terminal.changes_line(found, result.architecture_before, result.architecture_now))
     if result.comparisons:
         print_table(lambda width: terminal.comparison_table(rows, width))
         out.print(f"p: two-sided, in brackets for ten digits (Holm). {result.comparisons[0].method}")
@@ -155,7 +157,7 @@ def _decide(given: Given, which: str, standing: "Literal['accepted', 'withdrawn'
     out.print(f"run {found.name.run_id}: {decision.line}")
 
 
-@command("dataset", "split", *OF_IMAGES, "outputs")
+@command("dataset", "split", "activation", *OF_IMAGES, "outputs")
 def promote(
     given: Given,
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="The candidate: .safetensors, .npz or .pkl.")],
@@ -180,6 +182,8 @@ def promote(
     result = PromoteResult(
         weights_sha256=promoted.weights_sha256,
         previous_sha256=promoted.previous_sha256,
+        architecture=published.architecture,
+        previous_architecture=promoted.previous_architecture,
         promoted=promoted.record is not None,
         record=str(promoted.record) if promoted.record else None,
         run=RunFacts(**facts_of(run, published.scores, promoted.judged.verdict)),
@@ -188,6 +192,7 @@ def promote(
     conclude(result)
     totals = published.totals
     out.print()
+    out.print(f"candidate: {result.architecture}; current: {result.previous_architecture}")
     out.print(terminal.accuracy_line(totals.correct, totals.labelled, totals.images))
     print_verdict(promoted.judged.verdict)
     if promoted.accepted:

@@ -75,6 +75,7 @@ def _summary(settings: Settings, judged: Judged) -> str:
         "all nights": _code(settings.outputs / layout.INDEX),
         "verdict": f"`{verdict.verdict_id}`",
         **{_text(reference.against): _code(reference.run_id) for reference in verdict.references},
+        "architecture": published.architecture,
         "weights sha256": f"`{identity.weights_sha256}`",
         "images sha256": f"`{identity.images_sha256}`",
         "labels sha256": f"`{identity.labels_sha256}`" if identity.labels_sha256 else "no labels",

@@ -29,7 +29,7 @@ EVALUATION = "mnist-evaluation/"  # starts the names of the deployments that eva
 DEADLINE = "mnist-deadline/"
 WORKING_DIRECTORY = "prefect.deployments.steps.set_working_directory"
 # What a deployment may say of a night, as a parameter or in its environment; paths are relative to its directory.
-_VALUES = ("dataset", "split", "batch_rows", "shard_rows")
+_VALUES = ("dataset", "split", "activation", "batch_rows", "shard_rows")
 _SCHEDULE: TypeAdapter[Any] = TypeAdapter(SCHEDULE_TYPES)  # those of the server know when they fire
 YEAR = 366  # days: how far back a schedule is looked at
 

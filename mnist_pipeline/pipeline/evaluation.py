@@ -72,6 +72,7 @@ class Published:
     new: bool
     tally: Tally
     calibration: Calibration
+    architecture: str
     by_hand: tuple[str, ...] = ()
 
     @property
@@ -242,6 +243,7 @@ def publish(
         new=True,
         tally=tally,
         calibration=calibration,
+        architecture=plan.architecture,
     )
     files = [checkpoint.file for checkpoint in checkpoints]
     for table, data in summary.tables_of(plan.identity, tally, calibration, plan.bins):
@@ -262,6 +264,7 @@ def publish(
         shard_set=shards.shard_set_name(plan.source_images, plan.identity.shard_rows),
         tally=tally.to_json(),
         calibration=calibration.to_json(),
+        architecture=plan.architecture,
         sources=plan.sources,
         doubts=plan.doubts,
     )

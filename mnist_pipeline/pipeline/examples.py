@@ -19,14 +19,12 @@ from mnist_pipeline.datasets.splits import OpenSplit
 from mnist_pipeline.errors import LabelError, RunNotFoundError, SettingsError
 from mnist_pipeline.pipeline.inputs import open_images
 from mnist_pipeline.pipeline.judging import compare
-from mnist_pipeline.pipeline.planning import current_network
+from mnist_pipeline.pipeline.planning import network_of
 from mnist_pipeline.report.picture import Picture
-from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.verdicts.alignment import AlignedChunk
 from mnist_pipeline.verdicts.records import newest_verdict
-from mnist_pipeline.weights.files import load_weights
 
 ROWS_AT_A_TIME = 1000
 DIRECTIONS = ("lost", "still wrong", "gained")  # in the order they are shown
@@ -88,12 +86,11 @@ def pick(settings: Settings, wanted: Wanted, count: int, progress: Progress = si
 
     Raises:
         LabelError: wrong images are wanted, or those of a label, but the images have no labels.
-        PipelineError: the images cannot be fetched, or the weights file is rejected.
+        PipelineError: the images cannot be fetched, or the weights are rejected.
     """
     source_images = open_images(settings, progress)
     wanted.require_labels(source_images.labels_sha256, f"{source_images.dataset}/{source_images.split}")
-    network = load_weights(settings.weights) if settings.weights else current_network(Outputs.at(settings.outputs))
-    return list(islice(filter(wanted.has, _pictures(source_images, network, wanted.start)), count))
+    return list(islice(filter(wanted.has, _pictures(source_images, network_of(settings), wanted.start)), count))
 
 
 def select(run: Run, wanted: Wanted, count: int) -> Selection:

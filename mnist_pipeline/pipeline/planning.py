@@ -16,7 +16,7 @@ from mnist_pipeline.report.terminal import path_line
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.manifest import MAX_SOURCE, Identity
 from mnist_pipeline.runs.outputs import Outputs
-from mnist_pipeline.settings import DATED, Settings
+from mnist_pipeline.settings import DATED, NETWORK, Settings
 from mnist_pipeline.store.base import Location, exists
 from mnist_pipeline.store.checkpoints import CheckpointFolder
 from mnist_pipeline.store.files import FileRecord
@@ -32,6 +32,7 @@ class Plan:
     """A complete plan of a run: its identity, the locations of its files, and how its shards are grouped into tasks."""
 
     identity: Identity
+    architecture: str
     source_images: OpenSplit
     outputs: Outputs
     shard_set: CheckpointFolder
@@ -77,7 +78,7 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         network: in place of the weights that the settings name, which makes it a run by hand.
 
     Raises:
-        SettingsError: more shards than MAX_SHARDS.
+        SettingsError: more shards than MAX_SHARDS, or an activation that the current weights do not have.
         DataError: there is no such file of labels.
         LabelError: the images have labels of their own as well.
         WeightsError: the weights are rejected.
@@ -93,12 +94,12 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
     complete_repairs(outputs)
     by_hand = set(settings.by_hand)
     if network is None:
-        network = _network_of(settings.weights, outputs)
+        network = network_of(settings)
     else:
         by_hand.add("weights")
     archived = outputs.archive_weights(network)
-    if "weights" in settings.by_hand and archived.stem == _configured_sha256(settings, outputs):
-        by_hand.remove("weights")  # the same weights, by another path
+    if not settings.by_hand.keys().isdisjoint(NETWORK) and archived.stem == _configured_sha256(settings):
+        by_hand.difference_update(NETWORK)  # the same network, by another path
     identity = Identity(
         run_date=settings.run_date,
         dataset=source_images.dataset,
@@ -118,6 +119,7 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
         logger.info("%s: %s", identity.run_id, ", ".join(f"{name} {location}" for name, location in sources.items()))
     return Plan(
         identity=identity,
+        architecture=str(network.architecture),
         source_images=source_images,
         outputs=outputs,
         shard_set=outputs.shard_set(source_images, settings.shard_rows),
@@ -151,14 +153,30 @@ def _sources(settings: Settings, weights_sha256: str) -> dict[str, str]:
     }
 
 
-def _network_of(weights: Location | None, outputs: Outputs) -> Network:
-    return load_weights(weights) if weights else current_network(outputs)
+def network_of(settings: Settings) -> Network:
+    """The network that the settings name, or the current one.
+
+    Raises:
+        SettingsError: they name an activation alone, and the current network has another one.
+        WeightsError: the weights are rejected.
+        DamagedError: as `current_network`.
+    """
+    if settings.weights:
+        return load_weights(settings.weights, settings.activation)
+    network = current_network(Outputs.at(settings.outputs))
+    if settings.activation not in (None, network.architecture.activation):
+        raise SettingsError(
+            f"{settings.named('activation')}: expected none without weights: the current ones are "
+            f"{network.architecture}; leave it out, or name a file with --weights"
+        )
+    return network
 
 
-def _configured_sha256(settings: Settings, outputs: Outputs) -> str | None:
-    """The weights that a run without anything by hand would have; None if they cannot be read."""
+def _configured_sha256(settings: Settings) -> str | None:
+    """The network that a run without anything by hand would have; None if it cannot be read."""
+    configured = {name: value for name, value in settings.by_hand.items() if name in NETWORK}
     try:
-        return weights_sha256(_network_of(settings.by_hand["weights"], outputs))
+        return weights_sha256(network_of(settings.model_copy(update=configured)))
     except PipelineError:
         return None
 

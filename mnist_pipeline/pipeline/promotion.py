@@ -40,6 +40,7 @@ class Promoted:
 
     weights_sha256: str
     previous_sha256: str
+    previous_architecture: str
     judged: Judged
     record: Location | None
     accepted: Decision | None
@@ -50,7 +51,7 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
 
     Args:
         settings: data set and split to evaluate on; its `weights` are ignored.
-        weights: the candidate's file.
+        weights: the candidate's file; `activation` of the settings is for it.
         force: promote it whatever the verdict; the record says so. Its run is then published among the nightly runs
             too, and accepted: later nights are compared with it, and not for ever with weights that are gone.
         progress: callback for downloads, shards and predictions.
@@ -68,7 +69,8 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
             f"gates of {settings.dataset}: expected max_loss or max_digit_loss, got neither; without them no candidate "
             f"is compared with the current weights: set one under [gates.{settings.dataset}] in a config file"
         )
-    candidate = load_weights(weights)
+    candidate = load_weights(weights, settings.activation)
+    settings = settings.model_copy(update={"activation": None})  # from here on weights are archived, and say it
     try:
         previous, lost = current_weights(outputs), False
     except DamagedError as error:
@@ -87,11 +89,11 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     record = accepted = None
     if (lost or shas[0] != shas[1]) and (passed or force):
         archived = outputs.archive_weights(candidate)
-        record = record_promotion(outputs, _promotion(*shas, verdict, forced=not passed))
+        record = record_promotion(outputs, _promotion(*shas, now.architecture, verdict, forced=not passed))
         try_index(outputs)  # which names the weights
         if not passed:
             accepted = _accept_forced(settings.model_copy(update={"weights": archived}), verdict, progress)
-    return Promoted(*shas, Judged(now, verdict, accepted=passed), record, accepted)
+    return Promoted(*shas, before.architecture, Judged(now, verdict, accepted=passed), record, accepted)
 
 
 def _accept_forced(settings: Settings, verdict: Verdict, progress: Progress) -> Decision:
@@ -103,11 +105,12 @@ def _accept_forced(settings: Settings, verdict: Verdict, progress: Progress) -> 
     return decision
 
 
-def _promotion(weights: str, previous: str, verdict: Verdict, forced: bool) -> Promotion:
+def _promotion(weights: str, previous: str, architecture: str, verdict: Verdict, forced: bool) -> Promotion:
     return Promotion(
         schema_version=tables.SCHEMA_VERSION,
         weights_sha256=weights,
         previous_sha256=previous,
+        architecture=architecture,
         run_id=verdict.run_id,
         verdict_id=verdict.verdict_id,
         outcome=verdict.outcome,

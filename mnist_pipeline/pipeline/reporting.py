@@ -4,10 +4,12 @@ A report is a view: it can be deleted, and rebuilt at any time from the publishe
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mnist_pipeline.core.gates import Reference
 from mnist_pipeline.core.intervals import chance_note
 from mnist_pipeline.errors import OutputsError, RunNotFoundError, is_bug
 from mnist_pipeline.index import links_of, try_index, update_index
@@ -128,6 +130,7 @@ def _page(outputs: Outputs, run: Run) -> "Page":
             "this run": read_inputs(run),
             **{f"{each.against} run": _inputs_of(outputs, each.run_id) for each in references},
         },
+        architectures=dict(_architectures(outputs, manifest, references)),
         trend=tuple(_trend(outputs, run)),
         flips=shown[: len(flips.pictures)],
         flips_total=flips.total,
@@ -144,6 +147,14 @@ def _inputs_of(outputs: Outputs, run_id: str) -> InputStatistics | None:
     except OutputsError as error:
         logger.warning("what the images of run %s are like cannot be read: %s", run_id, error)
         return None
+
+
+def _architectures(outputs: Outputs, manifest: Manifest, references: Iterable[Reference]) -> Iterator[tuple[str, str]]:
+    """The architectures before and now, by reference, where they are two."""
+    for each in references:
+        with suppress(OutputsError):  # which was logged for its images
+            if (before := run_by_id(outputs, each.run_id).manifest().architecture) != manifest.architecture:
+                yield each.against, f"{before} -> {manifest.architecture}"
 
 
 def _trend(outputs: Outputs, run: Run) -> "Iterator[TrendPoint]":
@@ -165,6 +176,7 @@ def _provenance(manifest: Manifest, verdict: Verdict | None) -> Iterator[tuple[s
     identity = manifest.identity
     yield "run", manifest.run_id
     yield "verdict", verdict.verdict_id if verdict else "none"
+    yield "architecture", manifest.architecture
     yield "weights sha256", identity.weights_sha256
     yield "images sha256", identity.images_sha256
     yield "labels sha256", identity.labels_sha256 or "no labels"

@@ -64,6 +64,7 @@ class Page:
         links: to the index and to the neighbours; None for a page that stands alone.
         inputs: what the images of this run and of each reference are like, by what the run is called here; None where
             it is not known.
+        architectures: those of both networks, by what a reference is called, if it has another one than this run.
     """
 
     run_id: str
@@ -85,6 +86,7 @@ class Page:
     decision: str | None = None
     links: Links | None = None
     inputs: Mapping[str, InputStatistics | None] = field(default_factory=dict)
+    architectures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

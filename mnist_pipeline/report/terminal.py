@@ -41,6 +41,7 @@ class RunLine:
     accuracy: str
     verdict: str
     weights: str
+    architecture: str
     published_at: str
 
 
@@ -154,13 +155,16 @@ def score_cells(score: DigitScore) -> dict[str, str]:
 
 
 def runs_table(rows: Sequence[RunLine], width: int = UNBROKEN) -> RenderableType:
-    """The table of published runs."""
+    """The table of published runs; it names the architectures of their networks if there are several."""
     headings = {"run_id": "run", "published_at": "published (UTC)"}
     columns = {
         headings.get(field.name, field.name): [getattr(row, field.name) for row in rows] for field in fields(RunLine)
     }
+    if len({*columns["architecture"]} - {"-"}) < 2:
+        del columns["architecture"]
     words = set(columns) - {"images", "accuracy"}
-    return fitted_table(columns, width, ("weights", "published (UTC)", "images"), left_aligned=words)
+    narrow = [name for name in ("architecture", "weights", "published (UTC)", "images") if name in columns]
+    return fitted_table(columns, width, narrow, left_aligned=words)
 
 
 def decisions_table(rows: Sequence[tuple[str, str, str, str]], width: int = UNBROKEN) -> RenderableType:
@@ -244,9 +248,14 @@ def verdict_lines(
     return [*lines, *(Text(f"  {note}") for note in notes)]
 
 
-def changes_line(reference: Reference) -> str:
-    """One line: whether two runs share images, labels and weights, and how many predictions changed."""
+def changes_line(reference: Reference, before: str, now: str) -> str:
+    """One line: whether two runs share images, labels and weights, and how many predictions changed.
+
+    It names the architectures of their networks, `before` and `now`, if they are two.
+    """
     weights = "the same weights" if reference.same_weights else "different weights"
+    if before != now:
+        weights += f": {before} -> {now}"
     if reference.changed is None:
         return f"different images, {weights}"
     labels = "" if reference.same_labels else "different labels, "

@@ -6,7 +6,7 @@ Unknown keys are rejected in every layer.
 
 from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, project_defaults, project_file
 from mnist_pipeline.settings.loading import load_settings
-from mnist_pipeline.settings.model import DATED, PATHS, RetentionSettings, Settings
+from mnist_pipeline.settings.model import DATED, NETWORK, PATHS, RetentionSettings, Settings
 from mnist_pipeline.settings.types import (
     CALENDAR_DATE,
     AnyLocation,
@@ -29,6 +29,7 @@ __all__ = [
     "CALENDAR_DATE",
     "DATED",
     "ENVIRONMENT_PREFIX",
+    "NETWORK",
     "PATHS",
     "AnyLocation",
     "ClusterAddress",

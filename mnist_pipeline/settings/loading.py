@@ -58,7 +58,7 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
         settings = Settings(**merged(layers))
     except ValidationError as error:
         raise SettingsError(explain(error, layers)) from None  # pydantic repeats the input, passwords included
-    settings._sources = {name: source_of(layers, [name]) for name in ("dataset", "split")}
+    settings._sources = {name: source_of(layers, [name]) for name in ("dataset", "split", "activation")}
     if "cluster" in given and settings.runner != "dask":  # in config or environment it may be set for other runs
         raise SettingsError(
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"

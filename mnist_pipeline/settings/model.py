@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
+from mnist_pipeline.core.network import Activation
 from mnist_pipeline.datasets.catalogue import Dataset, unlisted
 from mnist_pipeline.errors import SettingsError, shown
 from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, comma_from
@@ -79,11 +80,12 @@ class RetentionSettings(BaseModel):
 
 DATED = ("weights", "images", "data_dir", "labels")  # the locations that may have the run date in them
 PATHS = ("outputs", *DATED, "cache")  # the settings that are paths; some may be addresses
+NETWORK = ("weights", "activation")  # the settings that say which network
 _SOURCES = ("images", "data_dir")
 _COLUMNS = ("image_column", "label_column", "id_column")
 _MEANING = (*_COLUMNS, "pixel_scale", "invert", "transpose")  # of the images
 # With another value than the configured one a run has other images, numbers or run_id than the night.
-COUNTED = (*_SOURCES, *_MEANING, "weights", "batch_rows", "shard_rows")
+COUNTED = (*_SOURCES, *_MEANING, *NETWORK, "batch_rows", "shard_rows")
 
 
 class Settings(BaseModel):
@@ -96,6 +98,9 @@ class Settings(BaseModel):
     run_date: RunDate = Field(default_factory=today, description="UTC date of the run, YYYY-MM-DD; today if left out")
     weights: DatedLocation | None = Field(
         default=None, description="weights: .safetensors, .npz or the book's .pkl; the current ones if left out"
+    )
+    activation: Activation | None = Field(
+        default=None, description="activation of the hidden layers, sigmoid or relu, of weights that do not say it"
     )
     images: DatedLocation | None = Field(
         default=None,

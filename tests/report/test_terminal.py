@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_path_below_the_current_folder_is_shown_relative_to_it(
 
 
 RUN_LINE = terminal.RunLine(
-    "2026-01-31-mnist-test-0123456789ab", "10,000", "98.18 %", "pass", "a879db9f", "2026-02-01 02:30"
+    "2026-01-31-mnist-test-0123456789ab", "10,000", "98.18 %", "pass", "a879db9f", "784-200-10 relu", "2026-02-01 02:30"
 )
 
 
@@ -132,6 +133,14 @@ def test_the_list_of_runs_loses_columns_and_no_digits_on_a_narrow_terminal(width
     assert [re.match(rf"columns left out: {6 - seen} \(.*\); .* --json shows them", line) is None for line in rest] == (
         [False] if seen < 6 else []
     )
+
+
+def test_the_list_of_runs_names_architectures_if_there_are_several() -> None:
+    unread = replace(RUN_LINE, architecture="-")
+    assert "relu" not in printed(terminal.runs_table([RUN_LINE, unread]), terminal.UNBROKEN)
+    table = terminal.runs_table([RUN_LINE, replace(RUN_LINE, architecture="784-10")])
+    heading, _, *lines = printed(table, terminal.UNBROKEN).splitlines()
+    assert ["architecture" in heading, *("784-200-10 relu" in line for line in lines)] == [True, True, False]
 
 
 @pytest.mark.parametrize("width", [80, 60, 40, 5])
@@ -260,7 +269,12 @@ def test_markup_in_a_reason_is_printed_as_it_is() -> None:
     ],
 )
 def test_a_line_says_what_two_runs_share(reference: Reference, line: str) -> None:
-    assert terminal.changes_line(reference) == line
+    assert terminal.changes_line(reference, "784-10", "784-10") == line
+
+
+def test_a_line_names_the_architectures_of_two_runs_if_they_differ() -> None:
+    line = terminal.changes_line(Reference("x", "y", same_images=True, changed=3), "784-10", "784-200-10 relu")
+    assert line == "the same images, different weights: 784-10 -> 784-200-10 relu; predictions changed: 3"
 
 
 def table_of(lines: list[Comparison], width: int = 80) -> list[list[str]]:

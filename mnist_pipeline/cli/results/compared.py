@@ -48,6 +48,8 @@ class CompareResult(Result):
     comparisons: tuple[ComparisonFacts, ...] = Field(
         description="all digits together, then each digit; empty without labels"
     )
+    architecture_before: str = Field(description="widths and activation of the network of the run before")
+    architecture_now: str = Field(description="of the network of the run now")
     inputs_before: InputFacts | None = Field(
         description="what the images of the run before are like; null if an earlier version published it"
     )

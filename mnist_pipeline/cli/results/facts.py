@@ -6,6 +6,8 @@ from datetime import date
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ARCHITECTURE = "widths of the layers of its network, and activation of the hidden ones"
+
 
 class Facts(BaseModel):
     """A part of a document."""

@@ -5,7 +5,7 @@ from datetime import date, datetime
 
 from pydantic import Field
 
-from mnist_pipeline.cli.results.facts import Facts, Result
+from mnist_pipeline.cli.results.facts import ARCHITECTURE, Facts, Result
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.runs.decisions import Standing
 
@@ -26,6 +26,7 @@ class ListedRun(Facts):
     counts: bool | None = Field(default=None, description="whether it is, or was, the run of its date")
     is_of_date: bool | None = Field(default=None, description="whether it is that now: the newest that counts")
     weights_sha256: str | None = None
+    architecture: str | None = Field(default=None, description=ARCHITECTURE)
     published_at: datetime | None = None
     problem: str | None = Field(default=None, description="why its manifest cannot be read")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from mnist_pipeline.cli.results.facts import Facts, Result
+from mnist_pipeline.cli.results.facts import ARCHITECTURE, Facts, Result
 from mnist_pipeline.core.gates import GateResult, Outcome, Reference
 from mnist_pipeline.core.tally import DigitScore
 from mnist_pipeline.errors import StoreError
@@ -124,6 +124,7 @@ class RunFacts(Result):
     digits: tuple[DigitScore, ...] = Field(description="the scores of the ten digits")
     verdict: VerdictFacts | None = Field(description="the newest; null if it was not judged yet or is damaged")
     decision: DecisionFacts | None = Field(description="the newest; null if nothing was decided or it is damaged")
+    architecture: str = Field(description=ARCHITECTURE)
     weights_sha256: str
     sources: dict[str, str] = Field(description="where images, labels and weights were read from, by setting")
     published_at: datetime
@@ -152,6 +153,7 @@ def facts_of(run: Run, scores: Sequence[DigitScore], verdict: Verdict | None) ->
         "digits": tuple(scores),
         "verdict": VerdictFacts.of(verdict) if verdict else None,
         "decision": DecisionFacts.of(known_decision(run.outputs, manifest.content)),
+        "architecture": manifest.architecture,
         "weights_sha256": manifest.identity.weights_sha256,
         "sources": dict(manifest.sources),
         "published_at": manifest.published_at,

@@ -84,6 +84,8 @@ class PromoteResult(Result):
 
     weights_sha256: str = Field(description="of the candidate")
     previous_sha256: str = Field(description="of the weights that were current before")
+    architecture: str = Field(description="widths of the layers of the candidate, and activation of the hidden ones")
+    previous_architecture: str = Field(description="the same of the weights that were current before")
     promoted: bool = Field(description="whether the candidate was made the current weights by this command")
     record: str | None = Field(description="file of the promotion; null without one")
     run: RunFacts = Field(description="the run of the candidate, in outputs/candidates")

@@ -15,14 +15,14 @@ from mnist_pipeline.orchestration.doctor.findings import SET_UP, Finding, guarde
 from mnist_pipeline.orchestration.scheduled import Due
 from mnist_pipeline.pipeline.arrival import look_for_data
 from mnist_pipeline.pipeline.nightly import state_of
-from mnist_pipeline.pipeline.planning import current_network
+from mnist_pipeline.pipeline.planning import network_of
 from mnist_pipeline.runs.lookup import backfill_command, missing_run_dates, newest_counted, runs_of, runs_of_dates
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.runs.run import Run
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.store.base import Location
 from mnist_pipeline.store.probe import free_bytes, problem_with_writing
-from mnist_pipeline.weights.files import load_weights, weights_sha256
+from mnist_pipeline.weights.files import weights_sha256
 
 # A run of MNIST's test split publishes 0.5 MB and shares 4 MB of shards with other runs: 1 GiB is room for years of
 # them, or for one run over some million images.
@@ -94,10 +94,10 @@ def _cache(settings: Settings) -> Iterator[Finding]:
 
 def _weights(settings: Settings) -> Iterator[Finding]:
     """Whether the weights of the next night can be read: the configured ones, or the current ones."""
-    network = load_weights(settings.weights) if settings.weights else current_network(Outputs.at(settings.outputs))
+    network = network_of(settings)
     whose = f"configured: {settings.weights}" if settings.weights else "current"
     what = f"weights of {settings.dataset}/{settings.split}"
-    yield Finding(what, True, f"{whose}, sha256 {weights_sha256(network)[:12]}")
+    yield Finding(what, True, f"{whose}, {network.architecture}, sha256 {weights_sha256(network)[:12]}")
 
 
 def _gates(settings: Settings) -> Iterator[Finding]:
