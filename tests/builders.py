@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core import idx
 from mnist_pipeline.core.images import DIGITS, SIDE
-from mnist_pipeline.core.network import BOOK, Network
+from mnist_pipeline.core.network import BOOK, Architecture, Network
 from mnist_pipeline.settings import Settings, load_settings
 
 PREFIXES = {"test": "t10k", "train": "train"}
@@ -40,12 +40,13 @@ def make_split(folder: Path, rows: int, *, seed: int = 0, labelled: bool = True,
         (folder / labels_name(split)).write_bytes(idx.encode(random_labels(rows, seed)))
 
 
-def random_network(seed: int = 0) -> Network:
+def random_network(seed: int = 0, architecture: Architecture = BOOK) -> Network:
     """A network of random weights, small enough that no probability is 0 or 1."""
     random = np.random.default_rng(seed)
-    return Network(
-        {name: random.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in BOOK.shapes.items()}
-    )
+    tensors = {
+        name: random.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in architecture.shapes.items()
+    }
+    return Network(tensors, architecture.activation)
 
 
 def small_settings(tmp_path: Path, rows: int = 25, by_hand: Any = None, **changes: Any) -> Settings:

@@ -262,6 +262,7 @@ def promote_to(outputs: Location | Outputs, network: Network) -> None:
         schema_version=tables.SCHEMA_VERSION,
         weights_sha256=opened(outputs).archive_weights(network).stem,
         previous_sha256="0" * 64,
+        architecture=str(network.architecture),
         run_id="none",
         verdict_id="none",
         outcome="pass",

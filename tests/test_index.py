@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mnist_pipeline.cli import app
-from mnist_pipeline.core.network import Network
+from mnist_pipeline.core.network import Architecture
 from mnist_pipeline.errors import DamagedError
 from mnist_pipeline.index import try_index, update_index
 from mnist_pipeline.pipeline import judging
@@ -146,12 +146,11 @@ def test_what_does_not_count_or_was_decided_is_said(tmp_path: Path) -> None:
 
 
 def test_weights_are_named_as_they_were_promoted(tmp_path: Path) -> None:
-    network: Network = random_network()
-    promote_to(tmp_path, network)
+    promote_to(tmp_path, random_network(architecture=Architecture((20,), "relu")))
     (sha256,) = (path.stem for path in (tmp_path / "weights").iterdir())
     run = night(tmp_path, "2026-01-30", weights_sha256=sha256)
     updated(tmp_path)
-    assert f"{sha256[:8]} promoted 2026-01-01" in line_of(page(tmp_path), run)
+    assert f"{sha256[:8]} promoted 2026-01-01, 784-20-10 relu" in line_of(page(tmp_path), run)
 
 
 def test_the_index_holds_the_newest_days_and_the_months_hold_all(tmp_path: Path) -> None:

@@ -147,12 +147,13 @@ def test_the_outputs_of_a_night_are_those_of_its_config_file_if_nothing_else_say
 def test_what_a_schedule_says_of_locations_is_that_of_each_date_in_its_folder(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.toml").write_text("labels = 'labels/{run_date}.csv'\n")
+    (tmp_path / "mine.toml").write_text("labels = 'labels/{run_date}.csv'\nweights = 'w.npz'\nactivation = 'relu'\n")
     parameters = {"config": "mine.toml", "dataset": "mine", "images": "in/{run_date:%m/%d}"}
     deploy(client, EVALUATION, "mine", HOUR.format(hour=2), folder=tmp_path, parameters=parameters)
     (planned,) = due(shell(tmp_path), {}, 2)
     assert [planned.settings.on(day).images for day in planned.dates] == [tmp_path / "in/01/30", tmp_path / "in/01/31"]
     assert planned.settings.on(planned.dates[0]).labels == tmp_path / "labels" / "2026-01-30.csv"
+    assert (planned.settings.weights, planned.settings.activation) == (tmp_path / "w.npz", "relu")
     assert planned.settings.by_hand == {}
     (tmp_path / "in" / "01" / "31").mkdir(parents=True)
     (tmp_path / "in" / "01" / "31" / "a.parquet").touch()

@@ -118,6 +118,8 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
             value = configured.get(name)
         if value is not None:
             given[name] = _in(directory, value) if name in PATHS else value
+    if given.get("weights") == _in(directory, configured.get("weights")):
+        given.setdefault("activation", configured.get("activation"))
     return load_settings(config, configured={"config": config, **given}, **given)
 
 

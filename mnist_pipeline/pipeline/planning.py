@@ -100,6 +100,8 @@ def make_plan(settings: Settings, source_images: OpenSplit, network: Network | N
     archived = outputs.archive_weights(network)
     if not settings.by_hand.keys().isdisjoint(NETWORK) and archived.stem == _configured_sha256(settings):
         by_hand.difference_update(NETWORK)  # the same network, by another path
+    elif "weights" in by_hand:
+        by_hand.discard("activation")  # it is that of these weights
     identity = Identity(
         run_date=settings.run_date,
         dataset=source_images.dataset,

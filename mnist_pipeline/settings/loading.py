@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def load_settings(
     flag_names: Mapping[str, str] | None = None,
     **flags: Any,
 ) -> Settings:
-    """Read all layers into one `Settings`.
+    """Read all layers into one `Settings`. Weights come without an activation that only an earlier layer gives.
 
     Args:
         config: a TOML file laid over the project's own; it may hold any subset of the keys.
@@ -54,8 +54,11 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
     files = [Layer.of_file(path) for path in (*project_files(), *([config] if config else []))]
     given = {name: value for name, value in flags.items() if value is not None}
     layers = [*files, Layer.of_environment(_variables(os.environ)), Layer(given, flag_names)]
+    values = merged(layers)
+    if _last(layers, "activation") < _last(layers, "weights"):
+        values["activation"] = None  # what an earlier layer says is of other weights
     try:
-        settings = Settings(**merged(layers))
+        settings = Settings(**values)
     except ValidationError as error:
         raise SettingsError(explain(error, layers)) from None  # pydantic repeats the input, passwords included
     settings._sources = {name: source_of(layers, [name]) for name in ("dataset", "split", "activation")}
@@ -64,6 +67,11 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
             f"cluster {settings.cluster}: expected runner dask, got {settings.runner}; say which is meant"
         )
     return settings
+
+
+def _last(layers: Sequence[Layer], name: str) -> int:
+    """The last layer that gives a setting; -1 if none does."""
+    return max((index for index, layer in enumerate(layers) if name in layer.values), default=-1)
 
 
 def _configured(parameters: Mapping[str, Any]) -> Settings | None:

@@ -390,6 +390,12 @@ def test_accuracy_and_differences_stand_with_their_intervals(full: Reader) -> No
 # The sections
 
 
+def test_the_architectures_of_a_reference_stand_there_if_they_differ() -> None:
+    text = read(replace(PAGE, architectures={"baseline": "784-10 -> 784-200-10 relu"})).text()
+    assert "different images, the same weights: 784-10 -> 784-200-10 relu; Fisher" in text
+    assert f"different weights; {LAST.changed}" in text
+
+
 def test_every_figure_of_every_digit_is_in_the_table(full: Reader) -> None:
     text = full.text("digits")
     corrected = holm([line.p for line in LAST.comparisons[1:]])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mnist_pipeline.core.calibration import Calibration
+from mnist_pipeline.core.network import Architecture
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.catalogue import NAME_PATTERN, SPLIT_PATTERN
 from mnist_pipeline.errors import DamagedError
@@ -214,6 +215,18 @@ def test_a_field_that_a_later_version_added_is_passed_over() -> None:
     assert Manifest.from_bytes(rewritten(colour="blue"), "x") == MANIFEST
 
 
+def test_a_manifest_that_names_no_architecture_is_of_the_books_network() -> None:
+    data = rewritten(architecture=None)
+    assert b"architecture" not in data
+    assert Manifest.from_bytes(data, "x").architecture == "784-50-100-10 sigmoid"
+
+
+@pytest.mark.parametrize("hidden", [(), (200,), (1,) * 6 + (4000,)])
+def test_every_architecture_can_be_in_a_manifest(hidden: tuple[int, ...]) -> None:
+    name = str(Architecture(hidden, "relu" if hidden else None))
+    assert Manifest.from_bytes(rewritten(architecture=name), "x").architecture == name
+
+
 # What was counted
 
 LABELS = (np.arange(12) % 10).astype(np.int8)
@@ -303,6 +316,8 @@ ABSURD: dict[str, dict[str, Any]] = {
     "a file of negative size": {"files": [FILE | {"size_bytes": -1}]},
     "a file without a hash": {"files": [FILE | {"sha256": "6"}]},
     "seconds before it began": {"timings_seconds": {"fetch": -1.0}},
+    "no network of digits": {"architecture": "784-200-9 relu"},
+    "a network of two lines": {"architecture": "784-10\n"},
     "endless seconds": {"timings_seconds": {"fetch": 1e300}},
 }
 

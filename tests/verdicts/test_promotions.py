@@ -52,7 +52,7 @@ def test_promotions_are_numbered_and_the_last_is_current(tmp_path: Path) -> None
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("changes", [{}, {"outcome": "fail", "forced": True}, {"outcome": "inconclusive"}])
+@pytest.mark.parametrize("changes", [{}, {"outcome": "fail", "forced": True}, {"architecture": "784-200-10 relu"}])
 def test_a_promotion_comes_back_as_it_was_recorded(changes: dict[str, Any], tmp_path: Path) -> None:
     path = record_promotion(opened(tmp_path), promotion(**changes))
     assert current_promotion(opened(tmp_path)) == promotion(**changes)
