@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from mnist_pipeline import load_run
 from mnist_pipeline.cli import app
 from mnist_pipeline.cli.options import FILES_ONLY
-from mnist_pipeline.core.network import BOOK
+from mnist_pipeline.core.network import BOOK, Architecture
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.settings import Settings
 from mnist_pipeline.weights.files import encode_weights, weights_sha256
@@ -28,6 +28,7 @@ from tests.builders import images_name, make_split, random_network
 from tests.published import flip_bit, hashes, identity, publish_run
 
 RUN_DATE = "2026-01-31"
+OTHER = Architecture((20,), "relu")
 
 
 @pytest.fixture
@@ -244,6 +245,12 @@ REFUSALS = [
     (["--weights", "nowhere.npz"], 3, "nowhere.npz: expected a weights file"),
     (["--weights", "nan.npz"], 3, "W1: expected finite values, got 1 NaN"),
     (["--weights", "transposed.npz"], 3, "W1"),
+    (
+        ["--weights", "other.npz"],
+        3,
+        "other.npz: weights of 784-20-10: expected the activation of the hidden layers",
+    ),
+    (["--activation", "relu"], 2, "activation 'relu', from --activation: expected none without weights"),
     (["--data-dir", "html"], 3, "this is some other kind of file"),
     (["--dataset", "mnist"], 3, "expected 7840016 bytes, got"),
     (["--outputs", "occupied"], 5, "occupied"),
@@ -266,6 +273,7 @@ def test_bad_input_is_one_message_an_exit_code_and_nothing_lost(
     nan[0, 0] = np.nan
     np.savez(home / "nan.npz", **tensors | {"W1": nan})
     np.savez(home / "transposed.npz", **tensors | {"W1": tensors["W1"].T})
+    other_file(home)
     make_split(home / "html", 35)
     (home / "html" / images_name()).write_bytes(b"<!DOCTYPE html><html>" + b" " * 100)
     (home / "occupied").write_text("a file where a folder should be")
@@ -422,6 +430,13 @@ def night(home: Path, run_date: str, *words: str) -> str:
 def file_of(home: Path, seed: int) -> str:
     (home / f"{seed}.safetensors").write_bytes(encode_weights(random_network(seed)))
     return f"{seed}.safetensors"
+
+
+def other_file(home: Path) -> str:
+    """Weights of another architecture, in a file that does not say their activation."""
+    tensors: dict[str, Any] = dict(random_network(architecture=OTHER))
+    np.savez(home / "other.npz", **tensors)
+    return "other.npz"
 
 
 def test_a_first_night_passes_and_says_that_it_was_compared_with_nothing(home: Path) -> None:
@@ -751,6 +766,39 @@ def test_promoted_weights_that_are_gone_are_an_error_of_the_next_run(home: Path)
         result = command(*words)
         assert result.exit_code == 5
         assert "expected the weights that were promoted last, got none" in result.stderr
+
+
+# Networks of other architectures
+
+
+def test_a_network_of_another_architecture_is_named_wherever_its_weights_are(home: Path) -> None:
+    first = night(home, "2026-01-30")
+    given = other_file(home), "--activation", "relu"
+    result = run("--report", "--weights", *given)
+    assert result.exit_code == 0, result.output
+    other = published(home)[-1].name
+    shown = command("show", other).stdout.splitlines()
+    assert shown[shown.index("architecture 784-20-10 relu") + 1].startswith("weights sha256 ")
+    both = "different weights: 784-50-100-10 sigmoid -> 784-20-10 relu"
+    assert f"the same images, {both}; predictions changed: " in command("compare", first, other).stdout
+    page = (home / "outputs" / "reports" / f"{other}.html").read_text()
+    assert html.escape(both) in page
+    assert "<dt>architecture</dt><dd><code>784-20-10 relu</code></dd>" in page
+    for run_id, architecture in ((first, "784-50-100-10 sigmoid"), (other, "784-20-10 relu")):
+        (line,) = (line for line in command("runs").stdout.splitlines() if line.startswith(run_id))
+        assert architecture in line
+    assert command("images", "--weights", *given, "--count", "1").exit_code == 0
+    assert command("images", "--count", "1", "--weights", given[0]).exit_code == 3
+    flag = gates(home, "max_loss = 1")
+    assert command("promote", given[0], *flag).exit_code == 3
+    promoted = command("promote", *given, *flag)
+    assert promoted.exit_code == 0, promoted.output
+    assert "candidate: 784-20-10 relu; current: 784-50-100-10 sigmoid" in promoted.stdout.splitlines()
+    assert run().exit_code == 0
+    assert "run 2026-01-31-toy-test-" in command("show", "2026-01-31").stdout  # the same run counts now
+    verified = command("verify")
+    assert verified.exit_code == 0
+    assert "weights: 2 verified, 0 damaged" in verified.stdout
 
 
 # report, reindex

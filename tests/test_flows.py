@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from prefect import flow
@@ -23,6 +24,7 @@ from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Failed, Scheduled
 
+from mnist_pipeline.core.network import Architecture
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.errors import ChecksumError, DamagedError, RunNotFoundError, SourceError, UnavailableError
 from mnist_pipeline.orchestration import progress, tasks
@@ -32,7 +34,7 @@ from mnist_pipeline.pipeline import arrival
 from mnist_pipeline.pipeline.nightly import run_nightly
 from mnist_pipeline.settings import load_settings
 from tests import engine
-from tests.builders import make_split, random_images, random_labels
+from tests.builders import make_split, random_images, random_labels, random_network
 from tests.engine import ask, free_port, python_m, wait_until
 from tests.mirror import FILES, IMAGES, OTHER, PACKED, Answer, Site
 from tests.parquet_files import as_numbers, column, write
@@ -95,18 +97,22 @@ def _tables(outputs: Path) -> dict[str, bytes]:
 def test_the_flow_publishes_what_the_steps_publish_in_a_bounded_number_of_tasks(
     in_this_process: str, tmp_path: Path
 ) -> None:
-    state = _flow("evaluate")(run_date=RUN_DATE, outputs=tmp_path / "flow", return_state=True)
+    tensors: dict[str, Any] = dict(random_network(architecture=Architecture((20,), "relu")))
+    np.savez(tmp_path / "other.npz", **tensors)
+    given: dict[str, Any] = {"run_date": RUN_DATE, "weights": tmp_path / "other.npz", "activation": "relu"}
+    state = _flow("evaluate")(**given, outputs=tmp_path / "flow", return_state=True)
     assert state.is_completed(), state
-    run_nightly(load_settings(run_date=RUN_DATE, outputs=tmp_path / "direct"))
+    run_nightly(load_settings(**given, outputs=tmp_path / "direct"))
     assert _tables(tmp_path / "direct") == _tables(tmp_path / "flow") != {}
     (manifest,) = (tmp_path / "flow" / "runs").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["engine"] == "prefect"
+    written = json.loads(manifest.read_text())
+    assert (written["engine"], written["architecture"]) == ("prefect", "784-20-10 relu")
     assert list((tmp_path / "flow" / ".staging").iterdir()) == []
     names = _task_run_names(in_this_process, state.state_details.flow_run_id)
     assert len([name for name in names if name.startswith("predict ")]) == 4
     assert "predict shards 1-2 of 10" in names
     assert "fetch toy/test" in names
-    again = _flow("evaluate")(run_date=RUN_DATE, outputs=tmp_path / "flow")
+    again = _flow("evaluate")(**given, outputs=tmp_path / "flow")
     assert not again.published.new
 
 
@@ -145,6 +151,7 @@ def test_a_night_that_its_gates_reject_ends_under_that_name_and_stays_published(
     (summary,) = ask(in_this_process, "artifacts/filter", artifacts)
     assert "night of 2026-01-30: fail" in summary["data"]
     assert "- **fail** `min_accuracy`: accuracy" in summary["data"]
+    assert "| architecture | 784-50-100-10 sigmoid |" in summary["data"]
     assert re.search(r"\| all nights \| `/.*/outputs/reports/index\.html` \|", summary["data"])
 
     words = ["mnist_pipeline", "run", "--run-date", "2026-01-30", "--config", "strict.toml", "--report"]
