@@ -151,12 +151,13 @@ def test_each_layer_changes_only_what_it_names(tmp_path: Path, monkeypatch: pyte
     assert changed == {"batch_rows", "max_tasks"}
 
 
-def test_an_activation_is_of_the_weights_of_its_layer_or_an_earlier_one(
+def test_weights_do_not_inherit_the_activation_of_others_that_they_replace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = config(tmp_path, 'weights = "a.npz"\nactivation = "relu"\n')
     assert load_settings(mine).activation == "relu"
-    assert load_settings(mine, weights="a.npz").activation is None
+    assert load_settings(mine, weights="a.npz").activation == "relu"
+    assert load_settings(mine, weights="b.npz").activation is None
     assert load_settings(mine, weights="b.npz", activation="relu").activation == "relu"
     monkeypatch.setenv("MNIST_PIPELINE_ACTIVATION", "sigmoid")
     assert load_settings(mine).activation == "sigmoid"
@@ -164,6 +165,7 @@ def test_an_activation_is_of_the_weights_of_its_layer_or_an_earlier_one(
     assert load_settings(mine).activation == "sigmoid"
     monkeypatch.delenv("MNIST_PIPELINE_ACTIVATION")
     assert load_settings(mine).activation is None
+    assert load_settings(config(tmp_path, 'activation = "relu"\n')).activation == "relu"
 
 
 def test_a_flag_of_none_is_not_given() -> None:

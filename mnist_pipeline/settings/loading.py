@@ -25,7 +25,7 @@ def load_settings(
     flag_names: Mapping[str, str] | None = None,
     **flags: Any,
 ) -> Settings:
-    """Read all layers into one `Settings`. Weights come without an activation that only an earlier layer gives.
+    """Read all layers into one `Settings`; weights do not inherit the activation of others that they replace.
 
     Args:
         config: a TOML file laid over the project's own; it may hold any subset of the keys.
@@ -55,8 +55,8 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
     given = {name: value for name, value in flags.items() if value is not None}
     layers = [*files, Layer.of_environment(_variables(os.environ)), Layer(given, flag_names)]
     values = merged(layers)
-    if _last(layers, "activation") < _last(layers, "weights"):
-        values["activation"] = None  # what an earlier layer says is of other weights
+    if _weights_of_activation(layers) not in (None, _weights(layers)):
+        values["activation"] = None  # it is of weights that a later layer replaces
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -69,9 +69,15 @@ def _build(config: Path | None, flags: Mapping[str, Any], flag_names: Mapping[st
     return settings
 
 
-def _last(layers: Sequence[Layer], name: str) -> int:
-    """The last layer that gives a setting; -1 if none does."""
-    return max((index for index, layer in enumerate(layers) if name in layer.values), default=-1)
+def _weights(layers: Sequence[Layer]) -> str | None:
+    """The weights that these layers give together."""
+    return next((str(layer.values["weights"]) for layer in reversed(layers) if "weights" in layer.values), None)
+
+
+def _weights_of_activation(layers: Sequence[Layer]) -> str | None:
+    """The weights that were given up to the layer whose activation wins; None if no weights or no activation was."""
+    last = max((index for index, layer in enumerate(layers) if "activation" in layer.values), default=-1)
+    return _weights(layers[: last + 1])
 
 
 def _configured(parameters: Mapping[str, Any]) -> Settings | None:
