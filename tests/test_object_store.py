@@ -43,7 +43,7 @@ from mnist_pipeline.store.opening import open_store
 from mnist_pipeline.verdicts.baselines import read_baselines, set_baseline
 from mnist_pipeline.verdicts.records import newest_verdict
 from mnist_pipeline.views import current_views
-from mnist_pipeline.weights.files import load_weights
+from mnist_pipeline.weights.files import MAX_FILE_BYTES, load_weights
 from tests.builders import labels_name, random_labels, random_network, small_settings
 from tests.engine import clean_environment
 from tests.objectstore import KEY_ID, SECRET, TOKEN, Fault, ObjectStore, always, objects
@@ -518,8 +518,8 @@ def test_promoted_weights_are_kept_in_the_store_and_serve_the_nights_from_then_o
 
 
 def test_weights_in_a_store_that_are_too_large_are_not_read_to_their_end(server: ObjectStore, bucket: Address) -> None:
-    write(bucket / "w.safetensors", bytes(5 << 20))
-    with pytest.raises(WeightsError, match="expected at most 1048576 bytes, got more"):
+    write(bucket / "w.safetensors", bytes(MAX_FILE_BYTES + (1 << 20)))
+    with pytest.raises(WeightsError, match=f"expected at most {MAX_FILE_BYTES} bytes, got more"):
         load_weights(bucket / "w.safetensors")
 
 
