@@ -60,7 +60,7 @@ def init_network(weights: Path | str | None = None, activation: Activation | Non
 
     Args:
         weights: a .safetensors, .npz or .pkl file, such as the book's `sample_weight.pkl`, or its address in an object
-            store; the weights shipped with this package if left out.
+            store; float64 is rounded, with a warning. The weights shipped with this package if left out.
         activation: "sigmoid" or "relu", of the hidden layers. Needed only for a file that does not say it;
             784-50-100-10 is then the book's network, with sigmoid.
 

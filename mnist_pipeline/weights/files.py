@@ -34,14 +34,14 @@ TORCH = b"/data.pkl"  # in the name of the first file of the archives that torch
 
 
 def load_weights(path: Location, activation: Activation | None = None) -> Network:
-    """Read a network from a .safetensors, .npz or .pkl file.
+    """Read a network from a .safetensors, .npz or .pkl file; warn of float64, which is rounded to float32.
 
     Args:
         path: the file.
         activation: of the hidden layers, for a file that does not say it.
 
     Raises:
-        WeightsError: the file is missing, is not exactly a dense network of finite float32, says another activation, or
+        WeightsError: the file is missing, is not exactly a dense network of finite numbers, says another activation, or
             none though one is needed.
     """
     if is_remote(path) and not isinstance(path, Address):  # not repeated: there may be a password in it
@@ -70,7 +70,7 @@ def decode_weights(data: bytes, suffix: str, name: str, activation: Activation |
         activation: of the hidden layers, for a file that does not say it.
 
     Raises:
-        WeightsError: the bytes are not exactly a dense network of finite float32, say another activation, or none
+        WeightsError: the bytes are not exactly a dense network of finite numbers, say another activation, or none
             though one is needed.
     """
     read = READERS[_check_suffix(suffix, name)]

@@ -11,9 +11,11 @@ from typing import Any
 import safetensors
 from numpy.lib import format as npy
 
+from mnist_pipeline.core.network.architecture import MAX_LAYERS
 from mnist_pipeline.errors import WeightsError, listed, shown
 from mnist_pipeline.weights.arrays import ADVICE, Floats, StoredArray, check_names, check_shape, float_array
 
+MAX_ARRAYS = 2 * MAX_LAYERS
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors file; of the directory of an archive
 # NumPy writes 128 bytes. A Python literal as short as this cannot nest deep enough to exhaust the literal parser.
 MAX_NPY_HEADER_BYTES = 512
@@ -81,6 +83,8 @@ def read_npz(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str]]:
     check_names(names)
     if others := [name for name in names if not name.endswith(".npy")]:
         raise _weights_error("only .npy files in it", listed(others))
+    if len(names) > MAX_ARRAYS:  # each takes as long to read as the whole file, if it is made so
+        raise _weights_error(f"at most {MAX_ARRAYS} arrays", f"{len(names)}: {listed(names)}")
     if twice := {name for name in names if names.count(name) > 1}:
         raise _weights_error("each name once", f"{listed(sorted(twice))} twice")
     return {

@@ -110,9 +110,13 @@ BROKEN: list[tuple[bytes, str]] = [
     (archive([("x.npz", VALID[".npz"])]), r"only \.npy files in it, got 'x\.npz'"),
     (archive([(f"{n:05}", b"") for n in range(2000)]), "a directory of at most 65536 bytes, got more"),
     (archive([(f"{n:05}", b"") for n in range(1000)]), "got '00000', .* and 995 more; give"),
-    (archive([(f"{n:05}.npy", MEMBERS["b3.npy"]) for n in range(1000)]), r"got '00000' \(10,\), .* and 994 more; give"),
+    (
+        archive([(f"{n:05}.npy", MEMBERS["b3.npy"]) for n in range(1000)]),
+        "at most 16 arrays, got 1000: ",
+    ),
     (directory_of((MAX_FILE_BYTES - 100) // 46), "a directory of at most 65536 bytes, got more"),
-    (directory_of(1000, b"b3.npy"), r"each name once, got 'b3\.npy' twice"),
+    (directory_of(1000, b"b3.npy"), "at most 16 arrays, got 1000: 'b3.npy', .* and 995 more; give"),
+    (directory_of(16, b"b3.npy"), r"each name once, got 'b3\.npy' twice"),
     (in_64_bits(directory_of(MEBIBYTE // 46)), "a directory of at most 65536 bytes, got more"),
     (archive_with()[:-2] + b"\x01\x00!", r"expected an \.npz file with its directory at the end, got another end"),
     (bytes(33 * MEBIBYTE), "expected at most 32065536 bytes, got more"),
@@ -187,7 +191,7 @@ BROKEN: list[tuple[bytes, str]] = [
         declaring_shapes((9,) * 32, (9,) * 32),
         r"W1: expected .*, got \(9, 9, .*; only dense layers are read",
     ),
-    (declaring_shapes(*[(784, 784), (784,)] * 8, (784, 10), (10,)), "expected at most 8 layers, got 9"),
+    (declaring_shapes(*[(784, 784), (784,)] * 8, (784, 10), (10,)), "expected at most 16 arrays, got 18: 'W1"),
     (declaring_shapes((784, 10), (10,)), r"W1\.npy of 31488 bytes by its shape, got 128"),
 ]
 
