@@ -22,7 +22,7 @@ from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
 from mnist_pipeline.weights.arrays import ADVICE, StoredArray, check_names, rounded, shown_error
 from mnist_pipeline.weights.formats import MAX_HEADER_BYTES, read_npz, read_safetensors
-from mnist_pipeline.weights.layouts import advice_of_suffix, advice_of_torch, check
+from mnist_pipeline.weights.layouts import advice_of_suffix, check
 from mnist_pipeline.weights.pickles import read_arrays
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,9 @@ def decode_weights(data: bytes, suffix: str, name: str, activation: Activation |
         if not data:
             raise _weights_error("a weights file", "an empty one")
         if TORCH in data[: len(TORCH) + 200]:
-            raise WeightsError(f"expected a {suffix.lower()} file, got one of torch.save; {advice_of_torch(name)}")
+            raise WeightsError(
+                f"expected a {suffix.lower()} file, got one of torch.save; {advice_of_suffix('.pt', name)}"
+            )
         arrays, metadata = read(data)
         check(arrays, suffix.lower(), name)
         said = _activation(metadata.get("activation"), activation)

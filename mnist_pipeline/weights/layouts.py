@@ -70,11 +70,6 @@ def check(arrays: Mapping[str, StoredArray], suffix: str, name: str) -> None:
     raise WeightsError(f"weights are not a dense network: {'; '.join(problems)}; {advice}")
 
 
-def advice_of_torch(name: str) -> str:
-    """What to do with a file of `torch.save`, whatever its suffix is."""
-    return advice_of_suffix(".pt", name)
-
-
 def advice_of_suffix(suffix: str, name: str) -> str:
     """What to do with a file of another format, known by its suffix."""
     line = _OTHERS.get(suffix.lower())
