@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mnist_pipeline.core.network import Activation
+from mnist_pipeline.core.network.architecture import MAX_LAYERS, MAX_PARAMETERS
 from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import flow
@@ -12,6 +14,7 @@ from mnist_pipeline.settings import AnyLocation, DatasetName, DatedLocation, Loc
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0)]
+Hidden = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_PARAMETERS)], ...], Field(max_length=MAX_LAYERS - 1)]
 
 
 @flow(name="mnist-training", flow_run_name="train for {epochs} epochs, seed {seed}")
@@ -19,6 +22,8 @@ def train(
     dataset: DatasetName | None = None,
     epochs: Epochs = Recipe.epochs,
     seed: Seed = Recipe.seed,
+    hidden: Hidden = Recipe.hidden,
+    activation: Activation = Recipe.activation,
     target: LocalPath | None = None,
     data_dir: DatedLocation | None = None,
     pixel_scale: PixelScale | None = None,
@@ -33,6 +38,8 @@ def train(
         dataset: data set to train on.
         epochs: passes over all images.
         seed: random seed of the initial weights, the order of the images and their shifts.
+        hidden: width of each hidden layer, 0 to 7 of them; the network has at most 4 million parameters.
+        activation: activation of the hidden layers, sigmoid or relu.
         target: the .safetensors file to write; named after its content in the outputs folder if left out.
         data_dir: folder with IDX files, on disk or in a bucket, asked before any other source; none if left out. It may
             have today's date in it: {run_date}, or {run_date:%Y/%m/%d}.
@@ -42,6 +49,7 @@ def train(
         outputs: folder of the weights if no target is given; that of the deployment if left out.
         config: TOML file laid over the project's own configuration; none if left out.
     """
+    recipe = Recipe(epochs=epochs, seed=seed, hidden=hidden, activation=activation)
     given: dict[str, Any] = {
         "dataset": dataset,
         "data_dir": data_dir,
@@ -52,5 +60,5 @@ def train(
     }
     settings = {split: load_settings(config, split=split, **given) for split in (TRAIN, TEST)}
     source_images, unseen = (tasks.fetch(settings[split]) for split in (TRAIN, TEST))
-    fitted = tasks.fit_weights(source_images, Recipe(epochs=epochs, seed=seed), settings[TRAIN].outputs, target)
+    fitted = tasks.fit_weights(source_images, recipe, settings[TRAIN].outputs, target)
     return tasks.score_weights(fitted, unseen)

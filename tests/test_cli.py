@@ -23,7 +23,7 @@ from mnist_pipeline.cli.options import FILES_ONLY
 from mnist_pipeline.core.network import BOOK, Architecture
 from mnist_pipeline.datasets.sources import fetching
 from mnist_pipeline.settings import Settings
-from mnist_pipeline.weights.files import encode_weights, weights_sha256
+from mnist_pipeline.weights.files import encode_weights, load_weights, weights_sha256
 from tests.builders import images_name, make_split, random_network
 from tests.published import flip_bit, hashes, identity, publish_run
 
@@ -230,6 +230,29 @@ def test_train_writes_weights_that_run_takes(home: Path) -> None:
     assert "model card: new.md" in result.stdout
     assert "next: `mnist-pipeline promote new.safetensors` to use them every night" in result.stdout
     assert run("--weights", "new.safetensors").exit_code == 0
+
+
+def test_train_makes_a_network_of_the_layers_asked_for(home: Path) -> None:
+    words = ("--hidden", "20,9", "--activation", "relu", "--epochs", "1", "--out", "new.safetensors")
+    result = command("train", "--direct", *words)
+    assert result.exit_code == 0, result.output
+    assert "architecture: 784-20-9-10 relu, 15,989 parameters" in result.stdout
+    assert command("train", "--direct", "--hidden", "none", *words[4:]).exit_code == 0
+    assert load_weights(home / "new.safetensors").architecture == Architecture((), None)
+
+
+@pytest.mark.parametrize("hidden", ["", "200,x", "200, 100", "200,", "-1", "٢"])
+def test_widths_that_are_no_numbers_are_refused(hidden: str) -> None:
+    result = command("train", "--hidden", hidden)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: --hidden {hidden!r}: expected the widths of the hidden layers")
+
+
+def test_layers_that_cannot_be_are_refused() -> None:
+    for hidden, message in (("0", "0 to 7 widths of 1 or more"), ("5032", "at most 4,000,000 parameters, got")):
+        result = command("train", "--hidden", hidden)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith(f"error: hidden layers '{hidden}': expected {message}")
 
 
 REFUSALS = [

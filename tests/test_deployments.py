@@ -97,6 +97,14 @@ def test_unknown_and_out_of_range_parameters_are_refused_before_a_run(given: dic
         flow_of("adhoc").validate_parameters(given)
 
 
+@pytest.mark.parametrize(
+    "given", [{"hidden": [0]}, {"hidden": [5] * 8}, {"hidden": "200,100"}, {"activation": "tanh"}], ids=str
+)
+def test_networks_that_cannot_be_trained_are_refused_before_a_run(given: dict[str, Any]) -> None:
+    with pytest.raises(ParameterTypeError):
+        flow_of("training").validate_parameters(given)
+
+
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_the_terminal_of_prefect_shows_the_patterns_whole(name: str) -> None:
     patterns = re.findall(r'"pattern": (".*?")[,}]', json.dumps(flow_of(name).parameters.model_dump(mode="json")))

@@ -177,10 +177,11 @@ def test_an_expected_error_in_the_flow_is_one_message_without_traceback_and_publ
 
 
 def test_the_training_flow_writes_weights_and_card(in_this_process: str, tmp_path: Path) -> None:
-    trained = _flow("train")(epochs=1, seed=3)
+    trained = _flow("train")(epochs=1, seed=3, hidden=[20], activation="relu")
     (weights,) = (tmp_path / "outputs" / "weights").glob("*.safetensors")
     assert trained.path == weights
     assert weights.with_suffix(".md").is_file()
+    assert str(trained.architecture) == "784-20-10 relu"
 
 
 def test_a_flow_run_that_is_late_stands_for_the_night_it_was_scheduled_for(in_this_process: str) -> None:

@@ -1,7 +1,8 @@
 """The commands for data and weights: fetch, images, train."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,7 +10,7 @@ from mnist_pipeline.cli.console import opened, progress_for
 from mnist_pipeline.cli.engine import run_flow
 from mnist_pipeline.cli.options import OF_IMAGES, Direct, Given, command, path_option
 from mnist_pipeline.cli.printing import conclude, err, out, print_table
-from mnist_pipeline.errors import OutputsError, SettingsError
+from mnist_pipeline.errors import OutputsError, SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mnist_pipeline.report.picture import Picture
 
 MAX_DRAWN = 400  # images
+WIDTHS = r"[0-9]{1,9}(,[0-9]{1,9})*"
 
 
 @command("dataset", "data_dir", "pixel_scale", "invert", "cache", "outputs")
@@ -25,32 +27,47 @@ def train(
     given: Given,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over all images (120).", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (1).", show_default=False)] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help="Widths of the hidden layers, such as 200,100, or none (50,100).",
+            show_default=False,
+        ),
+    ] = None,
+    activation: Annotated[
+        Literal["sigmoid", "relu"] | None,
+        typer.Option(help="Activation of the hidden layers (sigmoid).", show_default=False),
+    ] = None,
     target: Annotated[
         Path | None,
         path_option("--out", about="The .safetensors file to write (in outputs/weights, named by content)."),
     ] = None,
     direct: Direct = False,
 ) -> None:
-    """Train the network on the train split and write weights and model card."""
+    """Train a network on the train split and write weights and model card."""
     from mnist_pipeline.cli.results.work import TrainResult
     from mnist_pipeline.core.network.training import Recipe
     from mnist_pipeline.pipeline import training
     from mnist_pipeline.report import terminal
     from mnist_pipeline.store.probe import require_usable
 
-    chosen = {name: value for name, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
-    settings = given.load()
+    named = {"epochs": epochs, "seed": seed, "hidden": _widths(hidden), "activation": activation}
+    chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    recipe, settings = Recipe(**chosen), given.load()
     training.check_target(target)
     require_usable(target.absolute().parent if target else settings.outputs)
     if direct:
         with progress_for() as progress:
-            trained = training.train(settings, Recipe(**chosen), target, progress)
+            trained = training.train(settings, recipe, target, progress)
     else:
         trained = run_flow("train", config=given.config, target=target, **chosen, **given.flags)
     tally = trained.tally
     result = TrainResult(
         weights=str(trained.path),
         model_card=str(trained.card),
+        architecture=str(trained.architecture),
+        parameters=trained.architecture.parameters,
         labelled=tally.labelled,
         correct=tally.correct,
         accuracy=tally.accuracy,
@@ -59,9 +76,21 @@ def train(
     out.print()
     line = terminal.accuracy_line(tally.correct, tally.labelled, tally.images)
     out.print(f"on the test split: {line}")
+    out.print(f"architecture: {result.architecture}, {result.parameters:,} parameters")
     out.print(f"weights: {terminal.path_line(trained.path)}")
     out.print(f"model card: {terminal.path_line(trained.card)}")
     out.print(f"next: `mnist-pipeline promote {terminal.path_line(trained.path)}` to use them every night")
+
+
+def _widths(hidden: str | None) -> tuple[int, ...] | None:
+    if hidden is None or hidden == "none":
+        return None if hidden is None else ()
+    if not re.fullmatch(WIDTHS, hidden):
+        raise SettingsError(
+            f"--hidden {shown(hidden)}: expected the widths of the hidden layers with commas between them, such as "
+            "200,100, or none; correct it"
+        )
+    return tuple(map(int, hidden.split(",")))
 
 
 @command("dataset", "data_dir", "cache")

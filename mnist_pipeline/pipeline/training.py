@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import DIGITS, flatten, normalise
-from mnist_pipeline.core.network import Network, Workspace, choose, forward
+from mnist_pipeline.core.network import Architecture, Network, Workspace, choose, forward
 from mnist_pipeline.core.network.training import EpochReport, Recipe, fit
 from mnist_pipeline.core.plan import RowRange, cut
 from mnist_pipeline.core.progress import Progress, silent
@@ -51,6 +51,7 @@ class Trained:
 
     path: Location
     card: Location
+    architecture: Architecture
     tally: Tally
 
 
@@ -135,14 +136,16 @@ def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
         WeightsError: the weights file was altered.
         OutputsError: the card cannot be written.
     """
-    tally = score(load_weights(fitted.path), source_images)
+    network, recipe = load_weights(fitted.path), fitted.recipe
+    tally, facts = score(network, source_images), asdict(recipe) | {"learning_rate": recipe.initial_rate}
     card = fitted.path.with_suffix(".md")
     text = render_card(
         Card(
+            architecture=network.architecture,
             file_name=fitted.path.name,
             sha256=fitted.sha256,
             trained_on=_describe(fitted.source_images),
-            recipe=asdict(fitted.recipe),
+            recipe={name: value for name, value in facts.items() if name not in ("hidden", "activation")},
             loss=fitted.last.loss,
             training_accuracy=fitted.last.accuracy,
             seconds=fitted.seconds,
@@ -152,7 +155,7 @@ def score_weights(fitted: Fitted, source_images: IdxSplit) -> Trained:
         )
     )
     write_location(card, text.encode())
-    return Trained(fitted.path, card, tally)
+    return Trained(fitted.path, card, network.architecture, tally)
 
 
 def score(network: Network, source_images: IdxSplit) -> Tally:

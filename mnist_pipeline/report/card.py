@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnist_pipeline.core.intervals import wilson
+from mnist_pipeline.core.network import Architecture
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.errors import printable
 from mnist_pipeline.report.terminal import percent
@@ -15,6 +16,7 @@ from mnist_pipeline.report.terminal import percent
 class Card:
     """The content of a model card. Accuracies are in 0..1, the loss is in nats per image."""
 
+    architecture: Architecture
     file_name: str
     sha256: str
     trained_on: Mapping[str, str]
@@ -39,7 +41,8 @@ def render_card(card: Card) -> str:
     name = re.sub(r"[`|]", "", printable(card.file_name))
     sections = {
         "Network": {
-            "form": "784-50-100-10, sigmoid, sigmoid, softmax, float32",
+            "architecture": card.architecture,
+            "parameters": f"{card.architecture.parameters:,}, float32",
             "file": f"`{name}`",
             "sha256": f"`{card.sha256}`",
         },

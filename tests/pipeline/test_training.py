@@ -1,13 +1,13 @@
 import hashlib
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnist_pipeline.core.images import flatten, normalise
-from mnist_pipeline.core.network import predict
+from mnist_pipeline.core.network import Architecture, predict
 from mnist_pipeline.core.network.training import Recipe
 from mnist_pipeline.errors import LabelError, NumericalError, OutputsError, SettingsError, WeightsError
 from mnist_pipeline.pipeline import training
@@ -66,8 +66,11 @@ def test_the_card_tells_how_the_weights_came_to_be(toy: Settings, tmp_path: Path
     assert card.startswith("# Model card: digits.safetensors\n")
     assert facts["file"] == "`digits.safetensors`"
     assert facts["sha256"] == f"`{hashlib.sha256(trained.path.read_bytes()).hexdigest()}`"
-    for name, value in asdict(RECIPE).items():
-        assert facts[name.replace("_", " ")] == str(value)
+    assert facts["architecture"] == "784-50-100-10 sigmoid"
+    assert facts["parameters"] == "45,360, float32"
+    shown = asdict(RECIPE) | {"learning_rate": 0.02}
+    for name in shown.keys() - {"hidden", "activation"}:
+        assert facts[name.replace("_", " ")] == str(shown[name])
     for name, value in versions().items():
         assert facts[name] == value
     assert facts["accuracy"].startswith(
@@ -79,6 +82,14 @@ def test_the_card_tells_how_the_weights_came_to_be(toy: Settings, tmp_path: Path
     assert source_images.labels is not None
     assert f"| images sha256 | {source_images.images.sha256} |" in card
     assert f"| labels sha256 | {source_images.labels.sha256} |" in card
+
+
+def test_a_network_of_another_form_is_trained_stored_and_described_as_one(toy: Settings) -> None:
+    trained = train(toy, replace(RECIPE, hidden=(20, 9, 8), activation="relu"))
+    assert load_weights(trained.path).architecture == trained.architecture == Architecture((20, 9, 8), "relu")
+    card = on_disk(trained.card).read_text()
+    assert "| architecture | 784-20-9-8-10 relu |" in card
+    assert "| learning rate | 0.005 |" in card
 
 
 def test_progress_is_reported_after_each_epoch(toy: Settings) -> None:

@@ -159,6 +159,8 @@ class TrainResult(Result):
 
     weights: str = Field(description="the file of the weights")
     model_card: str = Field(description="the file of the model card")
+    architecture: str = Field(description="widths of the layers of the network, and activation of the hidden ones")
+    parameters: int = Field(description="how many numbers the network consists of")
     labelled: int = Field(description="images of the test split with a label")
     correct: int = Field(description="of these, predicted right")
     accuracy: float | None = Field(description="correct / labelled; null without labels")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mnist_pipeline.core.images import DIGITS, PIXELS
 from mnist_pipeline.core.network.activations import Activation
-from mnist_pipeline.errors import listed
+from mnist_pipeline.errors import SettingsError, listed, shown
 
 MAX_LAYERS = 8
 MAX_PARAMETERS = 4_000_000
@@ -41,6 +41,19 @@ class Architecture:
     def parameters(self) -> int:
         """How many numbers the network consists of."""
         return _parameters(self.shapes)
+
+    def check(self) -> None:
+        """Raise SettingsError unless there may be such a network."""
+        given = f"hidden layers {shown(','.join(map(str, self.hidden)))}: expected"
+        if len(self.hidden) >= MAX_LAYERS or min(self.hidden, default=1) < 1:
+            raise SettingsError(
+                f"{given} 0 to {MAX_LAYERS - 1} widths of 1 or more, got {len(self.hidden)}, the smallest "
+                f"{min(self.hidden)}; choose others"
+            )
+        if self.parameters > MAX_PARAMETERS:
+            raise SettingsError(
+                f"{given} at most {MAX_PARAMETERS:,} parameters, got {self.parameters:,}; choose smaller layers"
+            )
 
     def __str__(self) -> str:
         """As it is named everywhere: `784-50-100-10 sigmoid`."""

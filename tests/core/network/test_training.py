@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.images import flatten, normalise, one_hot
-from mnist_pipeline.core.network import BOOK, Network, predict
+from mnist_pipeline.core.network import BOOK, Architecture, Network, predict
 from mnist_pipeline.core.network.training import EpochReport, Recipe, backward, fit
 from mnist_pipeline.errors import ImagesError, LabelError, NumericalError, SettingsError
 
@@ -25,25 +25,38 @@ def striped(rows: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     return images, labels
 
 
-def random_problem() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], NDArray[np.float64]]:
+def random_problem(
+    architecture: Architecture = BOOK,
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(5)
-    tensors = {name: rng.normal(0, 0.3, shape) for name, shape in BOOK.shapes.items()}
+    tensors = {name: rng.normal(0, 0.3, shape) for name, shape in architecture.shapes.items()}
     return tensors, rng.random((7, 784)), one_hot(rng.integers(0, 10, 7, dtype=np.uint8))
 
 
-def test_the_loss_is_the_mean_of_minus_log_of_the_probability_of_the_label() -> None:
-    tensors, images, targets = random_problem()
-    probabilities = predict({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, images)
-    step = backward(tensors, images, targets)
+FORMS = [
+    BOOK,
+    Architecture((), None),
+    Architecture((50, 100), "relu"),
+    Architecture((12,), "relu"),
+    Architecture((9, 14, 6), "sigmoid"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_loss_is_the_mean_of_minus_log_of_the_probability_of_the_label(form: Architecture) -> None:
+    tensors, images, targets = random_problem(form)
+    network = Network({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, form.activation)
+    probabilities = predict(network, images)
+    step = backward(tensors, form.activation, images, targets)
     assert step.loss == pytest.approx(-np.log(probabilities[targets == 1]).mean(), rel=1e-5)
     assert step.correct == (probabilities.argmax(axis=1) == targets.argmax(axis=1)).sum()
 
 
-@pytest.mark.parametrize("name", BOOK.shapes)
-def test_gradients_agree_with_finite_differences(name: str) -> None:
-    tensors, images, targets = random_problem()
-    gradient = backward(tensors, images, targets).gradients[name]
-    assert gradient.shape == BOOK.shapes[name]
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form in FORMS for name in form.shapes], ids=str)
+def test_gradients_agree_with_finite_differences(form: Architecture, name: str) -> None:
+    tensors, images, targets = random_problem(form)
+    gradient = backward(tensors, form.activation, images, targets).gradients[name]
+    assert gradient.shape == form.shapes[name]
     some = np.random.default_rng(6).choice(gradient.size, min(gradient.size, 40), replace=False)
     half_step = 1e-5
     for index in some:
@@ -51,7 +64,7 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         for sign in (1, -1):
             moved = tensors[name].copy()
             moved.flat[index] += sign * half_step
-            losses.append(backward({**tensors, name: moved}, images, targets).loss)
+            losses.append(backward({**tensors, name: moved}, form.activation, images, targets).loss)
         slope = (losses[0] - losses[1]) / (2 * half_step)
         assert gradient.flat[index] == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
@@ -59,15 +72,25 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
 def test_gradients_stay_finite_where_the_probability_of_the_label_underflows() -> None:
     tensors, images, targets = random_problem()
     wrong = {**tensors, "b3": np.where(targets[0] == 1, -2000.0, 0.0)}
-    step = backward(wrong, images[:1], targets[:1])
+    step = backward(wrong, "sigmoid", images[:1], targets[:1])
     assert 1900 < step.loss < 2100
     assert all(np.isfinite(gradient).all() for gradient in step.gradients.values())
 
 
-def test_a_small_problem_is_learnt_and_the_loss_falls() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=12, batch_rows=32, learning_rate=0.01),
+        Recipe(epochs=12, batch_rows=32, hidden=(20,), activation="relu"),
+        Recipe(epochs=12, batch_rows=32, hidden=()),
+    ],
+    ids=lambda recipe: str(recipe.architecture),
+)
+def test_a_small_problem_is_learnt_and_the_loss_falls(recipe: Recipe) -> None:
     images, labels = striped(1500, seed=1)
     reports: list[EpochReport] = []
-    network = fit(images, labels, Recipe(epochs=12, batch_rows=32, learning_rate=0.01), reports.append)
+    network = fit(images, labels, recipe, reports.append)
+    assert network.architecture == recipe.architecture
     losses = [report.loss for report in reports]
     assert losses[0] < math.log(10)  # what ten equal probabilities cost
     assert losses[-1] < losses[0] / 5
@@ -77,16 +100,18 @@ def test_a_small_problem_is_learnt_and_the_loss_falls() -> None:
     assert (guesses == unseen_labels).mean() > 0.9
 
 
-def test_one_batch_of_everything_steps_as_the_papers_say() -> None:
+@pytest.mark.parametrize("form", [BOOK, Architecture((20, 9, 8), "relu")], ids=str)
+def test_one_batch_of_everything_steps_as_the_papers_say(form: Architecture) -> None:
     # A naive Adam with decoupled decay and a cosine, tensor by tensor in float64, judges three steps.
     images, labels = striped(60, seed=3)
-    recipe = Recipe(epochs=3, batch_rows=60, learning_rate=0.01, weight_decay=2.0, shift_pixels=0, seed=4)
+    recipe = replace(QUICK, epochs=3, batch_rows=60, weight_decay=2.0, shift_pixels=0, seed=4, hidden=form.hidden)
+    recipe = replace(recipe, learning_rate=0.01, activation=form.activation or "sigmoid")
     tensors: dict[str, NDArray[Any]] = dict(fit(images, labels, replace(recipe, learning_rate=1e-30)).items())
     tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    m, v = ({name: np.zeros(shape) for name, shape in BOOK.shapes.items()} for _ in range(2))
+    m, v = ({name: np.zeros(shape) for name, shape in form.shapes.items()} for _ in range(2))
     for t in (1, 2, 3):
         rate = 0.01 * (1 + math.cos(math.pi * (t - 1) / 3)) / 2
-        gradients = backward(tensors, flatten(images) / 255, one_hot(labels)).gradients
+        gradients = backward(tensors, form.activation, flatten(images) / 255, one_hot(labels)).gradients
         for name, g in gradients.items():
             m[name] = 0.9 * m[name] + 0.1 * g
             v[name] = 0.999 * v[name] + 0.001 * g**2
@@ -140,7 +165,7 @@ def test_each_epoch_is_reported_once_over_all_images_the_short_last_batch_includ
     recipe = Recipe(epochs=3, batch_rows=32, learning_rate=1e-30, shift_pixels=0)
     network = fit(images, labels, recipe, reports.append)
     assert [(report.epoch, report.epochs) for report in reports] == [(1, 3), (2, 3), (3, 3)]
-    whole = backward(network, flatten(normalise(images)), one_hot(labels))
+    whole = backward(network, "sigmoid", flatten(normalise(images)), one_hot(labels))
     for report in reports:
         assert report.loss == pytest.approx(whole.loss, rel=1e-5)
         assert report.accuracy == whole.correct / 75
@@ -204,6 +229,10 @@ def test_training_that_diverges_stops_and_says_so(batch_rows: int, learning_rate
         ({"seed": -1}, "expected seed >= 0; got"),
         ({"learning_rate": 0.0}, "expected learning_rate > 0 and finite; got"),
         ({"learning_rate": math.nan}, "expected learning_rate > 0 and finite; got"),
+        ({"activation": "tanh"}, "expected activation sigmoid or relu; got"),
+        ({"hidden": (50, 0)}, r"hidden layers '50,0': expected 0 to 7 widths of 1 or more, got 2, the smallest 0"),
+        ({"hidden": (5,) * 8}, "expected 0 to 7 widths of 1 or more, got 8, the smallest 5; choose others"),
+        ({"hidden": (5032,)}, "hidden layers '5032': expected at most 4,000,000 parameters, got 4,000,450; choose"),
         ({"weight_decay": -0.1}, "expected weight_decay >= 0 and finite; got"),
         ({"epochs": 0, "weight_decay": math.inf}, "expected epochs >= 1, weight_decay >= 0 and finite; got"),
     ],
