@@ -104,6 +104,8 @@ class Peer:
 PEERS = (
     Peer("expert's loop, fixed-size lists", "expert_loop", FIXED_SIZE_LISTS),
     Peer("expert's loop, lists", "expert_loop"),
+    Peer("the same tuned, fixed-size lists", "tuned_loop", FIXED_SIZE_LISTS),
+    Peer("the same tuned, lists", "tuned_loop"),
     Peer("pandas + pyarrow loop", "pandas_loop"),
     Peer("PyTorch DataLoader", "torch_loader"),
     Peer("Hugging Face datasets", "hf_datasets", environment=ONE_BLAS_THREAD),
