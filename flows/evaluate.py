@@ -9,7 +9,6 @@ neither file would read from top to bottom. tests/test_flows.py holds the two to
 
 from prefect.client.schemas.objects import State
 
-from mnist_pipeline.core.network import Activation
 from mnist_pipeline.orchestration import tasks
 from mnist_pipeline.orchestration.flow_runs import configured_parameters, ending, flow, flow_run_name, logical_date
 from mnist_pipeline.orchestration.runners import over_groups, started_runner
@@ -17,6 +16,7 @@ from mnist_pipeline.pipeline.arrival import awaited
 from mnist_pipeline.pipeline.evaluation import Timings, looked_at, reserve
 from mnist_pipeline.pipeline.judging import Judged
 from mnist_pipeline.settings import (
+    Activation,
     AnyLocation,
     ClusterAddress,
     ColumnName,

@@ -5,11 +5,12 @@ import tomllib
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
+from mnist_pipeline.core import network
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.datasets.catalogue import Dataset
 from mnist_pipeline.errors import SettingsError
@@ -149,6 +150,10 @@ def test_each_layer_changes_only_what_it_names(tmp_path: Path, monkeypatch: pyte
     before, after = load_settings(), load_settings(config(tmp_path, "batch_rows = 2\n"), max_tasks=1)
     changed = {name for name in Settings.model_fields if getattr(before, name) != getattr(after, name)}
     assert changed == {"batch_rows", "max_tasks"}
+
+
+def test_every_activation_of_a_network_can_be_set() -> None:
+    assert get_args(types.Activation) == get_args(network.Activation)
 
 
 def test_weights_do_not_inherit_the_activation_of_others_that_they_replace(

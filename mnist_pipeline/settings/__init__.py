@@ -9,6 +9,7 @@ from mnist_pipeline.settings.loading import load_settings
 from mnist_pipeline.settings.model import DATED, NETWORK, PATHS, RetentionSettings, Settings
 from mnist_pipeline.settings.types import (
     CALENDAR_DATE,
+    Activation,
     AnyLocation,
     ClusterAddress,
     ColumnName,
@@ -31,6 +32,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "NETWORK",
     "PATHS",
+    "Activation",
     "AnyLocation",
     "ClusterAddress",
     "ColumnName",

@@ -13,13 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from mnist_pipeline.core.gates import DEFAULT_GATES, Gates
 from mnist_pipeline.core.images import PixelFormat
-from mnist_pipeline.core.network import Activation
 from mnist_pipeline.datasets.catalogue import Dataset, unlisted
 from mnist_pipeline.errors import SettingsError, shown
 from mnist_pipeline.settings.layers import ENVIRONMENT_PREFIX, comma_from
 from mnist_pipeline.settings.templates import is_template, resolved
 from mnist_pipeline.settings.types import (
     MAX_TINY_ROWS,
+    Activation,
     AnyLocation,
     ClusterAddress,
     ColumnName,

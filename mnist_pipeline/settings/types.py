@@ -118,6 +118,7 @@ ColumnName = Annotated[
 Workers = Annotated[int, Field(ge=1, le=256)]
 WaitMinutes = Annotated[int, Field(ge=0, le=2880)]
 MAX_TINY_ROWS = 30  # of shards that several threads finish no sooner than one; benchmarks/many_shards.py
+Activation = Literal["sigmoid", "relu"]  # as in core.network, which not every command has to import
 Runner = Literal["threads", "processes", "dask"]
 ClusterAddress = Annotated[str, AfterValidator(_scheduler), Field(json_schema_extra={"pattern": SCHEDULER})]
 # Every date of the calendar and no other text. Prefect's server validates parameters by the pattern in their schema and

@@ -7,10 +7,9 @@ import logging
 from typing import ClassVar
 
 from mnist_pipeline.core.gates import Outcome
-from mnist_pipeline.core.network import BOOK
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.manifest import ArchitectureName
+from mnist_pipeline.runs.manifest import BOOK, ArchitectureName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
@@ -28,7 +27,7 @@ class Promotion(ChecksummedDocument):
 
     weights_sha256: Sha256
     previous_sha256: Sha256
-    architecture: ArchitectureName = str(BOOK)  # as in a manifest
+    architecture: ArchitectureName = BOOK  # as in a manifest
     run_id: str
     verdict_id: str
     outcome: Outcome

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mnist_pipeline.core.calibration import Calibration
-from mnist_pipeline.core.network import Architecture
+from mnist_pipeline.core.network import BOOK, Architecture
 from mnist_pipeline.core.tally import Tally
 from mnist_pipeline.datasets.catalogue import NAME_PATTERN, SPLIT_PATTERN
 from mnist_pipeline.errors import DamagedError
@@ -218,7 +218,7 @@ def test_a_field_that_a_later_version_added_is_passed_over() -> None:
 def test_a_manifest_that_names_no_architecture_is_of_the_books_network() -> None:
     data = rewritten(architecture=None)
     assert b"architecture" not in data
-    assert Manifest.from_bytes(data, "x").architecture == "784-50-100-10 sigmoid"
+    assert Manifest.from_bytes(data, "x").architecture == str(BOOK)
 
 
 @pytest.mark.parametrize("hidden", [(), (200,), (1,) * 6 + (4000,)])
