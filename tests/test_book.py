@@ -116,3 +116,9 @@ def test_weights_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_the_package_is_the_door_to_all_of_them() -> None:
     for function in (load_mnist, get_data, init_network, predict, sigmoid, softmax):
         assert getattr(mnist_pipeline, function.__name__) is function
+
+
+def test_the_shipped_weights_are_not_read_with_another_activation() -> None:
+    assert init_network(activation="sigmoid") == init_network()
+    with pytest.raises(WeightsError, match="activation 'relu': expected none without weights"):
+        init_network(activation="relu")

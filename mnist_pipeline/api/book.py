@@ -10,7 +10,7 @@ from mnist_pipeline.core.images import SIDE
 from mnist_pipeline.core.network import Activation, Network
 from mnist_pipeline.core.plan import RowRange
 from mnist_pipeline.datasets.formats.idx import read_images, read_labels
-from mnist_pipeline.errors import WeightsError
+from mnist_pipeline.errors import WeightsError, shown
 from mnist_pipeline.pipeline.inputs import fetch
 from mnist_pipeline.settings import load_settings
 from mnist_pipeline.store.base import parse_location
@@ -65,10 +65,17 @@ def init_network(weights: Path | str | None = None, activation: Activation | Non
             784-50-100-10 is then the book's network, with sigmoid.
 
     Raises:
-        WeightsError: the file is not exactly a dense network, says another activation, or none though one is needed.
+        WeightsError: the file is not exactly a dense network, says another activation, or none though one is needed;
+            or an activation is given for the shipped weights, which is not theirs.
     """
     if weights is None:
-        return load_weights(SHIPPED_WEIGHTS, activation)
+        shipped = load_weights(SHIPPED_WEIGHTS)
+        if activation not in (None, shipped.architecture.activation):
+            raise WeightsError(
+                f"activation {shown(activation)}: expected none without weights: those that ship with this package are "
+                f"{shipped.architecture}; leave it out, or give a weights file"
+            )
+        return shipped
     try:
         location = parse_location(weights)
     except ValueError as error:

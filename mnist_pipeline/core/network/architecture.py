@@ -46,10 +46,7 @@ class Architecture:
         """Raise SettingsError unless there may be such a network."""
         given = f"hidden layers {shown(','.join(map(str, self.hidden)))}: expected"
         if len(self.hidden) >= MAX_LAYERS or min(self.hidden, default=1) < 1:
-            raise SettingsError(
-                f"{given} 0 to {MAX_LAYERS - 1} widths of 1 or more, got {len(self.hidden)}, the smallest "
-                f"{min(self.hidden)}; choose others"
-            )
+            raise SettingsError(f"{given} 0 to {MAX_LAYERS - 1} widths, each of 1 or more; choose others")
         if self.parameters > MAX_PARAMETERS:
             raise SettingsError(
                 f"{given} at most {MAX_PARAMETERS:,} parameters, got {self.parameters:,}; choose smaller layers"
