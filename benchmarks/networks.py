@@ -2,7 +2,7 @@
 
 python -m benchmarks.networks
 
-Training and forward pass take one core each, and are measured in seconds of the processor. All of it takes some twenty
+Training and forward pass take one core each, and are measured in seconds of the processor. All of it takes some ten
 minutes; `--epochs 2` half a minute, with other accuracies.
 """
 
