@@ -26,7 +26,7 @@ DTYPES = {"f4": "float32", "f8": "float64"}
 # Sixteen arrays take up to 530 opcodes. An opcode adds at most one value to the stack and one to the memo, so this
 # bounds both.
 MAX_OPCODES = 1000
-ADVICE = "a pickle is read only if it is a plain dictionary of float32 arrays: save the weights as .safetensors or .npz"
+ADVICE = "a pickle is read only if it is a plain dictionary of float arrays: save the weights as .safetensors or .npz"
 
 
 class _Symbol(Enum):

@@ -1,4 +1,4 @@
-"""Zip archives of .npy files that unpack to more than they say, or hold other things than float32 arrays."""
+"""Zip archives of .npy files that unpack to more than they say, or hold other things than arrays of floats."""
 
 import io
 import os

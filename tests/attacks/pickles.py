@@ -1,4 +1,4 @@
-"""Pickles that attack the process that unpickles them, and pickles that are not dictionaries of float32 arrays."""
+"""Pickles that attack the process that unpickles them, and pickles that are not dictionaries of arrays of floats."""
 
 import builtins
 import functools
