@@ -3,9 +3,10 @@
     python -m benchmarks.compare --peers .venv-bench/bin/python
 
 Each turns shards into a predictions table with all ten probabilities and a summary, with two workers. mnist-pipeline
-reads its own shards, built before; the peers read ordinary list-typed ones, and the expert's loop those of the best
-list layout too. The order rotates from round to round. In the end all must agree on every digit. Two figures: the time
-of the whole process at 600k images, and the marginal rate between 600k and 3M, in which the start-up time cancels out.
+reads its own shards, built before; the peers read ordinary list-typed ones, and the expert's loop, as it is and tuned,
+those of the best list layout too. The order rotates from round to round. In the end all must agree on every digit. Two
+figures: the time of the whole process at 600k images, and the marginal rate between 600k and 3M, in which the start-up
+time cancels out.
 
 With `--before PATH` another checkout of mnist-pipeline takes part, by the same interpreter and with shards of its own.
 """
