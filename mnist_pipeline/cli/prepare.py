@@ -83,8 +83,10 @@ def train(
 
 
 def _widths(hidden: str | None) -> tuple[int, ...] | None:
-    if hidden is None or hidden == "none":
-        return None if hidden is None else ()
+    if hidden is None:
+        return None
+    if hidden == "none":
+        return ()
     if not re.fullmatch(WIDTHS, hidden):
         raise SettingsError(
             f"--hidden {shown(hidden)}: expected the widths of the hidden layers with commas between them, such as "

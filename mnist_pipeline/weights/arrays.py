@@ -15,7 +15,6 @@ CONVERT = "save each array as array.astype(numpy.float32)"
 MAX_NAME = 200  # characters
 MAX_DIMENSIONS = 32  # NumPy 1's limit
 
-Buffer = bytes | bytearray | memoryview
 Floats = NDArray[np.floating[Any]]  # float32 or float64
 
 
@@ -39,6 +38,11 @@ class StoredArray:
         return self.dtype in ("float32", "float64")
 
 
+def weights_error(expected: str, got: str) -> WeightsError:
+    """An error that gives no other advice than another file; the caller adds the name of this one."""
+    return WeightsError(f"expected {expected}, got {got}; {ADVICE}")
+
+
 def check_names(names: Iterable[str]) -> None:
     """Check the lengths of names: to show a very long one takes seconds.
 
@@ -46,7 +50,7 @@ def check_names(names: Iterable[str]) -> None:
         WeightsError: one is too long.
     """
     if (length := max(map(len, names), default=0)) > MAX_NAME:
-        raise WeightsError(f"expected names of at most {MAX_NAME} characters, got {length}; {ADVICE}")
+        raise weights_error(f"names of at most {MAX_NAME} characters", f"{length}")
 
 
 def check_shape(what: str, shape: tuple[Any, ...]) -> None:
@@ -56,8 +60,7 @@ def check_shape(what: str, shape: tuple[Any, ...]) -> None:
         WeightsError: it does not consist of positive integers. The message shows none of them: they may be anything.
     """
     if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and length > 0 for length in shape):
-        got = f"{len(shape)} dimension(s) that are not"
-        raise WeightsError(f"expected a shape of positive integers for {what}, got {got}; {ADVICE}")
+        raise weights_error(f"a shape of positive integers for {what}", f"{len(shape)} dimension(s) that are not")
 
 
 def float_array(
@@ -71,7 +74,7 @@ def float_array(
     check_shape("an array", shape)
     little_endian = np.dtype(dtype).newbyteorder("<")
     if len(data) != (size_bytes := little_endian.itemsize * math.prod(shape)):
-        raise WeightsError(f"expected {size_bytes} bytes for shape {shape}, got {len(data)} bytes; {ADVICE}")
+        raise weights_error(f"{size_bytes} bytes for shape {shape}", f"{len(data)} bytes")
     values = np.frombuffer(data, little_endian).reshape(shape, order="F" if fortran_order else "C")
     return values.astype(dtype, copy=False)  # copies on big-endian machines only
 
@@ -85,8 +88,7 @@ def rounded(name: str, values: Floats) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         floats = values.astype(np.float32, copy=False)
     if beyond := np.count_nonzero(np.isinf(floats) & np.isfinite(values)):
-        limit = f"{np.finfo(np.float32).max:.2g}"
-        raise WeightsError(f"expected {name} within the range of float32, got {beyond} beyond {limit}; {ADVICE}")
+        raise weights_error(f"{name} within the range of float32", f"{beyond} beyond {np.finfo(np.float32).max:.2g}")
     return floats
 
 

@@ -20,7 +20,7 @@ from mnist_pipeline.core.network.architecture import MAX_PARAMETERS
 from mnist_pipeline.errors import MAX_SHOWN, StoreError, WeightsError, printable, shown
 from mnist_pipeline.store.base import Address, Location, Store, is_remote
 from mnist_pipeline.store.opening import read_location
-from mnist_pipeline.weights.arrays import ADVICE, StoredArray, check_names, rounded, shown_error
+from mnist_pipeline.weights.arrays import ADVICE, StoredArray, check_names, rounded, shown_error, weights_error
 from mnist_pipeline.weights.formats import MAX_HEADER_BYTES, read_npz, read_safetensors
 from mnist_pipeline.weights.layouts import advice_of_suffix, check
 from mnist_pipeline.weights.pickles import read_arrays
@@ -76,9 +76,9 @@ def decode_weights(data: bytes, suffix: str, name: str, activation: Activation |
     read = READERS[_check_suffix(suffix, name)]
     try:
         if len(data) > MAX_FILE_BYTES:
-            raise _weights_error(f"at most {MAX_FILE_BYTES} bytes", "more")
+            raise weights_error(f"at most {MAX_FILE_BYTES} bytes", "more")
         if not data:
-            raise _weights_error("a weights file", "an empty one")
+            raise weights_error("a weights file", "an empty one")
         if TORCH in data[: len(TORCH) + 200]:
             raise WeightsError(
                 f"expected a {suffix.lower()} file, got one of torch.save; {advice_of_suffix('.pt', name)}"
@@ -171,7 +171,3 @@ def _check_suffix(suffix: str, name: str) -> str:
         advice = advice_of_suffix(suffix, name)
         raise WeightsError(f"{name}: expected a name ending in {', '.join(READERS)}, got {suffix!r:.60}; {advice}")
     return suffix.lower()
-
-
-def _weights_error(expected: str, got: str) -> WeightsError:
-    return WeightsError(f"expected {expected}, got {got}; {ADVICE}")

@@ -12,8 +12,8 @@ import safetensors
 from numpy.lib import format as npy
 
 from mnist_pipeline.core.network.architecture import MAX_LAYERS
-from mnist_pipeline.errors import WeightsError, listed, shown
-from mnist_pipeline.weights.arrays import ADVICE, Floats, StoredArray, check_names, check_shape, float_array
+from mnist_pipeline.errors import listed, shown
+from mnist_pipeline.weights.arrays import Floats, StoredArray, check_names, check_shape, float_array, weights_error
 
 MAX_ARRAYS = 2 * MAX_LAYERS
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors file; of the directory of an archive
@@ -41,11 +41,11 @@ def read_safetensors(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str
         Exception: of any kind, from the library, for hostile bytes.
     """
     if len(data) < LENGTH_BYTES:
-        raise _weights_error("a safetensors header", f"{len(data)} bytes")
+        raise weights_error("a safetensors header", f"{len(data)} bytes")
     (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
     limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
     if header_bytes > limit:
-        raise _weights_error(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
+        raise weights_error(f"a safetensors header of at most {limit} bytes", f"{header_bytes}")
     # The library rejects overlaps, holes, trailing bytes and shapes that disagree with the offsets; its copies are as
     # large as the file. Of a duplicate name, which the format forbids, it takes the last.
     entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]  # it declares no types
@@ -62,7 +62,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(unique := dict(pairs)) != len(pairs):
-        raise _weights_error("each key of the header once", "one twice")
+        raise weights_error("each key of the header once", "one twice")
     return unique
 
 
@@ -82,11 +82,11 @@ def read_npz(data: bytes) -> tuple[dict[str, StoredArray], dict[str, str]]:
     names = [member.orig_filename for member in members]  # as stored; `filename` is cut at a NUL
     check_names(names)
     if others := [name for name in names if not name.endswith(".npy")]:
-        raise _weights_error("only .npy files in it", listed(others))
+        raise weights_error("only .npy files in it", listed(others))
     if len(names) > MAX_ARRAYS:  # each takes as long to read as the whole file, if it is made so
-        raise _weights_error(f"at most {MAX_ARRAYS} arrays", f"{len(names)}: {listed(names)}")
+        raise weights_error(f"at most {MAX_ARRAYS} arrays", f"{len(names)}: {listed(names)}")
     if twice := {name for name in names if names.count(name) > 1}:
-        raise _weights_error("each name once", f"{listed(sorted(twice))} twice")
+        raise weights_error("each name once", f"{listed(sorted(twice))} twice")
     return {
         name.removesuffix(".npy"): _read_npy(archive, member) for name, member in zip(names, members, strict=True)
     }, {}
@@ -96,26 +96,26 @@ def _check_directory(data: bytes) -> None:
     """Check the size of an archive's directory: the library makes an object of some 500 bytes from 46 there."""
     end = data[-END_BYTES:]
     if len(end) < END_BYTES or not end.startswith(b"PK\x05\x06"):
-        raise _weights_error("an .npz file with its directory at the end", "another end")
+        raise weights_error("an .npz file with its directory at the end", "another end")
     (size_bytes,) = struct.unpack_from("<I", end, 12)
     if size_bytes > MAX_HEADER_BYTES or data[-END_BYTES - LOCATOR_BYTES :].startswith(b"PK\x06\x07"):
-        raise _weights_error(f"an .npz file with a directory of at most {MAX_HEADER_BYTES} bytes", "more")
+        raise weights_error(f"an .npz file with a directory of at most {MAX_HEADER_BYTES} bytes", "more")
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> StoredArray:
     """Read the header of one array (NumPy, "NEP 1: a simple file format for NumPy arrays")."""
     name = member.orig_filename
     if member.flag_bits & ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _weights_error(f"{name} stored or deflated", "another compression, or encryption")
+        raise weights_error(f"{name} stored or deflated", "another compression, or encryption")
     with archive.open(member) as stream:
         start = stream.read(npy.MAGIC_LEN + 4 + MAX_NPY_HEADER_BYTES)
     file = io.BytesIO(start)
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise _weights_error(f"{name} of .npy version 1.0 or 2.0", f"{version}")
+        raise weights_error(f"{name} of .npy version 1.0 or 2.0", f"{version}")
     (header_bytes,) = struct.unpack_from("<H" if version == (1, 0) else "<I", start, file.tell())
     if header_bytes > MAX_NPY_HEADER_BYTES:  # NumPy's own error message suggests allowing pickles
-        raise _weights_error(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
+        raise weights_error(f"{name} with a header of at most {MAX_NPY_HEADER_BYTES} bytes", f"{header_bytes}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read_header(file)
     check_shape(shown(name), shape)
@@ -134,12 +134,8 @@ def _read_values(
     """Read the values of one array, which begin at byte `start` of its file."""
     size_bytes = start + {"float32": 4, "float64": 8}[dtype] * math.prod(shape)
     if member.file_size != size_bytes:
-        raise _weights_error(f"{member.orig_filename} of {size_bytes} bytes by its shape", f"{member.file_size}")
+        raise weights_error(f"{member.orig_filename} of {size_bytes} bytes by its shape", f"{member.file_size}")
     with archive.open(member) as stream:
         # The decompressor stops at this length; without it, it would decompress everything first.
         content = stream.read(size_bytes)
     return float_array(memoryview(content)[start:], dtype, shape, fortran_order)
-
-
-def _weights_error(expected: str, got: str) -> WeightsError:
-    return WeightsError(f"expected {expected}, got {got}; {ADVICE}")
