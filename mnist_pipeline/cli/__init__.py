@@ -8,7 +8,7 @@ import os
 # of a short command's time to look through them.
 gc.set_threshold(200_000)
 atexit.register(gc.freeze)
-# Nor does a command look through all that is installed for plugins of Pydantic, as typer does not for its own models.
+# Nor does a command look through all that is installed for plugins of Pydantic.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Importing a module registers its commands.

@@ -190,13 +190,13 @@ def _options(names: Sequence[str]) -> list[Any]:
     defaults = project_defaults()
     names = names or [name for name in Settings.model_fields if name not in FILES_ONLY]
 
-    def command(**_: Any) -> None: ...
+    def taking(**_: Any) -> None: ...
 
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by typer
+    taking.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by typer
         [inspect.Parameter(name, KEYWORD, default=None, annotation=_option(name, defaults.get(name))) for name in names]
     )
     only = typer.Typer(add_completion=False)
-    only.command()(command)
+    only.command()(taking)
     return list(typer.main.get_command(only).params)
 
 

@@ -31,7 +31,7 @@ _SUMS = {"images", "labelled", "correct"}
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Loss = Annotated[float, Field(ge=0, le=1e6)]  # in nats or squares an image
-BOOK = "784-50-100-10 sigmoid"  # as in core.network, which not every command has to import
+BOOK_NAME = "784-50-100-10 sigmoid"  # `str` of core.network.BOOK, which not every command has to import
 # As `str` of an Architecture; of any activation, so that a later version may add one.
 ArchitectureName = Annotated[str, Field(pattern=r"^784(-[0-9]{1,7}){0,7}-10( [a-z0-9_]{1,20})?$")]
 
@@ -119,9 +119,8 @@ class RunName(_Values):
 class Totals(_Values):
     """The run in a few numbers: accuracy is null without labels, and so are the figures of calibration."""
 
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, defer_build=True
-    )  # a figure that a later version adds is passed over
+    # A figure that a later version adds is passed over.
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     images: Count
     labelled: Count
@@ -187,7 +186,7 @@ class Manifest(ChecksummedDocument):
     # The folder of its images below shards/; schema version 1 did not name it.
     shard_set: Annotated[str, Field(pattern=rf"^{SHARD_SET.pattern}$")] | None = None
     # Of the network; the versions that did not name it had only the book's.
-    architecture: ArchitectureName = BOOK
+    architecture: ArchitectureName = BOOK_NAME
     # Where images, labels and weights were read from, by setting, if a setting named it; for people alone.
     sources: Mapping[str, Annotated[str, Field(max_length=MAX_SOURCE)]] = Field(default_factory=dict)
     doubts: tuple[Annotated[str, Field(max_length=200)], ...] = ()  # about the images that were evaluated

@@ -9,7 +9,7 @@ from typing import ClassVar
 from mnist_pipeline.core.gates import Outcome
 from mnist_pipeline.errors import OutputsError
 from mnist_pipeline.runs import layout
-from mnist_pipeline.runs.manifest import BOOK, ArchitectureName
+from mnist_pipeline.runs.manifest import BOOK_NAME, ArchitectureName
 from mnist_pipeline.runs.outputs import Outputs
 from mnist_pipeline.store import numbered
 from mnist_pipeline.store.base import Location
@@ -27,7 +27,7 @@ class Promotion(ChecksummedDocument):
 
     weights_sha256: Sha256
     previous_sha256: Sha256
-    architecture: ArchitectureName = BOOK  # as in a manifest
+    architecture: ArchitectureName = BOOK_NAME  # as in a manifest
     run_id: str
     verdict_id: str
     outcome: Outcome
