@@ -23,7 +23,7 @@ def sigmoid(x: ArrayLike) -> Any:
     Returns:
         Values of 0..1 in the same shape.
     """
-    values = np.negative(_floats(x), order="C")[...]
+    values = np.asarray(-_floats(x))  # also of a number, so that it can be changed in place
     with np.errstate(over="ignore", under="ignore"):
         apply_sigmoid_by_exp(values)
     return values[()]
