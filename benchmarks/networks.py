@@ -27,7 +27,7 @@ from mnist_pipeline.weights.files import load_weights
 ROWS = 60_000
 BATCH_ROWS = 1000  # the default of a run
 ROUNDS = 7
-FORMS: tuple[tuple[tuple[int, ...], Activation], ...] = (
+TRAINED: tuple[tuple[tuple[int, ...], Activation], ...] = (
     ((), "sigmoid"),
     ((30,), "sigmoid"),
     (BOOK.hidden, "sigmoid"),
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for weights and model cards, which are else deleted")
     arguments = parser.parse_args()
     one_blas_thread()
-    recipes = [Recipe(epochs=arguments.epochs, hidden=hidden, activation=activation) for hidden, activation in FORMS]
+    recipes = [Recipe(epochs=arguments.epochs, hidden=hidden, activation=activation) for hidden, activation in TRAINED]
     with TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         trained = [_train(recipe, folder) for recipe in recipes]
@@ -56,8 +56,8 @@ def main() -> None:
     print("| architecture | parameters | test accuracy | training, s | forward pass, images/s |")
     print("|---|---:|---:|---:|---:|")
     for recipe, (accuracy, seconds), rate in zip(recipes, trained, rates, strict=True):
-        form = recipe.architecture
-        print(f"| {form} | {form.parameters:,} | {percent(accuracy)} | {seconds:.0f} | {rate:,.0f} |")
+        architecture = recipe.architecture
+        print(f"| {architecture} | {architecture.parameters:,} | {percent(accuracy)} | {seconds:.0f} | {rate:,.0f} |")
 
 
 def _file(recipe: Recipe, folder: Path) -> Path:

@@ -190,8 +190,8 @@ def table(report: dict[str, Any]) -> str:
         "---|---:|---:|---:",
     ]
     for name, each in forwards.items():
-        us, plain = (passes["1"] for passes in each.values())
-        lines.append(f"{name} | {us:.2f} | {plain:.2f} | {us / plain:.2f}")
+        own, plain = (passes["1"] for passes in each.values())
+        lines.append(f"{name} | {own:.2f} | {plain:.2f} | {own / plain:.2f}")
     measured, ours = report["stages"], alone["ours"]
     lines += ["", "step | us/image | times the forward pass", "---|---:|---:"]
     for name in ("shard", "verify", "predict"):

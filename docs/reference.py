@@ -11,9 +11,9 @@ import typer
 from mnist_pipeline.cli import app
 from mnist_pipeline.core.gates import Gates
 from mnist_pipeline.settings import ENVIRONMENT_PREFIX, RetentionSettings, Settings, project_defaults
+from mnist_pipeline.settings.layers import STRUCTURED
 
 PAGE = Path(__file__).with_name("reference.md")
-TABLES = ("datasets", "gates", "retention")  # settings with pages of their own
 EVERYWHERE = ("help", "json", "quiet", "verbose")
 
 
@@ -68,7 +68,7 @@ def render() -> str:
 def _settings() -> Iterator[str]:
     defaults = project_defaults()
     for name, field in Settings.model_fields.items():
-        if name not in TABLES:
+        if name not in STRUCTURED:
             yield f"| `{name}` | {_default(defaults.get(name))} | {_cell(field.description or '')} |"
 
 

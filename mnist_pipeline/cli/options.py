@@ -161,13 +161,13 @@ def command(
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
         called.__annotations__ = {each.name: each.annotation for each in parameters}
         called.settings = settings  # type: ignore[attr-defined]  # read by its class
-        of.command(name, cls=_Command)(called)
+        of.command(name, cls=_SettingsCommand)(called)
         return function
 
     return decorate
 
 
-class _Command(TyperCommand):
+class _SettingsCommand(TyperCommand):
     """A command with options of settings; what is given for them is no argument of its function, but `ctx.obj`."""
 
     @functools.cached_property

@@ -188,7 +188,7 @@ def require_run_dates(due: scheduled.Due) -> None:
     persist_result=False,
 )
 def fit_weights(source_images: IdxSplit, recipe: Recipe, outputs: Location, target: Path | None) -> Fitted:
-    """Train the network and write its weights."""
+    """Train a network and write its weights."""
     return training.fit_weights(source_images, recipe, outputs, target, shown(logger))
 
 

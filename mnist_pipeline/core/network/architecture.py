@@ -1,4 +1,4 @@
-"""The form of a dense network of digits: the widths of its layers and the activation between them."""
+"""The architecture of a dense network of digits: the widths of its layers and the activation between them."""
 
 import itertools
 import math

@@ -32,11 +32,11 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters and form of a network; the defaults are those of the weights that ship with the package.
+    """Hyperparameters and architecture of a network; the defaults are those of the weights that ship with the package.
 
     The defaults were chosen on a validation set, the last 10,000 training images; the test set was not used.
-    The recipe is the same for every form but for the learning rate. The slope of ReLU is 1 and that of sigmoid at most
-    1/4, so that a step changes four times as much, and a quarter of the rate was best.
+    The recipe is the same for every architecture but for the learning rate. The slope of ReLU is 1 and that of sigmoid
+    at most 1/4, so that a step changes four times as much, and a quarter of the rate was best.
 
     Attributes:
         epochs: passes over all images.

@@ -33,7 +33,7 @@ def random_problem(
     return tensors, rng.random((7, 784)), one_hot(rng.integers(0, 10, 7, dtype=np.uint8))
 
 
-FORMS = [
+ARCHITECTURES = [
     BOOK,
     Architecture((), None),
     Architecture((50, 100), "relu"),
@@ -42,21 +42,25 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_loss_is_the_mean_of_minus_log_of_the_probability_of_the_label(form: Architecture) -> None:
-    tensors, images, targets = random_problem(form)
-    network = Network({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, form.activation)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_loss_is_the_mean_of_minus_log_of_the_probability_of_the_label(architecture: Architecture) -> None:
+    tensors, images, targets = random_problem(architecture)
+    network = Network({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, architecture.activation)
     probabilities = predict(network, images)
-    step = backward(tensors, form.activation, images, targets)
+    step = backward(tensors, architecture.activation, images, targets)
     assert step.loss == pytest.approx(-np.log(probabilities[targets == 1]).mean(), rel=1e-5)
     assert step.correct == (probabilities.argmax(axis=1) == targets.argmax(axis=1)).sum()
 
 
-@pytest.mark.parametrize(("form", "name"), [(form, name) for form in FORMS for name in form.shapes], ids=str)
-def test_gradients_agree_with_finite_differences(form: Architecture, name: str) -> None:
-    tensors, images, targets = random_problem(form)
-    gradient = backward(tensors, form.activation, images, targets).gradients[name]
-    assert gradient.shape == form.shapes[name]
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [(architecture, name) for architecture in ARCHITECTURES for name in architecture.shapes],
+    ids=str,
+)
+def test_gradients_agree_with_finite_differences(architecture: Architecture, name: str) -> None:
+    tensors, images, targets = random_problem(architecture)
+    gradient = backward(tensors, architecture.activation, images, targets).gradients[name]
+    assert gradient.shape == architecture.shapes[name]
     some = np.random.default_rng(6).choice(gradient.size, min(gradient.size, 40), replace=False)
     half_step = 1e-5
     for index in some:
@@ -64,7 +68,7 @@ def test_gradients_agree_with_finite_differences(form: Architecture, name: str) 
         for sign in (1, -1):
             moved = tensors[name].copy()
             moved.flat[index] += sign * half_step
-            losses.append(backward({**tensors, name: moved}, form.activation, images, targets).loss)
+            losses.append(backward({**tensors, name: moved}, architecture.activation, images, targets).loss)
         slope = (losses[0] - losses[1]) / (2 * half_step)
         assert gradient.flat[index] == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
@@ -100,18 +104,20 @@ def test_a_small_problem_is_learnt_and_the_loss_falls(recipe: Recipe) -> None:
     assert (guesses == unseen_labels).mean() > 0.9
 
 
-@pytest.mark.parametrize("form", [BOOK, Architecture((20, 9, 8), "relu")], ids=str)
-def test_one_batch_of_everything_steps_as_the_papers_say(form: Architecture) -> None:
+@pytest.mark.parametrize("architecture", [BOOK, Architecture((20, 9, 8), "relu")], ids=str)
+def test_one_batch_of_everything_steps_as_the_papers_say(architecture: Architecture) -> None:
     # A naive Adam with decoupled decay and a cosine, tensor by tensor in float64, judges three steps.
     images, labels = striped(60, seed=3)
-    recipe = replace(QUICK, epochs=3, batch_rows=60, weight_decay=2.0, shift_pixels=0, seed=4, hidden=form.hidden)
-    recipe = replace(recipe, learning_rate=0.01, activation=form.activation or "sigmoid")
+    recipe = replace(
+        QUICK, epochs=3, batch_rows=60, weight_decay=2.0, shift_pixels=0, seed=4, hidden=architecture.hidden
+    )
+    recipe = replace(recipe, learning_rate=0.01, activation=architecture.activation or "sigmoid")
     tensors: dict[str, NDArray[Any]] = dict(fit(images, labels, replace(recipe, learning_rate=1e-30)).items())
     tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    m, v = ({name: np.zeros(shape) for name, shape in form.shapes.items()} for _ in range(2))
+    m, v = ({name: np.zeros(shape) for name, shape in architecture.shapes.items()} for _ in range(2))
     for t in (1, 2, 3):
         rate = 0.01 * (1 + math.cos(math.pi * (t - 1) / 3)) / 2
-        gradients = backward(tensors, form.activation, flatten(images) / 255, one_hot(labels)).gradients
+        gradients = backward(tensors, architecture.activation, flatten(images) / 255, one_hot(labels)).gradients
         for name, g in gradients.items():
             m[name] = 0.9 * m[name] + 0.1 * g
             v[name] = 0.999 * v[name] + 0.001 * g**2
