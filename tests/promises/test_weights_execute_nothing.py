@@ -320,8 +320,8 @@ MUTANTS = (
     Mutant(FORMATS, ", object_pairs_hook=_unique)", ")", EVERY_ATTACK),
     Mutant(
         "mnist_pipeline/core/network/architecture.py",
-        "if len(weights) == 2 and min(weights) > 0 and",
-        "if len(weights) == 2 or",
+        "return len(shape) == len(wanted) and all(",
+        "return len(shape) == len(wanted) or all(",
         EVERY_ATTACK,
     ),
     Mutant(WEIGHTS, "MAX_FILE_BYTES = 8 *", "MAX_FILE_BYTES = 64 *", EVERY_ATTACK),

@@ -76,19 +76,15 @@ def problems_with(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
         yield f"missing {', '.join(missing)}"
     if unknown := sorted(str(name) for name in shapes if name not in expected):
         yield f"unexpected {listed(unknown)}"
-    width: int | None = PIXELS
+    width: int | None = PIXELS  # into the layer; None where the shape before says nothing
     for layer in range(1, layers + 1):
         weights, biases = shapes.get(f"W{layer}"), shapes.get(f"b{layer}")
-        rows, columns = "n" if width is None else width, DIGITS if layer == layers else "n"
-        width = None
-        if weights is not None:
-            if len(weights) == 2 and min(weights) > 0 and rows in ("n", weights[0]) and columns in ("n", weights[1]):
-                width = weights[1]
-            else:
-                yield f"W{layer}: expected shape ({rows}, {columns}), got {weights}"
-        columns = columns if width is None else width
-        if biases is not None and not (len(biases) == 1 and biases[0] > 0 and columns in ("n", biases[0])):
-            yield f"b{layer}: expected shape ({columns},), got {biases}"
+        wanted = (width, DIGITS if layer == layers else None)
+        if weights is not None and not _fits(weights, wanted):
+            yield f"W{layer}: expected shape {_text(wanted)}, got {weights}"
+        width = weights[1] if weights is not None and _fits(weights, wanted) else wanted[1]
+        if biases is not None and not _fits(biases, (width,)):
+            yield f"b{layer}: expected shape {_text((width,))}, got {biases}"
     if not missing and (count := _parameters({name: shapes[name] for name in expected})) > MAX_PARAMETERS:
         yield f"expected at most {MAX_PARAMETERS:,} parameters, got {count:,}"
 
@@ -96,6 +92,17 @@ def problems_with(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
 def hidden_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The widths of the hidden layers of a network without `problems_with` its shapes."""
     return tuple(shapes[f"W{layer}"][1] for layer in range(1, len(shapes) // 2))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a shape is the wanted one, where None is any length but 0."""
+    return len(shape) == len(wanted) and all(
+        length > 0 and length == (length if want is None else want) for length, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _text(wanted: tuple[int | None, ...]) -> str:
+    return str(tuple("n" if want is None else want for want in wanted)).replace("'", "")
 
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
