@@ -39,7 +39,8 @@ def softmax(x: ArrayLike) -> Any:
         Probabilities in the same shape, each row summing to 1.
     """
     values = _floats(x).copy()
-    apply_softmax(values, axis=-1)
+    with np.errstate(over="ignore", under="ignore"):  # a difference of -inf is a probability of 0, as it should be
+        apply_softmax(values, axis=-1)
     return values
 
 

@@ -26,6 +26,12 @@ def test_softmax_is_that_of_the_book() -> None:
     assert softmax([1010, 1000, 990]) == pytest.approx([9.99954600e-01, 4.53978686e-05, 2.06106005e-09])
 
 
+def test_softmax_of_scores_far_apart_is_0_and_1_without_a_warning() -> None:
+    with np.errstate(all="raise"):
+        assert softmax([1e308, -1e308, 0]).tolist() == [1, 0, 0]
+        assert softmax(np.array([0, -104], np.float32)) == pytest.approx([1, 0], abs=1e-40)
+
+
 def test_softmax_of_a_batch_is_that_of_each_row() -> None:
     x = np.random.default_rng(0).normal(0, 9, (4, 10)).astype(np.float32)
     batch = softmax(x)
