@@ -100,7 +100,7 @@ def test_weights_of_ones_own_are_read_from_a_path_or_its_text(suffix: str, as_te
 def test_the_activation_of_a_network_of_another_size_is_said_by_its_file_or_by_hand(tmp_path: Path) -> None:
     tensors = random_tensors((784, 20, 10))
     np.savez(tmp_path / "mine.npz", **tensors)  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match=r"784-20-10: expected the activation .* \(in Python activation=\)"):
+    with pytest.raises(WeightsError, match=r"784-20-10: expected the activation .* \(in Python init_network\("):
         init_network(tmp_path / "mine.npz")
     relu = init_network(tmp_path / "mine.npz", activation="relu")
     assert relu == Network(tensors, "relu")

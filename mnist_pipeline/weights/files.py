@@ -151,9 +151,10 @@ def _activation(said: str | None, given: str | None) -> Activation | None:
     for each, advice in ((said, ADVICE), (given, "give one of them")):
         if each is not None and each not in known:
             expected = f"activation {' or '.join(known)}"
-            raise WeightsError(f"expected {expected}, got {shown(each[: MAX_SHOWN + 1])}; {advice}")
+            raise WeightsError(f"expected {expected}, got {shown(str(each)[: MAX_SHOWN + 1])}; {advice}")
     if said and given and said != given:
-        raise WeightsError(f"the file says {said}, --activation (in Python activation=) says {given}; leave it out")
+        given_by = "--activation or setting activation, in Python activation="
+        raise WeightsError(f"the file says {said}, {given} is given ({given_by}); leave it out")
     return cast("Activation | None", said or given)
 
 

@@ -41,7 +41,7 @@ def test_the_activation_of_weights_that_do_not_say_it_is_a_setting(files: dict[s
         assert network_of(small_settings(tmp_path, weights=files["bare"], activation=activation)) == network
     with pytest.raises(WeightsError, match="784-20-10: expected the activation of the hidden layers, got none; say"):
         network_of(small_settings(tmp_path, weights=files["bare"]))
-    with pytest.raises(WeightsError, match=r"the file says relu, --activation .* says sigmoid; leave it out"):
+    with pytest.raises(WeightsError, match=r"the file says relu, sigmoid is given \(--activation .*\); leave it out"):
         network_of(small_settings(tmp_path, weights=files["relu"], activation="sigmoid"))
 
 

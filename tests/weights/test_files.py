@@ -203,7 +203,7 @@ def test_the_activation_that_a_file_says_is_taken_and_may_be_given_too() -> None
 
 
 def test_an_activation_other_than_that_of_the_file_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"^x: the file says relu, --activation \(.*\) says sigmoid; leave it out$"):
+    with pytest.raises(WeightsError, match=r"^x: the file says relu, sigmoid is given \(.*\); leave it out$"):
         decode_weights(RELU, ".safetensors", "x", "sigmoid")
 
 
@@ -219,6 +219,8 @@ def test_a_file_that_does_not_say_its_activation_is_refused_until_it_is_given(su
 def test_an_activation_that_nobody_knows_is_refused_whoever_gives_it() -> None:
     with pytest.raises(WeightsError, match=r"^x: expected activation sigmoid or relu, got 'gelu'; give one of them$"):
         decode_weights(VALID[".npz"], ".npz", "x", "gelu")  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=r"^x: expected activation sigmoid or relu, got '5'; give one of them$"):
+        decode_weights(VALID[".npz"], ".npz", "x", 5)  # type: ignore[arg-type]
     data = safetensors.numpy.save(dict(ARRAYS), {"activation": "ReLU"})
     refused(data, ".safetensors", "expected activation sigmoid or relu, got 'ReLU'; give another weights file")
 

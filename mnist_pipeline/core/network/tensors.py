@@ -78,7 +78,7 @@ def _architecture(tensors: Mapping[str, NDArray[Any]], activation: Activation | 
     if activation is None:
         raise WeightsError(
             f"weights of {Architecture(hidden, None)}: expected the activation of the hidden layers, got none; say "
-            "--activation sigmoid or --activation relu (in Python activation=)"
+            "--activation sigmoid or --activation relu (in Python init_network(FILE, activation=...))"
         )
     return Architecture(hidden, activation)
 
