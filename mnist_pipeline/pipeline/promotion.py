@@ -14,7 +14,7 @@ from mnist_pipeline.index import try_index
 from mnist_pipeline.pipeline.decisions import decide
 from mnist_pipeline.pipeline.evaluation import evaluate
 from mnist_pipeline.pipeline.judging import Judged, judge_published, judge_run
-from mnist_pipeline.pipeline.planning import current_weights
+from mnist_pipeline.pipeline.planning import current_network
 from mnist_pipeline.pipeline.reporting import try_report
 from mnist_pipeline.runs import layout
 from mnist_pipeline.runs.decisions import Decision
@@ -72,15 +72,16 @@ def promote(settings: Settings, weights: Location, force: bool = False, progress
     candidate = load_weights(weights, settings.activation)
     settings = settings.model_copy(update={"activation": None})  # from here on weights are archived, and say it
     try:
-        previous, lost = current_weights(outputs), False
+        current, lost = current_network(outputs), False
     except DamagedError as error:
         if not force:  # force is the only way out if they cannot be restored
             raise
         logger.warning("%s; the candidate is compared with the shipped ones", error)
-        previous, lost = SHIPPED_WEIGHTS, True
+        current, lost = load_weights(SHIPPED_WEIGHTS), True
     apart = settings.model_copy(update={"outputs": outputs.path(layout.CANDIDATES)})
     candidates = Outputs.at(apart.outputs)
-    archived = candidates.archive_weights(candidate)  # the file given may change meanwhile
+    # The files may change meanwhile.
+    previous, archived = candidates.archive_weights(current), candidates.archive_weights(candidate)
     before = evaluate(apart.model_copy(update={"weights": previous}), progress)
     now = evaluate(apart.model_copy(update={"weights": archived}), progress)
     verdict = judge_run(candidates, now.run_id, gates, {CURRENT: before.run_id})

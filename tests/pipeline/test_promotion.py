@@ -217,6 +217,16 @@ def test_only_force_leads_on_from_promoted_weights_that_are_gone(
     assert used_at_night(toy) == weights_sha256(candidate)
 
 
+def test_a_candidate_is_not_compared_with_altered_weights(toy: Settings) -> None:
+    offer(toy, GOOD)
+    archived = on_disk(toy.outputs / "weights" / f"{weights_sha256(GOOD)}.safetensors")
+    archived.write_bytes(encode_weights(BAD))
+    with pytest.raises(DamagedError, match="expected the weights its name says, got"):
+        offer(toy, equal(1))
+    assert records(toy) == ["000001.json"]
+    assert offer(toy, equal(1), force=True).previous_sha256 == weights_sha256(load_weights(SHIPPED_WEIGHTS))
+
+
 def test_a_damaged_record_of_the_promotion_stops_the_night(toy: Settings) -> None:
     record = offer(toy, GOOD).record
     assert record is not None
