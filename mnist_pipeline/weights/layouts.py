@@ -55,6 +55,8 @@ def check(arrays: Mapping[str, StoredArray], suffix: str, name: str) -> None:
     if line := _line(arrays):
         loading = _LOADING[suffix].format(shown(name, MAX_PATH))
         advice = f"convert it, and say its --activation: {loading}numpy.savez({OUT}, {line})"
+    elif "activation" in arrays:  # only the metadata of a safetensors file can say it
+        advice = "leave 'activation' out of the file, and say it with --activation"
     elif any(len(shape) > 2 for shape in shapes.values()):
         advice = f"only dense layers are read, no convolutions; {ADVICE}"
     else:

@@ -137,6 +137,10 @@ BIAS = np.zeros(10, np.float32)
         ({"fc.weight": LAYER, "fc.bias": BIAS.astype("c8")}, "; save each array as array.astype"),
         ({"W1": np.zeros((785, 10), np.float32), "b1": BIAS}, r"W1: expected shape \(784, 10\), got \(785, 10\); give"),
         ({"W1": np.zeros((784, 11), np.float32), "b1": BIAS}, r"W1: expected shape \(784, 10\), got \(784, 11\); give"),
+        (
+            {"W1": LAYER.T, "b1": BIAS, "activation": np.array("relu")},
+            "; leave 'activation' out of the file",
+        ),
         ({f"W{n}": LAYER for n in (1, 9)}, "expected at most 8 layers, got 9; give another"),
         ({f"{n}.weight": LAYER for n in range(16)}, r"'5.weight' \(10, 784\), and 10 more; give another"),
     ],
