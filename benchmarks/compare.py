@@ -51,7 +51,7 @@ class Checkout:
         """Build its shards."""
         self.run(rows)
 
-    def run(self, rows: int) -> Measured:
+    def run(self, rows: int, memory: bool = True) -> Measured:
         """Run it once; it finds its shards, and no run."""
         outputs = self._outputs(rows)
         for published in ("runs", "verdicts"):
@@ -60,7 +60,7 @@ class Checkout:
         paths = ["--data-dir", str(idx_folder(rows)), "--outputs", str(outputs)]
         ours = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_PIPELINE_")}
         environment = {**ours, "PYTHONPATH": str(self.folder)}
-        return run([sys.executable, "-m", "mnist_pipeline", *words, *paths], self.folder, environment)
+        return run([sys.executable, "-m", "mnist_pipeline", *words, *paths], self.folder, environment, memory)
 
     def predictions(self, rows: int) -> Path:
         """The folder of its predictions."""
@@ -85,14 +85,15 @@ class Peer:
         """Write the shards it reads."""
         shard_folder(self.layout, rows)
 
-    def run(self, rows: int) -> Measured:
+    def run(self, rows: int, memory: bool = True) -> Measured:
         """Run it once, with an empty results folder."""
         out = self._out(rows)
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         shards = shard_folder(self.layout, rows)
         words = [self.python, "-m", f"benchmarks.peers.{self.module}", shards, weights_file(), out]
-        return run(list(map(str, words)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **self.environment})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
+        return run(list(map(str, words)), ROOT, environment, memory)
 
     def predictions(self, rows: int) -> Path:
         """The folder of its predictions."""
@@ -105,8 +106,8 @@ class Peer:
 PEERS = (
     Peer("expert's loop, fixed-size lists", "expert_loop", FIXED_SIZE_LISTS),
     Peer("expert's loop, lists", "expert_loop"),
-    Peer("the same tuned, fixed-size lists", "tuned_loop", FIXED_SIZE_LISTS),
-    Peer("the same tuned, lists", "tuned_loop"),
+    Peer("tuned loop, fixed-size lists", "tuned_loop", FIXED_SIZE_LISTS),
+    Peer("tuned loop, lists", "tuned_loop"),
     Peer("pandas + pyarrow loop", "pandas_loop"),
     Peer("PyTorch DataLoader", "torch_loader"),
     Peer("Hugging Face datasets", "hf_datasets", environment=ONE_BLAS_THREAD),
@@ -124,7 +125,9 @@ def main() -> int:
     before = [Checkout(BEFORE, arguments.before.resolve())] if arguments.before else []
     peers = [replace(peer, python=arguments.peers) for peer in PEERS if peer.name in (arguments.only or NAMES)]
     tools: list[Checkout | Peer] = [ours, *before, *peers]
-    figures: dict[str, dict[str, list[Measured]]] = {tool.name: {"small": [], "large": []} for tool in tools}
+    figures: dict[str, dict[str, list[Measured]]] = {
+        tool.name: {"small": [], "large": [], "memory": []} for tool in tools
+    }
     different = dict.fromkeys([tool.name for tool in tools[1:]], 0)
     sizes = {"small": arguments.rows, "large": arguments.large}
     for kind, rounds in (("small", arguments.rounds), ("large", arguments.large_rounds)):
@@ -133,11 +136,14 @@ def main() -> int:
         rows = sizes[kind]
         for tool in tools:
             tool.prepare(rows)
+            measured = tool.run(rows)  # and nobody looks at the memory of the others while they are timed
+            figures[tool.name]["memory"].append(measured)
+            print(f"{rows:>9,} {tool.name:31} {measured.tree_mib:8.0f} MiB", flush=True)
         for turn in range(rounds):
             for tool in tools[turn % len(tools) :] + tools[: turn % len(tools)]:
-                measured = tool.run(rows)
+                measured = tool.run(rows, memory=False)
                 figures[tool.name][kind].append(measured)
-                print(f"{rows:>9,} {tool.name:31} {measured.seconds:8.2f} s {measured.tree_mib:8.0f} MiB", flush=True)
+                print(f"{rows:>9,} {tool.name:31} {measured.seconds:8.2f} s", flush=True)
         expected = digits(ours, rows)
         for tool in tools[1:]:
             different[tool.name] += int(np.count_nonzero(digits(tool, rows) != expected))
@@ -185,7 +191,7 @@ def table(report: dict[str, Any]) -> str:
             rate = (rows["large"] - rows["small"]) / more
         first = first or (median, rate)
         slower = f"{first[1] / rate:.2f}" if rate and first[1] else ""
-        memory_mib = max(each["tree_mib"] for each in runs["small"] + runs["large"])
+        memory_mib = max(each["tree_mib"] for each in runs["memory"])
         lines.append(
             f"{name} | {median:.2f} s | {min(seconds):.2f}-{max(seconds):.2f} | {median / first[0]:.2f} | "
             f"{f'{rate:,.0f}' if rate else ''} | {slower} | {memory_mib:,.0f} MiB"
@@ -208,8 +214,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, required=True, help="Python interpreter that has the peers")
     parser.add_argument("--rows", type=int, default=600_000)
     parser.add_argument("--large", type=int, default=3_000_000, help="rows for the marginal rate")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large-rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--large-rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=NAMES, help="these peers only")
     parser.add_argument("--before", type=Path, help="another checkout of mnist-pipeline, to measure beside this one")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the results in the repository")

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # between looks at the memory, each of which stops the process for some milliseconds
 TIMEOUT_SECONDS = 1800
 
 
@@ -23,8 +23,9 @@ class Measured:
     Attributes:
         seconds: from start to exit.
         cpu_seconds: user and system, of the command and the children it waited for.
-        tree_mib: peak memory of all its processes together, in PSS: shared pages are divided among their users.
-        largest_mib: peak memory (PSS) of the largest process.
+        tree_mib: peak memory of all its processes together, in PSS: shared pages are divided among their users; 0 if it
+            was not measured.
+        largest_mib: peak memory (PSS) of the largest process, or 0.
     """
 
     seconds: float
@@ -33,24 +34,28 @@ class Measured:
     largest_mib: float
 
 
-def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Measured:
-    """Run a command to its end.
+def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], memory: bool = True) -> Measured:
+    """Run a command to its end, on a disk that is not still busy with what others wrote.
+
+    Without `memory` nothing looks at the process meanwhile, so that its seconds are exact.
 
     Raises:
         RuntimeError: the command failed, timed out or left processes behind.
     """
+    os.sync()
     with tempfile.TemporaryFile("w+") as log:
         before = os.times()
         begun = time.perf_counter()
         process = subprocess.Popen(words, cwd=cwd, env=dict(environment), stdout=log, stderr=log)
         tree, seen = psutil.Process(process.pid), dict[int, psutil.Process]()
         tree_mib = largest_mib = 0.0
-        while process.poll() is None:
+        while memory and process.poll() is None:
             if time.perf_counter() - begun > TIMEOUT_SECONDS:
                 process.kill()
             sizes = _sizes(tree, seen)
             tree_mib, largest_mib = max(tree_mib, sum(sizes)), max([largest_mib, *sizes])
             time.sleep(POLL_SECONDS)
+        process.wait()
         seconds = time.perf_counter() - begun
         after = os.times()
         log.seek(0)
