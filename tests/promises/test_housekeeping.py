@@ -333,7 +333,7 @@ def test_shards_that_a_run_in_progress_uses_are_left_alone(tmp_path: Path) -> No
 def test_a_night_holds_its_shards_from_their_building_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = small_settings(tmp_path)
+    settings = small_settings(tmp_path, workers=1)  # two prunes at once would meet each other's locks
     predict = evaluation.predict_shards
     left_alone = []
 
