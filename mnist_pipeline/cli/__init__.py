@@ -3,11 +3,14 @@
 import atexit
 import gc
 import os
+import signal
 
 # Modules are no garbage, and what is left at the end goes with the process: at its defaults the collector takes a third
 # of a short command's time to look through them.
 gc.set_threshold(200_000)
 atexit.register(gc.freeze)
+# A second SIGTERM while the interpreter ends, when the handlers are gone, would replace the exit code of the first.
+atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 # Nor does a command look through all that is installed for plugins of Pydantic.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
