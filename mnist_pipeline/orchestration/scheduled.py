@@ -118,7 +118,8 @@ def settings_of(found: DeploymentResponse, more: Mapping[str, Any] | None = None
             value = configured.get(name)
         if value is not None:
             given[name] = _in(directory, value) if name in PATHS else value
-    if given.get("weights") == _in(directory, configured.get("weights")):
+    # An absolute path differs from the configured text of it, and other weights do not inherit an activation.
+    if "weights" in configured and given.get("weights") == _in(directory, configured["weights"]):
         given.setdefault("activation", configured.get("activation"))
     return load_settings(config, configured={"config": config, **given}, **given)
 

@@ -126,7 +126,7 @@ def encode_weights(network: Mapping[str, NDArray[np.float32]]) -> bytes:
     Raises:
         WeightsError: `network` does not have exactly the names, shapes and dtype of a `Network`.
     """
-    network = Network(network)
+    network = Network.of(network)
     blobs = {name: tensor.astype("<f4").tobytes() for name, tensor in network.items()}
     architecture, start = network.architecture, 0
     header: dict[str, Any] = {}

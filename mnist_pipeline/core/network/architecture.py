@@ -97,7 +97,7 @@ def hidden_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     """Whether a shape is the wanted one, where None is any length but 0."""
     return len(shape) == len(wanted) and all(
-        length > 0 and length == (length if want is None else want) for length, want in zip(shape, wanted, strict=True)
+        length > 0 and want in (None, length) for length, want in zip(shape, wanted, strict=True)
     )
 
 

@@ -113,8 +113,7 @@ def predict(network: Mapping[str, NDArray[np.float32]], x: NDArray[Any]) -> NDAr
         )
     batch = images.reshape(-1, PIXELS)
     probabilities = np.empty((DIGITS, len(batch)), np.float32)
-    network = network if isinstance(network, Network) else Network(network)
-    forward(Workspace(network, len(batch)), batch, out=probabilities)
+    forward(Workspace(Network.of(network), len(batch)), batch, out=probabilities)
     return probabilities.T.reshape(*images.shape[:-1], DIGITS)
 
 

@@ -26,15 +26,24 @@ class Network(Mapping[str, NDArray[np.float32]]):
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], activation: Activation | None = None) -> None:
-        if problems := [*problems_with({name: tensor.shape for name, tensor in tensors.items()}), *_values(tensors)]:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        if problems := [*problems_with(shapes), *_values(tensors)]:
             raise WeightsError(f"weights are not a dense network: {'; '.join(problems)}; give another weights file")
-        self.architecture = _architecture(tensors, activation)
-        # [n, m] and [m] of each layer.
-        self.layers = tuple(
-            (_frozen(tensors[f"W{layer}"]), _frozen(tensors[f"b{layer}"])) for layer in range(1, len(tensors) // 2 + 1)
-        )
-        flat = (tensor for layer in self.layers for tensor in layer)
-        self._tensors = dict(zip(self.architecture.shapes, flat, strict=True))
+        if activation is None and isinstance(tensors, Network):
+            activation = tensors.architecture.activation
+        self.architecture: Architecture = _architecture(hidden_of(shapes), activation)
+        self._tensors = {name: _frozen(tensors[name]) for name in self.architecture.shapes}
+        flat = [*self._tensors.values()]
+        self.layers = tuple(zip(flat[::2], flat[1::2], strict=True))  # [n, m] and [m] of each
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, NDArray[Any]]) -> "Network":
+        """These tensors as a network; the same if they are one, which was checked and is read-only.
+
+        Raises:
+            WeightsError: as the constructor.
+        """
+        return tensors if isinstance(tensors, Network) else cls(tensors)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._tensors[name]
@@ -67,12 +76,9 @@ def _frozen(tensor: NDArray[Any]) -> NDArray[np.float32]:
     return copy
 
 
-def _architecture(tensors: Mapping[str, NDArray[Any]], activation: Activation | None) -> Architecture:
-    hidden = hidden_of({name: tensor.shape for name, tensor in tensors.items()})
+def _architecture(hidden: tuple[int, ...], activation: Activation | None) -> Architecture:
     if not hidden:
         return Architecture(hidden, None)
-    if activation is None and isinstance(tensors, Network):
-        activation = tensors.architecture.activation
     if activation is None and hidden == BOOK.hidden:
         activation = BOOK.activation
     if activation is None:
